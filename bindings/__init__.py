@@ -1,0 +1,1 @@
+"""How a kernel is launched: prepared weights, work spaces and launch values. One module per device."""

@@ -1,0 +1,393 @@
+"""The CPU backend: Numba kernels over tiles, all cores, no state on the model.
+
+    CpuBackend.prepare(model) -> CpuEngine        weights in the layout of the kernels, made once
+    engine.workspace(batch, height, width)        arrays of one batch of dual problems, allocated once
+    workspace.step(...)                           one inner step; see safi_fast/backend.py for the protocol
+
+Numba's default threading layer must not be entered by two threads at once, so every launch holds one lock; the kernels use all
+cores anyway.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.cpu import convolution as _convolution
+from ..kernels.cpu import tile as _tile
+from ..kernels.cpu.depthwise import depthwise
+from ..kernels.cpu.features import features
+from ..kernels.cpu.fft import SMALL_TILE, TILE
+from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesis
+from ..kernels.cpu.image import SUMS, image_step, primal_sums, set_image
+from ..model import MmrMask, Model, SafiMask
+from .border import border_taps
+
+FloatArray = NDArray[np.float32]
+
+PAIRS = 24  # tile pairs that share one pass over the spectra of a mask layer: 3 MB of channels per thread at C = 64
+_LAUNCH = threading.RLock()
+
+
+def _padded(values: np.ndarray, channels: int) -> np.ndarray:
+    """Zeros after the last channel (first axis), up to whole groups of 32."""
+    return np.concatenate([values, np.zeros((channels - values.shape[0], *values.shape[1:]), values.dtype)])
+
+
+def _flat(values: np.ndarray) -> FloatArray:
+    return np.ascontiguousarray(values, np.float32).reshape(-1)
+
+
+class _Spline:
+    """A bank of splines as the kernels read it: the first coefficient and the differences, over all channels."""
+
+    def __init__(self, values: np.ndarray, low: float, channels: int):
+        padded = _padded(values.astype(np.float64), channels)
+        self.table = _flat(np.column_stack([padded[:, 0], np.diff(padded, axis=1)]).T)
+        pieces = values.shape[1] - 1
+        scale = pieces / (1.0 - low)
+        self.arguments = (self.table, pieces + 1, np.float32(-low * scale), np.float32(scale))
+
+
+class _FilterBank:
+    """The composed filters as spectra, and the taps that layer-wise zero padding drops near the border."""
+
+    def __init__(self, model: Model, channels: int):
+        bank = model.filters
+        self.support = bank.support
+        spectra = np.conj(np.fft.fft2(_padded(bank.composed().astype(np.float64), channels), (TILE, TILE))) / TILE**2
+        pairs = spectra.reshape(-1, 2, 16, TILE * TILE)
+        packed = (pairs[:, 0] + 1j * pairs[:, 1]).transpose(0, 2, 1)
+        taps = border_taps(bank.layers, bank.band)
+        tap_at = (taps.offset_y * TILE + taps.offset_x).astype(np.int32)
+        tap_weights = _flat(_padded(taps.weights.T, channels).T)
+        self.arguments = (_flat(packed.real), _flat(packed.imag), taps.band, taps.first, tap_at, tap_weights)
+
+
+def _dilated(weight: np.ndarray, dilation: int) -> np.ndarray:
+    size = (weight.shape[-1] - 1) * dilation + 1
+    spread = np.zeros((*weight.shape[:2], size, size))
+    spread[:, :, ::dilation, ::dilation] = weight
+    return spread
+
+
+class _SafiMaskWeights:
+    """First layer as taps, the other two as spectra of the 16 x 16 tiles."""
+
+    def __init__(self, mask: SafiMask, channels: int):
+        kernels = [_dilated(weight, dilation) for weight, dilation in zip(mask.convolutions, mask.dilations, strict=True)]
+        self.symmetric = mask.boundary == "symmetric"
+        self.kernel = kernels[0].shape[-1]
+        self.taps = _flat(_padded(kernels[0][:, 0], channels).transpose(1, 2, 0))
+        self.splines = [_Spline(values, -1.0, channels) for values in mask.splines]
+        self.supports = [kernel.shape[-1] for kernel in kernels[1:]]
+        self.spectra = [self._spectra(kernel, channels) for kernel in kernels[1:]]
+        self.no_bias = np.zeros(channels, np.float32)
+
+    @staticmethod
+    def _spectra(kernel: np.ndarray, channels: int) -> tuple[FloatArray, FloatArray]:
+        bins = SMALL_TILE**2
+        spectra = np.conj(np.fft.fft2(kernel, (SMALL_TILE, SMALL_TILE))) / bins
+        matrices = np.zeros((bins, channels, channels), np.complex64)
+        c_out, c_in = kernel.shape[:2]
+        matrices[:, :c_in, :c_out] = spectra.reshape(c_out, c_in, bins).transpose(2, 1, 0)
+        return _flat(matrices.real), _flat(matrices.imag)
+
+
+class _MmrMaskWeights:
+    """The depthwise layers as taps, the profile as a spline."""
+
+    def __init__(self, mask: MmrMask, boundary: str, channels: int):
+        self.symmetric = boundary == "symmetric"
+        self.layers = [
+            (_flat(_padded(layer[:, 0], channels).transpose(1, 2, 0)), layer.shape[-1]) for layer in mask.smoothing
+        ]
+        self.profile = _Spline(mask.profile, 0.0, channels)
+        self.scale = _flat(_padded(mask.scale, channels))
+
+
+class CpuEngine:
+    """One model on the CPU. Read-only after construction, so threads may share it."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.channels = -(-model.filters.channels // _tile.GROUP) * _tile.GROUP
+        self.groups = self.channels // _tile.GROUP
+        self.bank = _FilterBank(model, self.channels)
+        self.symmetric = model.filters.boundary == "symmetric"
+        self.mask: _SafiMaskWeights | _MmrMaskWeights
+        reach = self.bank.support // 2
+        if isinstance(model.mask, SafiMask):
+            self.mask = _SafiMaskWeights(model.mask, self.channels)
+            reach = max(reach, self.mask.kernel // 2)
+        else:
+            self.mask = _MmrMaskWeights(model.mask, model.filters.boundary, self.channels)
+        self.halo = reach
+
+    def workspace(self, batch: int, height: int, width: int) -> CpuWorkspace:
+        """Arrays for `batch` images of height x width."""
+        return CpuWorkspace(self, batch, height, width)
+
+    def bytes_per_pixel(self) -> int:
+        """u twice and M for every channel, a dozen images, and the tiles that overlap."""
+        inner = TILE + 1 - self.bank.support
+        return 4 * (3 * self.channels + 12 + (TILE / inner) ** 2).__ceil__()
+
+
+class CpuWorkspace:
+    """State of a batch of dual problems; every array is float32 in the layout that kernels/cpu describes.
+
+    u, z = W^T(M . u), x(u) and the extrapolated x(v) have two slots each; slot[b] tells which one is current, the other holds
+    the step before. accepted[b] is the plane of the image that masks and outer steps refer to.
+    """
+
+    def __init__(self, engine: CpuEngine, batch: int, height: int, width: int):
+        self.engine = engine
+        self.batch, self.height, self.width = batch, height, width
+        support, halo = engine.bank.support, engine.halo
+        inner = TILE + 1 - support
+        tiles_y, tiles_x = -(-height // inner), -(-width // inner)
+        margin = halo - support // 2 + support - 1
+        rows = max(height + 2 * halo, tiles_y * inner + margin)
+        pitch = max(width + 4 + 2 * halo, tiles_x * inner + margin)
+        self.geometry = np.array([batch, height, width, engine.groups, support, halo, rows, pitch], np.int64)
+        self.tile_count = tiles_y * tiles_x
+        self.image_slots = np.zeros((4, batch, rows, pitch), np.float32)
+        self.z = np.zeros((2, batch, height, width), np.float32)
+        self.dual = np.empty((2, batch, engine.groups, height, width, _tile.GROUP), np.float32)
+        self.mask: FloatArray | None = None
+        self.tiles = np.empty(batch * self.tile_count * TILE * TILE, np.float32)
+        self.l1 = np.zeros((batch, self.tile_count))
+        self.sums = np.zeros((batch, height, SUMS))
+        self.slot = np.zeros(batch, np.int64)
+        self.accepted = np.zeros(batch, np.int64)
+        self.reference = np.zeros((batch, height, width), np.float32)
+        self.carried = np.zeros(batch, np.float32)  # v = u + carried (u - u_previous)
+        self.has_mask = False
+        threads = numba.get_num_threads()
+        self.work = tuple(np.zeros(threads * size, np.float32) for size in (_tile.WORK, _tile.WORK, _tile.EXTRA))
+        self.mask_work: tuple[FloatArray, ...] | None = None
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def load(self, y: FloatArray, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
+        """The problems: y (B, H, W), lambda and step size (B,), box limits (may be infinite). x starts at y, without mask."""
+        self.y = _flat(y)
+        self.bound = np.ascontiguousarray(strength, np.float32)
+        self.step_size = np.ascontiguousarray(step, np.float32)
+        self.low, self.high = np.float32(box[0]), np.float32(box[1])
+        self.has_mask = False
+        self.carried[:] = 0
+        self.slot[:] = 0
+        self.reference[:] = y
+        self.put_image(np.arange(self.batch), y)
+
+    def put_image(self, active: NDArray[np.int64], x: FloatArray) -> None:
+        """The accepted image and x(v) become x (B, H, W)."""
+        with _LAUNCH:
+            set_image(active, self.slot, _flat(x), self._flat_image, self.engine.symmetric, self.geometry)
+        self.accepted[active] = self.slot[active]
+
+    def accept(self, active: NDArray[np.int64], which: str) -> None:
+        """Choose the image that counts: "primal" x(u), "previous" x(u) of the step before, "extrapolated" x0 of the last step."""
+        now, before = self.slot[active], 1 - self.slot[active]
+        self.accepted[active] = {"primal": 2 + now, "previous": 2 + before, "extrapolated": before}[which]
+
+    def image(self) -> FloatArray:
+        """A copy of the accepted images (B, H, W)."""
+        halo = self.engine.halo
+        planes = self.image_slots[self.accepted, np.arange(self.batch)]
+        return planes[:, halo : halo + self.height, halo : halo + self.width].copy()
+
+    def outer_change(self, active: NDArray[np.int64]) -> NDArray[np.float64]:
+        """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call compares with y."""
+        now = self.image()[active].reshape(len(active), -1)
+        before = self.reference[active].reshape(len(active), -1)
+        change = np.linalg.norm(now - before, axis=1) / np.maximum(np.linalg.norm(before, axis=1), np.finfo(np.float32).tiny)
+        self.reference[active] = now.reshape(-1, self.height, self.width)
+        return change.astype(np.float64)
+
+    # -- filter bank --------------------------------------------------------------------------------------------------
+
+    def clear_dual(self, active: NDArray[np.int64]) -> None:
+        """u = v = 0."""
+        self.dual[self.slot[active], active] = 0
+        self.carried[active] = 0
+
+    def start_dual(self, active: NDArray[np.int64]) -> None:
+        """u = v = M . W x of the accepted image, not clipped."""
+        self._analyse(active, self.dual, self.slot, magnitude=False)
+        self.carried[active] = 0
+
+    def collapse_momentum(self, active: NDArray[np.int64]) -> None:
+        """u = v, momentum zero: the extrapolated point becomes the iterate, and the other slot is free."""
+        for b in active:
+            if self.carried[b] != 0:
+                u, previous = self.dual[self.slot[b], b], self.dual[1 - self.slot[b], b]
+                previous -= u
+                previous *= -self.carried[b]
+                u += previous
+        self.carried[active] = 0
+
+    def refresh(self, active: NDArray[np.int64]) -> None:
+        """z = W^T(M . u) and x(u) = x(v) = clip(y - z), after u or M has changed."""
+        with _LAUNCH:
+            synthesis(
+                active, self.slot, self._flat_dual, self._flat_mask, self.has_mask, self.tiles, self.geometry,
+                *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+            self._image_step(active, self.slot, self.slot, np.zeros(self.batch, np.float32))
+
+    def step(self, active: NDArray[np.int64], momentum: FloatArray) -> NDArray[np.float64]:
+        """One dual step of the active images; `momentum` (B,) extrapolates the new u.
+
+        Returns (active, 6), of the x0 the step started from and the new u: ||M . W x0||_1, <z, x0>, 1/2 ||x0 - y||^2, the
+        primal-dual part (kernels/cpu/image.py), ||x(u) - x(u_old)||^2, ||x(u_old)||^2.
+        """
+        momentum = np.ascontiguousarray(momentum, np.float32)
+        other = 1 - self.slot
+        with _LAUNCH:
+            dual_step(
+                active, self.slot, self._flat_image, self._flat_dual, self._flat_mask, self.has_mask,
+                self.step_size, self.bound, self.carried, self.tiles, self.l1.reshape(-1), self.geometry,
+                *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+            self._image_step(active, self.slot, other, momentum)
+        self.slot[active] = other[active]
+        self.carried[active] = momentum[active]
+        return np.column_stack([self.l1[active].sum(1), self.sums[active].sum(1)])
+
+    def measure(self, active: NDArray[np.int64], previous: bool = False) -> NDArray[np.float64]:
+        """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, of this u or the one before."""
+        slot = 1 - self.slot if previous else self.slot
+        with _LAUNCH:
+            masked_norm(
+                active, 2 + slot, self._flat_image, self._flat_mask, self.has_mask, self.l1.reshape(-1), self.geometry,
+                *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+            primal_sums(active, slot, self.y, self.z.reshape(-1), self._flat_image, self.sums.reshape(-1), self.geometry)
+        return np.column_stack([self.l1[active].sum(1), self.sums[active, :, :2].sum(1)])
+
+    def filtered(self) -> FloatArray:
+        """W x (B, C, H, W) of the accepted image; overwrites u."""
+        had_mask, self.has_mask = self.has_mask, False
+        self.start_dual(np.arange(self.batch))
+        self.has_mask = had_mask
+        return self._channels_first(self.dual[self.slot, np.arange(self.batch)])
+
+    def normal_operator(self, x: FloatArray) -> FloatArray:
+        """W^T W x (B, H, W), without mask; overwrites x, u and z. For power iteration."""
+        active = np.arange(self.batch)
+        self.load(np.zeros_like(x), self.carried, self.carried, (-np.inf, np.inf))
+        self.put_image(active, x)
+        self.start_dual(active)
+        self.refresh(active)
+        return self.z[self.slot, active].copy()
+
+    # -- masks --------------------------------------------------------------------------------------------------------
+
+    def update_mask(self, active: NDArray[np.int64], gain: FloatArray, bias: FloatArray) -> None:
+        """M = mask(x) of the accepted images; gain and bias are (B, C). Needs collapsed momentum: the spare slot of u is scratch."""
+        if self.mask is None:
+            self.mask = np.ones((self.batch, self.engine.groups, self.height, self.width, _tile.GROUP), np.float32)
+        with _LAUNCH:
+            if isinstance(self.engine.mask, _SafiMaskWeights):
+                self._update_safi_mask(active, self.engine.mask, gain, bias)
+            else:
+                self._update_mmr_mask(active, self.engine.mask)
+        self.has_mask = True
+
+    def masks(self) -> FloatArray:
+        """M (B, C, H, W); ones before the first mask."""
+        shape = (self.batch, self.engine.model.filters.channels, self.height, self.width)
+        if not self.has_mask or self.mask is None:
+            return np.ones(shape, np.float32)
+        return self._channels_first(self.mask)
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _flat_image(self) -> FloatArray:
+        return self.image_slots.reshape(-1)
+
+    @property
+    def _flat_dual(self) -> FloatArray:
+        return self.dual.reshape(-1)
+
+    @property
+    def _flat_mask(self) -> FloatArray:
+        return self.dual.reshape(-1)[:0] if self.mask is None else self.mask.reshape(-1)
+
+    def _channels_first(self, lanes: FloatArray) -> FloatArray:
+        ordered = lanes.transpose(0, 1, 4, 2, 3).reshape(self.batch, -1, self.height, self.width)
+        return np.ascontiguousarray(ordered[:, : self.engine.model.filters.channels])
+
+    def _analyse(self, active: NDArray[np.int64], output: FloatArray, slot: NDArray[np.int64], *, magnitude: bool) -> None:
+        with _LAUNCH:
+            analysis(
+                active, self.accepted, self._flat_image, self._flat_mask, self.has_mask and not magnitude, magnitude,
+                output.reshape(-1), slot, self.geometry, *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+
+    def _image_step(
+        self, active: NDArray[np.int64], source: NDArray[np.int64], target: NDArray[np.int64], momentum: FloatArray
+    ) -> None:
+        image_step(
+            active, source, target, self.tiles, self.y, self.z.reshape(-1), self._flat_image, self.low, self.high,
+            momentum, self.engine.symmetric, self.sums.reshape(-1), self.geometry,
+        )  # fmt: skip
+
+    def _update_safi_mask(
+        self, active: NDArray[np.int64], weights: _SafiMaskWeights, gain: FloatArray, bias: FloatArray
+    ) -> None:
+        assert self.mask is not None
+        channels, only = self.engine.channels, np.zeros(self.batch, np.int64)
+        spare, mask = 1 - self.slot, self.mask.reshape(-1)
+        flat_gain, flat_bias = (_flat(_padded(values.T, channels).T) for values in (gain, bias))
+        features(
+            active, self.accepted, self._flat_image, weights.taps, weights.kernel, flat_gain, *weights.splines[0].arguments,
+            mask, only, self.geometry,
+        )  # fmt: skip
+        layers = ((mask, only, self._flat_dual, spare), (self._flat_dual, spare, mask, only))
+        for layer, (source, source_slot, target, target_slot) in enumerate(layers):
+            _convolution.convolution(
+                active, source, source_slot, target, target_slot, weights.supports[layer], weights.symmetric,
+                *weights.spectra[layer], *weights.splines[layer + 1].arguments, flat_bias, layer == 1, PAIRS,
+                *self._mask_arrays(), self.geometry,
+            )  # fmt: skip
+
+    def _mask_arrays(self) -> tuple[FloatArray, ...]:
+        if self.mask_work is None:
+            threads, channels = numba.get_num_threads(), self.engine.channels
+            large = threads * _convolution.BINS * (PAIRS * channels + 16)
+            small = threads * _convolution.small_floats(self.engine.groups)
+            self.mask_work = tuple(np.zeros(size, np.float32) for size in (large, large, small, small))
+        return self.mask_work
+
+    def _update_mmr_mask(self, active: NDArray[np.int64], weights: _MmrMaskWeights) -> None:
+        assert self.mask is not None
+        only, spare = np.zeros(self.batch, np.int64), 1 - self.slot
+        self._analyse(active, self.mask, only, magnitude=True)
+        places = [(self.mask.reshape(-1), only), (self._flat_dual, spare)]
+        chain = [(taps, kernel, False) for taps, kernel in weights.layers]
+        chain += [(taps, kernel, True) for taps, kernel in reversed(weights.layers)]
+        for number, (taps, kernel, adjoint) in enumerate(chain):
+            profiled = number == len(weights.layers) - 1
+            depthwise(
+                active, *places[0], *places[1], taps, kernel, adjoint, weights.symmetric, profiled,
+                weights.scale, *weights.profile.arguments, self.geometry,
+            )  # fmt: skip
+            places.reverse()
+
+
+class CpuBackend:
+    """Numba on all cores."""
+
+    name = "cpu"
+
+    def prepare(self, model: Model) -> CpuEngine:
+        """Weights in the layout of the kernels."""
+        return CpuEngine(model)

@@ -1,0 +1,1 @@
+"""Handwritten kernels: `cpu/` (Numba, the readable definition) and `cuda/` (their CUDA C++ twins)."""

@@ -1,0 +1,138 @@
+"""image_step: add up the tiles of W^T (M . u), move x, and measure what the stopping rules and the certificate need.
+
+With z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated image that the dual step started from:
+
+    z_v = z_new + momentum (z_new - z_old)                     by linearity
+    x   = clip(y - z_v, low, high)
+    sums[b, row] = ( <z_new, x0>,  1/2 ||x0 - y||^2,  primal-dual part,  ||x(u_new) - x(u_old)||^2,  ||x(u_old)||^2 )
+
+The primal-dual part is 1/2 ||x0 - y||^2 + <z_new, x0> minus the minimum of the same over the box, written without cancellation:
+(x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0. With lambda ||M . W x0||_1 - <z_new, x0> it makes the duality gap.
+
+Shapes: tiles (B, tiles, 32, 32); y (B, H, W); z (2, B, H, W); image (4, B, rows, pitch) with its halo: slots 0 and 1 hold the
+extrapolated x(v), slots 2 and 3 hold x(u); sums (B, H, 5) float64.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from .fft import TILE
+
+SUMS = 5
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def _add_extended_row(tiles, b, row, inner, tile_rows, tile_columns, line):
+    """line += row `row` of W^T u before folding, where row 0 lies `reach` pixels above the image."""
+    low = max(0, (row - TILE + inner) // inner)
+    high = min(tile_rows - 1, row // inner)
+    for tile_row in range(low, high + 1):
+        for tile_column in range(tile_columns):
+            tile = (b * tile_rows + tile_row) * tile_columns + tile_column
+            first = (tile * TILE + row - tile_row * inner) * TILE
+            left = tile_column * inner
+            for column in range(TILE):
+                line[left + column] += tiles[first + column]
+
+
+@njit(**_OPTIONS)
+def _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line):
+    """line[reach : reach + width] = row `row` of W^T u, the extension of the boundary folded back."""
+    tile_rows, tile_columns = (height + inner - 1) // inner, (width + inner - 1) // inner
+    line[:] = 0
+    _add_extended_row(tiles, b, row + reach, inner, tile_rows, tile_columns, line)
+    if symmetric:
+        if row < reach:
+            _add_extended_row(tiles, b, reach - 1 - row, inner, tile_rows, tile_columns, line)
+        if row >= height - reach:
+            _add_extended_row(tiles, b, 2 * height - 1 - row + reach, inner, tile_rows, tile_columns, line)
+        for column in range(reach):
+            line[reach + column] += line[reach - 1 - column]
+            line[reach + width - 1 - column] += line[reach + width + column]
+
+
+@njit(**_OPTIONS)
+def _extend_row(image, plane, row, height, width, halo, rows, pitch, symmetric):
+    """Mirror a finished row of x into the halo; with zero padding the halo stays zero."""
+    if not symmetric:
+        return
+    first = (plane * rows + row + halo) * pitch
+    for column in range(halo):
+        image[first + halo - 1 - column] = image[first + halo + column]
+        image[first + halo + width + column] = image[first + halo + width - 1 - column]
+    for mirror in (halo - 1 - row, 2 * height - 1 - row + halo):
+        if 0 <= mirror < halo or halo + height <= mirror < 2 * halo + height:
+            copy = (plane * rows + mirror) * pitch
+            for column in range(width + 2 * halo):
+                image[copy + column] = image[first + column]
+
+
+@njit(parallel=True, **_OPTIONS)
+def image_step(active, source, target, tiles, y, z, image, low, high, momentum, symmetric, sums, geometry):
+    """One row at a time: z[target], image[target] and sums from tiles, z[source] and image[source]."""
+    batch, height, width, support = geometry[0], geometry[1], geometry[2], geometry[4]
+    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
+    reach, inner = support // 2, TILE + 1 - support
+    for item in prange(len(active) * height):
+        b, row = active[item // height], item % height
+        line = np.empty(pitch + 2 * TILE, np.float32)
+        _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line)
+        old, new = source[b] * batch + b, target[b] * batch + b
+        primal = 2 * batch * rows * pitch  # from x(v) to x(u)
+        x_old = (old * rows + row + halo) * pitch + halo
+        x_new = (new * rows + row + halo) * pitch + halo
+        zx, data, primal_dual, change, size = 0.0, 0.0, 0.0, 0.0, 0.0
+        for column in range(width):
+            z_new = line[reach + column]
+            y_here = y[(b * height + row) * width + column]
+            x0 = image[x_old + column]
+            u_old = image[primal + x_old + column]
+            z_old = z[(old * height + row) * width + column]
+            u_new = min(max(y_here - z_new, low), high)
+            zx += z_new * x0
+            data += np.float32(0.5) * (x0 - y_here) * (x0 - y_here)
+            primal_dual += (x0 - u_new) * (np.float32(0.5) * (x0 + u_new) - y_here + z_new)
+            change += (u_new - u_old) * (u_new - u_old)
+            size += u_old * u_old
+            z[(new * height + row) * width + column] = z_new
+            image[x_new + column] = min(max(y_here - (z_new + momentum[b] * (z_new - z_old)), low), high)
+            image[primal + x_new + column] = u_new
+        _extend_row(image, new, row, height, width, halo, rows, pitch, symmetric)
+        _extend_row(image, 2 * batch + new, row, height, width, halo, rows, pitch, symmetric)
+        at = (b * height + row) * SUMS
+        sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, data, primal_dual, change, size
+
+
+@njit(parallel=True, **_OPTIONS)
+def set_image(active, slot, values, image, symmetric, geometry):
+    """image[slot[b], b] = values[b] with its halo; values (B, H, W)."""
+    batch, height, width = geometry[0], geometry[1], geometry[2]
+    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
+    for item in prange(len(active) * height):
+        b, row = active[item // height], item % height
+        plane = slot[b] * batch + b
+        first = (plane * rows + row + halo) * pitch + halo
+        for column in range(width):
+            image[first + column] = values[(b * height + row) * width + column]
+        _extend_row(image, plane, row, height, width, halo, rows, pitch, symmetric)
+
+
+@njit(parallel=True, **_OPTIONS)
+def primal_sums(active, slot, y, z, image, sums, geometry):
+    """sums[b, row, :2] = ( <z, x(u)>,  1/2 ||x(u) - y||^2 ) for the u of slot[b]."""
+    batch, height, width = geometry[0], geometry[1], geometry[2]
+    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
+    for item in prange(len(active) * height):
+        b, row = active[item // height], item % height
+        plane = slot[b] * batch + b
+        first = ((2 * batch + plane) * rows + row + halo) * pitch + halo
+        zx, data = 0.0, 0.0
+        for column in range(width):
+            x = image[first + column]
+            difference = x - y[(b * height + row) * width + column]
+            zx += z[(plane * height + row) * width + column] * x
+            data += np.float32(0.5) * difference * difference
+        at = (b * height + row) * SUMS
+        sums[at], sums[at + 1] = zx, data

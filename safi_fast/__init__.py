@@ -1,0 +1,60 @@
+"""SAFI image reconstruction: learned regularisers that adapt to the solution, convex at each step, certified by a duality gap.
+
+    import safi_fast
+    clean = safi_fast.denoise(noisy, sigma=25 / 255)
+
+Nothing is loaded before its first use: importing this package takes milliseconds and imports neither Numba, CuPy nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Solver, denoise
+    from .errors import BackendError, ImageFileError, InputError, ModelError, SafiError
+    from .model import Model
+    from .models import list_models, load_model
+    from .solver.result import Solution
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "denoise": "api",
+    "Solver": "api",
+    "Model": "model",
+    "load_model": "models",
+    "list_models": "models",
+    "Solution": "solver.result",
+    "SafiError": "errors",
+    "InputError": "errors",
+    "ModelError": "errors",
+    "ImageFileError": "errors",
+    "BackendError": "errors",
+}
+
+__all__ = [
+    "BackendError",
+    "ImageFileError",
+    "InputError",
+    "Model",
+    "ModelError",
+    "SafiError",
+    "Solution",
+    "Solver",
+    "__version__",
+    "denoise",
+    "list_models",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

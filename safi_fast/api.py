@@ -1,0 +1,327 @@
+"""denoise() and Solver: validate, pick the backend once, solve, give back the caller's kind of array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import ArrayKind, positive, positive_per_image, to_numpy, value_range
+from .backend import describe_backends, select
+from .errors import InputError
+from .model import SCHEDULES, Model
+from .models import DEFAULT_MODEL, load_model
+from .solver import outer
+from .solver.lipschitz import squared_norm
+from .solver.result import OuterState, Solution
+
+__all__ = ["Solver", "denoise", "describe_backends"]
+
+BATCH_BYTES = 2**30  # a batch is cut so that its work space stays below this
+LIMITS = {  # outer steps, inner steps, tolerance of a schedule where the caller says nothing
+    "unrolled": (5, 12, 0.0),
+    "converged": (10, 100, outer.PUBLISHED_TOLERANCE),
+    "gap": (30, 1000, 1e-4),
+}
+Callback = Callable[[OuterState], None]
+
+
+def denoise(
+    image: Any,
+    sigma: Any,
+    *,
+    model: Model | str | PathLike[str] | None = None,
+    data_range: float | None = None,
+    channel_axis: int | None = None,
+    schedule: str | None = None,
+    box: tuple[float, float] | None = (0.0, 1.0),
+    strength: Any = None,
+    lipschitz: float | None = None,
+    max_outer: int | None = None,
+    max_inner: int | None = None,
+    tol: float | None = None,
+    backend: str = "auto",
+    callback: Callback | None = None,
+    return_solution: bool = False,
+) -> Any:
+    """Remove white Gaussian noise with a learned, structure-adaptive regulariser (SAFI, arXiv 2407.06608).
+
+    image: (H, W), (B, H, W) or (B, 1, H, W), or with `channel_axis` (..., channels, ...) of one image or a batch; NumPy array, torch
+        CPU tensor or array-like; integers or floating point, finite, at least as large as the filters (13 pixels for the shipped models).
+    sigma: standard deviation of the noise, in the units of the image; a number, or one per image (B,).
+    model: a Model, the name of a shipped one (`list_models`) or a path to a weights file; None: "safi-gray".
+    data_range: the value of white; by default 255 for uint8, 65535 for uint16, 1.0 for floating point.
+    channel_axis: axis of colour channels, denoised one by one; None for grey.
+    schedule: "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative duality
+        gap of `tol`); None: what the model was trained for.
+    box: bounds of the solution as a share of data_range; None for none.
+    strength: lambda in the units of the image, a number or one per image, instead of the model's.
+    lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image.
+    max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
+        the relative gap and the relative change between outer steps for "gap", the last tolerance for "converged".
+    backend: "auto" or "cpu".
+    callback: called with an OuterState after every outer step; may raise StopIteration.
+    return_solution: return a Solution (image, status, gap, ...) instead of the image.
+
+    Returns the image in the caller's library, shape and range; float64 for float64 input, else float32.
+    Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run.
+    """
+    solver = _solver(_resolve(model), backend)
+    return solver.denoise(
+        image, sigma, data_range=data_range, channel_axis=channel_axis, schedule=schedule, box=box, strength=strength,
+        lipschitz=lipschitz, max_outer=max_outer, max_inner=max_inner, tol=tol, callback=callback,
+        return_solution=return_solution,
+    )  # fmt: skip
+
+
+class Solver:
+    """One model made ready on one backend, for many images. Holds no state of a solve; threads may share it."""
+
+    def __init__(self, model: Model | str | PathLike[str] | None = None, *, backend: str = "auto", precision: str = "float32"):
+        """model: as in `denoise`. precision: "float32". Raises ModelError, InputError, BackendError."""
+        if precision != "float32":
+            raise InputError(f"precision is {precision!r}; expected 'float32'")
+        self.model = _resolve(model)
+        self.backend = select(backend)
+        self._engine = self.backend.prepare(self.model)
+
+    def denoise(
+        self,
+        image: Any,
+        sigma: Any,
+        *,
+        data_range: float | None = None,
+        channel_axis: int | None = None,
+        schedule: str | None = None,
+        box: tuple[float, float] | None = (0.0, 1.0),
+        strength: Any = None,
+        lipschitz: float | None = None,
+        max_outer: int | None = None,
+        max_inner: int | None = None,
+        tol: float | None = None,
+        callback: Callback | None = None,
+        return_solution: bool = False,
+        return_masks: bool = False,
+    ) -> Any:
+        """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W)."""
+        images = _Images.of(image, data_range, channel_axis, self.model.filters.support)
+        name, plan = _plan(self.model, schedule, max_outer, max_inner, tol)
+        settings = _Settings(self.model, images, sigma, strength, name)
+        limits = (-np.inf, np.inf) if box is None else _box(box)
+        height, width = images.stack.shape[1:]
+        norm = self._squared_norm(lipschitz, name, height, width)
+        parts = []
+        for chunk in _chunks(len(images.stack), height * width * self._engine.bytes_per_pixel()):
+            workspace = self._engine.workspace(chunk.stop - chunk.start, height, width)
+            y, strength_here = images.stack[chunk], settings.strength[chunk].astype(np.float32)
+            workspace.load(y, strength_here, np.full(len(y), 1 / norm, np.float32), limits)
+            problem = outer.Problem(
+                workspace, strength_here.astype(np.float64), settings.gain[chunk], settings.bias[chunk], self.model.family
+            )
+            account = outer.SCHEDULES[name](problem, plan, callback)
+            parts.append((account, workspace.image(), workspace.masks() if return_masks else None))
+        solution = _solution(parts, images)
+        return solution if return_solution else solution.image
+
+    def denoise_batch(self, images: Sequence[Any], sigma: Any, **options: Any) -> list[Any]:
+        """`denoise` for a list of images of any shapes; sigma and strength may hold one value per image.
+
+        Returns a list of images, or of Solutions with return_solution=True. Raises InputError, naming the image.
+        """
+        images = list(images)
+        sigmas = positive_per_image("sigma", sigma, len(images)) if images else []
+        strength = options.pop("strength", None)
+        strengths = [None] * len(images) if strength is None else positive_per_image("strength", strength, len(images))
+        results = []
+        for number, (image, sigma_here, strength_here) in enumerate(zip(images, sigmas, strengths, strict=True)):
+            try:
+                results.append(self.denoise(image, sigma_here, strength=strength_here, **options))
+            except InputError as error:
+                raise InputError(f"images[{number}]: {error}") from error
+        return results
+
+    def _squared_norm(self, lipschitz: float | None, schedule: str, height: int, width: int) -> float:
+        if lipschitz is not None:
+            return positive("lipschitz", lipschitz)
+        if schedule == "unrolled" and self.model.lipschitz is not None:
+            return self.model.lipschitz
+        return squared_norm(self._engine, height, width)
+
+
+@lru_cache(maxsize=4)
+def _solver(model: Model, backend: str) -> Solver:
+    return Solver(model, backend=backend)
+
+
+def _resolve(model: Model | str | PathLike[str] | None) -> Model:
+    if isinstance(model, Model):
+        return model
+    return load_model(DEFAULT_MODEL if model is None else model)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The caller's images as one stack on [0, 1], and how to give results back."""
+
+    stack: NDArray[np.float32]
+    kind: ArrayKind
+    dtype: np.dtype[Any]
+    scale: float
+    shape: tuple[int, ...]
+    channel_axis: int | None
+
+    @classmethod
+    def of(cls, image: Any, data_range: float | None, channel_axis: int | None, support: int) -> _Images:
+        array, kind = to_numpy("image", image)
+        if array.size == 0:
+            raise InputError(f"image is empty: its shape is {array.shape}")
+        stack = _stack(array, channel_axis)
+        if min(stack.shape[1:]) < support:
+            raise InputError(
+                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {support} x {support} or more"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"image has {int((~np.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones")
+        scale = value_range("image", array, data_range)
+        dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+        return cls((stack / scale).astype(np.float32), kind, dtype, scale, array.shape, channel_axis)
+
+    @property
+    def single(self) -> bool:
+        """Whether the caller gave one grey image, not a stack."""
+        return len(self.shape) == 2
+
+    def restore(self, stack: NDArray[np.float32]) -> Any:
+        """A stack of results in the caller's shape, range and library."""
+        values = stack.astype(self.dtype) * self.dtype.type(self.scale)
+        if self.channel_axis is None:
+            return self.kind.wrap(values.reshape(self.shape))
+        axis = self.channel_axis % len(self.shape)
+        front = [n for i, n in enumerate(self.shape) if i != axis]
+        moved = values.reshape(*front[:-2], self.shape[axis], *front[-2:])
+        return self.kind.wrap(np.ascontiguousarray(np.moveaxis(moved, len(front) - 2, axis)))
+
+
+def _stack(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
+    """(N, H, W): images, or the channels of images."""
+    if channel_axis is None:
+        if array.ndim == 4 and array.shape[1] == 1:
+            return array[:, 0]
+        if array.ndim not in (2, 3):
+            raise InputError(
+                f"image has shape {array.shape}; expected (H, W), (B, H, W) or (B, 1, H, W), or channel_axis=... for colour"
+            )
+        return array if array.ndim == 3 else array[None]
+    if array.ndim not in (3, 4):
+        raise InputError(f"image has shape {array.shape}; with channel_axis={channel_axis} expected three or four dimensions")
+    if isinstance(channel_axis, bool) or not isinstance(channel_axis, int) or not -array.ndim <= channel_axis < array.ndim:
+        raise InputError(f"channel_axis is {channel_axis!r}; expected an axis of an image of shape {array.shape}")
+    moved = np.moveaxis(array, channel_axis, -3)
+    return moved.reshape(-1, *moved.shape[-2:])
+
+
+class _Settings:
+    """Strength and mask conditioning of every image of the stack."""
+
+    def __init__(self, model: Model, images: _Images, sigma: Any, strength: Any, schedule: str):
+        count = len(images.stack)
+        repeat = 1 if images.channel_axis is None else images.shape[images.channel_axis]
+        batch = count // repeat
+        sigmas = positive_per_image("sigma", sigma, batch).repeat(repeat) / images.scale
+        levels = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(sigmas)}
+        conditioned = [levels[value] for value in sigmas]
+        self.gain = np.stack([level.gain for level in conditioned])
+        self.bias = np.stack([level.bias for level in conditioned])
+        if strength is None:
+            own = "strength_unrolled" if schedule == "unrolled" else "strength_converged"
+            self.strength = np.array([getattr(level, own) for level in conditioned])
+        else:
+            self.strength = positive_per_image("strength", strength, batch).repeat(repeat) / images.scale
+
+
+def _plan(
+    model: Model, schedule: str | None, max_outer: int | None, max_inner: int | None, tol: float | None
+) -> tuple[str, outer.Plan]:
+    name = model.schedule.name if schedule is None else schedule
+    if name not in SCHEDULES:
+        raise InputError(f"schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)} or None")
+    outer_limit, inner_limit, tolerance = LIMITS[name]
+    if name == model.schedule.name:
+        outer_limit, inner_limit = model.schedule.outer, model.schedule.inner
+    if tol is not None and name == "unrolled":
+        raise InputError("tol has no meaning for schedule='unrolled', which makes a fixed number of steps; use schedule='gap'")
+    return name, outer.Plan(
+        outer_limit if max_outer is None else _count("max_outer", max_outer),
+        inner_limit if max_inner is None else _count("max_inner", max_inner),
+        tolerance if tol is None else positive("tol", tol),
+    )
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+    return int(value)
+
+
+def _box(box: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(limit) for limit in box)
+    except (TypeError, ValueError):
+        raise InputError(f"box is {box!r}; expected two numbers (low, high) or None") from None
+    if not low < high:
+        raise InputError(f"box is {box!r}; expected low < high")
+    return low, high
+
+
+def _chunks(count: int, bytes_per_image: int) -> list[slice]:
+    size = max(1, BATCH_BYTES // bytes_per_image)
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _solution(parts: list[tuple[outer.Account, NDArray[np.float32], NDArray[np.float32] | None]], images: _Images) -> Solution:
+    def joined(read: Callable[[outer.Account], NDArray[Any]]) -> Any:
+        return _per_image(np.concatenate([read(account) for account, _, _ in parts]), images.single)
+
+    status = joined(lambda account: account.status)
+    masks = [mask for _, _, mask in parts if mask is not None]
+    return Solution(
+        image=images.restore(np.concatenate([image for _, image, _ in parts])),
+        status=status,
+        converged=status == outer.CONVERGED,
+        outer_iterations=joined(lambda account: account.outer_iterations),
+        inner_iterations=joined(lambda account: account.inner_iterations),
+        gap=joined(lambda account: account.certificate.gap),
+        relative_gap=joined(lambda account: account.certificate.relative_gap),
+        outer_residual=joined(lambda account: account.outer_residual),
+        history=_history(parts, images.single),
+        masks=_per_image(np.concatenate(masks), images.single) if masks else None,
+    )
+
+
+def _per_image(values: NDArray[Any], single: bool) -> Any:
+    """The value of a single image, else the array of all; plain Python numbers where NumPy would give scalars."""
+    if not single:
+        return values
+    return values[0].item() if isinstance(values[0], np.generic) else values[0]
+
+
+def _history(parts: list[tuple[outer.Account, Any, Any]], single: bool) -> tuple[Any, ...]:
+    """The records of all parts, image after image; a part that needed fewer outer steps repeats its last record with 0 steps."""
+    length = max(len(account.history) for account, _, _ in parts)
+    records = []
+    for number in range(length):
+        rows = []
+        for account, _, _ in parts:
+            record = account.history[min(number, len(account.history) - 1)]
+            if number >= len(account.history):
+                record = replace(record, inner_iterations=np.zeros_like(record.inner_iterations))
+            rows.append(record)
+        fields = ("inner_iterations", "relative_gap", "objective", "outer_residual")
+        joined = {key: np.concatenate([getattr(row, key) for row in rows]) for key in fields}
+        records.append(replace(rows[0], **{key: _per_image(values, single) for key, values in joined.items()}))
+    return tuple(records)

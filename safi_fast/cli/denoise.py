@@ -1,0 +1,168 @@
+"""Denoise image files: one file, many, or whole folders (PNG, JPEG, TIFF, NPY; grey or colour).
+
+OUT is a file for one input file, else a folder, which is made if it is missing; results keep the names of their
+inputs. Outputs that exist are skipped, so a run that was stopped goes on where it was; each output is written whole
+or not at all. A file that cannot be read does not stop the others: it is reported at the end, with exit status 1.
+Results keep dtype, range and alpha of their input; a JPEG is compressed again (quality 95).
+"""
+
+import argparse
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageFileError, InputError, SafiError
+from . import session as sessions
+from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, solver_options
+from .output import print_error, print_json, progress
+
+if TYPE_CHECKING:
+    from ..io import ImageFile
+
+IMPOSSIBLE_SIGMAS = 8.0  # no pixel of an image in its range lies further outside than this many sigma
+SHOWN_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes."""
+
+    source: Path
+    target: Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `safi-fast denoise`."""
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image files or folders of them")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file or folder for the results")
+    parser.add_argument("--sigma", type=positive, required=True, metavar="S", help="noise level, on the scale 0 to 255")
+    add_solver_arguments(parser)
+    parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each")
+    parser.add_argument("--max-inner", type=count, metavar="N", help="most inner steps under one mask")
+    parser.add_argument("--tol", type=positive, metavar="T", help="tolerance of the schedule's stopping rule")
+    parser.add_argument(
+        "--data-range",
+        type=positive,
+        metavar="R",
+        help="value of white (default: 255 or 65535 for 8 or 16 bits, 1 for floats); sigma is scaled with it",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist instead of skipping them")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Denoise what is not done yet; 1 if any file failed."""
+    from ..io.atomic import prepare_folder
+
+    jobs = plan(args.inputs, args.output)
+    records = {job: _record(job, "skipped") for job in jobs}
+    pending = [job for job in jobs if args.overwrite or not job.target.exists()]
+    session = None
+    if pending:
+        for folder in {job.target.parent for job in pending}:
+            prepare_folder(folder)
+        session = sessions.make_session(args.model, args.backend)
+        with progress("denoising", len(pending)) as advance:
+            for job in pending:
+                records[job] = _process(job, session, args)
+                advance()
+    _report(args, session, list(records.values()))
+    return int(any(record["status"] == "failed" for record in records.values()))
+
+
+def plan(inputs: list[Path], output: str) -> list[Job]:
+    """Which file goes where; refuses what would overwrite an input or write one output twice."""
+    from ..io import list_images
+    from ..io.images import is_image_name
+
+    sources = list_images(inputs)
+    target = Path(output)
+    several = len(sources) > 1 or inputs[0].is_dir()
+    as_folder = target.is_dir() or output.endswith("/") or not target.suffix or (several and not is_image_name(target))
+    if several and not as_folder:
+        raise UsageError(f"several images need a folder to go to, and {target} is named like a file")
+    if not as_folder and not is_image_name(target):
+        raise UsageError(
+            f"{target}: unsupported extension {target.suffix!r}; a folder needs a name without one or a final /"
+        )
+    jobs = [Job(source, target / source.name if as_folder else target) for source in sources]
+    writers: dict[Path, Path] = {}
+    for job in jobs:
+        first = writers.setdefault(job.target, job.source)
+        if first != job.source:
+            raise UsageError(f"{first} and {job.source} would both be written to {job.target}")
+    originals = {source.resolve() for source in sources}
+    for job in jobs:
+        if job.target.resolve() in originals:
+            raise UsageError(f"{job.target} is an input and would be overwritten; choose another output")
+    return jobs
+
+
+def _process(job: Job, session: sessions.Session, args: argparse.Namespace) -> dict[str, Any]:
+    from ..io import read_image, write_image
+
+    try:
+        file = read_image(job.source)
+        data_range = _data_range(job.source, file, args.sigma, args.data_range)
+        start = time.perf_counter()
+        solution = session.denoise(
+            file.array,
+            args.sigma,
+            data_range=data_range,
+            channel_axis=file.channel_axis,
+            **solver_options(args),
+        )
+        seconds = time.perf_counter() - start
+        write_image(job.target, solution.image, like=replace(file, data_range=data_range))
+    except (SafiError, MemoryError) as error:
+        message = str(error) or "not enough memory"
+        return _record(job, "failed", error=message.removeprefix(f"{job.source}: "))
+    return _record(job, "denoised", seconds=seconds, **sessions.summary(solution))
+
+
+def _data_range(path: Path, file: "ImageFile", sigma: float, given: float | None) -> float:
+    """The value of white, as given or as the dtype says; refuses floats that are evidently not on [0, 1]."""
+    if given is not None:
+        return given
+    if file.data_range is None:
+        raise ImageFileError(f"{path}: {file.array.dtype} pixels have no known range; pass --data-range")
+    if file.array.dtype.kind == "f":
+        margin = IMPOSSIBLE_SIGMAS * sigma / sessions.EIGHT_BIT
+        low, high = float(file.array.min()), float(file.array.max())
+        if low < -margin or high > 1 + margin:
+            raise InputError(
+                f"values run from {low:.4g} to {high:.4g}, but floats are taken to be in [0, 1]; pass --data-range"
+            )
+    return file.data_range
+
+
+def _record(job: Job, status: str, **facts: Any) -> dict[str, Any]:
+    return {"input": str(job.source), "output": str(job.target), "status": status, **facts}
+
+
+def _report(args: argparse.Namespace, session: sessions.Session | None, records: list[dict[str, Any]]) -> None:
+    by_status = {
+        status: [record for record in records if record["status"] == status]
+        for status in ("denoised", "skipped", "failed")
+    }
+    counts = {status: len(members) for status, members in by_status.items()}
+    if args.json:
+        model = session.model.name if session else args.model
+        schedule = args.schedule or (session.model.schedule.name if session else None)
+        print_json({"model": model, "sigma": args.sigma, "schedule": schedule, **counts, "files": records})
+    else:
+        print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"])))
+    for record in by_status["failed"][:SHOWN_FAILURES]:
+        print_error(f"{record['input']}: {record['error']}")
+    if counts["failed"] > SHOWN_FAILURES:
+        print_error(f"and {counts['failed'] - SHOWN_FAILURES} more files failed")
+
+
+def _sentence(counts: dict[str, int], seconds: float) -> str:
+    parts = [f"{counts['denoised']} denoised in {seconds:.1f} s"]
+    if counts["skipped"]:
+        parts.append(f"{counts['skipped']} skipped because the output exists (--overwrite replaces it)")
+    if counts["failed"]:
+        parts.append(f"{counts['failed']} failed")
+    return ", ".join(parts)

@@ -1,0 +1,153 @@
+"""Measure a model: add seeded noise to clean images, denoise them, print mean PSNR, SSIM and time per image.
+
+The noise is white, Gaussian and not clipped, and depends on the seed and the image's place in the folder. Results are
+clipped to [0, 1] before they are compared; the time is that of denoising alone, after a warm-up that is not counted.
+Colour images are turned to grey (skimage.color.rgb2gray).
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageFileError
+from . import session as sessions
+from .arguments import add_json_argument, add_solver_arguments, count, positive, seed, solver_options
+from .output import print_json, print_table, progress, scientific
+
+if TYPE_CHECKING:
+    from ..io import ImageFile
+
+WARM_UP_SIDE = 96  # pixels; compiles everything without the time of a whole image
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `safi-fast evaluate`."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of clean images (or one file)")
+    parser.add_argument(
+        "--sigma", type=positive, required=True, metavar="S", help="noise to add, on the scale 0 to 255"
+    )
+    add_solver_arguments(parser)
+    parser.add_argument("--limit", type=count, metavar="N", help="only the first N images, by name")
+    parser.add_argument("--seed", type=seed, default=0, metavar="K", help="of the noise (default: 0)")
+    parser.add_argument("--per-image", action="store_true", help="also report every image")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; an unreadable image ends it, because a mean over the others would not be comparable."""
+    from ..io import list_images
+
+    paths = list_images([args.data])[: args.limit]
+    session = sessions.make_session(args.model, args.backend)
+    options = solver_options(args)
+    rows: list[dict[str, Any]] = []
+    with progress("evaluating", len(paths)) as advance:
+        for index, path in enumerate(paths):
+            rows.append(_evaluate_one(path, index, session, args, options))
+            advance()
+    result = _totals(args, session, rows)
+    if args.json:
+        print_json({**result, "per_image": rows} if args.per_image else result)
+    else:
+        _print(result, rows if args.per_image else [])
+    return 0
+
+
+def grey(path: Path, file: "ImageFile") -> Any:
+    """A clean image as float32 (H, W) on [0, 1]."""
+    import numpy as np
+    from skimage.color import rgb2gray
+
+    if file.array.ndim - (file.channel_axis is not None) != 2:
+        raise ImageFileError(
+            f"{path}: a stack of shape {file.array.shape} cannot be evaluated; save its pages as files"
+        )
+    if file.data_range is None:
+        raise ImageFileError(f"{path}: {file.array.dtype} pixels have no known range; use 8 or 16 bits or float")
+    image = file.array.astype(np.float32) / np.float32(file.data_range)
+    return rgb2gray(image) if file.channel_axis is not None else image
+
+
+def _evaluate_one(
+    path: Path, index: int, session: sessions.Session, args: argparse.Namespace, options: dict[str, Any]
+) -> dict[str, Any]:
+    from ..io import read_image
+    from ..metrics import psnr, ssim
+    from .noise import add_noise
+
+    file = read_image(path)
+    clean = grey(path, file)
+    noisy = add_noise(clean, args.sigma / sessions.EIGHT_BIT, args.seed, index)
+    if index == 0:
+        session.denoise(noisy[:WARM_UP_SIDE, :WARM_UP_SIDE], args.sigma, **options)
+    start = time.perf_counter()
+    solution = session.denoise(noisy, args.sigma, **options)
+    seconds = time.perf_counter() - start
+    result = solution.image.clip(0, 1)
+    return {
+        "image": path.name,
+        "shape": list(clean.shape),
+        "from_colour": file.channel_axis is not None,
+        "psnr_noisy": psnr(clean, noisy),
+        "psnr": psnr(clean, result),
+        "ssim": ssim(clean, result),
+        "seconds": seconds,
+        **sessions.summary(solution),
+    }
+
+
+def _totals(args: argparse.Namespace, session: sessions.Session, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    gaps = [row["relative_gap"] for row in rows if row["relative_gap"] is not None]
+    return {
+        "psnr": _mean(rows, "psnr"),
+        "ssim": _mean(rows, "ssim"),
+        "seconds_per_image": _mean(rows, "seconds"),
+        "images": len(rows),
+        "psnr_noisy": _mean(rows, "psnr_noisy"),
+        "images_from_colour": sum(row["from_colour"] for row in rows),
+        "model": session.model.name,
+        "model_sha256": session.model.fingerprint,
+        "sigma": args.sigma,
+        "seed": args.seed,
+        "schedule": args.schedule or session.model.schedule.name,
+        "strength": args.strength,
+        "backend": args.backend,
+        "outer_iterations": _mean(rows, "outer_iterations"),
+        "inner_iterations": _mean(rows, "inner_iterations"),
+        "max_relative_gap": max(gaps, default=None),
+    }
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    return float(sum(row[key] for row in rows) / len(rows))
+
+
+def _print(result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    if rows:
+        header = ("image", "size", "noisy dB", "PSNR dB", "SSIM", "seconds", "relative gap", "inner steps")
+        print_table(header, [_cells(row) for row in rows])
+        print()
+    print(f"{result['model']}, sigma {result['sigma']:g}, schedule {result['schedule']}, seed {result['seed']}")
+    if result["images_from_colour"]:
+        print(f"note: {result['images_from_colour']} colour image(s) turned to grey (skimage.color.rgb2gray)")
+    print(f"images       {result['images']}")
+    print(f"PSNR         {result['psnr']:.2f} dB (noisy: {result['psnr_noisy']:.2f} dB)")
+    print(f"SSIM         {result['ssim']:.4f}")
+    print(f"time         {result['seconds_per_image']:.3f} s per image")
+    print(f"steps        {result['outer_iterations']:.1f} outer, {result['inner_iterations']:.1f} inner on average")
+    print(f"largest gap  {scientific(result['max_relative_gap'])} relative")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    height, width = row["shape"]
+    return (
+        row["image"],
+        f"{height} x {width}",
+        f"{row['psnr_noisy']:.2f}",
+        f"{row['psnr']:.2f}",
+        f"{row['ssim']:.4f}",
+        f"{row['seconds']:.3f}",
+        scientific(row["relative_gap"]),
+        str(row["inner_iterations"]),
+    )

@@ -1,0 +1,79 @@
+"""What the commands print: JSON, tables, and a progress bar that only a terminal sees."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object on standard output; NaN and infinity, which JSON has not, become null."""
+    print(json.dumps(_finite(values), indent=2))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Left-aligned columns, two blanks apart."""
+    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+    for line in [header, ["-" * width for width in widths], *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_error(message: str) -> None:
+    """One line on standard error."""
+    print(f"safi-fast: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def scientific(value: float | None) -> str:
+    """A gap as people read it."""
+    return "not reported" if value is None or math.isnan(value) else f"{value:.1e}"
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar with rate and remaining time on standard error; yields the function that counts one more image."""
+    if total == 0 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, rate="")
+
+        def advance() -> None:
+            bar.advance(task)
+            current = bar.tasks[0]
+            if current.elapsed:
+                bar.update(task, rate=_rate(current.completed / current.elapsed))
+
+        yield advance
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f} images/s" if per_second >= 1 else f"{1 / per_second:.1f} s/image"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,80 @@
+"""What the commands use of the library: one model, one solver, and the numbers they report of a solution."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+EIGHT_BIT = 255.0
+_WORST_FIRST = ("stopped", "max_iterations", "completed", "converged")
+
+
+class Denoiser(Protocol):
+    """The part of `safi_fast.Solver` that the commands call."""
+
+    def denoise(self, image: Any, sigma: Any, **options: Any) -> Any:
+        """The denoised image, or a Solution with `return_solution=True`."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A solver and the model it runs. Noise is given on the 8-bit scale, images come with their range."""
+
+    model: "Model"
+    solver: Denoiser
+
+    def denoise(
+        self,
+        image: NDArray[Any],
+        sigma: float,
+        *,
+        data_range: float = 1.0,
+        channel_axis: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """The Solution for one image or stack; `sigma` as if the range were 0 to 255."""
+        return self.solver.denoise(
+            image,
+            sigma / EIGHT_BIT * data_range,
+            data_range=data_range,
+            channel_axis=channel_axis,
+            return_solution=True,
+            **options,
+        )
+
+
+def make_session(model: str | None = None, backend: str = "auto") -> Session:
+    """Load a model (None: the shipped default) and set up its solver."""
+    from ..api import Solver
+    from ..models import DEFAULT_MODEL, load_model
+
+    loaded = load_model(model or DEFAULT_MODEL)
+    return Session(loaded, Solver(loaded, backend=backend))
+
+
+def summary(solution: Any) -> dict[str, Any]:
+    """The figures of a Solution; of a batch the worst, because one number must not hide a bad image."""
+    statuses = np.atleast_1d(np.asarray(solution.status, dtype=object)).ravel().tolist()
+    return {
+        "solver_status": min(map(str, statuses), key=_rank),
+        "gap": _largest(solution.gap),
+        "relative_gap": _largest(solution.relative_gap),
+        "outer_iterations": _largest_count(solution.outer_iterations),
+        "inner_iterations": _largest_count(solution.inner_iterations),
+    }
+
+
+def _rank(status: str) -> int:
+    return _WORST_FIRST.index(status) if status in _WORST_FIRST else -1
+
+
+def _largest(values: Any) -> float | None:
+    return None if values is None else float(np.max(values))
+
+
+def _largest_count(values: Any) -> int:
+    return int(np.max(values))

@@ -1,0 +1,126 @@
+"""Image files in and out, with the dtype, range and layout of the input kept for the output."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageFileError, InputError
+from .atomic import reason, write_atomically
+from .formats import KINDS, FormatError, Pixels, decode, encode, storage_dtype
+
+_RANGES = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """The pixels of a file and what is needed to write a result of the same kind.
+
+    `array` is (H, W), (B, H, W) or (B, 1, H, W), with a last axis of red, green, blue where `channel_axis` is -1;
+    floats are float32. `data_range` follows from the dtype (255, 65535, 1.0 for floats) and is None for other
+    integers, whose range nobody but the user knows. `alpha` is not part of the image: it is written back unchanged.
+    """
+
+    array: NDArray[Any]
+    data_range: float | None
+    channel_axis: int | None
+    kind: str
+    alpha: NDArray[Any] | None = None
+
+
+def read_image(path: str | Path) -> ImageFile:
+    """Read a PNG, JPEG, TIFF or NPY file; see `safi_fast.io.formats` for what each may hold."""
+    path = Path(path)
+    kind = _kind(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageFileError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ImageFileError(f"{path}: cannot be read ({reason(error)})") from error
+    if not data:
+        raise ImageFileError(f"{path}: the file is empty (0 bytes)")
+    try:
+        pixels = decode(kind, data)
+    except FormatError as error:
+        raise ImageFileError(f"{path}: {error}") from error
+    channel_axis = -1 if pixels.colour else None
+    return ImageFile(pixels.array, _RANGES.get(pixels.array.dtype), channel_axis, kind, pixels.alpha)
+
+
+def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
+    """Write `array`, a result computed from `like`, as `like` was stored: same shape, range, dtype and alpha.
+
+    The extension of `path` picks the format. Integers are rounded and clipped to their type; floats are stored as
+    float32 (TIFF, NPY). Where the format cannot hold the dtype, `data_range` is spread over the one it has: floats
+    become 16-bit PNG, and everything becomes 8-bit JPEG, which is lossy (quality 95). The file appears whole or not
+    at all; its folder must exist.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    array = np.asarray(array)
+    if array.shape != like.array.shape:
+        raise InputError(f"array has shape {array.shape}, but the image it comes from has {like.array.shape}")
+    if not np.isfinite(array).all():
+        raise InputError("array holds NaN or infinity, which no image file should hold")
+    try:
+        alpha = None if like.alpha is None else _store(like.alpha, kind, like)
+        data = encode(kind, Pixels(_store(array, kind, like), like.channel_axis is not None, alpha))
+    except FormatError as error:
+        raise ImageFileError(f"{path}: {error}") from error
+    write_atomically(path, data)
+
+
+def list_images(inputs: Iterable[str | Path]) -> list[Path]:
+    """The files of `inputs` in their order, each folder replaced by its images, sorted, without its sub-folders.
+
+    A file that is named is kept even if it cannot be read: reading it says why.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, inputs):
+        if path.is_dir():
+            found.update(dict.fromkeys(_images_of(path)))
+        else:
+            found[path] = None
+    return list(found)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the extension is one that `read_image` and `write_image` know."""
+    return path.suffix.lower() in KINDS
+
+
+def _images_of(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageFileError(f"{folder}: cannot be listed ({reason(error)})") from error
+    images = [path for path in entries if is_image_name(path) and not path.name.startswith(".") and path.is_file()]
+    if not images:
+        raise ImageFileError(f"{folder}: the folder holds no images ({', '.join(KINDS)})")
+    return images
+
+
+def _kind(path: Path) -> str:
+    if not is_image_name(path):
+        raise ImageFileError(f"{path}: unsupported extension {path.suffix!r}; use one of {', '.join(KINDS)}")
+    return KINDS[path.suffix.lower()]
+
+
+def _store(values: NDArray[Any], kind: str, like: ImageFile) -> NDArray[Any]:
+    """`values` in the dtype of the format, rescaled only where that dtype is not the one of the input."""
+    dtype = storage_dtype(kind, like.array.dtype)
+    if dtype == values.dtype == like.array.dtype:
+        return values
+    if not np.issubdtype(dtype, np.integer):
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    scaled = values.astype(np.float64)
+    if dtype != like.array.dtype:
+        if like.data_range is None:
+            raise FormatError(f"{like.array.dtype} pixels do not fit into {kind.upper()} without a data range")
+        scaled *= limits.max / like.data_range
+    return np.clip(np.rint(scaled), limits.min, limits.max).astype(dtype)

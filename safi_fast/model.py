@@ -1,0 +1,423 @@
+"""A model as data: filter bank, mask generator, strength and the noise levels they hold for.
+
+Everything here is frozen, owns read-only NumPy arrays and is checked when it is made: what exists is valid. A wrong
+tensor is refused with ModelError under the name that it has in a weights file. Nothing here computes an image.
+
+A model may hold for several noise levels (K of them): strength, gain and bias then have one row per level.
+The formulas are those of arXiv 2407.06608.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .errors import InputError, ModelError
+
+BOUNDARIES = ("zero", "symmetric")
+FAMILIES = ("safi", "mmr")
+SCHEDULES = ("unrolled", "converged", "gap")
+MAX_SUPPORT = 17  # the widest composed filter that the kernels are built for
+LEVEL_TOLERANCE = 0.01  # relative; how far sigma may lie outside the noise levels of a model
+SUM_TOLERANCE = 1e-4  # absolute; far above the rounding of a float32 sum, far below a missing projection
+
+
+class _Rebuilt:
+    """Pickles and copies through the constructor, so that a copy is checked and read-only as well."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (getattr(self, entry.name) for entry in fields(self))  # type: ignore[arg-type]
+        return type(self), tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
+
+
+@dataclass(frozen=True, eq=False)
+class FilterBank(_Rebuilt):
+    """W, one image to C channels: a cascade of cross-correlations without anything in between.
+
+    layers: float32, (C, 1, k, k) then (C, C, k, k) each; one layer is a composed bank. k is odd and may differ.
+    boundary: "zero" pads every layer with zeros to the size of the image (the published rule); "symmetric" applies the
+    composed filters to the image extended by half-sample reflection.
+    Raises ModelError.
+    """
+
+    layers: tuple[NDArray[np.float32], ...] = field(repr=False)
+    boundary: str
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ModelError("tensor filters is missing: a filter bank needs at least one layer")
+        names = _layer_names(len(self.layers))
+        first = _kernels(names[0], self.layers[0], ("C", 1, "k", "k"))
+        channels = first.shape[0]
+        rest = [_kernels(n, v, (channels, channels, "k", "k")) for n, v in zip(names[1:], self.layers[1:], strict=True)]
+        object.__setattr__(self, "layers", (first, *rest))
+        _one_of("boundary", self.boundary, BOUNDARIES)
+        if self.support > MAX_SUPPORT:
+            raise ModelError(
+                f"the filters span {self.support} x {self.support} pixels; at most {MAX_SUPPORT} can be used"
+            )
+
+    @property
+    def channels(self) -> int:
+        """C, the number of filters."""
+        return int(self.layers[0].shape[0])
+
+    @property
+    def support(self) -> int:
+        """K, the odd side in pixels of a composed filter: the sum of k - 1 over the layers, plus 1."""
+        return 1 + sum(int(layer.shape[-1]) - 1 for layer in self.layers)
+
+    @property
+    def band(self) -> int:
+        """Width in pixels of the border where the zero-padded cascade differs from its composed filters.
+
+        A padded layer drops what the layer before it would have put outside the image, so it is the sum of
+        (k - 1) // 2 over all layers but the first; 0 for one layer and for symmetric extension.
+        """
+        if self.boundary == "symmetric":
+            return 0
+        return sum(int(layer.shape[-1]) // 2 for layer in self.layers[1:])
+
+    def composed(self) -> NDArray[np.float32]:
+        """The filters as one cross-correlation each: float32 (C, K, K), summed in float64."""
+        filters = self.layers[0][:, 0].astype(np.float64)
+        for layer in self.layers[1:]:
+            k, side = layer.shape[-1], filters.shape[-1]
+            wider = np.zeros((self.channels, side + k - 1, side + k - 1))
+            for i, j in np.ndindex(k, k):
+                wider[:, i : i + side, j : j + side] += np.tensordot(layer[:, :, i, j].astype(np.float64), filters, 1)
+            filters = wider
+        return filters.astype(np.float32)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The layers under their names in a weights file."""
+        return dict(zip(_layer_names(len(self.layers)), self.layers, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class SafiMask(_Rebuilt):
+    """mask(x) = sigmoid(s3(V3 s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W).
+
+    convolutions: V1, V2, V3, float32 (C, 1, k, k), (C, C, k, k), (C, C, k, k), k odd, cross-correlation without bias.
+    dilations: pixels between the taps of each, 1 for a plain convolution.
+    splines: s1, s2, s3, float32 (C, n), values at n uniform knots on [-1, 1], extrapolated linearly, n >= 2.
+    gain, bias: float32 (K, C), one row per noise level; ones and zeros in the published models.
+    boundary: how every convolution extends its input to keep its size.
+    Raises ModelError.
+    """
+
+    convolutions: tuple[NDArray[np.float32], ...] = field(repr=False)
+    dilations: tuple[int, ...]
+    splines: tuple[NDArray[np.float32], ...] = field(repr=False)
+    gain: NDArray[np.float32] = field(repr=False)
+    bias: NDArray[np.float32] = field(repr=False)
+    boundary: str
+
+    def __post_init__(self) -> None:
+        for what, values in (
+            ("convolution", self.convolutions),
+            ("dilation", self.dilations),
+            ("spline", self.splines),
+        ):
+            if len(values) != 3:
+                raise ModelError(f"mask.{what} comes {len(values)} times; a SAFI mask has 3")
+        first = _kernels("mask.convolution.0", self.convolutions[0], ("C", 1, "k", "k"))
+        channels = first.shape[0]
+        square = (channels, channels, "k", "k")
+        rest = [_kernels(f"mask.convolution.{i}", self.convolutions[i], square) for i in (1, 2)]
+        splines = [_spline(f"mask.spline.{i}", spline, channels) for i, spline in enumerate(self.splines)]
+        gain = _tensor("mask.gain", self.gain, np.float32, ("K", channels))
+        if any(isinstance(d, bool) or int(d) != d or d < 1 for d in self.dilations):
+            raise ModelError(f"mask_dilations are {tuple(self.dilations)}; expected three integers of at least 1")
+        object.__setattr__(self, "convolutions", (first, *rest))
+        object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
+        object.__setattr__(self, "splines", tuple(splines))
+        object.__setattr__(self, "gain", gain)
+        object.__setattr__(self, "bias", _tensor("mask.bias", self.bias, np.float32, gain.shape))
+        _one_of("mask_boundary", self.boundary, BOUNDARIES)
+
+    @property
+    def channels(self) -> int:
+        """C, the number of masks."""
+        return int(self.gain.shape[1])
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Everything under its name in a weights file."""
+        convolutions = {f"mask.convolution.{i}": v for i, v in enumerate(self.convolutions)}
+        splines = {f"mask.spline.{i}": s for i, s in enumerate(self.splines)}
+        return {**convolutions, **splines, "mask.gain": self.gain, "mask.bias": self.bias}
+
+
+@dataclass(frozen=True, eq=False)
+class MmrMask(_Rebuilt):
+    """mask(x) = G^T clip(phi(scale * G |W x|), 0, 1), values in [0, 1], shape (C, H, W).
+
+    smoothing: G, one or more depthwise layers, float32 (C, 1, k, k), k odd, non-negative, each kernel sums to one;
+    G extends its input with the boundary of W and keeps its size.
+    profile: phi, float32 (C, n), values at n uniform knots on [0, 1], extrapolated linearly; non-increasing from one.
+    scale: float32 (C,), non-negative.
+    Convergence to a critical point rests on the signs and on phi falling, so they are checked. Raises ModelError.
+    """
+
+    smoothing: tuple[NDArray[np.float32], ...] = field(repr=False)
+    profile: NDArray[np.float32] = field(repr=False)
+    scale: NDArray[np.float32] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.smoothing:
+            raise ModelError("tensor mask.smoothing.0 is missing: an MMR mask needs at least one smoothing layer")
+        scale = _tensor("mask.scale", self.scale, np.float32, ("C",))
+        channels = scale.shape[0]
+        if (scale < 0).any():
+            raise ModelError("tensor mask.scale has negative values")
+        layers = []
+        for i, layer in enumerate(self.smoothing):
+            kernels = _kernels(f"mask.smoothing.{i}", layer, (channels, 1, "k", "k"))
+            if (kernels < 0).any() or (abs(kernels.sum((2, 3), dtype=np.float64) - 1) > SUM_TOLERANCE).any():
+                raise ModelError(f"tensor mask.smoothing.{i} has kernels that are negative or do not sum to one")
+            layers.append(kernels)
+        profile = _spline("mask.profile", self.profile, channels)
+        if (abs(profile[:, 0] - 1) > SUM_TOLERANCE).any() or (np.diff(profile, axis=1) > SUM_TOLERANCE).any():
+            raise ModelError("tensor mask.profile has a row that does not start at one or that increases")
+        object.__setattr__(self, "smoothing", tuple(layers))
+        object.__setattr__(self, "profile", profile)
+        object.__setattr__(self, "scale", scale)
+
+    @property
+    def channels(self) -> int:
+        """C, the number of masks."""
+        return int(self.scale.shape[0])
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Everything under its name in a weights file."""
+        smoothing = {f"mask.smoothing.{i}": layer for i, layer in enumerate(self.smoothing)}
+        return {**smoothing, "mask.profile": self.profile, "mask.scale": self.scale}
+
+
+@dataclass(frozen=True, eq=False)
+class Strength(_Rebuilt):
+    """lambda for images on [0, 1], positive, float64 (K,): as trained (unrolled) and as tuned for convergence."""
+
+    unrolled: NDArray[np.float64]
+    converged: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        for name in ("unrolled", "converged"):
+            values = _tensor(f"strength.{name}", getattr(self, name), np.float64, ("K",))
+            if (values <= 0).any():
+                raise ModelError(f"tensor strength.{name} has values that are not positive")
+            object.__setattr__(self, name, values)
+        if self.unrolled.shape != self.converged.shape:
+            raise ModelError(
+                f"tensor strength.converged has shape {self.converged.shape}; expected {self.unrolled.shape}"
+            )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps that a model was trained for: name ("unrolled", "converged" or "gap"), outer and inner, both >= 1."""
+
+    name: str
+    outer: int
+    inner: int
+
+    def __post_init__(self) -> None:
+        _one_of("schedule", self.name, SCHEDULES)
+        if self.outer < 1 or self.inner < 1:
+            raise ModelError(
+                f"schedule has {self.outer} outer and {self.inner} inner steps; expected at least 1 of each"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """What a model is at one noise level: two strengths, and gain and bias of the mask, float32 (C,)."""
+
+    strength_unrolled: float
+    strength_converged: float
+    gain: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(_Rebuilt):
+    """A complete denoiser; see the module's docstring.
+
+    name: any text without line breaks; family: "safi" or "mmr", the kind of `mask`.
+    noise_levels: float64 (K,), ascending, standard deviations for images on [0, 1].
+    metadata: further texts of the weights file (training_data, licence, scores, ...), read-only.
+    lipschitz: ||W||^2 that the model was trained with, or None.
+    Raises ModelError where the parts do not fit together.
+    """
+
+    name: str
+    family: str
+    filters: FilterBank
+    mask: SafiMask | MmrMask
+    strength: Strength
+    noise_levels: NDArray[np.float64]
+    schedule: Schedule
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    lipschitz: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise ModelError(f"the model's name is {self.name!r}; expected a line of text")
+        _one_of("family", self.family, FAMILIES)
+        if not isinstance(self.mask, SafiMask if self.family == "safi" else MmrMask):
+            raise ModelError(f"family is {self.family!r}, but the mask is a {type(self.mask).__name__}")
+        if self.mask.channels != self.filters.channels:
+            raise ModelError(f"the mask has {self.mask.channels} channels and the filter bank {self.filters.channels}")
+        levels = _tensor("noise_levels", self.noise_levels, np.float64, ("K",))
+        if levels[0] <= 0 or levels[-1] > 1 or (np.diff(levels) <= 0).any():
+            raise ModelError(f"tensor noise_levels is {levels.tolist()}; expected ascending levels above 0, at most 1")
+        object.__setattr__(self, "noise_levels", levels)
+        self._check_levels("strength.unrolled", self.strength.unrolled)
+        if isinstance(self.mask, SafiMask):
+            self._check_levels("mask.gain", self.mask.gain)
+        if self.lipschitz is not None:
+            object.__setattr__(self, "lipschitz", float(self.lipschitz))
+            if not (math.isfinite(self.lipschitz) and self.lipschitz > 0):
+                raise ModelError(f"tensor lipschitz is {self.lipschitz}; expected a positive finite number")
+        if not all(isinstance(text, str) for item in self.metadata.items() for text in item):
+            raise ModelError("the metadata has entries that are not text")
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __repr__(self) -> str:
+        levels = ", ".join(f"{255 * level:.4g}" for level in self.noise_levels)
+        filters = f"{self.filters.channels} filters of {self.filters.support} x {self.filters.support}"
+        return f"<Model {self.name!r}: {self.family}, {filters}, sigma {levels} / 255>"
+
+    def _check_levels(self, name: str, values: NDArray[Any]) -> None:
+        if values.shape[0] != len(self.noise_levels):
+            raise ModelError(
+                f"tensor {name} is for {values.shape[0]} noise levels and noise_levels has {len(self.noise_levels)}"
+            )
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """All tensors under their names in a weights file; `lipschitz` only where it is known."""
+        known = {} if self.lipschitz is None else {"lipschitz": np.asarray(self.lipschitz, np.float64)}
+        strength = {"strength.unrolled": self.strength.unrolled, "strength.converged": self.strength.converged}
+        return {**self.filters.tensors(), **self.mask.tensors(), **strength, "noise_levels": self.noise_levels, **known}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the tensors: what the weights file records, see `fingerprint_of`."""
+        return fingerprint_of(self.tensors())
+
+    def at(self, sigma: float | None, *, strength_given: bool, argument: str = "sigma") -> Conditioned:
+        """The model at one noise level: rows interpolated linearly in sigma, strength linearly in its logarithm.
+
+        sigma: standard deviation of the noise for images on [0, 1]. A model for one level takes that level (to 1 %),
+        None, or anything positive where the caller has a strength of its own (`strength_given`); a model for several
+        levels takes what lies between the first and the last (to 1 %).
+        argument: what the caller calls sigma. Raises InputError.
+        """
+        if sigma is not None:
+            sigma = _positive(argument, sigma)
+        levels = self.noise_levels
+        t = self._position(sigma, strength_given, argument)
+        row = min(int(t), max(len(levels) - 2, 0))
+        above, t = min(row + 1, len(levels) - 1), t - row
+        unrolled, converged = (
+            s[row] ** (1 - t) * s[above] ** t for s in (self.strength.unrolled, self.strength.converged)
+        )
+        if isinstance(self.mask, MmrMask):
+            gain, bias = np.ones(self.mask.channels, np.float32), np.zeros(self.mask.channels, np.float32)
+        else:
+            weights = np.array([1 - t, t], np.float32)
+            gain, bias = (weights @ table[[row, above]] for table in (self.mask.gain, self.mask.bias))
+        gain.flags.writeable = bias.flags.writeable = False
+        return Conditioned(float(unrolled), float(converged), gain, bias)
+
+    def _position(self, sigma: float | None, strength_given: bool, argument: str) -> float:
+        """Where sigma lies among the noise levels: 0 at the first, K - 1 at the last."""
+        levels = self.noise_levels
+        low, high = levels[0] * (1 - LEVEL_TOLERANCE), levels[-1] * (1 + LEVEL_TOLERANCE)
+        if len(levels) == 1:
+            if sigma is None or strength_given or low <= sigma <= high:
+                return 0.0
+            raise InputError(
+                f"{argument} is {_both_scales(sigma)}, but model {self.name!r} is for {_both_scales(levels[0])} only; "
+                f"pass that level (to 1 %), choose another model, or set the strength yourself (strength=...)"
+            )
+        accepted = f"model {self.name!r} accepts {_both_scales(levels[0])} to {_both_scales(levels[-1])}"
+        if sigma is None:
+            raise InputError(f"{argument} is missing: {accepted}")
+        if not low <= sigma <= high:
+            raise InputError(f"{argument} is {_both_scales(sigma)}, but {accepted}; choose another model")
+        return float(np.interp(sigma, levels, np.arange(len(levels))))
+
+
+def fingerprint_of(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 (hex) over the tensors in the order of their names.
+
+    Each adds one line "name dtype shape" (UTF-8, as "mask.gain float32 1,64") and its values, little-endian, C order.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype.name} {','.join(map(str, array.shape))}\n".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _layer_names(count: int) -> list[str]:
+    return ["filters"] if count == 1 else [f"filters.{i}" for i in range(count)]
+
+
+def _tensor(name: str, value: ArrayLike, dtype: DTypeLike, shape: Sequence[int | str]) -> NDArray[Any]:
+    """A read-only copy of `value` with this dtype, checked against `shape`, where letters stand for any size."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ModelError(f"tensor {name} has dtype {array.dtype}; expected real numbers")
+    fits = array.ndim == len(shape) and all(
+        isinstance(w, str) or w == n for w, n in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.size == 0:
+        raise ModelError(f"tensor {name} has shape {array.shape}; expected ({', '.join(map(str, shape))})")
+    with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinite and is refused below
+        array = np.array(array, dtype, order="C")
+    if not np.isfinite(array).all():
+        raise ModelError(f"tensor {name} has values that are not finite (NaN or infinity)")
+    array.flags.writeable = False
+    return array
+
+
+def _kernels(name: str, value: ArrayLike, shape: Sequence[int | str]) -> NDArray[np.float32]:
+    array = _tensor(name, value, np.float32, shape)
+    if array.shape[2] != array.shape[3] or array.shape[2] % 2 == 0:
+        raise ModelError(f"tensor {name} has kernels of {array.shape[2]} x {array.shape[3]}; expected odd squares")
+    return array
+
+
+def _spline(name: str, value: ArrayLike, channels: int) -> NDArray[np.float32]:
+    array = _tensor(name, value, np.float32, (channels, "n"))
+    if array.shape[1] < 2:
+        raise ModelError(f"tensor {name} has {array.shape[1]} knot; expected at least 2")
+    return array
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ModelError(f"{what} is {value!r}; expected one of {', '.join(known)}")
+
+
+def _positive(argument: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"{argument} is {value!r}; expected a positive finite number")
+    return number
+
+
+def _both_scales(sigma: float) -> str:
+    return f"{sigma:.4g} ({255 * sigma:.4g} on the 8-bit scale)"

@@ -1,0 +1,127 @@
+"""The inner loops: accelerated projected gradient on the dual of one convex problem, image by image.
+
+    u <- clip(v + (M . W x(v)) / L, -lambda, lambda),   v <- u + momentum (u - u_old),   x(v) = clip(y - W^T(M . v))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import Active, Workspace
+from .certificate import Certificate, StepSums, primal_certificate
+from .momentum import chambolle_dossal, fista
+
+FloatVector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class InnerResult:
+    """Of the active images: inner steps made, whether the rule was met, and the certificate of the accepted image."""
+
+    steps: NDArray[np.int64]
+    met: NDArray[np.bool_]
+    certificate: Certificate
+
+
+def run_fixed(workspace: Workspace, active: Active, strength: FloatVector, steps: int) -> InnerResult:
+    """Exactly `steps` FISTA steps; accepts x(u)."""
+    momentum = np.zeros(len(strength), np.float32)
+    for _, factor in zip(range(steps), fista(), strict=False):
+        momentum[:] = factor
+        workspace.step(active, momentum)
+    workspace.accept(active, "primal")
+    certificate = primal_certificate(workspace.measure(active), strength[active])
+    return InnerResult(np.full(len(active), steps), np.zeros(len(active), bool), certificate)
+
+
+class _Tally:
+    """Collects, for images that stop at different steps, what InnerResult needs."""
+
+    def __init__(self, active: Active, count: int):
+        self.active = active
+        self.steps = np.zeros(count, np.int64)
+        self.met = np.zeros(count, bool)
+        self.objective, self.gap = np.zeros(count), np.zeros(count)
+
+    def certify(self, images: Active, certificate: Certificate) -> None:
+        self.objective[images], self.gap[images] = certificate.objective, certificate.gap
+
+    def result(self) -> InnerResult:
+        a = self.active
+        return InnerResult(self.steps[a], self.met[a], Certificate(self.objective[a], self.gap[a]))
+
+
+def run_published(
+    workspace: Workspace, active: Active, strength: FloatVector, rule: str, tolerance: float, limit: int
+) -> InnerResult:
+    """The inner loop of the published test code, rule "CD" or "FISTA"; accepts the x(u) before the step that met the rule.
+
+    CD stops when ||x(u) - x(u_old)|| / ||x(u_old)|| < tolerance after more than 6 steps; FISTA when the objective at x(u) changes
+    by less than tolerance (relative).
+    """
+    tally = _Tally(active, len(strength))
+    momentum = np.zeros(len(strength), np.float32)
+    objective = np.zeros(len(strength))
+    if rule == "FISTA":
+        objective[active] = primal_certificate(workspace.measure(active), strength[active]).objective
+    running = active
+    for i, factor in zip(range(limit), fista() if rule == "FISTA" else chambolle_dossal(), strict=False):
+        momentum[:] = factor
+        sums = StepSums.from_array(workspace.step(running, momentum))
+        if rule == "FISTA":
+            new = primal_certificate(workspace.measure(running), strength[running]).objective
+            met = np.abs(objective[running] - new) / objective[running] < tolerance
+            objective[running] = new
+        else:
+            met = (sums.relative_change() < tolerance) & (i > 5)
+        tally.steps[running] += 1
+        stopping, running = running[met], running[~met]
+        _accept_primal(workspace, stopping, strength, tally, previous=True)
+        tally.met[stopping] = True
+        if not len(running):
+            break
+    _accept_primal(workspace, running, strength, tally, previous=False)
+    return tally.result()
+
+
+def _accept_primal(
+    workspace: Workspace, images: Active, strength: FloatVector, tally: _Tally, *, previous: bool
+) -> None:
+    if len(images):
+        workspace.accept(images, "previous" if previous else "primal")
+        tally.certify(images, primal_certificate(workspace.measure(images, previous), strength[images]))
+
+
+def run_to_gap(
+    workspace: Workspace, active: Active, strength: FloatVector, tolerance: float, limit: int
+) -> InnerResult:
+    """FISTA with adaptive restart until gap <= tolerance f(x0); accepts the x0 that the gap certifies.
+
+    Restart: where the dual objective has fallen, the image's momentum starts again (O'Donoghue and Candes 2015, function scheme).
+    """
+    tally = _Tally(active, len(strength))
+    momentum = np.zeros(len(strength), np.float32)
+    t = np.ones(len(strength))
+    best = np.full(len(strength), -np.inf)
+    running = active
+    for step in range(limit):
+        following = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        momentum[:] = (t - 1) / following
+        t = following
+        certificate = StepSums.from_array(workspace.step(running, momentum)).certificate(strength[running])
+        tally.steps[running] += 1
+        fell = certificate.dual_objective < best[running]
+        t[running[fell]] = 1.0
+        best[running] = certificate.dual_objective
+        tally.certify(running, certificate)
+        met = certificate.relative_gap <= tolerance
+        tally.met[running] = met
+        stop = met | (step == limit - 1)
+        workspace.accept(running[stop], "extrapolated")
+        running = running[~stop]
+        if not len(running):
+            break
+    return tally.result()

@@ -1,0 +1,78 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONVERGED = "converged"
+COMPLETED = "completed"
+MAX_ITERATIONS = "max_iterations"
+STOPPED = "stopped"
+
+STATUS_MESSAGES = {
+    CONVERGED: "The stopping rule was met: relative gap and outer change (gap), or the published rules (converged).",
+    COMPLETED: "The fixed number of steps was done; `unrolled` has no stopping rule.",
+    MAX_ITERATIONS: "The limit of steps was reached before the stopping rule was met.",
+    STOPPED: "The callback raised StopIteration.",
+}
+
+# One value for a single image, an array (B,) for a batch.
+PerImage: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class OuterRecord:
+    """One outer step: inner steps made, relative duality gap and objective at its end, change since the step before.
+
+    For a batch, arrays (B,); an image that has stopped keeps its last values and makes 0 inner steps.
+    """
+
+    inner_iterations: PerImage
+    relative_gap: PerImage
+    objective: PerImage
+    outer_residual: PerImage
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A reconstruction and the account of how it was reached. For a batch, every entry but `history` has a value per image.
+
+    image: the caller's library, device, shape and range.
+    status: "converged", "completed" (fixed schedule), "max_iterations" or "stopped"; see STATUS_MESSAGES.
+    converged: status == "converged".
+    outer_iterations, inner_iterations: steps made (inner: the sum over outer steps).
+    gap, relative_gap: duality gap f(x) - f* <= gap of the last convex problem, for the image on [0, 1]; relative to f(x).
+    outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its fixed point.
+    history: one OuterRecord per outer step.
+    masks: float32 (C, H, W) or (B, C, H, W) of the last outer step, where asked for.
+    """
+
+    image: Any
+    status: PerImage
+    converged: PerImage
+    outer_iterations: PerImage
+    inner_iterations: PerImage
+    gap: PerImage
+    relative_gap: PerImage
+    outer_residual: PerImage
+    history: Sequence[OuterRecord] = field(repr=False, default=())
+    masks: NDArray[np.float32] | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True)
+class OuterState:
+    """What a callback sees after each outer step; raise StopIteration in it to stop.
+
+    outer: 0, 1, ...; active: indices of the images still running; record: see OuterRecord, arrays (B,) always;
+    image(): a copy of the current images (B, H, W) on [0, 1].
+    """
+
+    outer: int
+    active: NDArray[np.int64]
+    record: OuterRecord
+    image: Callable[[], NDArray[np.float32]] = field(repr=False)

@@ -1,0 +1,76 @@
+"""Small random models that are valid, for the tests of everything that takes a model."""
+
+import numpy as np
+
+from safi_fast.model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
+
+KNOTS = 21
+
+
+def random_filters(rng, channels=4, kernels=(5, 3), boundary="zero", composed=False):
+    """Zero-mean layers, scaled so that ||W|| is about 1 on a large image."""
+    layers = [zero_mean(rng.standard_normal((channels, 1, kernels[0], kernels[0])))]
+    layers += [zero_mean(rng.standard_normal((channels, channels, k, k)) / k) for k in kernels[1:]]
+    norm = np.sqrt((abs(np.fft.fft2(FilterBank(tuple(layers), boundary).composed(), (64, 64))) ** 2).sum(0).max())
+    layers[0] /= norm
+    bank = FilterBank(tuple(layers), boundary)
+    return FilterBank((bank.composed()[:, None],), boundary) if composed else bank
+
+
+def random_safi_mask(rng, channels=4, kernels=(5, 3, 3), dilations=(1, 2, 1), boundary="zero", levels=1):
+    """Masks that spread over (0, 1); gain and bias are ones and zeros for one level, as in the published models."""
+    inputs = (1, channels, channels)
+    convolutions = tuple(
+        rng.standard_normal((channels, n, k, k)) / (k * np.sqrt(n)) for n, k in zip(inputs, kernels, strict=True)
+    )
+    knots = np.linspace(-1, 1, KNOTS)
+    splines = tuple(slope * knots + 0.1 * rng.standard_normal((channels, KNOTS)) for slope in (1, 1, 4))
+    shape = (levels, channels)
+    gain = np.ones(shape) if levels == 1 else rng.uniform(0.5, 2, shape)
+    bias = np.zeros(shape) if levels == 1 else rng.standard_normal(shape)
+    return SafiMask(convolutions, dilations, splines, gain, bias, boundary)
+
+
+def random_mmr_mask(rng, channels=4, kernels=(5, 3)):
+    """Masks that fall from one as the filter responses grow, well within the range of a denoising step."""
+    smoothing = [rng.uniform(0, 1, (channels, 1, k, k)) for k in kernels]
+    smoothing = tuple(kernel / kernel.sum((2, 3), keepdims=True) for kernel in smoothing)
+    falls = rng.uniform(0, 3 / KNOTS, (channels, KNOTS - 1))
+    profile = 1 - np.hstack([np.zeros((channels, 1)), np.cumsum(falls, axis=1)])
+    return MmrMask(smoothing, profile, rng.uniform(2, 8, channels))
+
+
+def random_model(
+    family="safi",
+    channels=4,
+    *,
+    kernels=(5, 3),
+    composed=False,
+    boundary="zero",
+    levels=(25 / 255,),
+    dilations=(1, 2, 1),
+    seed=0,
+    **parts,
+):
+    """A valid random Model, the same for the same arguments; `parts` (name, metadata, ...) replace those made here."""
+    rng = np.random.default_rng(seed)
+    filters = random_filters(rng, channels, kernels, boundary, composed)
+    if family == "safi":
+        mask = random_safi_mask(rng, channels, dilations=dilations, boundary=boundary, levels=len(levels))
+    else:
+        mask = random_mmr_mask(rng, channels)
+    made = {
+        "name": f"random-{family}",
+        "family": family,
+        "filters": filters,
+        "mask": mask,
+        "strength": Strength(0.3 * np.asarray(levels), 0.25 * np.asarray(levels)),
+        "noise_levels": levels,
+        "schedule": Schedule("unrolled", 5, 12),
+        "metadata": {"training_data": "none", "licence": "MIT", "scores": "not measured"},
+    }
+    return Model(**(made | parts))
+
+
+def zero_mean(kernels):
+    return kernels - kernels.mean((2, 3), keepdims=True)

@@ -78,7 +78,9 @@ class _SafiMaskWeights:
     """First layer as taps, the other two as spectra of the 16 x 16 tiles."""
 
     def __init__(self, mask: SafiMask, channels: int):
-        kernels = [_dilated(weight, dilation) for weight, dilation in zip(mask.convolutions, mask.dilations, strict=True)]
+        kernels = [
+            _dilated(weight, dilation) for weight, dilation in zip(mask.convolutions, mask.dilations, strict=True)
+        ]
         self.symmetric = mask.boundary == "symmetric"
         self.kernel = kernels[0].shape[-1]
         self.taps = _flat(_padded(kernels[0][:, 0], channels).transpose(1, 2, 0))
@@ -157,7 +159,7 @@ class CpuWorkspace:
         self.tile_count = tiles_y * tiles_x
         self.image_slots = np.zeros((4, batch, rows, pitch), np.float32)
         self.z = np.zeros((2, batch, height, width), np.float32)
-        self.dual = np.empty((2, batch, engine.groups, height, width, _tile.GROUP), np.float32)
+        self.dual = np.zeros((2, batch, engine.groups, height, width, _tile.GROUP), np.float32)
         self.mask: FloatArray | None = None
         self.tiles = np.empty(batch * self.tile_count * TILE * TILE, np.float32)
         self.l1 = np.zeros((batch, self.tile_count))
@@ -206,7 +208,9 @@ class CpuWorkspace:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call compares with y."""
         now = self.image()[active].reshape(len(active), -1)
         before = self.reference[active].reshape(len(active), -1)
-        change = np.linalg.norm(now - before, axis=1) / np.maximum(np.linalg.norm(before, axis=1), np.finfo(np.float32).tiny)
+        change = np.linalg.norm(now - before, axis=1) / np.maximum(
+            np.linalg.norm(before, axis=1), np.finfo(np.float32).tiny
+        )
         self.reference[active] = now.reshape(-1, self.height, self.width)
         return change.astype(np.float64)
 
@@ -268,7 +272,9 @@ class CpuWorkspace:
                 active, 2 + slot, self._flat_image, self._flat_mask, self.has_mask, self.l1.reshape(-1), self.geometry,
                 *self.engine.bank.arguments, *self.work,
             )  # fmt: skip
-            primal_sums(active, slot, self.y, self.z.reshape(-1), self._flat_image, self.sums.reshape(-1), self.geometry)
+            primal_sums(
+                active, slot, self.y, self.z.reshape(-1), self._flat_image, self.sums.reshape(-1), self.geometry
+            )
         return np.column_stack([self.l1[active].sum(1), self.sums[active, :, :2].sum(1)])
 
     def filtered(self) -> FloatArray:
@@ -325,7 +331,9 @@ class CpuWorkspace:
         ordered = lanes.transpose(0, 1, 4, 2, 3).reshape(self.batch, -1, self.height, self.width)
         return np.ascontiguousarray(ordered[:, : self.engine.model.filters.channels])
 
-    def _analyse(self, active: NDArray[np.int64], output: FloatArray, slot: NDArray[np.int64], *, magnitude: bool) -> None:
+    def _analyse(
+        self, active: NDArray[np.int64], output: FloatArray, slot: NDArray[np.int64], *, magnitude: bool
+    ) -> None:
         with _LAUNCH:
             analysis(
                 active, self.accepted, self._flat_image, self._flat_mask, self.has_mask and not magnitude, magnitude,

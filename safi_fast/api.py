@@ -18,7 +18,7 @@ from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
 from .solver.lipschitz import squared_norm
-from .solver.result import OuterState, Solution
+from .solver.result import CONVERGED, OuterState, Solution
 
 __all__ = ["Solver", "denoise", "describe_backends"]
 
@@ -82,7 +82,9 @@ def denoise(
 class Solver:
     """One model made ready on one backend, for many images. Holds no state of a solve; threads may share it."""
 
-    def __init__(self, model: Model | str | PathLike[str] | None = None, *, backend: str = "auto", precision: str = "float32"):
+    def __init__(
+        self, model: Model | str | PathLike[str] | None = None, *, backend: str = "auto", precision: str = "float32"
+    ):
         """model: as in `denoise`. precision: "float32". Raises ModelError, InputError, BackendError."""
         if precision != "float32":
             raise InputError(f"precision is {precision!r}; expected 'float32'")
@@ -121,7 +123,11 @@ class Solver:
             y, strength_here = images.stack[chunk], settings.strength[chunk].astype(np.float32)
             workspace.load(y, strength_here, np.full(len(y), 1 / norm, np.float32), limits)
             problem = outer.Problem(
-                workspace, strength_here.astype(np.float64), settings.gain[chunk], settings.bias[chunk], self.model.family
+                workspace,
+                strength_here.astype(np.float64),
+                settings.gain[chunk],
+                settings.bias[chunk],
+                self.model.family,
             )
             account = outer.SCHEDULES[name](problem, plan, callback)
             parts.append((account, workspace.image(), workspace.masks() if return_masks else None))
@@ -134,13 +140,16 @@ class Solver:
         Returns a list of images, or of Solutions with return_solution=True. Raises InputError, naming the image.
         """
         images = list(images)
-        sigmas = positive_per_image("sigma", sigma, len(images)) if images else []
+        results: list[Any] = []
+        if not images:
+            return results
+        per_image: dict[str, NDArray[np.float64]] = {"sigma": positive_per_image("sigma", sigma, len(images))}
         strength = options.pop("strength", None)
-        strengths = [None] * len(images) if strength is None else positive_per_image("strength", strength, len(images))
-        results = []
-        for number, (image, sigma_here, strength_here) in enumerate(zip(images, sigmas, strengths, strict=True)):
+        if strength is not None:
+            per_image["strength"] = positive_per_image("strength", strength, len(images))
+        for number, image in enumerate(images):
             try:
-                results.append(self.denoise(image, sigma_here, strength=strength_here, **options))
+                results.append(self.denoise(image, **{name: v[number] for name, v in per_image.items()}, **options))
             except InputError as error:
                 raise InputError(f"images[{number}]: {error}") from error
         return results
@@ -186,7 +195,9 @@ class _Images:
                 f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {support} x {support} or more"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError(f"image has {int((~np.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones")
+            raise InputError(
+                f"image has {int((~np.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
+            )
         scale = value_range("image", array, data_range)
         dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
         return cls((stack / scale).astype(np.float32), kind, dtype, scale, array.shape, channel_axis)
@@ -218,8 +229,14 @@ def _stack(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
             )
         return array if array.ndim == 3 else array[None]
     if array.ndim not in (3, 4):
-        raise InputError(f"image has shape {array.shape}; with channel_axis={channel_axis} expected three or four dimensions")
-    if isinstance(channel_axis, bool) or not isinstance(channel_axis, int) or not -array.ndim <= channel_axis < array.ndim:
+        raise InputError(
+            f"image has shape {array.shape}; with channel_axis={channel_axis} expected three or four dimensions"
+        )
+    if (
+        isinstance(channel_axis, bool)
+        or not isinstance(channel_axis, int)
+        or not -array.ndim <= channel_axis < array.ndim
+    ):
         raise InputError(f"channel_axis is {channel_axis!r}; expected an axis of an image of shape {array.shape}")
     moved = np.moveaxis(array, channel_axis, -3)
     return moved.reshape(-1, *moved.shape[-2:])
@@ -254,7 +271,9 @@ def _plan(
     if name == model.schedule.name:
         outer_limit, inner_limit = model.schedule.outer, model.schedule.inner
     if tol is not None and name == "unrolled":
-        raise InputError("tol has no meaning for schedule='unrolled', which makes a fixed number of steps; use schedule='gap'")
+        raise InputError(
+            "tol has no meaning for schedule='unrolled', which makes a fixed number of steps; use schedule='gap'"
+        )
     return name, outer.Plan(
         outer_limit if max_outer is None else _count("max_outer", max_outer),
         inner_limit if max_inner is None else _count("max_inner", max_inner),
@@ -283,7 +302,9 @@ def _chunks(count: int, bytes_per_image: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _solution(parts: list[tuple[outer.Account, NDArray[np.float32], NDArray[np.float32] | None]], images: _Images) -> Solution:
+def _solution(
+    parts: list[tuple[outer.Account, NDArray[np.float32], NDArray[np.float32] | None]], images: _Images
+) -> Solution:
     def joined(read: Callable[[outer.Account], NDArray[Any]]) -> Any:
         return _per_image(np.concatenate([read(account) for account, _, _ in parts]), images.single)
 
@@ -292,7 +313,7 @@ def _solution(parts: list[tuple[outer.Account, NDArray[np.float32], NDArray[np.f
     return Solution(
         image=images.restore(np.concatenate([image for _, image, _ in parts])),
         status=status,
-        converged=status == outer.CONVERGED,
+        converged=status == CONVERGED,
         outer_iterations=joined(lambda account: account.outer_iterations),
         inner_iterations=joined(lambda account: account.inner_iterations),
         gap=joined(lambda account: account.certificate.gap),

@@ -1,10 +1,10 @@
 """The exceptions of safi_fast, on one page.
 
-    SafiError
-    ├── InputError        (ValueError)         an argument is wrong: names it, what came, what was expected
-    ├── ModelError        (ValueError)         a weights file or model name cannot be used
-    ├── ImageFileError    (OSError)            an image file cannot be read or written
-    └── BackendError      (RuntimeError)       the requested backend cannot run here
+SafiError
+├── InputError        (ValueError)         an argument is wrong: names it, what came, what was expected
+├── ModelError        (ValueError)         a weights file or model name cannot be used
+├── ImageFileError    (OSError)            an image file cannot be read or written
+└── BackendError      (RuntimeError)       the requested backend cannot run here
 """
 
 

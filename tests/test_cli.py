@@ -43,14 +43,14 @@ class GaussianSolver:
         self.calls = []
         self.gap = 1e-3
 
-    def denoise(self, image, sigma, *, data_range, channel_axis, return_solution, **options):
+    def denoise(self, image, sigma, *, data_range, channel_axis, return_solution, return_masks=False, **options):
         assert return_solution
         self.calls.append({"sigma": sigma, "data_range": data_range, "channel_axis": channel_axis, **options})
         if (image == FORBIDDEN).all():
             raise InputError("image is unlucky")
         plane = (1.0, 1.0, 0.0) if channel_axis is not None else (1.0, 1.0)
         smooth = gaussian_filter(image.astype(np.float32), (0.0,) * (image.ndim - len(plane)) + plane)
-        masks = np.full((4, *image.shape[:2]), 0.5, np.float32)
+        masks = np.full((4, *image.shape[:2]), 0.5, np.float32) if return_masks else None
         return Solution(smooth, "completed", False, 5, 60, self.gap * data_range, self.gap, 1e-2, (), masks)
 
 
@@ -119,13 +119,14 @@ class TestDenoise:
     def test_sigma_is_on_the_8_bit_scale(self, tmp_path, solver, dtype, name, extra, sigma, data_range):
         save(tmp_path / name, RNG.integers(0, 2, (H, W)).astype(dtype))
         assert denoise(tmp_path / name, "-o", tmp_path / "out", *extra) == 0
-        assert solver.calls == [{"sigma": pytest.approx(sigma), "data_range": data_range, "channel_axis": None}]
+        expected = {"sigma": pytest.approx(sigma), "data_range": data_range, "channel_axis": None, "strength": None}
+        assert solver.calls == [expected]
 
     def test_options_reach_the_solver(self, tmp_path, solver):
         save(tmp_path / "a.png", RNG.integers(0, 256, (H, W, 3), dtype=np.uint8))
         options = ("--schedule", "gap", "--strength", 0.5, "--max-outer", 3, "--max-inner", 7, "--tol", 1e-3)
         assert denoise(tmp_path / "a.png", "-o", tmp_path / "out.png", *options) == 0
-        expected = {"schedule": "gap", "strength": 0.5, "max_outer": 3, "max_inner": 7, "tol": 1e-3}
+        expected = {"schedule": "gap", "strength": 0.5 * 255, "max_outer": 3, "max_inner": 7, "tol": 1e-3}
         assert solver.calls == [{"sigma": 25.0, "data_range": 255.0, "channel_axis": -1, **expected}]
 
     def test_a_second_run_does_only_what_is_missing(self, tmp_path, solver, folder, capsys):
@@ -359,7 +360,7 @@ def test_a_reader_that_has_gone_is_no_traceback():
     os.close(reader)
     done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stderr == ""
 
 
 def test_the_command_line_starts_without_the_heavy_libraries():

@@ -13,7 +13,7 @@ Work space per thread: re, im (256, pairs * C + 16) each, small (SMALL floats ea
 from numba import get_thread_id, njit, prange
 
 from .fft import SMALL_TILE, fft16
-from .simd import load, fma, sigmoid, splat, store
+from .simd import fma, load, sigmoid, splat, store
 from .spline import spline
 from .tile import GROUP
 

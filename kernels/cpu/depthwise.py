@@ -104,7 +104,19 @@ def depthwise(
                     column += 4
                 else:
                     value = _folded_at(
-                        source, plane, row, column, height, width, lane, weights, lanes, groups, kernel, adjoint, symmetric
+                        source,
+                        plane,
+                        row,
+                        column,
+                        height,
+                        width,
+                        lane,
+                        weights,
+                        lanes,
+                        groups,
+                        kernel,
+                        adjoint,
+                        symmetric,
                     )
                     value = _finish(value, profiled, scale, table, groups, lanes, knots, shift, stretch)
                     store(output, target + column * GROUP, value)

@@ -70,7 +70,7 @@ def analysis(
     inner = TILE + 1 - support
     per_image = ((width + inner - 1) // inner) * ((height + inner - 1) // inner)
     for item in prange(len(active) * per_image):
-        b, tile, top, left = _locate(item, active, height, width, inner)
+        b, _, top, left = _locate(item, active, height, width, inner)
         thread = get_thread_id()
         work, more = thread * WORK, thread * EXTRA
         rows, columns = min(inner, height - top), min(inner, width - left)

@@ -150,7 +150,23 @@ def clear_border(extra, more):
 
 @njit(**_OPTIONS)
 def correct_analysis(
-    group, groups, top, left, rows, columns, height, width, band, tap_first, tap_at, tap_weights, re, im, work, extra, more
+    group,
+    groups,
+    top,
+    left,
+    rows,
+    columns,
+    height,
+    width,
+    band,
+    tap_first,
+    tap_at,
+    tap_weights,
+    re,
+    im,
+    work,
+    extra,
+    more,
 ):
     """Take the dropped intermediate values off W x at the pixels of the tile that lie in the band."""
     for row in range(rows):
@@ -169,7 +185,23 @@ def correct_analysis(
 
 @njit(**_OPTIONS)
 def correct_synthesis(
-    group, groups, top, left, rows, columns, height, width, band, tap_first, tap_at, tap_weights, re, im, work, extra, more
+    group,
+    groups,
+    top,
+    left,
+    rows,
+    columns,
+    height,
+    width,
+    band,
+    tap_first,
+    tap_at,
+    tap_weights,
+    re,
+    im,
+    work,
+    extra,
+    more,
 ):
     """The adjoint of `correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
     for row in range(rows):

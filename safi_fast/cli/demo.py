@@ -59,16 +59,12 @@ def run(args: argparse.Namespace) -> int:
     picture = args.output / "before_after.png"
     captions = {name: f"{name.capitalize()}\nPSNR {p:.2f} dB, SSIM {s:.3f}" for name, (p, s) in scores.items()}
     captions["clean"] = f"Original\nnoise added: sigma {args.sigma:g} of 255"
-    before_after(picture, noisy, denoised, _mean_mask(solution), clean=clean, captions=captions, detail=DETAIL)
+    before_after(picture, noisy, denoised, solution.masks.mean(axis=0), clean=clean, captions=captions, detail=DETAIL)
     print(f"picture       {picture}")
     return 0
 
 
 def _timed(session: sessions.Session, noisy: Any, sigma: float) -> tuple[Any, float]:
     start = time.perf_counter()
-    solution = session.denoise(noisy, sigma)
+    solution = session.denoise(noisy, sigma, return_masks=True)
     return solution, time.perf_counter() - start
-
-
-def _mean_mask(solution: Any) -> Any:
-    return None if solution.masks is None else solution.masks.mean(axis=0)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
             facts["family"].upper(),
             " to ".join(f"{level:g}" for level in sorted({facts["noise_levels"][0], facts["noise_levels"][-1]})),
             str(facts["channels"]),
-            facts["metadata"].get("scores", "not measured"),
+            facts["metadata"].get("scores") or "not measured",
         )
         for facts in found
     ]

@@ -1,31 +1,25 @@
 """What the commands use of the library: one model, one solver, and the numbers they report of a solution."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from ..api import Solver
     from ..model import Model
 
 EIGHT_BIT = 255.0
 _WORST_FIRST = ("stopped", "max_iterations", "completed", "converged")
 
 
-class Denoiser(Protocol):
-    """The part of `safi_fast.Solver` that the commands call."""
-
-    def denoise(self, image: Any, sigma: Any, **options: Any) -> Any:
-        """The denoised image, or a Solution with `return_solution=True`."""
-
-
 @dataclass(frozen=True)
 class Session:
-    """A solver and the model it runs. Noise is given on the 8-bit scale, images come with their range."""
+    """A solver and the model it runs. Noise is given on the 8-bit scale, strength for images on [0, 1]."""
 
     model: "Model"
-    solver: Denoiser
+    solver: "Solver"
 
     def denoise(
         self,
@@ -34,14 +28,16 @@ class Session:
         *,
         data_range: float = 1.0,
         channel_axis: int | None = None,
+        strength: float | None = None,
         **options: Any,
     ) -> Any:
-        """The Solution for one image or stack; `sigma` as if the range were 0 to 255."""
+        """The Solution for one image or stack whose white is `data_range`; options as for `Solver.denoise`."""
         return self.solver.denoise(
             image,
             sigma / EIGHT_BIT * data_range,
             data_range=data_range,
             channel_axis=channel_axis,
+            strength=None if strength is None else strength * data_range,
             return_solution=True,
             **options,
         )

@@ -1,8 +1,8 @@
 """Extrapolation factors of the accelerated dual steps.
 
-    factor_i = (t_i - 1) / t_{i+1}
-    FISTA (Beck and Teboulle 2009):          t_0 = 1,   t_{i+1} = (1 + sqrt(1 + 4 t_i^2)) / 2
-    CD (Chambolle and Dossal 2015, a = 3):   t_0 = 5/3, t_{i+1} = (i + 6) / 3, as the published code starts it
+factor_i = (t_i - 1) / t_{i+1}
+FISTA (Beck and Teboulle 2009):          t_0 = 1,   t_{i+1} = (1 + sqrt(1 + 4 t_i^2)) / 2
+CD (Chambolle and Dossal 2015, a = 3):   t_0 = 5/3, t_{i+1} = (i + 6) / 3, as the published code starts it
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The outer loop: solve with a mask, compute the next mask from the solution. One function per schedule, one shared account.
 
-    unrolled    as trained: fixed counts, u and v carried over
-    converged   as the published code was tested: every outer step starts anew, its own stopping rules
-    gap         ours: u carried over, stops by duality gap and by the change between outer steps
+unrolled    as trained: fixed counts, u and v carried over
+converged   as the published code was tested: every outer step starts anew, its own stopping rules
+gap         ours: u carried over, stops by duality gap and by the change between outer steps
 """
 
 from __future__ import annotations

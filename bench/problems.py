@@ -1,0 +1,55 @@
+"""What the benchmarks solve: a photograph with seeded noise, and models in the two published layouts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from skimage.data import camera
+from skimage.transform import resize
+
+from safi_fast.model import FilterBank, Model, SafiMask, Schedule, Strength
+
+SIGMA = 25 / 255
+DATA = Path(os.environ.get("SAFI_FAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """The camera man on [0, 1], float32, stretched to the size."""
+    return resize(camera() / 255.0, (height, width), anti_aliasing=True).astype(np.float32)
+
+
+def noisy_photograph(height: int, width: int) -> np.ndarray:
+    """The same with Gaussian noise of SIGMA, seed 0, not clipped."""
+    noise = np.random.default_rng(0).standard_normal((height, width)).astype(np.float32)
+    return photograph(height, width) + np.float32(SIGMA) * noise
+
+
+def published_mmr() -> Model | None:
+    """The published MMR model for sigma 25, where the shared data is at hand."""
+    path = DATA / "weights" / "mmr_sigma25.pth"
+    if not path.exists():
+        return None
+    from safi_fast.training.checkpoint import read_checkpoint
+
+    return read_checkpoint(path, converged_strength=0.00110945)
+
+
+def published_safi_layout(channels: int = 64) -> Model:
+    """Random weights in the layout of the published SAFI network: 7 x 7 filters, 1 -> C -> C, and 7 x 7 mask layers."""
+    rng = np.random.default_rng(0)
+
+    def kernels(c_out: int, c_in: int) -> np.ndarray:
+        values = rng.standard_normal((c_out, c_in, 7, 7)) / (7 * np.sqrt(c_in))
+        return (values - values.mean((2, 3), keepdims=True)).astype(np.float32)
+
+    knots = np.linspace(-1, 1, 21, dtype=np.float32)
+    splines = tuple(knots + 0.1 * rng.standard_normal((channels, 21)).astype(np.float32) for _ in range(3))
+    convolutions = (kernels(channels, 1), kernels(channels, channels), kernels(channels, channels))
+    ones = np.ones((1, channels), np.float32)
+    mask = SafiMask(convolutions, (1, 1, 1), splines, ones, 0 * ones, "zero")
+    bank = FilterBank((kernels(channels, 1), kernels(channels, channels)), "zero")
+    strength = np.array([2e-3])
+    levels = np.array([SIGMA])
+    return Model("published SAFI layout", "safi", bank, mask, Strength(strength, strength), levels, Schedule("unrolled", 5, 12))

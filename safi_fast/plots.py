@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .atomic import write_atomically
 from .errors import BackendError, ImageFileError, InputError
-from .io.atomic import write_atomically
 
 if TYPE_CHECKING:
     from .model import Model

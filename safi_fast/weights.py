@@ -6,9 +6,7 @@ Tensors: `filters.0`, `filters.1`, ... (a cascade) or `filters` (composed); `mas
 Metadata: the texts of HEADER, and any others, which become `Model.metadata`.
 """
 
-import contextlib
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from .atomic import write_atomically
 from .errors import ModelError
 from .model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength, fingerprint_of
 
@@ -47,19 +46,7 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
         raise ModelError(
             f"the model's metadata has {', '.join(taken)}, which the weights file sets itself; leave them out"
         )
-    content = save(model.tensors(), {**model.metadata, **_header(model)})
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already where the file was written
-            draft.unlink()
+    write_atomically(path, save(model.tensors(), {**model.metadata, **_header(model)}), ModelError)
 
 
 def read_model(path: str | os.PathLike[str]) -> Model:

@@ -332,7 +332,7 @@ def test_interrupt_in_the_middle_of_a_write_leaves_nothing(tmp_path, monkeypatch
 HANGING_WRITE = """
 import os, sys, time
 from pathlib import Path
-from safi_fast.io import atomic
+from safi_fast import atomic
 
 def hang(descriptor):
     print("writing", flush=True)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from skimage.data import camera
 
-    from ..io.atomic import prepare_folder
+    from ..atomic import prepare_folder
     from ..metrics import psnr, ssim
     from ..plots import before_after, require_matplotlib
     from .noise import add_noise

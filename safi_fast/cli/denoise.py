@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
-    from ..io.atomic import prepare_folder
+    from ..atomic import prepare_folder
 
     jobs = plan(args.inputs, args.output)
     records = {job: _record(job, "skipped") for job in jobs}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import reason, write_atomically
 from ..errors import ImageFileError, InputError
-from .atomic import reason, write_atomically
 from .formats import KINDS, FormatError, Pixels, decode, encode, storage_dtype
 
 _RANGES = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}

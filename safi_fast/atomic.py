@@ -6,11 +6,13 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import ImageFileError
+from .errors import ImageFileError, SafiError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, error_type: type[SafiError] = ImageFileError) -> None:
     """Write `data` to `path`; on any failure the folder is as it was, an older file of that name included.
+
+    Raises `error_type` where the system refuses.
 
     A process that is killed so hard that it cannot clean up (SIGKILL, power) leaves at most a hidden
     `.NAME.xxxxxxxx.part`; the next write of the same file removes it.
@@ -24,7 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         scratch.replace(path)
     except OSError as error:
-        raise ImageFileError(f"{path}: cannot be written ({reason(error)})") from error
+        raise error_type(f"{path}: cannot be written ({reason(error)})") from error
     finally:  # also for KeyboardInterrupt and SystemExit; after a success there is nothing to remove
         _remove_quietly(scratch)
 

@@ -14,8 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from safi_fast import atomic
 from safi_fast.errors import ImageFileError, InputError
-from safi_fast.io import ImageFile, atomic, list_images, read_image, write_image
+from safi_fast.io import ImageFile, list_images, read_image, write_image
 from safi_fast.metrics import psnr
 
 RNG = np.random.default_rng(0)

@@ -29,7 +29,8 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python bench/race.py --output bench/results/race.json
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,rounds --timeout=0
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -52,4 +52,6 @@ def published_safi_layout(channels: int = 64) -> Model:
     bank = FilterBank((kernels(channels, 1), kernels(channels, channels)), "zero")
     strength = np.array([2e-3])
     levels = np.array([SIGMA])
-    return Model("published SAFI layout", "safi", bank, mask, Strength(strength, strength), levels, Schedule("unrolled", 5, 12))
+    return Model(
+        "published SAFI layout", "safi", bank, mask, Strength(strength, strength), levels, Schedule("unrolled", 5, 12)
+    )

@@ -51,11 +51,19 @@ def torch_parameters(model: Model) -> dict[str, object]:
     common = {"family": model.family, "layers": [np.array(layer) for layer in model.filters.layers]}
     if isinstance(mask, MmrMask):
         smoothing = [np.array(layer) for layer in mask.smoothing]
-        return torch_baseline.load({**common, "smoothing": smoothing, "profile": mask.profile.copy(), "scale": mask.scale.copy()})
+        return torch_baseline.load(
+            {**common, "smoothing": smoothing, "profile": mask.profile.copy(), "scale": mask.scale.copy()}
+        )
     convolutions = [(np.array(w), d) for w, d in zip(mask.convolutions, mask.dilations, strict=True)]
     splines = [np.array(values) for values in mask.splines]
     return torch_baseline.load(
-        {**common, "convolutions": convolutions, "splines": splines, "gain": mask.gain[0].copy(), "bias": mask.bias[0].copy()}
+        {
+            **common,
+            "convolutions": convolutions,
+            "splines": splines,
+            "gain": mask.gain[0].copy(),
+            "bias": mask.bias[0].copy(),
+        }
     )
 
 

@@ -153,6 +153,7 @@ def lane_sum(typing_context, a):
     return types.float32(float32x16), emit
 
 
+SATURATION = 30.0  # masks below 1e-13 act like 0, but their products would be denormal numbers, which are slow
 _LOG2_E = 1.4426950408889634
 # exp2 on [-1/2, 1/2]: the Taylor coefficients ln(2)^n / n!, relative error below 2e-7
 _EXP2 = [1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158, 0.009618129107628477, 0.0013333558146428443,
@@ -161,7 +162,7 @@ _EXP2 = [1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158, 0.009
 
 @intrinsic
 def sigmoid(typing_context, a):
-    """1 / (1 + exp(-a)), relative error below 1e-6; saturates beyond |a| = 80."""
+    """1 / (1 + exp(-a)), relative error below 1e-6; saturates beyond |a| = SATURATION."""
 
     def emit(context, builder, sig, args):
         def constant(value):
@@ -170,7 +171,7 @@ def sigmoid(typing_context, a):
         def clip(value, comparison, limit):
             return builder.select(builder.fcmp_ordered(comparison, value, constant(limit)), value, constant(limit))
 
-        limited = clip(clip(args[0], ">", -80.0), "<", 80.0)
+        limited = clip(clip(args[0], ">", -SATURATION), "<", SATURATION)
         power = builder.fmul(limited, constant(-_LOG2_E))
         whole = _call(builder, f"llvm.rint.v{LANES}f32", _VECTOR, [power])
         rest = builder.fsub(power, whole)

@@ -1,0 +1,68 @@
+// What the text of a kernel and the run time know about each other. The kernels are compiled with instrumentation, the run
+// time is not: anything that touches memory of the run time, or that must not count as an access of the kernel, is a
+// function declared here and defined in a .cpp file.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "vector_types.hpp"
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+// Set anew whenever a thread is resumed.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace cuda_emulator {
+
+constexpr unsigned WARP = 32;
+constexpr uint32_t ALL_LANES = 0xffffffffu;
+
+// A place in the source. As the last parameter, with the default HERE, it is the caller's.
+struct Where {
+    const char* file;
+    unsigned line;
+};
+#define CUDA_EMULATOR_HERE \
+    cuda_emulator::Where where = cuda_emulator::Where { __builtin_FILE(), static_cast<unsigned>(__builtin_LINE()) }
+
+// Ends the launch with this message.
+[[noreturn]] void fail(const char* what, Where where);
+
+enum class BlockVote { none, count, all, any };
+int block_barrier(bool predicate, BlockVote vote, Where where);
+
+void warp_barrier(uint32_t mask, Where where);
+void warp_shuffle(uint32_t mask, const void* value, void* result, unsigned bytes, unsigned source_lane, Where where);
+uint32_t warp_ballot(uint32_t mask, bool predicate, Where where);
+unsigned lane();
+
+void* dynamic_shared();
+void device_fence();
+
+// An atomic read-modify-write is read_atomic, then write_atomic; nothing runs in between.
+void read_atomic(const void* address, void* value, unsigned bytes);
+void write_atomic(void* address, const void* value, unsigned bytes);
+
+void async_copy(void* shared, const void* global, unsigned bytes, bool valid, Where where);
+void async_commit();
+void async_wait(unsigned pending_groups);
+
+void mma_tf32(float* d, const uint32_t* a, const uint32_t* b, Where where);
+void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Where where);
+void load_matrices(uint32_t* result, unsigned matrices, bool transposed, const void* row, Where where);
+
+// One parameter of a kernel, so that the launch can compare it with the argument it was given.
+struct ParameterType {
+    char kind;            // of the value or of what is pointed to: 'f'loat, 'i'nt, 'u'nsigned, '?' anything else
+    uint8_t bytes;        // of one element
+    uint8_t is_pointer;
+    uint8_t is_const;     // pointer to const
+};
+
+void copy_argument(void* value, void** arguments, size_t number, size_t bytes);
+
+}  // namespace cuda_emulator

@@ -164,3 +164,58 @@ analysis(const int* __restrict__ active, const int* __restrict__ slot, const flo
             }
     }
 }
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+masked_norm(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
+            const float* __restrict__ mask, double* __restrict__ l1, const float* __restrict__ filters, Border border,
+            Geometry g) {
+    const Place at = place(active, g);
+    float q[PX][OC];
+    filter_here(q, at, slot[at.image], image, filters, g, border);
+    double sum = 0.0;
+    if (at.y < g.height)
+#pragma unroll
+        for (int c = 0; c < OC; c++) {
+            const long long from = element(at.image, at, c, g);
+            float part = 0.0f;
+#pragma unroll
+            for (int p = 0; p < PX; p++)
+                if (at.x + p < g.width) part += fabsf(mask ? q[p][c] * __ldg(mask + from + p) : q[p][c]);
+            sum += part;
+        }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) l1[((long long)at.image * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+dual_step(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
+          float* __restrict__ dual, const float* __restrict__ mask, const float* __restrict__ step,
+          const float* __restrict__ bound, const float* __restrict__ momentum, double* __restrict__ l1,
+          const float* __restrict__ filters, Border border, Geometry g) {
+    const Place at = place(active, g);
+    const int current = slot[at.image];
+    float q[PX][OC];
+    filter_here(q, at, current, image, filters, g, border);
+    double sum = 0.0;
+    if (at.y < g.height) {
+        const float length = step[at.image], limit = bound[at.image], carried = momentum[at.image];
+#pragma unroll
+        for (int c = 0; c < OC; c++) {
+            const long long m = element(at.image, at, c, g);
+            const float* u = dual + element(current * g.batch + at.image, at, c, g);
+            float* previous = dual + element((1 - current) * g.batch + at.image, at, c, g);
+            float part = 0.0f;
+#pragma unroll
+            for (int p = 0; p < PX; p++)
+                if (at.x + p < g.width) {
+                    const float value = mask ? q[p][c] * __ldg(mask + m + p) : q[p][c];
+                    const float v = fmaf(carried, u[p] - previous[p], u[p]);
+                    previous[p] = fmaxf(fminf(fmaf(length, value, v), limit), -limit);
+                    part += fabsf(value);
+                }
+            sum += part;
+        }
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) l1[((long long)at.image * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = sum;
+}

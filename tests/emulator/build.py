@@ -53,7 +53,7 @@ _RUNTIME: dict[Mode, tuple[str, ...]] = {
 _COMMON_FLAGS = (
     "-std=c++17",
     "-fmax-errors=20",
-    "-g",
+    "-gdwarf-4",  # addr2line of older binutils takes the wrong file from version 5
     "-fPIC",
     "-fvisibility=hidden",
     "-ffp-contract=off",  # the same numbers in every mode; kernels ask for fmaf where they want it
@@ -63,6 +63,7 @@ _KERNEL_FLAGS = (
     "-fdata-sections",  # for shared.ld
     "-fno-ipa-reference-addressable",  # keep writes to shared memory that nothing reads: they may be out of bounds
     "-ftrivial-auto-var-init=pattern",  # uninitialised local variables give wrong numbers, the same ones every time
+    "-fstack-clash-protection",  # a large frame reaches the guard page instead of jumping over it
     "-Wno-unknown-pragmas",
     "-Werror=return-type",
     "-Werror=uninitialized",
@@ -130,28 +131,36 @@ def build(source: str, options: Sequence[str] = (), mode: Mode = "plain") -> Lib
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}; expected one of {', '.join(MODES)}")
     defines = _defines(options)
+    flags = (*_COMMON_FLAGS, *_machine_flags(mode), *_KERNEL_FLAGS, *_MODE_KERNEL_FLAGS[mode], *defines)
+    link_flags = ("-shared", *_MODE_LINK_FLAGS[mode])
     compiler = _compiler()
     runtime_object = _build_runtime(mode)
-    flags = (*_COMMON_FLAGS, *_machine_flags(mode), *_KERNEL_FLAGS, *_MODE_KERNEL_FLAGS[mode], *defines)
-    link_flags = ("-shared", f"-Wl,-T,{_LINKER_SCRIPT}", *_MODE_LINK_FLAGS[mode])
-    key = _key(source, *flags, *link_flags, _LINKER_SCRIPT.read_text(encoding="utf-8"), runtime_object.name, compiler.version)
+    script = _LINKER_SCRIPT.read_text(encoding="utf-8")
+    key = _key(source, _UNIT, script, *flags, *link_flags, runtime_object.name, compiler.version)
     target = cache_folder() / f"{mode}-{key}.so"
     names = target.with_suffix(".txt")
     if not (_use(target) and _use(names)):
         with _scratch() as folder:
             kernels = _find_kernels(source, defines, folder)
-            unit = folder / "kernels.cpp"
-            unit.write_text(_UNIT.format(source=source, exports="".join(k.export for k in kernels)), encoding="utf-8")
-            library = folder / "kernels.so"
-            object_file = folder / "kernels.o"
-            _run([*flags, "-I", str(_HERE), "-c", str(unit), "-o", str(object_file)])
-            _run([*link_flags, str(object_file), str(runtime_object), "-o", str(library)])
+            library = _build_library(source, kernels, flags, (*link_flags, str(runtime_object)), folder)
             listing = folder / "kernels.txt"
             listing.write_text("\n".join(kernel.name for kernel in kernels), encoding="utf-8")
             listing.replace(names)
             library.replace(target)
         _drop_unused()
     return Library(target, mode, tuple(names.read_text(encoding="utf-8").split()))
+
+
+def _build_library(
+    source: str, kernels: Sequence[_Kernel], flags: Sequence[str], link_flags: Sequence[str], folder: Path
+) -> Path:
+    unit = folder / "kernels.cpp"
+    unit.write_text(_UNIT.format(source=source, exports="".join(k.export for k in kernels)), encoding="utf-8")
+    object_file = folder / "kernels.o"
+    _run([*flags, "-I", str(_HERE), "-c", str(unit), "-o", str(object_file)])
+    library = folder / "kernels.so"
+    _run([str(object_file), *link_flags, f"-Wl,-T,{_LINKER_SCRIPT}", "-o", str(library)])
+    return library
 
 
 def cache_folder() -> Path:
@@ -197,7 +206,9 @@ def _compiler() -> _Compiler:
     _check_machine(sys.platform, platform.machine())
     path = shutil.which("g++")
     if not path:
-        raise BuildError("the CUDA emulator needs g++ 11 or newer, and there is no g++ on PATH (Debian: apt install g++)")
+        raise BuildError(
+            "the CUDA emulator needs g++ 11 or newer, and there is no g++ on PATH (Debian: apt install g++)"
+        )
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     return _Compiler(path, version)
 

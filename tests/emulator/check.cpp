@@ -126,6 +126,7 @@ static std::string describe_outside(uintptr_t address) {
 
 static std::string describe_other(const Moment& moment) {
     if (!in_this_block(moment)) return "another block";
+    if (moment.thread == current->number) return "several threads";  // this one is only the latest of them
     const uint3& index = threads[moment.thread].index;
     return "thread (" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
 }

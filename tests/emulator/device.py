@@ -128,6 +128,11 @@ class EmulatedDevice:
     def synchronize(self) -> None:
         """Launches are synchronous."""
 
+    @property
+    def live_arrays(self) -> int:
+        """Arrays of this device that something still refers to."""
+        return len(self._memory)
+
     def profile(self, *, clear: bool = True) -> list[ProfileRow]:
         """The memory accesses of all launches since the last call, one row per kernel, line, memory, kind and width."""
         if self._profile is None:
@@ -252,7 +257,9 @@ class EmulatedKernel:
     def _convert_array(self, array: np.ndarray, parameter: ParameterType, number: int, what: str) -> list[Buffer]:
         self._device._require_own(array, what)
         if not array.flags.c_contiguous:
-            raise ValueError(f"{what} has strides {array.strides}; expected a C-contiguous array of shape {array.shape}")
+            raise ValueError(
+                f"{what} has strides {array.strides}; expected a C-contiguous array of shape {array.shape}"
+            )
         if not parameter.accepts(array.dtype):
             raise TypeError(f"{what} has dtype {array.dtype}; expected one for {parameter}")
         allocation = self._device._memory.find(array)

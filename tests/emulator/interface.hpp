@@ -21,13 +21,15 @@ namespace cuda_emulator {
 constexpr unsigned WARP = 32;
 constexpr uint32_t ALL_LANES = 0xffffffffu;
 
-// A place in the source. As the last parameter, with the default HERE, it is the caller's.
+// A place in the source. As the last parameter of a function, HERE is where that function is called.
 struct Where {
     const char* file;
     unsigned line;
+    static constexpr Where current(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+        return {file, line};
+    }
 };
-#define CUDA_EMULATOR_HERE \
-    cuda_emulator::Where where = cuda_emulator::Where { __builtin_FILE(), static_cast<unsigned>(__builtin_LINE()) }
+#define CUDA_EMULATOR_HERE cuda_emulator::Where where = cuda_emulator::Where::current()
 
 // Ends the launch with this message.
 [[noreturn]] void fail(const char* what, Where where);

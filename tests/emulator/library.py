@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -175,7 +176,16 @@ class LoadedLibrary:
         message = self._handle.emulator_message().decode(errors="replace")
         code = self._handle.emulator_code()
         place = f"{self._places([code])[0]}: " if code else ""
-        return f"{kernel}: {place}{message}"
+        return f"{kernel}: {place}{_STATIC_SHARED.sub(self._name_variable, message)}"
+
+    def _name_variable(self, match: re.Match[str]) -> str:
+        """Names the shared variable at an offset in all shared memory of the library."""
+        symbols = _shared_variables(self.library.path)
+        address = symbols.begin + int(match[1])
+        for start, nbytes, name in symbols.variables:
+            if start <= address < start + nbytes:
+                return f"shared {name} + {address - start} bytes"
+        return match[0]
 
     def _profile_rows(self) -> list[RawProfileRow]:
         get = self._handle.emulator_profile
@@ -185,15 +195,42 @@ class LoadedLibrary:
         get(rows, ctypes.c_size_t(count))
         places = self._places([row.code for row in rows])
         return [
-            RawProfileRow(
-                place, bool(row.is_shared), bool(row.is_write), row.bytes, row.requests, row.moved, row.ideal
-            )
+            RawProfileRow(place, bool(row.is_shared), bool(row.is_write), row.bytes, row.requests, row.moved, row.ideal)
             for place, row in zip(places, rows, strict=True)
         ]
 
     def _places(self, codes: Sequence[int]) -> list[Place]:
         """The places of return addresses, given as offsets in the library; a call lies one byte before."""
         return list(_find_places(self.library.path, tuple(code - 1 for code in codes)))
+
+
+# ------------------------------------------------------------------------------------------------------- symbols, places
+_STATIC_SHARED = re.compile(r"static shared memory \+ (\d+) bytes")
+
+
+@dataclass(frozen=True)
+class _SharedSymbols:
+    begin: int
+    variables: tuple[tuple[int, int, str], ...]  # address, bytes, name
+
+
+@functools.lru_cache(maxsize=16)
+def _shared_variables(path: Path) -> _SharedSymbols:
+    """By nm: the variables between the marks that shared.ld sets."""
+    command = ["nm", "--demangle", "--print-size", "--defined-only", str(path)]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return _SharedSymbols(0, ())
+    begin = 0
+    variables = []
+    for line in output.splitlines():
+        address, *rest = line.split(maxsplit=3)
+        if rest[-1] == "cuda_emulator_shared_begin":
+            begin = int(address, 16)
+        if len(rest) == 3 and rest[1] in "bBdD":
+            variables.append((int(address, 16), int(rest[0], 16), rest[2].replace("(anonymous namespace)::", "")))
+    return _SharedSymbols(begin, tuple(variables))
 
 
 @functools.lru_cache(maxsize=256)

@@ -68,6 +68,9 @@ class Memory:
         weakref.finalize(owner, self._release, key, owner.size)
         return inside.view(dtype).reshape(shape)
 
+    def __len__(self) -> int:
+        return len(self._allocations)
+
     def find(self, array: np.ndarray) -> Allocation | None:
         """The allocation that an array of this device, or a view of one, lies in."""
         owner = array

@@ -88,6 +88,13 @@ def copy_by_four(device: Device, rng: np.random.Generator) -> None:
 
 
 @sample
+def arrival(device: Device, rng: np.random.Generator) -> None:
+    y = device.empty(5 * 96, np.int32)
+    run(device, "arrival", (5,), (96,), (device.zeros(1, np.int32), y))
+    np.testing.assert_array_equal(np.sort(device.download(y)), np.arange(5 * 96))
+
+
+@sample
 def scale(device: Device, rng: np.random.Generator) -> None:
     for dtype in (np.float32, np.float64, np.int32, np.int64, np.uint8):
         x = rng.integers(0, 100, 77).astype(dtype)

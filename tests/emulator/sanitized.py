@@ -44,10 +44,14 @@ def call(function: Callable[..., Result], *args: Any, timeout: float = 300) -> R
         answer = Path(folder) / "answer"
         request = pickle.dumps((function.__module__, function.__qualname__, args))
         command = [sys.executable, "-m", __name__, str(answer)]
-        done = subprocess.run(command, input=request, capture_output=True, env=environment(), timeout=timeout, check=False)
+        done = subprocess.run(
+            command, input=request, capture_output=True, env=environment(), timeout=timeout, check=False
+        )
         if not answer.exists():
             output = (done.stdout + done.stderr).decode(errors="replace")
-            raise SanitizedError(f"{function.__qualname__}: the process ended with {done.returncode}:\n{output[-4000:]}")
+            raise SanitizedError(
+                f"{function.__qualname__}: the process ended with {done.returncode}:\n{output[-4000:]}"
+            )
         succeeded, result = pickle.loads(answer.read_bytes())
     if not succeeded:
         raise SanitizedError(f"{function.__qualname__}: {result}")
@@ -58,9 +62,7 @@ def call(function: Callable[..., Result], *args: Any, timeout: float = 300) -> R
 def run_tests(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """`python -m pytest` with these arguments in a sanitized process."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment(), timeout=timeout, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=timeout, check=False)
 
 
 def environment() -> dict[str, str]:

@@ -205,6 +205,16 @@ def test_a_failed_launch_leaves_the_device_usable():
     np.testing.assert_array_equal(device.download(y), np.zeros(32))
 
 
+def test_endless_loops_end():
+    """A block waits for a flag that only a later block would set."""
+    source = HEAD + "spin(volatile int* flag) { if (blockIdx.x == 0) { while (*flag == 0) {} } else { *flag = 1; } }"
+    for mode in ("plain", "check"):
+        device = EmulatedDevice(mode, time_limit=0.2)
+        spin = device.module(source).get_function("spin")
+        with pytest.raises(LaunchError, match=r"spin: .*time limit: an endless loop, or a wait for another block\?"):
+            spin((2,), (1,), (device.zeros(1, np.int32),))
+
+
 # ------------------------------------------------------------------------------------------------------------------ memory
 def test_arrays_are_aligned_and_go_with_their_last_view():
     device = EmulatedDevice()
@@ -344,11 +354,12 @@ def test_kernels_are_found_as_the_compiler_sees_them():
         #endif
         constexpr int THREADS = 64;
         extern "C" __global__ void __launch_bounds__(THREADS * (2 + CHANNELS / 64), 2) bounded(float* y) {{}}
+        extern "C" __launch_bounds__(32) __global__ void bounds_first(float* y) {{}}
         #define MAKE(name) {HEAD} name(float* y) {{}}
         MAKE(made)
     """
-    assert build(source, ("-DCHANNELS=64",)).kernels == ("only_64", "bounded", "made")
-    assert build(source, ("-DCHANNELS=32",)).kernels == ("bounded", "made")
+    assert build(source, ("-DCHANNELS=64",)).kernels == ("only_64", "bounded", "bounds_first", "made")
+    assert build(source, ("-DCHANNELS=32",)).kernels == ("bounded", "bounds_first", "made")
     device = EmulatedDevice()
     kernel = device.module(source, ("-DCHANNELS=64",)).get_function("bounded")
     kernel((1,), (192,), (None,))
@@ -443,6 +454,12 @@ def test_sanitized_calls_return_raise_and_die():
         sanitized.call(half_of, 3)
     with pytest.raises(sanitized.SanitizedError, match="die: the process ended with 7"):
         sanitized.call(die, 7)
+
+
+def test_tests_run_in_sanitized_processes():
+    done = sanitized.run_tests("--version")
+    assert done.returncode == 0
+    assert "pytest" in done.stdout + done.stderr
 
 
 def test_sanitized_builds_need_such_a_process():

@@ -67,7 +67,7 @@ class Bug(Case):
 
 
 _MEETING = "deadlock|barrier"
-_ANY_OUT_OF_BOUNDS = {"sanitize": "out of bounds", "check": "out of bounds"}
+_ANY_OUT_OF_BOUNDS: dict[Mode, str] = {"sanitize": "out of bounds", "check": "out of bounds"}
 
 
 def _everywhere(pattern: str) -> dict[Mode, str]:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -71,7 +71,7 @@ _KERNEL_FLAGS = (
 _SANITIZE_FLAGS = ("-fsanitize=address", "-fsanitize-recover=address", "-fno-omit-frame-pointer")
 _UNDEFINED_FLAGS = ("-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined")
 _MODE_KERNEL_FLAGS: dict[Mode, tuple[str, ...]] = {
-    "plain": ("-O2",),
+    "plain": ("-O3",),
     "sanitize": ("-O1", *_SANITIZE_FLAGS, *_UNDEFINED_FLAGS),
     "check": (
         "-O1",
@@ -96,10 +96,10 @@ _MODE_LINK_FLAGS: dict[Mode, tuple[str, ...]] = {"plain": (), "sanitize": ("-fsa
 
 # Without a name for the namespace all functions are local, and so are the shared variables in them: AddressSanitizer leaves
 # variables of inline functions and templates unchecked when other files could have them too.
-_UNIT = '#include "runtime.hpp"\nnamespace {{\n{source}\n}}\n#line 1 "exports"\n{exports}'
+_UNIT = '#include "runtime.hpp"\nnamespace {{\n#line 1 "kernels.cu"\n{source}\n}}\n#line 1 "exports"\n{exports}'
 
 _IGNORED_OPTIONS = ("-std=c++17", "--std=c++17", "-ftz=true", "--ftz=true", "-lineinfo", "--generate-line-info")
-_KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+([^;{]*?)\(')
+_KERNEL = re.compile(r'extern\s+"C"\s+([^;{}()]*?\b__global__\b[^;{}()]*?)\(')
 _BOUNDS = re.compile(r"emulator_bounds<<(.*?)>>emulator_bounds", re.DOTALL)
 
 
@@ -304,7 +304,7 @@ def _use(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _scratch():
+def _scratch() -> Iterator[Path]:
     """A folder inside the cache, on the same disk, so that a rename is atomic."""
     with tempfile.TemporaryDirectory(prefix="build-", dir=cache_folder(), ignore_cleanup_errors=True) as folder:
         yield Path(folder)

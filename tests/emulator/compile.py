@@ -1,7 +1,7 @@
 """The gate for real GPUs: compiles a .cu text to machine code, reads what each kernel needs, and refuses spills.
 
-Two compilers, neither of which needs a GPU: "nvcc" from PATH, and "nvrtc", the library that CuPy uses (pip package
-nvidia-cuda-nvrtc). The options are those that CuPy's RawModule adds to the caller's, which have to name -std=c++17.
+Two compilers, neither of which needs a GPU: "nvcc" (from PATH, or the pip package nvidia-cuda-nvcc), and "nvrtc", the
+library that CuPy uses (pip package nvidia-cuda-nvrtc). The options are those that CuPy's RawModule adds to the caller's, which have to name -std=c++17.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
-import importlib.util
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from .tools import find_tool, pip_files
 
 Compiler = Literal["nvcc", "nvrtc"]
 
@@ -65,7 +65,7 @@ def compilers() -> tuple[Compiler, ...]:
     found: list[Compiler] = []
     if _nvrtc() is not None:
         found.append("nvrtc")
-    if shutil.which("nvcc"):
+    if find_tool("nvcc"):
         found.append("nvcc")
     return tuple(found)
 
@@ -82,7 +82,8 @@ def compile_cubin(
     here = compilers()
     if not here or (compiler and compiler not in here):
         raise CompileError(
-            f"compiler {compiler or 'for CUDA'!r} is not here; put nvcc on PATH or `pip install nvidia-cuda-nvrtc`"
+            f"compiler={compiler!r}: {', '.join(here) or 'none'} of nvcc and nvrtc is here; "
+            "put nvcc on PATH or `pip install nvidia-cuda-nvrtc`"
         )
     chosen = compiler or here[0]
     all_options = (*options, *RAW_MODULE_OPTIONS, f"-arch={architecture}")
@@ -136,7 +137,7 @@ def _run_nvcc(source: str, options: Sequence[str]) -> tuple[bytes, str]:
         unit = Path(folder) / "kernels.cu"
         unit.write_text(source, encoding="utf-8")
         result = unit.with_suffix(".cubin")
-        command = ["nvcc", "-cubin", "-Xptxas", "-v", *options, "-o", str(result), str(unit)]
+        command = [find_tool("nvcc") or "nvcc", "-cubin", "-Xptxas", "-v", *options, "-o", str(result), str(unit)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CompileError(f"nvcc failed ({' '.join(options)}):\n{(done.stdout + done.stderr).strip()}")
@@ -144,22 +145,20 @@ def _run_nvcc(source: str, options: Sequence[str]) -> tuple[bytes, str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- NVRTC
-def _nvrtc_candidates() -> Iterator[str]:
-    spec = importlib.util.find_spec("nvidia")
-    for location in spec.submodule_search_locations or () if spec else ():
-        for pattern in ("cu*/lib/libnvrtc.so.*", "cuda_nvrtc/lib/libnvrtc.so.*"):
-            yield from (str(path) for path in sorted(Path(location).glob(pattern)) if "alt" not in path.name)
+def _nvrtc_candidates() -> Iterator[Path]:
+    for pattern in ("cu*/lib/libnvrtc.so.*", "cuda_nvrtc/lib/libnvrtc.so.*"):
+        yield from (path for path in pip_files(pattern) if ".alt." not in path.name)
     if system := ctypes.util.find_library("nvrtc"):
-        yield system
+        yield Path(system)
 
 
 @functools.cache
 def _nvrtc() -> ctypes.CDLL | None:
     for candidate in _nvrtc_candidates():
         try:
-            for builtins in Path(candidate).parent.glob("libnvrtc-builtins.so.*"):
+            for builtins in candidate.parent.glob("libnvrtc-builtins.so.*"):
                 ctypes.CDLL(str(builtins))  # it looks for them by name, in no folder of pip's
-            return ctypes.CDLL(candidate)
+            return ctypes.CDLL(str(candidate))
         except OSError:
             continue
     return None

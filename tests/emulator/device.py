@@ -72,7 +72,11 @@ class Device(Protocol):
 
 # ----------------------------------------------------------------------------------------------------------- the emulator
 class EmulatedDevice:
-    """Runs kernels in this process. Seed 0 runs blocks, warps and lanes in order; each other seed in an order of its own."""
+    """Runs kernels in this process.
+
+    Seed 0 runs blocks, warps and lanes in order, each other seed in an order of its own. A launch that takes more than
+    `time_limit` seconds of the processor fails.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class EmulatedDevice:
         multiprocessors: int = 4,
         shared_bytes_per_block: int = 99 * 1024,
         profiled: bool = False,
+        time_limit: float = 120.0,
     ):
         if profiled and mode != "check":
             raise ValueError(f"mode={mode!r} has no profile; expected mode='check'")
@@ -89,8 +94,9 @@ class EmulatedDevice:
         self.seed = seed
         self.multiprocessors = multiprocessors
         self.shared_bytes_per_block = shared_bytes_per_block
+        self.time_limit = time_limit
         self.launches = 0
-        self._memory = Memory()
+        self._memory = Memory(tracked=mode == "check")
         self._profile = Profile() if profiled else None
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
@@ -104,9 +110,7 @@ class EmulatedDevice:
         """A C-contiguous copy in device memory."""
         copy = self._memory.allocate(array.shape, array.dtype)
         copy[...] = array
-        allocation = self._memory.find(copy)
-        assert allocation is not None
-        allocation.written.fill(1)
+        self._memory.mark_written(copy)
         return copy
 
     def download(self, array: np.ndarray) -> np.ndarray:
@@ -201,6 +205,7 @@ class EmulatedKernel:
             values,
             shared_bytes=shared_mem,
             seed=self._device._next_seed(),
+            time_limit=self._device.time_limit,
             buffers=buffers,
             profiled=profile is not None,
         )

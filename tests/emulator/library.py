@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class _Launch(ctypes.Structure):
         ("entry", ctypes.c_void_p),
         ("arguments", ctypes.c_void_p),
         ("seed", ctypes.c_uint64),
+        ("time_limit", ctypes.c_double),
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
         ("dynamic_shared_bytes", ctypes.c_uint32),
@@ -134,10 +136,11 @@ class LoadedLibrary:
         kernel: str,
         grid: Sequence[int],
         block: Sequence[int],
-        arguments: Sequence[ctypes._SimpleCData],
+        arguments: Sequence[Any],  # C values
         *,
         shared_bytes: int,
         seed: int,
+        time_limit: float,
         buffers: Sequence[Buffer],
         profiled: bool,
     ) -> list[RawProfileRow]:
@@ -148,6 +151,7 @@ class LoadedLibrary:
             entry.value,
             ctypes.addressof(pointers),
             seed,
+            time_limit,
             (ctypes.c_uint32 * 3)(*grid),
             (ctypes.c_uint32 * 3)(*block),
             shared_bytes,

@@ -18,12 +18,13 @@ _UNWRITTEN_BYTE = 0xFF  # a float of these is NaN
 class Allocation:
     """One array of a device. Does not keep it alive: it goes with the last view of it."""
 
-    def __init__(self, owner: np.ndarray, begin: int, nbytes: int):
+    def __init__(self, owner: np.ndarray, begin: int, nbytes: int, *, tracked: bool):
         self._owner = weakref.ref(owner)
         self._begin = begin
         self.nbytes = nbytes
         self.address = owner.ctypes.data + begin
-        self.written = np.zeros(max(nbytes, 1), np.uint8)  # of each byte: by a kernel or, after refresh(), the host
+        # Of each byte, if tracked: written by a kernel or, after refresh(), by the host.
+        self.written = np.zeros(max(nbytes, 1) if tracked else 0, np.uint8)
 
     def refresh(self) -> None:
         """Takes note of what NumPy wrote: bytes that are no longer those of a fresh array."""
@@ -45,9 +46,10 @@ class Allocation:
 
 
 class Memory:
-    """All arrays of one device that are alive."""
+    """All arrays of one device that are alive; `tracked`: with a record of what was written."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tracked: bool) -> None:
+        self._tracked = tracked
         self._allocations: dict[int, Allocation] = {}  # by address of the owner
 
     def allocate(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
@@ -59,7 +61,7 @@ class Memory:
         begin = GUARD + -(owner.ctypes.data + GUARD) % ALIGNMENT
         inside = owner[begin : begin + nbytes]
         inside.fill(_UNWRITTEN_BYTE)
-        allocation = Allocation(owner, begin, nbytes)
+        allocation = Allocation(owner, begin, nbytes, tracked=self._tracked)
         key = owner.ctypes.data
         self._allocations[key] = allocation
         guards = ((key, begin), (allocation.address + nbytes, owner.size - begin - nbytes))
@@ -78,6 +80,12 @@ class Memory:
             owner = owner.base
         return self._allocations.get(owner.ctypes.data)
 
+    def mark_written(self, array: np.ndarray) -> None:
+        """Takes note that all of a whole array of this device was written."""
+        allocation = self.find(array)
+        assert allocation is not None
+        allocation.written.fill(1)
+
     def unwritten(self, array: np.ndarray) -> np.ndarray:
         """Which elements of an array of this device were never written."""
         allocation = self.find(array)
@@ -85,7 +93,8 @@ class Memory:
         allocation.refresh()
         offset = array.ctypes.data - allocation.address
         written = np.ndarray(array.shape, np.uint8, allocation.written, offset if array.size else 0, array.strides)
-        return written == 0
+        unwritten: np.ndarray = written == 0
+        return unwritten
 
     def _release(self, key: int, nbytes: int) -> None:
         _permit(key, nbytes)

@@ -101,6 +101,7 @@ bool in_this_epoch(const Moment& moment) { return moment.epoch == epoch; }
 
 uint32_t lanes_not_before_now(const Moment& moment, uint32_t lanes) {
     const WarpOrder& order = warp_orders[current->warp];
+    if (moment.tick == order.tick) return lanes & ~(1u << current->lane);  // no __syncwarp since
     uint32_t unordered = 0;
     for (uint32_t left = lanes; left; left &= left - 1) {
         unsigned lane = static_cast<unsigned>(__builtin_ctz(left));

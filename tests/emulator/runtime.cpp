@@ -282,6 +282,7 @@ struct Launch {
     void (*entry)(void**);
     void** arguments;
     uint64_t seed;
+    double time_limit;  // seconds
     uint32_t grid[3];
     uint32_t block[3];
     uint32_t dynamic_shared_bytes;
@@ -337,7 +338,7 @@ EXPORTED int emulator_launch(const cuda_emulator::Launch* launch) {
     unsigned control = _mm_getcsr();
     _mm_setcsr(control | FLUSH_DENORMALS);
     {
-        FaultGuard guard;
+        FaultGuard guard(launch->time_limit);
         run_blocks();
     }
     _mm_setcsr(control);

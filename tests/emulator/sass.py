@@ -5,41 +5,37 @@ Needs nvdisasm, from PATH or from the pip package nvidia-cuda-nvdisasm; no GPU.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-# Classes of instructions, by the part of their name before the first dot. What is not listed is OTHER.
+from .tools import find_tool
+
+# Classes of instructions, by the part of their name before the first dot. What is not listed is OTHER: moves, constants, ...
 CLASSES = {
-    "FFMA": ("FFMA", "FFMA2", "FFMA32I"),
-    "FLOAT": ("FADD", "FADD2", "FADD32I", "FMUL", "FMUL2", "FMUL32I", "FMNMX", "FMNMX3", "FSEL", "FSET", "FSETP", "FCHK", "FSWZADD"),
-    "HMMA": ("HMMA", "IMMA", "DMMA", "QMMA"),
-    "MUFU": ("MUFU",),
-    "LDS": ("LDS",),
-    "LDSM": ("LDSM",),
-    "STS": ("STS",),
-    "LDG": ("LDG", "LD"),
-    "LDGSTS": ("LDGSTS",),
-    "STG": ("STG", "ST"),
-    "LOCAL": ("LDL", "STL"),
-    "ATOMIC": ("ATOM", "ATOMG", "ATOMS", "RED", "REDG", "REDUX"),
-    "SHFL": ("SHFL", "VOTE", "VOTEU", "MATCH"),
-    "BAR": ("BAR", "WARPSYNC", "DEPBAR", "LDGDEPBAR", "SYNCS", "MEMBAR", "ERRBAR"),
-    "INTEGER": (
-        "IMAD", "IADD", "IADD3", "LEA", "LOP3", "SHF", "SHL", "SHR", "ISETP", "IMNMX", "VIMNMX", "VIADD", "IABS", "SEL", "PRMT", "SGXT",
-        "BMSK", "POPC", "FLO", "LOP", "PLOP3", "XMAD", "IDP", "I2F", "I2FP", "F2I", "F2F", "F2FP", "I2I",
-        "UIMAD", "UIADD3", "ULEA", "ULOP3", "USHF", "UISETP", "USEL", "UPRMT", "USGXT", "UPLOP3", "UFLO", "UPOPC", "VIADDMNMX", "VIMNMX3",
-    ),
-    "CONTROL": ("BRA", "BRX", "EXIT", "RET", "CALL", "BSSY", "BSYNC", "BREAK", "NANOSLEEP", "YIELD", "BRXU", "WARPGROUP"),
-}  # fmt: skip
+    "FFMA": "FFMA FFMA2 FFMA32I",
+    "FLOAT": "FADD FADD2 FADD32I FMUL FMUL2 FMUL32I FMNMX FMNMX3 FSEL FSET FSETP FCHK FSWZADD",
+    "HMMA": "HMMA IMMA DMMA QMMA",
+    "MUFU": "MUFU",
+    "LDS": "LDS",
+    "LDSM": "LDSM",
+    "STS": "STS",
+    "LDG": "LDG LD",
+    "LDGSTS": "LDGSTS",
+    "STG": "STG ST",
+    "LOCAL": "LDL STL",
+    "ATOMIC": "ATOM ATOMG ATOMS RED REDG REDUX",
+    "SHFL": "SHFL VOTE VOTEU MATCH",
+    "BAR": "BAR WARPSYNC DEPBAR LDGDEPBAR SYNCS MEMBAR ERRBAR",
+    "INTEGER": "IMAD IADD IADD3 LEA LOP LOP3 SHF SHL SHR ISETP IMNMX VIMNMX VIMNMX3 VIADD VIADDMNMX IABS SEL PRMT SGXT BMSK "
+    "POPC FLO PLOP3 XMAD IDP I2F I2FP F2I F2F F2FP I2I UIMAD UIADD3 ULEA ULOP3 USHF UISETP USEL UPRMT USGXT UPLOP3 UFLO UPOPC",
+    "CONTROL": "BRA BRX BRXU EXIT RET CALL BSSY BSYNC BREAK NANOSLEEP YIELD WARPGROUP",
+}
 OTHER = "OTHER"
-_CLASS_OF = {opcode: name for name, opcodes in CLASSES.items() for opcode in opcodes}
+_CLASS_OF = {opcode: name for name, opcodes in CLASSES.items() for opcode in opcodes.split()}
 _COLUMNS = (*CLASSES, OTHER)
 
 LANES = 32
@@ -141,7 +137,7 @@ def count_instructions(instructions: Iterable[Instruction]) -> Counter[str]:
 
 def read_sass(cubin: bytes) -> dict[str, KernelCode]:
     """The kernels of a cubin, disassembled."""
-    nvdisasm = find_nvdisasm()
+    nvdisasm = find_tool("nvdisasm")
     if nvdisasm is None:
         raise DisassemblyError("nvdisasm is not here; put it on PATH or `pip install nvidia-cuda-nvdisasm`")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -151,17 +147,6 @@ def read_sass(cubin: bytes) -> dict[str, KernelCode]:
     if done.returncode:
         raise DisassemblyError(f"nvdisasm failed: {done.stderr.strip()}")
     return parse_sass(done.stdout)
-
-
-def find_nvdisasm() -> str | None:
-    """Its path: on PATH, else in pip's package."""
-    if found := shutil.which("nvdisasm"):
-        return found
-    spec = importlib.util.find_spec("nvidia")
-    for location in spec.submodule_search_locations or () if spec else ():
-        for path in sorted(Path(location).glob("*/bin/nvdisasm")):
-            return str(path)
-    return None
 
 
 # --------------------------------------------------------------------------------------------------------------- parsing

@@ -82,10 +82,11 @@ Span dynamic_shared_span();
 
 void listen_to_sanitizer(bool listen);
 
-// While this lives, signals of the processor (bad address, division by zero) or reports of AddressSanitizer are failures.
+// While this lives, signals of the processor (bad address, division by zero), reports of AddressSanitizer and the end of the
+// time limit (seconds of the processor) are failures.
 class FaultGuard {
 public:
-    FaultGuard();
+    explicit FaultGuard(double time_limit);
     ~FaultGuard();
     FaultGuard(const FaultGuard&) = delete;
     FaultGuard& operator=(const FaultGuard&) = delete;

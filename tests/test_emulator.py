@@ -182,6 +182,37 @@ def test_wrong_arguments_are_refused():
         launch_copy(device, args=(np.float32(1), y, n))
 
 
+STRUCT = np.dtype([("scale", np.float32), ("count", np.int32), ("weights", np.uint64)])
+
+
+@pytest.mark.parametrize("mode", ["plain", "check"])
+def test_structs_go_by_value_with_the_arrays_they_point_to(mode):
+    device = EmulatedDevice(mode)
+    source = f"""
+        struct Filter {{ float scale; int count; const float* weights; }};
+        {HEAD} use(float* y, Filter f) {{
+            for (int i = 0; i < f.count; i++) y[i] = f.scale * f.weights[i];
+        }}
+    """
+    kernel = device.module(source).get_function("use")
+    weights, y = device.upload(np.arange(5, dtype=np.float32)), device.empty(5, np.float32)
+    kernel((1,), (1,), (y, np.array((3, 5, device.address(weights)), STRUCT)))
+    np.testing.assert_array_equal(device.download(y), 3 * np.arange(5))
+    with pytest.raises(
+        TypeError, match=r"argument 1 \(struct of 16 bytes\) is int32; expected a NumPy array of size one"
+    ):
+        kernel((1,), (1,), (y, np.int32(3)))
+    with pytest.raises(TypeError, match=r"argument 1 has shape \(2,\) and 16 bytes per element; expected size one"):
+        kernel((1,), (1,), (y, np.zeros(2, STRUCT)))
+    with pytest.raises(TypeError, match="4 bytes per element"):
+        kernel((1,), (1,), (y, np.zeros(1, np.float32)))
+    with pytest.raises(TypeError, match=r"argument 0: .*host memory"):
+        kernel((1,), (1,), (np.zeros(1, np.float32), np.zeros(1, STRUCT)))
+    if mode == "check":
+        with pytest.raises(LaunchError, match=r"4-byte read, 0 bytes past the end of argument 1\.weights"):
+            kernel((1,), (1,), (device.empty(9, np.float32), np.array((3, 9, device.address(weights)), STRUCT)))
+
+
 def test_unknown_kernel_is_refused():
     with pytest.raises(LaunchError, match="no kernel 'nothing' in this module; it has copy, "):
         EmulatedDevice().module(sample_source()).get_function("nothing")
@@ -381,12 +412,13 @@ def test_headers_are_inlined_once_from_the_folders_given(tmp_path):
     folder = tmp_path / "headers"
     folder.mkdir()
     (folder / "a.cuh").write_text('#include "b.cuh"\nint a;')
-    (folder / "b.cuh").write_text("int b;\n")
+    (folder / "b.cuh").write_text("#pragma once\nint b;\n")
     main = tmp_path / "main.cu"
     main.write_text('#include "b.cuh"\n#include "a.cuh"\nint c;\n')
     text = inline_headers(main, (folder,))
     assert [line for line in text.splitlines() if line.startswith("int")] == ["int b;", "int a;", "int c;"]
     assert '#line 3 "main.cu"\nint c;' in text
+    assert "once" not in text
     with pytest.raises(FileNotFoundError, match=r'main.cu includes "b.cuh", which is in none of'):
         inline_headers(main)
 

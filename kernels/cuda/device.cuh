@@ -17,7 +17,7 @@ typedef long long int64_t;
 #include <cstdint>
 #endif
 
-// DYNAMIC_SHARED(float, tile);  declares  float* tile, the shared memory that the launch asked for (shared_mem=), 16-byte aligned.
+// DYNAMIC_SHARED(float, tile);  declares  float* tile: the shared memory that the launch asked for, 16-byte aligned.
 #define DYNAMIC_SHARED(type, name)                               \
     extern __shared__ __align__(16) unsigned char name##_bytes[]; \
     type* const name = reinterpret_cast<type*>(name##_bytes)

@@ -1,5 +1,5 @@
-// One mistake per kernel; NAME_right is the same kernel without it. All of them read x, write y (n floats each, n = 256 threads
-// in one block unless bugs.py says otherwise) and may use n floats of dynamic shared memory.
+// One mistake per kernel; NAME_right is the same kernel without it. All of them read x, write y (n floats each, n = 256
+// threads in one block unless bugs.py says otherwise) and may use n floats of dynamic shared memory.
 #include "device.cuh"
 
 #define KERNEL(name) extern "C" __global__ void name(const float* x, float* y, int n)

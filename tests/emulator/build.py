@@ -238,7 +238,7 @@ def _run(arguments: Sequence[str]) -> str:
     command = [_compiler().path, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise BuildError(f"g++ failed ({' '.join(command)}):\n{done.stderr.strip()}")
+        raise BuildError(f"g++ failed:\n{done.stderr.strip()}\nThe command was: {' '.join(command)}")
     return done.stdout
 
 

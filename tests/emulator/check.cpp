@@ -1,7 +1,7 @@
 // Answers the calls that GCC makes for every access to memory under -fsanitize=thread (the library of that sanitizer is not
 // linked), and decides for each:
-//   bounds, alignment   it lies within one buffer of the launch, shared memory, constants or the thread's own stack
-//   initialised         nothing is read that was not written: by the host, an earlier kernel or, in shared memory, this block
+//   bounds, alignment   it lies in one buffer of the launch, shared memory, constants or the thread's own stack
+//   initialised         nothing is read that was not written by the host or a kernel; in shared memory, by this block
 //   race                of two threads at one place, one writing, one comes before the other (order.hpp)
 #include <cstdlib>
 #include <string>

@@ -6,8 +6,8 @@
     kernel((grid,), (block,), (x, y, np.int32(n)), shared_mem=1024)
     result = device.download(y)
 
-Arrays are NumPy arrays, but only those that the device made may go to a kernel. What is stricter than CuPy: arrays must be
-C-contiguous, the number and types of the arguments must be those of the kernel, and mode "check" refuses to download what
+Arrays are NumPy arrays, but only those that the device made may go to a kernel as pointers. A struct goes by value as an array
+of size one with a dtype of fields, in host memory. What is stricter than CuPy: arrays must be C-contiguous, the number and types of the arguments must be those of the kernel, and mode "check" refuses to download what
 was never written.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,6 +64,8 @@ class Device(Protocol):
     def upload(self, array: np.ndarray) -> Any: ...
 
     def download(self, array: Any) -> np.ndarray: ...
+
+    def address(self, array: Any) -> int: ...
 
     def module(self, source: str, options: Sequence[str] = ()) -> Module: ...
 
@@ -125,6 +127,11 @@ class EmulatedDevice:
                     f"the first at {first}"
                 )
         return array.copy()
+
+    def address(self, array: np.ndarray) -> int:
+        """Where the array begins in device memory: a pointer for a field of a struct."""
+        self._require_own(array, "address")
+        return array.ctypes.data
 
     def module(self, source: str, options: Sequence[str] = ()) -> EmulatedModule:
         return EmulatedModule(source, options, self)
@@ -248,18 +255,20 @@ class EmulatedKernel:
         for number, (value, parameter) in enumerate(zip(args, self._types, strict=True)):
             what = f"{self.name}: argument {number}"
             if parameter.is_pointer and isinstance(value, np.ndarray):
-                buffers.extend(self._convert_array(value, parameter, number, what))
+                buffers.append(self._convert_array(value, parameter, number, what))
                 values.append(ctypes.c_void_p(value.ctypes.data))
             elif parameter.is_pointer and value is None:
                 values.append(ctypes.c_void_p(0))
-            elif not parameter.is_pointer and isinstance(value, np.generic):
+            elif parameter.is_struct and isinstance(value, np.ndarray):
+                values.append(_convert_struct(value, parameter, what))
+                buffers.extend(self._buffers_in_struct(value, number))
+            elif not parameter.is_pointer and not parameter.is_struct and isinstance(value, np.generic):
                 values.append(_convert_scalar(value, parameter, what))
             else:
-                hint = "a NumPy scalar such as np.int32(...)" if not parameter.is_pointer else "an array of the device"
-                raise TypeError(f"{what} ({parameter}) is {type(value).__name__}; expected {hint}")
+                raise TypeError(f"{what} ({parameter}) is {type(value).__name__}; expected {_expected(parameter)}")
         return values, buffers
 
-    def _convert_array(self, array: np.ndarray, parameter: ParameterType, number: int, what: str) -> list[Buffer]:
+    def _convert_array(self, array: np.ndarray, parameter: ParameterType, number: int, what: str) -> Buffer:
         self._device._require_own(array, what)
         if not array.flags.c_contiguous:
             raise ValueError(
@@ -269,7 +278,15 @@ class EmulatedKernel:
             raise TypeError(f"{what} has dtype {array.dtype}; expected one for {parameter}")
         allocation = self._device._memory.find(array)
         assert allocation is not None
-        return [Buffer(allocation, f"argument {number}")]
+        return Buffer(allocation, f"argument {number}")
+
+    def _buffers_in_struct(self, struct: np.ndarray, number: int) -> Iterator[Buffer]:
+        """The arrays of the device that fields of 8 bytes point to."""
+        for name in struct.dtype.names or ():
+            if struct.dtype[name] in (np.int64, np.uint64):
+                allocation = self._device._memory.find_address(int(struct[name].item()))
+                if allocation is not None:
+                    yield Buffer(allocation, f"argument {number}.{name}")
 
     def _check_guards(self, buffers: Sequence[Buffer]) -> None:
         for buffer in buffers:
@@ -284,6 +301,24 @@ def _three(sizes: Sequence[int], what: str) -> tuple[int, int, int]:
         raise LaunchError(f"{what} {tuple(sizes)}; expected one to three sizes")
     x, y, z = (*(operator.index(size) for size in sizes), 1, 1)[:3]
     return x, y, z
+
+
+def _expected(parameter: ParameterType) -> str:
+    if parameter.is_pointer:
+        return "an array of the device"
+    if parameter.is_struct:
+        return "a NumPy array of size one with a dtype of fields"
+    return "a NumPy scalar such as np.int32(...)"
+
+
+def _convert_struct(struct: np.ndarray, parameter: ParameterType, what: str) -> Any:
+    """CuPy, too, passes arrays of size one in host memory by value."""
+    if struct.size != 1 or struct.dtype.names is None or not parameter.accepts(struct.dtype):
+        raise TypeError(
+            f"{what} has shape {struct.shape} and {struct.dtype.itemsize} bytes per element; expected size one and a "
+            f"dtype of fields for a {parameter}"
+        )
+    return (ctypes.c_char * struct.dtype.itemsize).from_buffer_copy(struct.tobytes())
 
 
 _SCALARS = {

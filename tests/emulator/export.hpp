@@ -26,39 +26,45 @@ inline void call(void (*kernel)(Types...), void** arguments) {
     call(kernel, arguments, std::index_sequence_for<Types...>{});
 }
 
-// The scalar that a type is made of: float for float4, T for a scalar T, void for anything else.
+// The scalar that an array of T is made of: float for float4, else T itself.
 template <class T, class = void>
 struct Element {
-    using type = std::conditional_t<std::is_arithmetic_v<T>, T, void>;
+    using type = T;
 };
 template <class T>
-struct Element<T, std::void_t<decltype(T::x)>> {
-    using type = decltype(T::x);
+struct Element<T, std::void_t<typename T::cuda_emulator_scalar>> {
+    using type = typename T::cuda_emulator_scalar;
 };
 
 template <class T>
 constexpr ParameterType describe_value() {
-    using Scalar = typename Element<T>::type;
-    if constexpr (std::is_void_v<Scalar>) {
-        return {'?', 0, 0, 0};
+    if constexpr (std::is_void_v<T>) {
+        return {'?', false, false, 0};
+    } else if constexpr (std::is_floating_point_v<T>) {
+        return {'f', false, false, sizeof(T)};
+    } else if constexpr (std::is_integral_v<T>) {
+        return {std::is_signed_v<T> ? 'i' : 'u', false, false, sizeof(T)};
     } else {
-        char kind = std::is_floating_point_v<Scalar> ? 'f' : std::is_signed_v<Scalar> ? 'i' : 'u';
-        return {kind, sizeof(Scalar), 0, 0};
+        return {'s', false, false, sizeof(T)};
     }
 }
 
 template <class T>
 constexpr ParameterType describe() {
-    using Pointee = std::remove_pointer_t<T>;
-    ParameterType type = describe_value<std::remove_cv_t<Pointee>>();
-    type.is_pointer = std::is_pointer_v<T>;
-    type.is_const = type.is_pointer && std::is_const_v<Pointee>;
-    return type;
+    if constexpr (std::is_pointer_v<T>) {
+        using Pointee = std::remove_pointer_t<T>;
+        ParameterType type = describe_value<typename Element<std::remove_cv_t<Pointee>>::type>();
+        type.is_pointer = true;
+        type.is_const = std::is_const_v<Pointee>;
+        return type;
+    } else {
+        return describe_value<T>();
+    }
 }
 
 template <class... Types>
 inline const ParameterType* parameter_types(void (*)(Types...)) {
-    static constexpr ParameterType types[] = {describe<std::remove_cv_t<Types>>()..., {0, 0, 0, 0}};
+    static constexpr ParameterType types[] = {describe<std::remove_cv_t<Types>>()..., {0, false, false, 0}};
     return types;
 }
 

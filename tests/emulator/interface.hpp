@@ -59,10 +59,10 @@ void load_matrices(uint32_t* result, unsigned matrices, bool transposed, const v
 
 // One parameter of a kernel, so that the launch can compare it with the argument it was given.
 struct ParameterType {
-    char kind;            // of the value or of what is pointed to: 'f'loat, 'i'nt, 'u'nsigned, '?' anything else
-    uint8_t bytes;        // of one element
-    uint8_t is_pointer;
-    uint8_t is_const;     // pointer to const
+    char kind;  // of the value or of what is pointed to: 'f'loat, 'i'nt, 'u'nsigned, 's'truct, '?' for void
+    bool is_pointer;
+    bool is_const;   // pointer to const
+    uint32_t bytes;  // of one element: float for float4*; of all of a struct
 };
 
 void copy_argument(void* value, void** arguments, size_t number, size_t bytes);

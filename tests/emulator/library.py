@@ -43,26 +43,37 @@ class ParameterType(ctypes.Structure):
 
     _fields_ = (
         ("kind", ctypes.c_char),
-        ("bytes", ctypes.c_uint8),
-        ("is_pointer", ctypes.c_uint8),
-        ("is_const", ctypes.c_uint8),
+        ("is_pointer", ctypes.c_bool),
+        ("is_const", ctypes.c_bool),
+        ("bytes", ctypes.c_uint32),
     )
 
     def __str__(self) -> str:
-        names = {"f": "float", "i": "int", "u": "uint", "?": "struct"}
-        scalar = names[self.kind.decode()] + (str(8 * self.bytes) if self.bytes else "")
-        return ("const " if self.is_const else "") + scalar + ("*" if self.is_pointer else "")
+        names = {
+            b"f": f"float{8 * self.bytes}",
+            b"i": f"int{8 * self.bytes}",
+            b"u": f"uint{8 * self.bytes}",
+            b"?": "void",
+        }
+        name = names.get(self.kind, f"struct of {self.bytes} bytes")
+        return ("const " if self.is_const else "") + name + ("*" if self.is_pointer else "")
+
+    @property
+    def is_struct(self) -> bool:
+        """Passed by value."""
+        return bool(self.kind == b"s" and not self.is_pointer)
 
     def accepts(self, dtype: np.dtype) -> bool:
-        """Whether an array (pointer) or scalar of this dtype may be given. Signed and unsigned integers are exchangeable."""
-        kind = self.kind.decode()
-        if kind == "?":
-            return bool(self.is_pointer)
-        family = {"f": "f", "c": "f", "i": "i", "u": "i", "b": "i"}.get(dtype.kind)
-        itemsize = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-        if dtype.kind == "c" and not self.is_pointer:
-            return False
-        return family == ("f" if kind == "f" else "i") and itemsize == self.bytes
+        """Whether the elements of an array, or a scalar, may have this dtype. A sign makes no difference."""
+        if self.kind == b"?":
+            return True
+        if self.kind == b"s":
+            return bool(dtype.itemsize == self.bytes)
+        if dtype.kind == "c":
+            return bool(self.is_pointer and self.kind == b"f" and dtype.itemsize == 2 * self.bytes)
+        return bool(
+            (dtype.kind == "f") == (self.kind == b"f") and dtype.kind in "fiub" and dtype.itemsize == self.bytes
+        )
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,11 @@ class Memory:
             owner = owner.base
         return self._allocations.get(owner.ctypes.data)
 
+    def find_address(self, address: int) -> Allocation | None:
+        """The allocation that holds this address."""
+        inside = (a for a in self._allocations.values() if a.address <= address < a.address + a.nbytes)
+        return next(inside, None)
+
     def mark_written(self, array: np.ndarray) -> None:
         """Takes note that all of a whole array of this device was written."""
         allocation = self.find(array)

@@ -62,7 +62,9 @@ void record_failure(const std::string& message, uintptr_t code) {
     failure.code = code ? offset_in_library(code) : 0;
 }
 
-bool in_library(uintptr_t address) { return offset_in_library(address) < offset_in_library(reinterpret_cast<uintptr_t>(_end)); }
+bool in_library(uintptr_t address) {
+    return offset_in_library(address) < offset_in_library(reinterpret_cast<uintptr_t>(_end));
+}
 
 uintptr_t offset_in_library(uintptr_t address) { return address - reinterpret_cast<uintptr_t>(__ehdr_start); }
 
@@ -78,7 +80,8 @@ void fail(const char* what, Where where) {
 
 // ------------------------------------------------------------------------------------------------------- shared memory
 Span static_shared() {
-    return {reinterpret_cast<uintptr_t>(cuda_emulator_shared_begin), reinterpret_cast<uintptr_t>(cuda_emulator_shared_end)};
+    return {reinterpret_cast<uintptr_t>(cuda_emulator_shared_begin),
+            reinterpret_cast<uintptr_t>(cuda_emulator_shared_end)};
 }
 
 Span dynamic_shared_span() {

@@ -83,7 +83,8 @@ constexpr int ROWS = 8;
 #ifndef PADDING
 #define PADDING 1
 #endif
-extern "C" __global__ void __launch_bounds__(TILE* ROWS) transpose(const float* __restrict__ x, float* __restrict__ y, int height, int width) {
+extern "C" __global__ void __launch_bounds__(TILE* ROWS)
+transpose(const float* __restrict__ x, float* __restrict__ y, int height, int width) {
     __shared__ float tile[TILE][TILE + PADDING];
     int column = blockIdx.x * TILE + threadIdx.x;
     int row = blockIdx.y * TILE + threadIdx.y;
@@ -131,7 +132,8 @@ extern "C" __global__ void sum_atomic(const float* __restrict__ x, float* total,
 }
 
 // The last block to finish adds up what the others left: deterministic, one launch.
-extern "C" __global__ void sum_last_block(const float* __restrict__ x, float* partial, unsigned* finished, float* total, int n) {
+extern "C" __global__ void
+sum_last_block(const float* __restrict__ x, float* partial, unsigned* finished, float* total, int n) {
     __shared__ bool is_last;
     float sum = block_sum(strided_sum(x, n));
     if (threadIdx.x == 0) {
@@ -196,7 +198,8 @@ extern "C" __global__ void shuffles(const float* __restrict__ x, float* __restri
 // ------------------------------------------------------------------------------------------------- asynchronous copies
 // The mean of three neighbours, over chunks: while one chunk is summed the next one is on its way.
 constexpr int CHUNK = 128;
-extern "C" __global__ void __launch_bounds__(CHUNK) smooth_pipelined(const float* __restrict__ x, float* __restrict__ y, int n) {
+extern "C" __global__ void __launch_bounds__(CHUNK)
+smooth_pipelined(const float* __restrict__ x, float* __restrict__ y, int n) {
     __shared__ __align__(16) float stage[2][CHUNK + 2];
     int t = threadIdx.x;
     int chunks = (n + CHUNK - 1) / CHUNK;
@@ -226,7 +229,8 @@ extern "C" __global__ void __launch_bounds__(CHUNK) smooth_pipelined(const float
 
 // -------------------------------------------------------------------------------------------------------- tensor cores
 // c (m x n) = a (m x k) b (k x n): one warp per 16 x 8 tile of c, any sizes.
-extern "C" __global__ void matmul_tf32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c, int m, int n, int k) {
+extern "C" __global__ void
+matmul_tf32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c, int m, int n, int k) {
     int lane = threadIdx.x;
     int group = lane / 4;
     int quad = lane % 4;
@@ -254,7 +258,8 @@ extern "C" __global__ void matmul_tf32(const float* __restrict__ a, const float*
 constexpr int BLOCK = 64;
 constexpr int DEPTH = 32;
 constexpr int PITCH = DEPTH + 8;  // rows of 80 bytes: ldmatrix without bank conflicts
-extern "C" __global__ void __launch_bounds__(128) matmul_bf16(const uint16_t* __restrict__ a, const uint16_t* __restrict__ b, float* __restrict__ c, int m, int n, int k) {
+extern "C" __global__ void __launch_bounds__(128)
+matmul_bf16(const uint16_t* __restrict__ a, const uint16_t* __restrict__ b, float* __restrict__ c, int m, int n, int k) {
     DYNAMIC_SHARED(uint16_t, tiles);  // [stage][row of a, then of b][depth]: 2 x 128 x PITCH
     int t = threadIdx.x;
     int lane = t % 32;
@@ -328,7 +333,8 @@ extern "C" __global__ void ldmatrix_registers(const uint16_t* __restrict__ x, ui
 }
 
 // The conversions of device.cuh: to TF32; to a bfloat16 pair and back.
-extern "C" __global__ void conversions(const float* __restrict__ x, uint32_t* __restrict__ tf32, uint32_t* __restrict__ pairs, float* __restrict__ back, int n) {
+extern "C" __global__ void conversions(const float* __restrict__ x, uint32_t* __restrict__ tf32,
+                                       uint32_t* __restrict__ pairs, float* __restrict__ back, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     tf32[i] = to_tf32(x[i]);

@@ -1,5 +1,5 @@
-// Reports of AddressSanitizer become failures of the launch. The process must run with halt_on_error=0: a report is made while
-// the sanitizer holds a lock, so the thread goes on until it next waits. Nothing in the other builds.
+// Reports of AddressSanitizer become failures of the launch. The process must run with halt_on_error=0: a report is made
+// while the sanitizer holds a lock, so the thread goes on until it next waits. Nothing in the other builds.
 #include <cstring>
 #include <string>
 
@@ -15,7 +15,7 @@ namespace cuda_emulator {
 
 static std::string line_at(const char* text) { return std::string(text, std::strcspn(text, "\n")); }
 
-// Of "==1==ERROR: AddressSanitizer: <what>", then "READ of size 4 at ..." and frames "    #0 <address> in <function> <place>".
+// Of "==1==ERROR: AddressSanitizer: <what>", "READ of size 4 at ..." and frames "    #0 <address> in <function> <place>".
 static void record_report(const char* report) {
     const char* what = std::strstr(report, "AddressSanitizer: ");
     if (!what) return;

@@ -7,18 +7,20 @@ from pathlib import Path
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.MULTILINE)
 
+_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once\b", re.MULTILINE)
+
 
 def inline_headers(path: Path, folders: tuple[Path, ...] = ()) -> str:
     """The text of `path`, every `#include "name"` replaced by that file: found beside it or in `folders`, once each.
 
-    `#line` directives keep the places of the originals in messages of compilers and checkers.
+    `#line` directives keep the places of the originals in messages of compilers and checkers; `#pragma once` is dropped.
     """
     return _expand(path, folders, set())
 
 
 def _expand(path: Path, folders: tuple[Path, ...], seen: set[Path]) -> str:
     seen.add(path.resolve())
-    text = path.read_text(encoding="utf-8")
+    text = _ONCE.sub("", path.read_text(encoding="utf-8"))
     pieces = [f'#line 1 "{path.name}"\n']
     position = 0
     for match in _INCLUDE.finditer(text):

@@ -4,12 +4,15 @@
 
 #define CUDA_EMULATOR_VECTORS(scalar, name, align2, align4)                           \
     struct alignas(align2) name##2 {                                                  \
+        using cuda_emulator_scalar = scalar;                                          \
         scalar x, y;                                                                  \
     };                                                                                \
     struct name##3 {                                                                  \
+        using cuda_emulator_scalar = scalar;                                          \
         scalar x, y, z;                                                               \
     };                                                                                \
     struct alignas(align4) name##4 {                                                  \
+        using cuda_emulator_scalar = scalar;                                          \
         scalar x, y, z, w;                                                            \
     };                                                                                \
     inline name##2 make_##name##2(scalar x, scalar y) { return {x, y}; }              \

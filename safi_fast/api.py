@@ -199,8 +199,10 @@ class _Images:
                 f"image has {int((~np.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
             )
         scale = value_range("image", array, data_range)
-        dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
-        return cls((stack / scale).astype(np.float32), kind, dtype, scale, array.shape, channel_axis)
+        dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
+        wide = np.result_type(array, np.float32)  # float16 neither holds data_range nor the quotient
+        stack = (stack.astype(wide, copy=False) / scale).astype(np.float32)
+        return cls(stack, kind, dtype, scale, array.shape, channel_axis)
 
     @property
     def single(self) -> bool:

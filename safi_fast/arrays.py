@@ -40,7 +40,11 @@ def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], ArrayKind]:
     if torch is not None and isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise BackendError(f"{name} lies on {value.device}; this version computes on the CPU: pass {name}.cpu()")
-        return _checked(name, value.detach().numpy()), ArrayKind("torch")
+        try:
+            array = value.detach().numpy()
+        except TypeError as error:  # bfloat16, sparse
+            raise InputError(f"{name} cannot be read as a NumPy array: {error}") from error
+        return _checked(name, array), ArrayKind("torch")
     if hasattr(value, "__cuda_array_interface__"):
         raise BackendError(f"{name} lies on a GPU; this version computes on the CPU: pass a NumPy array")
     try:

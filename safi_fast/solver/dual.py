@@ -70,16 +70,18 @@ def run_published(
     running = active
     for i, factor in zip(range(limit), fista() if rule == "FISTA" else chambolle_dossal(), strict=False):
         momentum[:] = factor
-        sums = StepSums.from_array(workspace.step(running, momentum))
+        measured = workspace.step(running, momentum)
         if rule == "FISTA":
             new = primal_certificate(workspace.measure(running), strength[running]).objective
-            met = np.abs(objective[running] - new) / objective[running] < tolerance
+            met = np.abs(objective[running] - new) <= tolerance * objective[running]
             objective[running] = new
         else:
-            met = (sums.relative_change() < tolerance) & (i > 5)
+            met = (StepSums.from_array(measured).relative_change() < tolerance) & (i > 5)
         tally.steps[running] += 1
         stopping, running = running[met], running[~met]
         _accept_primal(workspace, stopping, strength, tally, previous=True)
+        if i == 0:  # the u of the start may exceed lambda; the step measured the same image with a u that does not
+            tally.certify(stopping, StepSums.from_array(measured[met]).certificate(strength[stopping]))
         tally.met[stopping] = True
         if not len(running):
             break

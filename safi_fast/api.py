@@ -111,7 +111,7 @@ class Solver:
         return_masks: bool = False,
     ) -> Any:
         """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W)."""
-        images = _Images.of(image, data_range, channel_axis, self.model.filters.support)
+        images = _Images.of(image, data_range, channel_axis, self.model.smallest_side)
         name, plan = _plan(self.model, schedule, max_outer, max_inner, tol)
         settings = _Settings(self.model, images, sigma, strength, name)
         limits = (-np.inf, np.inf) if box is None else _box(box)
@@ -185,14 +185,14 @@ class _Images:
     channel_axis: int | None
 
     @classmethod
-    def of(cls, image: Any, data_range: float | None, channel_axis: int | None, support: int) -> _Images:
+    def of(cls, image: Any, data_range: float | None, channel_axis: int | None, smallest: int) -> _Images:
         array, kind = to_numpy("image", image)
         if array.size == 0:
             raise InputError(f"image is empty: its shape is {array.shape}")
         stack = _stack(array, channel_axis)
-        if min(stack.shape[1:]) < support:
+        if min(stack.shape[1:]) < smallest:
             raise InputError(
-                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {support} x {support} or more"
+                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {smallest} x {smallest} or more"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(
@@ -200,7 +200,7 @@ class _Images:
             )
         scale = value_range("image", array, data_range)
         dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
-        wide = np.result_type(array, np.float32)  # float16 neither holds data_range nor the quotient
+        wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
         stack = (stack.astype(wide, copy=False) / scale).astype(np.float32)
         return cls(stack, kind, dtype, scale, array.shape, channel_axis)
 

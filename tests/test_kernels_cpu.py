@@ -494,6 +494,16 @@ def test_convolution(rng, channels, kernel, size, dilation, boundary):
 
 
 @pytest.mark.parametrize("boundary", ["zero", "symmetric"])
+def test_widest_convolution(rng, boundary):
+    """Fifteen pixels with the dilation: two outputs per side of a tile."""
+    x, weight = rng.standard_normal((2, 4, 17, 18), np.float32), rng.standard_normal((4, 4, 3, 3)).astype(np.float32)
+    output = _convolve(x, weight, 7, boundary, identity(4))
+    for b in range(2):
+        parts = [f(x[b], weight, boundary, 7) for f in (oracle.correlate, plain.correlate)]
+        assert_as_good(output[b], *parts)
+
+
+@pytest.mark.parametrize("boundary", ["zero", "symmetric"])
 def test_last_convolution_ends_in_a_sigmoid_of_the_biased_sum(rng, boundary):
     x, bias = rng.standard_normal((2, 5, 19, 30), np.float32), rng.standard_normal((2, 5)).astype(np.float32)
     weight = (rng.standard_normal((5, 5, 3, 3)) / 3).astype(np.float32)

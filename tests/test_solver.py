@@ -9,7 +9,7 @@ from itertools import islice, pairwise
 import numpy as np
 import oracle
 import pytest
-from models import random_model
+from models import oracle_form, random_model
 
 from safi_fast import Solver, api
 from safi_fast.solver import dual, outer
@@ -338,28 +338,31 @@ def test_limits(schedule, options, status, outer_steps, inner_steps):
     assert len(solution.history) == outer_steps
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_converged_counts_are_the_oracles(family):
-    """Inner steps of every outer step; the published stopping rules are sharp, so one step of difference is let pass."""
-    solver, y, counts = solver_of(family), photograph(), []
-    layers, bound = solver.model.filters.layers, 1.1
-    oracle.converged(
-        y.astype(float), float(solver.model.strength.converged[0]), bound, mask_function(solver.model), layers, "zero",
-        family, counts=counts,
-    )  # fmt: skip
+def test_published_schedules_are_the_oracles(family, boundary):
+    """Images to 1e-5; inner steps of `converged` to one, as its stopping rules hang on the last digits of float32."""
+    solver, y, bound, counts = solver_of(family, boundary), photograph(), 1.1, []
+    model, double = solver.model, y.astype(float)
+    problem = (bound, mask_function(model), model.filters.layers, boundary)
+    exact = oracle.unrolled(double, model.strength.unrolled[0], *problem)
+    image = solve(solver, y, schedule="unrolled", lipschitz=bound).image
+    np.testing.assert_allclose(image, exact, rtol=0, atol=1e-5)
+
     solution = solve(solver, y, schedule="converged", lipschitz=bound)
+    made = [record.inner_iterations for record in solution.history]
+    strength = model.strength.converged[0]
+    oracle.converged(double, strength, *problem, family, counts=counts)
+    assert made == pytest.approx(counts, abs=1)
+    exact = oracle.converged(double, strength, *problem, family, replay=made)
+    np.testing.assert_allclose(solution.image, exact, rtol=0, atol=1e-5)
     assert (solution.status, solution.converged) == ("converged", True)
-    assert [record.inner_iterations for record in solution.history] == pytest.approx(counts, abs=1)
 
 
 def mask_function(model):
-    """The oracle's mask generator of a model with zero boundary."""
-    mask = model.mask
-    if model.family == "mmr":
-        rest = (mask.smoothing, mask.profile.astype(float), mask.scale.astype(float))
-        return lambda x: oracle.mmr_mask(x, model.filters.layers, "zero", *rest)
-    convolutions = list(zip(mask.convolutions, mask.dilations, strict=True))
-    return lambda x: oracle.safi_mask(x, convolutions, mask.splines, mask.gain[0], mask.bias[0], "zero")
+    """The oracle's mask generator of a model."""
+    form = oracle_form(model)
+    return lambda x: oracle.mask_of(x, form, model.filters.boundary)
 
 
 @pytest.mark.parametrize("schedule", ["converged", "gap"])

@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Numba's cache does not notice a change in a function of another file, so tests keep one cache per state of the kernels.
@@ -13,8 +15,6 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba" / 
 # that have work: four times slower in OpenMP (the kernels), twenty times in the oracle's small matrix products.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-import pytest
 
 
 @pytest.fixture(scope="session")

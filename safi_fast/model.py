@@ -292,6 +292,10 @@ class Model(_Rebuilt):
             raise ModelError(f"family is {self.family!r}, but the mask is a {type(self.mask).__name__}")
         if self.mask.channels != self.filters.channels:
             raise ModelError(f"the mask has {self.mask.channels} channels and the filter bank {self.filters.channels}")
+        if isinstance(self.mask, SafiMask) and self.mask.boundary != self.filters.boundary:
+            raise ModelError(
+                f"mask_boundary is {self.mask.boundary!r} and boundary {self.filters.boundary!r}; they must be the same"
+            )
         levels = _tensor("noise_levels", self.noise_levels, np.float64, ("K",))
         if levels[0] <= 0 or levels[-1] > 1 or (np.diff(levels) <= 0).any():
             raise ModelError(f"tensor noise_levels is {levels.tolist()}; expected ascending levels above 0, at most 1")

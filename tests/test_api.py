@@ -56,17 +56,18 @@ def test_shapes(shape):
 
 @pytest.mark.parametrize(("dimensions", "axis"), [(3, -1), (3, 0), (3, 1), (4, -1), (4, 0), (4, 1), (4, -3)])
 def test_channel_axis(dimensions, axis):
-    """Channels are denoised one by one, wherever their axis is; sigma may be given per image."""
+    """Channels are denoised one by one, wherever their axis is; sigma and strength may be given per image."""
     batch, channels = (1 if dimensions == 3 else 2), 3
-    planes = picture(batch, channels, 18, 21)
-    sigma = np.array([20, 30][:batch]) / 255
+    planes, several = picture(batch, channels, 18, 21), Solver(random_model(levels=(15 / 255, 35 / 255)))
+    sigma, strength = np.array([20, 30][:batch]) / 255, 0.03 * np.arange(1, batch + 1)
     image = np.moveaxis(planes if dimensions == 4 else planes[0], -3, axis)
-    result = run(image, sigma, strength=0.03 * np.arange(1, batch + 1), channel_axis=axis)
+    result = several.denoise(image, sigma, strength=strength, channel_axis=axis, **QUICK)
     assert result.shape == image.shape
     assert result.flags.c_contiguous
     back = np.moveaxis(result, axis, -3).reshape(planes.shape)
     for b, c in np.ndindex(batch, channels):
-        np.testing.assert_array_equal(back[b, c], run(planes[b, c], sigma[b], strength=0.03 * (b + 1)))
+        one = several.denoise(planes[b, c], sigma[b], strength=strength[b], **QUICK)
+        np.testing.assert_array_equal(back[b, c], one)
 
 
 def test_solution_of_colour_has_a_value_per_channel():
@@ -357,7 +358,10 @@ def holed(value, dtype=float):
             "image has dtype int32, whose range is not known; pass data_range=..., the value of",
         ),
         (np.ones((20, 22), np.uint64), "image has dtype uint64, whose range is not known"),
-        (255 * picture(20, 22), r"image has values around 1[0-9][0-9], but floating-point images .* pass data_range="),
+        (
+            255 * picture(20, 22),
+            r"image has values from .* to 2[0-9]{2}.*, but floating-point images .* pass data_range=",
+        ),
         (picture(6, 22), "image is 6 x 22 pixels; the filters of this model need 7 x 7 or more"),
         (picture(3, 22, 6), "image is 22 x 6 pixels; the filters of this model need 7 x 7"),
     ],
@@ -475,3 +479,49 @@ def test_errors_are_also_the_builtin_ones():
     refused(ValueError, "there is no model", model="nothing like it")
     refused(RuntimeError, "backend='cuda' cannot run", backend="cuda")
     refused(safi_fast.SafiError, "sigma is 0", sigma=0)
+
+
+# --------------------------------------------------------------------------------------------- what users run into
+
+
+def test_a_colour_image_without_channel_axis_is_recognised():
+    refused(InputError, r"\(40, 40, 3\) is a colour image, pass channel_axis=-1", image=picture(40, 40, 3))
+
+
+def test_values_beyond_float32_are_refused():
+    image = picture(20, 22)
+    image[3, 4] = 1e39
+    refused(InputError, "image has values up to 1e.39, which float32 cannot hold", image=image, data_range=1.0)
+
+
+def test_a_masked_array_is_refused():
+    refused(InputError, r"image is a masked array.*image\.filled", image=np.ma.masked_less(PICTURE, 0.1))
+
+
+def test_channel_axis_may_be_a_numpy_integer():
+    image = picture(20, 22, 3)
+    np.testing.assert_array_equal(run(image, channel_axis=np.int64(2)), run(image, channel_axis=2))
+
+
+def test_a_model_file_is_read_once_until_it_changes(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(random_model(seed=1), path)
+    first = safi_fast.load_model(path)
+    assert safi_fast.load_model(str(path)) is first
+    save_model(random_model(seed=2, channels=5), path)
+    assert safi_fast.load_model(path).filters.channels == 5
+
+
+def test_an_installation_that_cannot_be_written_says_what_to_do(tmp_path):
+    """Numba stores compiled kernels; where it can store nothing, the error names the way out."""
+    code = (
+        "import numba.core.caching as c\n"
+        "c._CacheImpl._locator_classes = []\n"
+        "from safi_fast import BackendError\n"
+        "from safi_fast.backend import select\n"
+        "try:\n    select('cpu')\nexcept BackendError as error:\n    print(error)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    assert "set NUMBA_CACHE_DIR to a folder that can be written" in output

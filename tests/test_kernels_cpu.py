@@ -30,6 +30,7 @@ from safi_fast.kernels.cpu.fft import fft16, fft32
 from safi_fast.kernels.cpu.simd import SATURATION, load, sigmoid, store
 from safi_fast.kernels.cpu.spline import spline
 
+from safi_fast.solver.certificate import StepSums, primal_certificate
 from safi_fast.solver.lipschitz import squared_norm
 
 GROUP = 32
@@ -326,6 +327,39 @@ def test_dual_step(rng, bank, masked, box):
                 assert_near(workspace.image()[b], x, 4 * EPS * max(1, np.abs(x).max()))
 
 
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-np.inf, np.inf)], ids=["box", "no box"])
+@pytest.mark.parametrize("bank", ["five, three layers", "composed, symmetric"])
+def test_certificate_is_primal_minus_dual_objective(rng, bank, box):
+    """gap = f(x0) - d(u) after a step and f(x(u)) - d(u) of x(u); no larger than the bound with a linearised data term."""
+    engine, filters = engine_of(bank), model_of(bank).filters
+    where = (filters.layers, filters.boundary)
+    y = (1.4 * images(rng, engine, (23, 38)) - np.float32(0.2)).astype(np.float32)
+    workspace, strength = loaded(engine, y, strength=0.1, step=0.5, box=box), np.full(2, float(np.float32(0.1)))
+    mask = rng.random((2, filters.channels, 23, 38), np.float32)
+    set_mask(workspace, mask)
+    workspace.clear_dual(everyone(workspace))
+    workspace.refresh(everyone(workspace))
+    for momentum in (0.0, 0.3, 0.6):
+        sums = workspace.step(everyone(workspace), np.full(2, momentum, np.float32))
+        after = StepSums.from_array(sums).certificate(strength)
+        workspace.accept(everyone(workspace), "extrapolated")
+        start = workspace.image().astype(float)
+        primal = primal_certificate(workspace.measure(everyone(workspace)), strength)
+        for b in range(2):
+            problem = (y[b].astype(float), strength[b], mask[b], *where)
+            u = dual_of(workspace)[b].astype(float)
+            z = oracle.synthesis(mask[b] * u, *where)
+            nearest = np.clip(y[b] - z, *box)
+            bound = ((nearest - y[b]) ** 2).sum() / 2 + np.vdot(z, nearest)
+            for x, certificate in ((start[b], after), (nearest, primal)):
+                objective = oracle.objective(x, *problem)
+                assert certificate.objective[b] == pytest.approx(objective, rel=1e-6)
+                assert certificate.gap[b] == pytest.approx(objective - bound, abs=1e-6 * objective)
+                assert certificate.dual_objective[b] == pytest.approx(bound, rel=2e-6)
+                if np.isfinite(box[0]):
+                    assert certificate.gap[b] <= oracle.duality_gap(x, u, *problem, box) + 1e-6 * objective
+
+
 @pytest.mark.parametrize("bank", FEW)
 def test_measure_of_this_step_and_the_one_before(rng, bank):
     engine, filters = engine_of(bank), model_of(bank).filters
@@ -473,8 +507,8 @@ def two_slots(values):
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize(
     ("channels", "kernel", "size"),
-    [(5, 3, (17, 45)), (40, 3, (13, 22)), (4, 7, (64, 80)), (4, 5, (13, 13))],
-    ids=["five", "two groups", "more than one set of tiles", "smallest"],
+    [(5, 3, (17, 45)), (40, 3, (13, 22)), (4, 7, (64, 80)), (4, 5, (25, 28)), (4, 5, (8, 7))],
+    ids=["five", "two groups", "more than one set of tiles", "odd number of tiles", "one tile"],
 )
 def test_convolution(rng, channels, kernel, size, dilation, boundary):
     """C to C channels with splines; two images from different slots; sizes that leave tiles without a partner."""

@@ -1,6 +1,7 @@
 """The loops: certificate, energy, batches, limits, callbacks, threads. The oracle judges what is computed, laws judge the rest."""
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import cache
@@ -213,6 +214,14 @@ def test_flat_image_stays_flat(family, schedule):
     np.testing.assert_allclose(image, 0.4, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gap_schedule_ends_on_a_flat_image(family):
+    """There the objective is float32 rounding, so that no relative gap can be reached."""
+    solution = solve(solver_of(family, "symmetric"), np.full((30, 31), 0.4), schedule="gap")
+    assert solution.converged
+    assert solution.inner_iterations < 100
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_box_holds(schedule):
     y = photograph()
@@ -304,6 +313,36 @@ def test_chunks_equal_the_whole_batch(family, schedule, monkeypatch):
     monkeypatch.setattr(type(solver._engine), "workspace", lambda *a: sizes.append(a[1]) or make(*a))
     assert_same(solve(solver, BATCH, BATCH_SIGMA, schedule=schedule), whole)
     assert sizes == [2, 2, 1]
+
+
+def test_chunks_do_not_pile_up(monkeypatch):
+    """A part of a batch is let go before the next one is set up."""
+    solver, alive = solver_of(), []
+    monkeypatch.setattr(api, "BATCH_BYTES", 1)
+    make = type(solver._engine).workspace
+
+    def counted(*arguments):
+        assert not any(reference() for reference in alive)
+        workspace = make(*arguments)
+        alive.append(weakref.ref(workspace))
+        return workspace
+
+    monkeypatch.setattr(type(solver._engine), "workspace", counted)
+    solve(solver, BATCH, 25 / 255, schedule="gap", lipschitz=1.1, max_outer=2, max_inner=3)
+    assert len(alive) == len(BATCH)
+
+
+def test_a_callback_sees_the_whole_batch(monkeypatch):
+    monkeypatch.setattr(api, "BATCH_BYTES", 1)
+    seen = []
+
+    def stop(state):
+        seen.append((state.active.tolist(), state.image().shape))
+        raise StopIteration
+
+    solution = solve(solver_of(), BATCH, 25 / 255, schedule="gap", max_inner=2, callback=stop)
+    assert seen == [(list(range(len(BATCH))), (len(BATCH), *BATCH[0].shape))]
+    assert set(solution.status) == {"stopped"}
 
 
 def test_finished_images_keep_their_values():

@@ -98,9 +98,11 @@ def _accept_primal(
 
 
 def run_to_gap(
-    workspace: Workspace, active: Active, strength: FloatVector, tolerance: float, limit: int
+    workspace: Workspace, active: Active, strength: FloatVector, rounding: FloatVector, tolerance: float, limit: int
 ) -> InnerResult:
-    """FISTA with adaptive restart until gap <= tolerance f(x0); accepts the x0 that the gap certifies.
+    """FISTA with adaptive restart until gap <= tolerance f(x0) + rounding ||x||; accepts the x0 that the gap certifies.
+
+    rounding (B,) matters only where f is hardly more than float32 rounding, as for a flat image.
 
     Restart: where the dual objective has fallen, the image's momentum starts again (O'Donoghue and Candes 2015, function scheme).
     """
@@ -113,13 +115,14 @@ def run_to_gap(
         following = (1 + np.sqrt(1 + 4 * t**2)) / 2
         momentum[:] = (t - 1) / following
         t = following
-        certificate = StepSums.from_array(workspace.step(running, momentum)).certificate(strength[running])
+        sums = StepSums.from_array(workspace.step(running, momentum))
+        certificate = sums.certificate(strength[running])
         tally.steps[running] += 1
         fell = certificate.dual_objective < best[running]
         t[running[fell]] = 1.0
         best[running] = certificate.dual_objective
         tally.certify(running, certificate)
-        met = certificate.relative_gap <= tolerance
+        met = certificate.gap <= tolerance * certificate.objective + rounding[running] * np.sqrt(sums.size)
         tally.met[running] = met
         stop = met | (step == limit - 1)
         workspace.accept(running[stop], "extrapolated")

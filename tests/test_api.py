@@ -516,7 +516,7 @@ def test_an_installation_that_cannot_be_written_says_what_to_do(tmp_path):
     """Numba stores compiled kernels; where it can store nothing, the error names the way out."""
     code = (
         "import numba.core.caching as c\n"
-        "c._CacheImpl._locator_classes = []\n"
+        "c.CacheImpl._locator_classes = []\n"
         "from safi_fast import BackendError\n"
         "from safi_fast.backend import select\n"
         "try:\n    select('cpu')\nexcept BackendError as error:\n    print(error)"

@@ -29,7 +29,6 @@ from safi_fast.kernels.cpu.features import features
 from safi_fast.kernels.cpu.fft import fft16, fft32
 from safi_fast.kernels.cpu.simd import SATURATION, load, sigmoid, store
 from safi_fast.kernels.cpu.spline import spline
-
 from safi_fast.solver.certificate import StepSums, primal_certificate
 from safi_fast.solver.lipschitz import squared_norm
 

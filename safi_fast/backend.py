@@ -99,6 +99,7 @@ def describe_backends() -> list[BackendReport]:
 
 def _describe_cpu() -> BackendReport:
     try:
+        importlib.import_module("safi_fast.bindings.cache").let_threads_sleep()
         numba = importlib.import_module("numba")
     except ImportError as error:
         return BackendReport("cpu", False, f"Numba cannot be imported ({error}); run: pip install numba")

@@ -378,7 +378,10 @@ class Model(_Rebuilt):
         if sigma is None:
             raise InputError(f"{argument} is missing: {accepted}")
         if not low <= sigma <= high:
-            raise InputError(f"{argument} is {_both_scales(sigma)}, but {accepted}; choose another model")
+            raise InputError(
+                f"{argument} is {_both_scales(sigma)}, but {accepted}; it counts in the units of the image "
+                f"(25 / 255 for floats on [0, 1], 25 for 8-bit values)"
+            )
         return float(np.interp(sigma, levels, np.arange(len(levels))))
 
 

@@ -565,7 +565,7 @@ class TestDemo:
 
         monkeypatch.setattr(plots, "find_spec", lambda name: None)
         assert run("demo", "-o", tmp_path / "out") == 1
-        assert "pip install 'safi-fast[plots]'" in capsys.readouterr().err
+        assert "pip install matplotlib" in capsys.readouterr().err
         assert not solver.calls
 
 

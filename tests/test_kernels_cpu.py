@@ -13,6 +13,7 @@ import pytest
 from models import random_mmr_mask, random_model
 from numba import njit
 from plain import EPS, assert_as_good
+
 from safi_fast.bindings.cpu import (
     PAIRS,
     CpuEngine,

@@ -149,15 +149,18 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
         schedule = args.schedule or (session.model.schedule.name if session else None)
         print_json({"model": model, "sigma": args.sigma, "schedule": schedule, **counts, "files": records})
     else:
-        print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"])))
+        unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
+        print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"]), unfinished))
     for record in by_status["failed"][:SHOWN_FAILURES]:
         print_error(f"{record['input']}: {record['error']}")
     if counts["failed"] > SHOWN_FAILURES:
         print_error(f"and {counts['failed'] - SHOWN_FAILURES} more files failed")
 
 
-def _sentence(counts: dict[str, int], seconds: float) -> str:
+def _sentence(counts: dict[str, int], seconds: float, unfinished: int) -> str:
     parts = [f"{counts['denoised']} denoised in {seconds:.1f} s"]
+    if unfinished:
+        parts.append(f"{unfinished} of them without reaching the tolerance")
     if counts["skipped"]:
         parts.append(f"{counts['skipped']} skipped because the output exists (--overwrite replaces it)")
     if counts["failed"]:

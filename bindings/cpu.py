@@ -12,6 +12,12 @@ from __future__ import annotations
 
 import threading
 
+from .cache import discard_stale_kernels, let_threads_sleep
+
+let_threads_sleep()
+discard_stale_kernels()
+
+# ruff: noqa: E402 - what follows loads OpenMP and the compiled kernels
 import numba
 import numpy as np
 from numpy.typing import NDArray

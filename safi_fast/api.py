@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArrayKind, positive, positive_per_image, to_numpy, value_range
-from .backend import describe_backends, select
+from .arrays import ArrayKind, check_unit_range, positive, positive_per_image, to_numpy, value_range
+from .backend import select
 from .errors import InputError
 from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
@@ -20,7 +20,7 @@ from .solver import outer
 from .solver.lipschitz import squared_norm
 from .solver.result import CONVERGED, OuterState, Solution
 
-__all__ = ["Solver", "denoise", "describe_backends"]
+__all__ = ["Solver", "denoise"]
 
 BATCH_BYTES = 2**30  # a batch is cut so that its work space stays below this
 LIMITS = {  # outer steps, inner steps, tolerance of a schedule where the caller says nothing
@@ -29,6 +29,7 @@ LIMITS = {  # outer steps, inner steps, tolerance of a schedule where the caller
     "gap": (30, 1000, 1e-4),
 }
 Callback = Callable[[OuterState], None]
+_Part = tuple[outer.Account, NDArray[np.float32], NDArray[np.float32] | None]  # what is left of a solved chunk
 
 
 def denoise(
@@ -65,7 +66,8 @@ def denoise(
     max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
         the relative gap and the relative change between outer steps for "gap", the last tolerance for "converged".
     backend: "auto" or "cpu".
-    callback: called with an OuterState after every outer step; may raise StopIteration.
+    callback: called with an OuterState after every outer step; may raise StopIteration. A large batch, which is otherwise solved in
+        parts that fit into 1 GB, is then solved as one.
     return_solution: return a Solution (image, status, gap, ...) instead of the image.
 
     Returns the image in the caller's library, shape and range; float64 for float64 input, else float32.
@@ -111,16 +113,20 @@ class Solver:
         return_masks: bool = False,
     ) -> Any:
         """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W)."""
-        images = _Images.of(image, data_range, channel_axis, self.model.filters.support)
-        name, plan = _plan(self.model, schedule, max_outer, max_inner, tol)
+        images = _Images.of(image, data_range, channel_axis, self.model.smallest_side)
+        name, plan = plan_for(self.model, schedule, max_outer, max_inner, tol)
         settings = _Settings(self.model, images, sigma, strength, name)
         limits = (-np.inf, np.inf) if box is None else _box(box)
+        if data_range is None and limits == (0.0, 1.0):
+            check_unit_range("image", images.stack, float(settings.sigma.max()))
         height, width = images.stack.shape[1:]
         norm = self._squared_norm(lipschitz, name, height, width)
-        parts = []
-        for chunk in _chunks(len(images.stack), height * width * self._engine.bytes_per_pixel()):
-            workspace = self._engine.workspace(chunk.stop - chunk.start, height, width)
+        bytes_per_image = height * width * self._engine.bytes_per_pixel()
+        chunks = _chunks(len(images.stack), bytes_per_image) if callback is None else [slice(0, len(images.stack))]
+
+        def solve(chunk: slice) -> _Part:
             y, strength_here = images.stack[chunk], settings.strength[chunk].astype(np.float32)
+            workspace = self._engine.workspace(len(y), height, width)
             workspace.load(y, strength_here, np.full(len(y), 1 / norm, np.float32), limits)
             problem = outer.Problem(
                 workspace,
@@ -128,10 +134,13 @@ class Solver:
                 settings.gain[chunk],
                 settings.bias[chunk],
                 self.model.family,
+                norm,
+                height * width,
             )
             account = outer.SCHEDULES[name](problem, plan, callback)
-            parts.append((account, workspace.image(), workspace.masks() if return_masks else None))
-        solution = _solution(parts, images)
+            return account, workspace.image(), workspace.masks() if return_masks else None
+
+        solution = _solution([solve(chunk) for chunk in chunks], images)
         return solution if return_solution else solution.image
 
     def denoise_batch(self, images: Sequence[Any], sigma: Any, **options: Any) -> list[Any]:
@@ -185,22 +194,29 @@ class _Images:
     channel_axis: int | None
 
     @classmethod
-    def of(cls, image: Any, data_range: float | None, channel_axis: int | None, support: int) -> _Images:
+    def of(cls, image: Any, data_range: float | None, channel_axis: int | None, smallest: int) -> _Images:
         array, kind = to_numpy("image", image)
         if array.size == 0:
             raise InputError(f"image is empty: its shape is {array.shape}")
         stack = _stack(array, channel_axis)
-        if min(stack.shape[1:]) < support:
+        if min(stack.shape[1:]) < smallest:
+            colour = channel_axis is None and array.ndim == 3 and array.shape[-1] in (2, 3, 4)
             raise InputError(
-                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {support} x {support} or more"
+                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {smallest} x {smallest} or more"
+                + (f"; if {array.shape} is a colour image, pass channel_axis=-1" if colour else "")
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(
                 f"image has {int((~np.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
             )
         scale = value_range("image", array, data_range)
-        dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
-        return cls((stack / scale).astype(np.float32), kind, dtype, scale, array.shape, channel_axis)
+        dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
+        wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
+        with np.errstate(over="ignore"):
+            stack = (stack.astype(wide, copy=False) / scale).astype(np.float32)
+        if not np.isfinite(stack).all():
+            raise InputError(f"image has values up to {np.abs(array).max():.3g}, which float32 cannot hold; rescale it")
+        return cls(stack, kind, dtype, scale, array.shape, channel_axis)
 
     @property
     def single(self) -> bool:
@@ -234,7 +250,7 @@ def _stack(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
         )
     if (
         isinstance(channel_axis, bool)
-        or not isinstance(channel_axis, int)
+        or not isinstance(channel_axis, (int, np.integer))
         or not -array.ndim <= channel_axis < array.ndim
     ):
         raise InputError(f"channel_axis is {channel_axis!r}; expected an axis of an image of shape {array.shape}")
@@ -249,9 +265,9 @@ class _Settings:
         count = len(images.stack)
         repeat = 1 if images.channel_axis is None else images.shape[images.channel_axis]
         batch = count // repeat
-        sigmas = positive_per_image("sigma", sigma, batch).repeat(repeat) / images.scale
-        levels = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(sigmas)}
-        conditioned = [levels[value] for value in sigmas]
+        self.sigma = positive_per_image("sigma", sigma, batch).repeat(repeat) / images.scale
+        levels = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(self.sigma)}
+        conditioned = [levels[value] for value in self.sigma]
         self.gain = np.stack([level.gain for level in conditioned])
         self.bias = np.stack([level.bias for level in conditioned])
         if strength is None:
@@ -261,9 +277,10 @@ class _Settings:
             self.strength = positive_per_image("strength", strength, batch).repeat(repeat) / images.scale
 
 
-def _plan(
+def plan_for(
     model: Model, schedule: str | None, max_outer: int | None, max_inner: int | None, tol: float | None
 ) -> tuple[str, outer.Plan]:
+    """The schedule by name and its limits. Raises InputError."""
     name = model.schedule.name if schedule is None else schedule
     if name not in SCHEDULES:
         raise InputError(f"schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)} or None")
@@ -302,9 +319,7 @@ def _chunks(count: int, bytes_per_image: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _solution(
-    parts: list[tuple[outer.Account, NDArray[np.float32], NDArray[np.float32] | None]], images: _Images
-) -> Solution:
+def _solution(parts: list[_Part], images: _Images) -> Solution:
     def joined(read: Callable[[outer.Account], NDArray[Any]]) -> Any:
         return _per_image(np.concatenate([read(account) for account, _, _ in parts]), images.single)
 
@@ -331,7 +346,7 @@ def _per_image(values: NDArray[Any], single: bool) -> Any:
     return values[0].item() if isinstance(values[0], np.generic) else values[0]
 
 
-def _history(parts: list[tuple[outer.Account, Any, Any]], single: bool) -> tuple[Any, ...]:
+def _history(parts: list[_Part], single: bool) -> tuple[Any, ...]:
     """The records of all parts, image after image; a part that needed fewer outer steps repeats its last record with 0 steps."""
     length = max(len(account.history) for account, _, _ in parts)
     records = []

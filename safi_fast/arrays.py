@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import BackendError, InputError
 
+IMPOSSIBLE_SIGMAS = 8.0  # no pixel of a noisy image lies this many sigma outside its range
 INTEGER_RANGES = {"uint8": 255.0, "uint16": 65535.0}
 
 
@@ -40,9 +41,15 @@ def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], ArrayKind]:
     if torch is not None and isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise BackendError(f"{name} lies on {value.device}; this version computes on the CPU: pass {name}.cpu()")
-        return _checked(name, value.detach().numpy()), ArrayKind("torch")
+        try:
+            array = value.detach().numpy()
+        except TypeError as error:  # bfloat16, sparse
+            raise InputError(f"{name} cannot be read as a NumPy array: {error}") from error
+        return _checked(name, array), ArrayKind("torch")
     if hasattr(value, "__cuda_array_interface__"):
         raise BackendError(f"{name} lies on a GPU; this version computes on the CPU: pass a NumPy array")
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array, whose mask would be lost; fill it: {name}.filled(...)")
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -63,7 +70,7 @@ def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
 def value_range(name: str, array: NDArray[Any], data_range: float | None) -> float:
     """The range of the pixel values: as given, else by dtype (uint8: 255, uint16: 65535, floating point: 1).
 
-    Raises InputError where the range is unknown, or where floating-point values can hardly lie on [0, 1].
+    Raises InputError where the range is unknown.
     """
     if data_range is not None:
         return positive("data_range", data_range)
@@ -73,13 +80,20 @@ def value_range(name: str, array: NDArray[Any], data_range: float | None) -> flo
                 f"{name} has dtype {array.dtype}, whose range is not known; pass data_range=..., the value of white"
             )
         return INTEGER_RANGES[array.dtype.name]
-    level = float(np.mean(np.abs(array), dtype=np.float64))
-    if level > 2:
+    return 1.0
+
+
+def check_unit_range(name: str, array: NDArray[Any], sigma: float) -> None:
+    """Refuse an image that cannot be a noisy one on [0, 1]: a value lies further outside than IMPOSSIBLE_SIGMAS times the noise.
+
+    For images whose range the caller has not stated. Raises InputError.
+    """
+    low, high, margin = float(array.min()), float(array.max()), IMPOSSIBLE_SIGMAS * sigma
+    if low < -margin or high > 1 + margin:
         raise InputError(
-            f"{name} has values around {level:.3g}, but floating-point images are taken to lie on [0, 1]; "
+            f"{name} has values from {low:.4g} to {high:.4g}, but floating-point images are taken to lie on [0, 1]; "
             f"pass data_range=..., the value of white (255 for 8-bit values)"
         )
-    return 1.0
 
 
 def positive(name: str, value: Any) -> float:

@@ -99,6 +99,7 @@ def describe_backends() -> list[BackendReport]:
 
 def _describe_cpu() -> BackendReport:
     try:
+        importlib.import_module("safi_fast.bindings.cache").let_threads_sleep()
         numba = importlib.import_module("numba")
     except ImportError as error:
         return BackendReport("cpu", False, f"Numba cannot be imported ({error}); run: pip install numba")
@@ -117,5 +118,12 @@ def select(name: str) -> Backend:
     report = _describe_cpu()
     if not report.available:
         raise BackendError(f"backend={name!r} cannot run: {report.sentence}")
-    backend: Backend = importlib.import_module("safi_fast.bindings.cpu").CpuBackend()
+    try:
+        backend: Backend = importlib.import_module("safi_fast.bindings.cpu").CpuBackend()
+    except RuntimeError as error:  # Numba finds neither the package nor the home folder writable
+        if "cannot cache" not in str(error):
+            raise
+        raise BackendError(
+            "compiled kernels cannot be stored; set NUMBA_CACHE_DIR to a folder that can be written"
+        ) from error
     return backend

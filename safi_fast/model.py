@@ -24,6 +24,7 @@ BOUNDARIES = ("zero", "symmetric")
 FAMILIES = ("safi", "mmr")
 SCHEDULES = ("unrolled", "converged", "gap")
 MAX_SUPPORT = 17  # the widest composed filter that the kernels are built for
+MAX_MASK_SUPPORT = 15  # the same for the later convolutions of a SAFI mask, dilation included
 LEVEL_TOLERANCE = 0.01  # relative; how far sigma may lie outside the noise levels of a model
 SUM_TOLERANCE = 1e-4  # absolute; far above the rounding of a float32 sum, far below a missing projection
 
@@ -135,6 +136,13 @@ class SafiMask(_Rebuilt):
         gain = _tensor("mask.gain", self.gain, np.float32, ("K", channels))
         if any(isinstance(d, bool) or int(d) != d or d < 1 for d in self.dilations):
             raise ModelError(f"mask_dilations are {tuple(self.dilations)}; expected three integers of at least 1")
+        for i, kernels, dilation in zip((1, 2), rest, self.dilations[1:], strict=True):
+            side = int(dilation) * (kernels.shape[-1] - 1) + 1
+            if side > MAX_MASK_SUPPORT:
+                raise ModelError(
+                    f"tensor mask.convolution.{i} spans {side} x {side} pixels with its dilation; "
+                    f"at most {MAX_MASK_SUPPORT} can be used"
+                )
         object.__setattr__(self, "convolutions", (first, *rest))
         object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
         object.__setattr__(self, "splines", tuple(splines))
@@ -146,6 +154,11 @@ class SafiMask(_Rebuilt):
     def channels(self) -> int:
         """C, the number of masks."""
         return int(self.gain.shape[1])
+
+    @property
+    def reach(self) -> int:
+        """How many pixels beyond the image its widest convolution reads."""
+        return max(d * (int(v.shape[-1]) // 2) for v, d in zip(self.convolutions, self.dilations, strict=True))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything under its name in a weights file."""
@@ -193,6 +206,11 @@ class MmrMask(_Rebuilt):
     def channels(self) -> int:
         """C, the number of masks."""
         return int(self.scale.shape[0])
+
+    @property
+    def reach(self) -> int:
+        """How many pixels beyond the image its widest layer reads."""
+        return max(int(layer.shape[-1]) // 2 for layer in self.smoothing)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything under its name in a weights file."""
@@ -274,6 +292,10 @@ class Model(_Rebuilt):
             raise ModelError(f"family is {self.family!r}, but the mask is a {type(self.mask).__name__}")
         if self.mask.channels != self.filters.channels:
             raise ModelError(f"the mask has {self.mask.channels} channels and the filter bank {self.filters.channels}")
+        if isinstance(self.mask, SafiMask) and self.mask.boundary != self.filters.boundary:
+            raise ModelError(
+                f"mask_boundary is {self.mask.boundary!r} and boundary {self.filters.boundary!r}; they must be the same"
+            )
         levels = _tensor("noise_levels", self.noise_levels, np.float64, ("K",))
         if levels[0] <= 0 or levels[-1] > 1 or (np.diff(levels) <= 0).any():
             raise ModelError(f"tensor noise_levels is {levels.tolist()}; expected ascending levels above 0, at most 1")
@@ -293,6 +315,11 @@ class Model(_Rebuilt):
         levels = ", ".join(f"{255 * level:.4g}" for level in self.noise_levels)
         filters = f"{self.filters.channels} filters of {self.filters.support} x {self.filters.support}"
         return f"<Model {self.name!r}: {self.family}, {filters}, sigma {levels} / 255>"
+
+    @property
+    def smallest_side(self) -> int:
+        """The side in pixels of the smallest image: filters fit into it, and one reflection of it covers every kernel."""
+        return max(self.filters.support, self.mask.reach)
 
     def _check_levels(self, name: str, values: NDArray[Any]) -> None:
         if values.shape[0] != len(self.noise_levels):
@@ -351,7 +378,10 @@ class Model(_Rebuilt):
         if sigma is None:
             raise InputError(f"{argument} is missing: {accepted}")
         if not low <= sigma <= high:
-            raise InputError(f"{argument} is {_both_scales(sigma)}, but {accepted}; choose another model")
+            raise InputError(
+                f"{argument} is {_both_scales(sigma)}, but {accepted}; it counts in the units of the image "
+                f"(25 / 255 for floats on [0, 1], 25 for 8-bit values)"
+            )
         return float(np.interp(sigma, levels, np.arange(len(levels))))
 
 

@@ -1,6 +1,6 @@
 """Pictures of results and of models, drawn with Matplotlib's object interface: no window, no global state.
 
-Needs `pip install 'safi-fast[plots]'`.
+Needs `pip install matplotlib`.
 """
 
 import io
@@ -39,7 +39,7 @@ Detail = tuple[int, int, int, int]
 def require_matplotlib() -> None:
     """Raise BackendError, which says what to install, if Matplotlib is not there."""
     if find_spec("matplotlib") is None:
-        raise BackendError("drawing pictures needs Matplotlib; install it with pip install 'safi-fast[plots]'")
+        raise BackendError("drawing pictures needs Matplotlib; install it with pip install matplotlib")
 
 
 def before_after(

@@ -72,5 +72,19 @@ def random_model(
     return Model(**(made | parts))
 
 
+def oracle_form(model):
+    """A Model as the dictionary of float64 arrays that `oracle.mask_of` takes, first noise level."""
+    mask, form = model.mask, {"family": model.family, "layers": [w.astype(float) for w in model.filters.layers]}
+    if model.family == "mmr":
+        smoothing = [w.astype(float) for w in mask.smoothing]
+        return form | {"smoothing": smoothing, "profile": mask.profile.astype(float), "scale": mask.scale.astype(float)}
+    return form | {
+        "convolutions": [(w.astype(float), d) for w, d in zip(mask.convolutions, mask.dilations, strict=True)],
+        "splines": [spline.astype(float) for spline in mask.splines],
+        "gain": mask.gain[0].astype(float),
+        "bias": mask.bias[0].astype(float),
+    }
+
+
 def zero_mean(kernels):
     return kernels - kernels.mean((2, 3), keepdims=True)

@@ -195,7 +195,7 @@ def test_real_checkpoints_of_other_methods_are_refused(data_folder, name, messag
 def test_without_pytorch_the_extra_is_named(written, monkeypatch):
     path = written()
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BackendError, match=r"needs PyTorch: pip install 'safi-fast\[train\]'"):
+    with pytest.raises(BackendError, match=r"needs PyTorch: pip install torch"):
         read_checkpoint(path)
 
 

@@ -125,6 +125,7 @@ def test_filter_bank_refuses_an_unknown_boundary():
         (lambda m: {"dilations": (1, 1)}, "mask.dilation comes 2 times"),
         (lambda m: {"dilations": (1, 0, 1)}, r"mask_dilations are \(1, 0, 1\)"),
         (lambda m: {"dilations": (1, 1.5, 1)}, r"mask_dilations are \(1, 1.5, 1\)"),
+        (lambda m: {"dilations": (1, 8, 1)}, r"tensor mask\.convolution\.1 spans 17 x 17 pixels .* at most 15"),
         (
             lambda m: {"convolutions": (m.convolutions[1], *m.convolutions[1:])},
             r"tensor mask\.convolution\.0 has shape",

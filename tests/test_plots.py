@@ -76,7 +76,7 @@ def test_output_must_be_a_png_in_a_folder_that_exists(tmp_path):
 
 def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match=r"needs Matplotlib; install it with pip install 'safi-fast\[plots\]'"):
+    with pytest.raises(BackendError, match=r"needs Matplotlib; install it with pip install matplotlib"):
         plots.before_after(tmp_path / "a.png", NOISY, DENOISED)
 
 

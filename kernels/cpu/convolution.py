@@ -6,7 +6,7 @@ Two 16 x 16 tiles a, b travel as one complex image a + i b: the kernels are real
 256 frequencies the channels of many tile pairs are mixed by one complex C x C matrix, six pairs to a register tile.
 
 Shapes: input, output (2, B, G, H, W, 32); spectra re, im (256, C, C) [frequency, in, out] with C = 32 G; bias (B, G, 32);
-`pairs` tile pairs share one pass over the spectra. Support (size of the dilated kernel) at most 13: inner = 17 - support.
+`pairs` tile pairs share one pass over the spectra. Support (size of the dilated kernel) at most 15: inner = 17 - support.
 Work space per thread: re, im (256, pairs * C + 16) each, small (SMALL floats each).
 """
 

@@ -136,7 +136,7 @@ def synthesis(
     active, slot, dual, mask, has_mask, tiles, geometry,
     filters_re, filters_im, band, tap_first, tap_at, tap_weights, re, im, extra,
 ):  # fmt: skip
-    """tiles[b] = the parts of W^T (M . u); `image.gather` adds them up."""
+    """tiles[b] = the parts of W^T (M . u); `image_step` adds them up."""
     batch, height, width, groups, support = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]
     inner = TILE + 1 - support
     per_image = ((width + inner - 1) // inner) * ((height + inner - 1) // inner)

@@ -1,6 +1,6 @@
 """Turn a published checkpoint (.pth) into a weights file of this package.
 
-Needs PyTorch: pip install 'safi-fast[train]'.
+Needs PyTorch: pip install torch.
 """
 
 import argparse

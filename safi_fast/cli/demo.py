@@ -10,7 +10,7 @@ from typing import Any
 
 from . import session as sessions
 from .arguments import positive
-from .output import print_table, scientific
+from .output import print_table, progress, scientific
 
 SEED = 0
 DETAIL = (60, 170, 150, 150)  # row, column, height, width of the part that is shown enlarged
@@ -42,8 +42,12 @@ def run(args: argparse.Namespace) -> int:
     noisy = add_noise(clean, args.sigma / sessions.EIGHT_BIT, SEED)
     session = sessions.make_session()
     print(f"{session.model.name} on skimage.data.camera(), 512 x 512, sigma {args.sigma:g}, noise seed {SEED}")
-    _, first = _timed(session, noisy, args.sigma)
-    solution, second = _timed(session, noisy, args.sigma)
+    print("the first run on a machine compiles the kernels, which takes about half a minute ...", flush=True)
+    with progress("denoising", 2) as advance:
+        _, first = _timed(session, noisy, args.sigma)
+        advance()
+        solution, second = _timed(session, noisy, args.sigma)
+        advance()
 
     denoised = solution.image.clip(0, 1)
     scores = {

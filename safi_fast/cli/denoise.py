@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageFileError, InputError, SafiError
+from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, solver_options
 from .output import print_error, print_json, progress
@@ -20,7 +20,6 @@ from .output import print_error, print_json, progress
 if TYPE_CHECKING:
     from ..io import ImageFile
 
-IMPOSSIBLE_SIGMAS = 8.0  # no pixel of an image in its range lies further outside than this many sigma
 SHOWN_FAILURES = 20
 
 
@@ -63,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         for folder in {job.target.parent for job in pending}:
             prepare_folder(folder)
         session = sessions.make_session(args.model, args.backend)
+        session.check(args.sigma, **solver_options(args))
         with progress("denoising", len(pending)) as advance:
             for job in pending:
                 records[job] = _process(job, session, args)
@@ -123,17 +123,14 @@ def _process(job: Job, session: sessions.Session, args: argparse.Namespace) -> d
 
 def _data_range(path: Path, file: "ImageFile", sigma: float, given: float | None) -> float:
     """The value of white, as given or as the dtype says; refuses floats that are evidently not on [0, 1]."""
+    from ..arrays import check_unit_range
+
     if given is not None:
         return given
     if file.data_range is None:
         raise ImageFileError(f"{path}: {file.array.dtype} pixels have no known range; pass --data-range")
     if file.array.dtype.kind == "f":
-        margin = IMPOSSIBLE_SIGMAS * sigma / sessions.EIGHT_BIT
-        low, high = float(file.array.min()), float(file.array.max())
-        if low < -margin or high > 1 + margin:
-            raise InputError(
-                f"values run from {low:.4g} to {high:.4g}, but floats are taken to be in [0, 1]; pass --data-range"
-            )
+        check_unit_range("image", file.array, sigma / sessions.EIGHT_BIT)
     return file.data_range
 
 
@@ -152,15 +149,18 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
         schedule = args.schedule or (session.model.schedule.name if session else None)
         print_json({"model": model, "sigma": args.sigma, "schedule": schedule, **counts, "files": records})
     else:
-        print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"])))
+        unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
+        print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"]), unfinished))
     for record in by_status["failed"][:SHOWN_FAILURES]:
         print_error(f"{record['input']}: {record['error']}")
     if counts["failed"] > SHOWN_FAILURES:
         print_error(f"and {counts['failed'] - SHOWN_FAILURES} more files failed")
 
 
-def _sentence(counts: dict[str, int], seconds: float) -> str:
+def _sentence(counts: dict[str, int], seconds: float, unfinished: int) -> str:
     parts = [f"{counts['denoised']} denoised in {seconds:.1f} s"]
+    if unfinished:
+        parts.append(f"{unfinished} of them without reaching the tolerance")
     if counts["skipped"]:
         parts.append(f"{counts['skipped']} skipped because the output exists (--overwrite replaces it)")
     if counts["failed"]:

@@ -1,8 +1,8 @@
 """Measure a model: add seeded noise to clean images, denoise them, print mean PSNR, SSIM and time per image.
 
 The noise is white, Gaussian and not clipped, and depends on the seed and the image's place in the folder. Results are
-clipped to [0, 1] before they are compared. The time is that of denoising alone; before it is taken, the first image is
-denoised once as a warm-up. Colour images are turned to grey (skimage.color.rgb2gray).
+clipped to [0, 1] before they are compared. The time is that of denoising alone; before it is taken, the first image of
+each size is denoised once as a warm-up. Colour images are turned to grey (skimage.color.rgb2gray).
 """
 
 import argparse
@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
     session = sessions.make_session(args.model, args.backend)
     options = solver_options(args)
     rows: list[dict[str, Any]] = []
+    warm: set[tuple[int, ...]] = set()
     with progress("evaluating", len(paths)) as advance:
         for index, path in enumerate(paths):
-            rows.append(_evaluate_one(path, index, session, args, options))
+            rows.append(_evaluate_one(path, index, session, args, options, warm))
             advance()
     result = _totals(args, session, rows)
     if args.json:
@@ -68,7 +69,12 @@ def grey(path: Path, file: "ImageFile") -> Any:
 
 
 def _evaluate_one(
-    path: Path, index: int, session: sessions.Session, args: argparse.Namespace, options: dict[str, Any]
+    path: Path,
+    index: int,
+    session: sessions.Session,
+    args: argparse.Namespace,
+    options: dict[str, Any],
+    warm: set[tuple[int, ...]],
 ) -> dict[str, Any]:
     from ..io import read_image
     from ..metrics import psnr, ssim
@@ -77,7 +83,8 @@ def _evaluate_one(
     file = read_image(path)
     clean = grey(path, file)
     noisy = add_noise(clean, args.sigma / sessions.EIGHT_BIT, args.seed, index)
-    if index == 0:  # the warm-up: compilation, and what is computed once per image size
+    if clean.shape not in warm:  # compilation, and what is computed once per image size
+        warm.add(clean.shape)
         session.denoise(noisy, args.sigma, **options)
     start = time.perf_counter()
     solution = session.denoise(noisy, args.sigma, **options)

@@ -11,9 +11,7 @@ from .output import print_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `safi-fast inspect`."""
     parser.add_argument("model", metavar="MODEL", help="a shipped model or a .safetensors file")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="PNG", help="write the picture there (needs safi-fast[plots])"
-    )
+    parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="write the picture there (needs Matplotlib)")
     add_json_argument(parser)
 
 

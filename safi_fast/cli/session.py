@@ -21,6 +21,22 @@ class Session:
     model: "Model"
     solver: "Solver"
 
+    def check(
+        self,
+        sigma: float,
+        *,
+        schedule: str | None = None,
+        strength: float | None = None,
+        max_outer: int | None = None,
+        max_inner: int | None = None,
+        tol: float | None = None,
+    ) -> None:
+        """Refuse settings that no image could be denoised with. Raises InputError."""
+        from ..api import plan_for
+
+        plan_for(self.model, schedule, max_outer, max_inner, tol)
+        self.model.at(sigma / EIGHT_BIT, strength_given=strength is not None)
+
     def denoise(
         self,
         image: NDArray[Any],

@@ -71,6 +71,8 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
         data = encode(kind, Pixels(_store(array, kind, like), like.channel_axis is not None, alpha))
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # what encoders raise for sizes that their format cannot hold
+        raise ImageFileError(f"{path}: {array.shape} pixels cannot be stored as {kind.upper()} ({error})") from error
     write_atomically(path, data)
 
 

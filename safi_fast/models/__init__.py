@@ -22,12 +22,12 @@ def list_models() -> list[str]:
 def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     """A model by its name (see `list_models`) or from a weights file (.safetensors).
 
-    A model that comes with the package is read once and then shared. A text is taken as a path where it is no such name
+    A model is read once and then shared; a file that has changed is read again. A text is taken as a path where it is no such name
     and ends like a weights file, has a folder in it, or is an existing file.
     Raises ModelError for an unknown name or an unusable file, InputError for anything but text or a path.
     """
     if isinstance(name_or_path, os.PathLike):
-        return read_model(name_or_path)
+        return _from_file(Path(name_or_path))
     if not isinstance(name_or_path, str):
         raise InputError(
             f"name_or_path is a {type(name_or_path).__name__}; expected a model's name or the path of a file"
@@ -37,7 +37,7 @@ def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
         return _shipped(name_or_path)
     path = Path(name_or_path)
     if path.suffix in (SUFFIX, *CHECKPOINT_SUFFIXES) or path.name != name_or_path or path.exists():
-        return read_model(path)
+        return _from_file(path)
     nearest = difflib.get_close_matches(name_or_path, available, 1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ModelError(f"there is no model {name_or_path!r}{hint} (available: {', '.join(available) or 'none'})")
@@ -68,3 +68,16 @@ def describe(model: Model) -> dict[str, str]:
 def _shipped(name: str) -> Model:
     with as_file(files(__name__) / f"{name}{SUFFIX}") as path:
         return read_model(path)
+
+
+def _from_file(path: Path) -> Model:
+    try:
+        state = path.resolve().stat()
+    except OSError:
+        return read_model(path)  # says what is wrong
+    return _read_state(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_state(path: Path, modified: int, size: int) -> Model:
+    return read_model(path)

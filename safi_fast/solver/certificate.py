@@ -30,7 +30,7 @@ class Certificate:
     @property
     def relative_gap(self) -> FloatVector:
         """gap / f(x0); a problem solved exactly with f = 0 has relative gap 0."""
-        return np.divide(self.gap, self.objective, out=np.zeros_like(self.gap), where=self.objective > 0)
+        return np.divide(self.gap, self.objective, out=np.zeros_like(self.gap), where=self.objective != 0)
 
     @property
     def dual_objective(self) -> FloatVector:

@@ -38,13 +38,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Problem:
-    """A loaded workspace and what the loops need to know of it: lambda (B,), mask conditioning gain and bias (B, C)."""
+    """A loaded workspace and what the loops need to know of it: lambda (B,), mask conditioning gain and bias (B, C), ||W||^2, pixels."""
 
     workspace: Workspace
     strength: FloatVector
     gain: FloatArray
     bias: FloatArray
     family: str
+    squared_norm: float
+    pixels: int
+
+    @property
+    def rounding(self) -> FloatVector:
+        """(B,): times ||x||_2, how far float32 rounding of W x may move lambda ||M . W x||_1: a gap below that is zero.
+
+        lambda eps sqrt(||W||^2 C N): each of the C values of a pixel carries an error of the order eps ||W|| |x|.
+        """
+        values = self.gain.shape[1] * self.pixels
+        return np.asarray(self.strength * float(np.finfo(np.float32).eps) * (self.squared_norm * values) ** 0.5)
 
     @property
     def everyone(self) -> Active:
@@ -57,7 +68,7 @@ class Account:
 
     def __init__(self, problem: Problem, callback: Callback | None):
         count = len(problem.strength)
-        self._workspace, self._callback = problem.workspace, callback
+        self._callback = callback
         self.active = problem.everyone
         self.status = np.full(count, MAX_ITERATIONS, dtype=object)
         self.outer_iterations = np.zeros(count, np.int64)
@@ -66,24 +77,24 @@ class Account:
         self.outer_residual = np.full(count, np.inf)
         self.history: list[OuterRecord] = []
 
-    def close_step(self, result: InnerResult) -> bool:
+    def close_step(self, workspace: Workspace, result: InnerResult) -> bool:
         """Enter the result of one outer step; False where the callback asks to stop."""
         images = self.active
         self.outer_iterations[images] += 1
         self.inner_iterations[images] += result.steps
-        self.outer_residual[images] = self._workspace.outer_change(images)
+        self.outer_residual[images] = workspace.outer_change(images)
         self.certificate.objective[images] = result.certificate.objective
         self.certificate.gap[images] = result.certificate.gap
         steps = np.zeros_like(self.inner_iterations)
         steps[images] = result.steps
         relative_gap, objective = self.certificate.relative_gap, self.certificate.objective.copy()
         self.history.append(OuterRecord(steps, relative_gap, objective, self.outer_residual.copy()))
-        return self._report()
+        return self._report(workspace)
 
-    def _report(self) -> bool:
+    def _report(self, workspace: Workspace) -> bool:
         if self._callback is None:
             return True
-        state = OuterState(len(self.history) - 1, self.active.copy(), self.history[-1], self._workspace.image)
+        state = OuterState(len(self.history) - 1, self.active.copy(), self.history[-1], workspace.image)
         try:
             self._callback(state)
         except StopIteration:
@@ -101,7 +112,8 @@ def unrolled(problem: Problem, plan: Plan, callback: Callback | None = None) -> 
             workspace.collapse_momentum(account.active)
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.refresh(account.active)
-        if not account.close_step(run_fixed(workspace, account.active, problem.strength, plan.inner)):
+        result = run_fixed(workspace, account.active, problem.strength, plan.inner)
+        if not account.close_step(workspace, result):
             return account
     account.status[:] = COMPLETED
     return account
@@ -112,14 +124,13 @@ def converged(problem: Problem, plan: Plan, callback: Callback | None = None) ->
     workspace, account = problem.workspace, Account(problem, callback)
     for outer in range(plan.outer):
         if outer:
-            workspace.collapse_momentum(account.active)
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.start_dual(account.active)
         workspace.refresh(account.active)
         rule = "FISTA" if problem.family == "mmr" and outer else "CD"
         tolerance = plan.tolerance * 100 ** (1 - min(outer, PUBLISHED_STEPS - 1) / (PUBLISHED_STEPS - 1))
         result = run_published(workspace, account.active, problem.strength, rule, tolerance, plan.inner)
-        if not account.close_step(result):
+        if not account.close_step(workspace, result):
             return account
         account.status[:] = np.where(result.met, CONVERGED, MAX_ITERATIONS)
     return account
@@ -135,10 +146,12 @@ def gap(problem: Problem, plan: Plan, callback: Callback | None = None) -> Accou
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.refresh(account.active)
         tolerance = max(plan.tolerance, FIRST_GAP * GAP_DECAY**outer)
-        result = run_to_gap(workspace, account.active, problem.strength, tolerance, plan.inner)
-        proceed = account.close_step(result)
+        result = run_to_gap(workspace, account.active, problem.strength, problem.rounding, tolerance, plan.inner)
+        proceed = account.close_step(workspace, result)
         images = account.active
-        done = result.met & (account.certificate.relative_gap[images] <= plan.tolerance)
+        done = result.met & (
+            (account.certificate.relative_gap[images] <= plan.tolerance) | (tolerance == plan.tolerance)
+        )
         done &= account.outer_residual[images] <= plan.tolerance
         account.status[images[done]] = CONVERGED
         account.active = images[~done]

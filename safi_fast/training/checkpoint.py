@@ -70,7 +70,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         import torch
     except ImportError as error:
-        raise BackendError("reading a checkpoint needs PyTorch: pip install 'safi-fast[train]'") from error
+        raise BackendError("reading a checkpoint needs PyTorch: pip install torch") from error
     if not path.is_file():
         raise ModelError(
             "is a folder; expected a checkpoint (.pth)" if path.is_dir() else "there is no such checkpoint"

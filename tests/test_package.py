@@ -1,0 +1,252 @@
+"""The package as such: what importing it costs, its public names, which way imports point, and the wheel."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import random_model
+
+import safi_fast
+from safi_fast.bindings.cache import discard_stale_kernels
+from safi_fast.weights import save_model
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "cupy", "numba", "llvmlite", "scipy", "skimage", "matplotlib", "rich")
+PUBLIC = [
+    "BackendError",
+    "ImageFileError",
+    "InputError",
+    "Model",
+    "ModelError",
+    "SafiError",
+    "Solution",
+    "Solver",
+    "__version__",
+    "denoise",
+    "list_models",
+    "load_model",
+]
+
+
+def python(code, **options):
+    """What a fresh interpreter prints; it may not write to stderr."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=600, **options
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+# ---------------------------------------------------------------------------------------------------- import and names
+
+
+def test_import_is_fast():
+    code = "import time; t = time.perf_counter(); import safi_fast; print(time.perf_counter() - t)"
+    assert min(float(python(code)) for _ in range(3)) < 0.3
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import safi_fast", "import safi_fast.errors", "import safi_fast.backend", "import safi_fast.cli.main"],
+)
+def test_import_loads_nothing_heavy(statement):
+    assert python(f"{statement}; import sys; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
+
+
+def test_public_names():
+    assert safi_fast.__all__ == PUBLIC
+    assert dir(safi_fast) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(safi_fast, name) is not None
+    with pytest.raises(AttributeError, match="module 'safi_fast' has no attribute 'denoize'"):
+        _ = safi_fast.denoize
+    star = {}
+    exec("from safi_fast import *", star)
+    assert set(PUBLIC) <= set(star)
+
+
+def test_public_functions_and_classes_are_documented():
+    for name in PUBLIC:
+        public = getattr(safi_fast, name)
+        assert name == "__version__" or public.__doc__
+        if isinstance(public, type):
+            assert not [
+                key for key, value in vars(public).items() if key[0] != "_" and callable(value) and not value.__doc__
+            ]
+
+
+# --------------------------------------------------------------------------------------------- imports point one way
+
+
+def sources():
+    """Every module of the package as (its dotted name, its imports), whichever folder it lies in."""
+    for folder, name in ((ROOT / "safi_fast", "safi_fast"), (ROOT / "kernels", None), (ROOT / "bindings", None)):
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            dotted = [*([] if name else ["safi_fast"]), *parts]
+            package = dotted[:-1]
+            yield ".".join(dotted).removesuffix(".__init__"), set(imports(ast.parse(path.read_text()), package))
+
+
+def imports(tree, package):
+    """Absolute names of all that a module imports, also inside functions and by importlib.import_module("...")."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "import_module":
+            yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+
+
+SOURCES = dict(sources())
+
+
+def inside(name, *packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def imported_from(*packages):
+    """(module, import) for all modules of these packages."""
+    return [(module, name) for module, names in SOURCES.items() if inside(module, *packages) for name in sorted(names)]
+
+
+def test_the_sources_are_found():
+    assert "safi_fast.api" in SOURCES["safi_fast"] or "safi_fast.api.denoise" in SOURCES["safi_fast"]
+    assert "safi_fast.kernels.cpu.fft.fft32" in SOURCES["safi_fast.kernels.cpu.tile"]
+    assert "safi_fast.kernels.cpu.tile" in SOURCES["safi_fast.bindings.cpu"]
+    assert "safi_fast.bindings.cpu" in SOURCES["safi_fast.backend"]
+    assert len(SOURCES) > 30
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("kernels", ["kernels"]),
+        ("bindings", ["bindings", "kernels", "model", "errors", "backend"]),
+        ("solver", ["solver", "backend", "errors", "model"]),
+        ("errors", []),
+        ("model", ["errors"]),
+        ("arrays", ["errors"]),
+        ("backend", ["errors", "model", "bindings"]),  # bindings by name, when a backend is chosen
+        ("weights", ["errors", "model", "atomic"]),
+        ("models", ["errors", "model", "weights"]),
+        ("api", ["arrays", "backend", "errors", "model", "models", "solver"]),
+    ],
+)
+def test_imports_point_one_way(package, allowed):
+    allowed = [f"safi_fast.{name}" for name in allowed]
+    wrong = [
+        f"{module} imports {name}"
+        for module, name in imported_from(f"safi_fast.{package}")
+        if inside(name, "safi_fast") and not inside(name, *allowed)
+    ]
+    assert not wrong
+
+
+def test_only_training_imports_torch():
+    wrong = [
+        f"{module} imports {name}"
+        for module, name in imported_from("safi_fast")
+        if inside(name, "torch") and not inside(module, "safi_fast.training")
+    ]
+    assert not wrong
+
+
+def test_only_kernels_and_bindings_import_numba():
+    modules = {module for module, name in imported_from("safi_fast") if inside(name, "numba", "llvmlite")}
+    elsewhere = {module for module in modules if not inside(module, "safi_fast.kernels", "safi_fast.bindings")}
+    assert elsewhere <= {"safi_fast.backend", "safi_fast.cli.doctor"}  # which ask whether it is there, by import_module
+
+
+def test_import_linter_passes():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------ the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel of the working tree, built from a copy so that nothing is left behind here."""
+    pytest.importorskip("build", reason="building a wheel needs the package build (extra 'dev')")
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for folder in ("safi_fast", "kernels", "bindings", "tests", "bench"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=skip)
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, source]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(target.glob("*.whl"))
+
+
+def packaged():
+    """The files that a wheel must hold, under the names they get in site-packages."""
+    inside_package = (ROOT / "safi_fast").rglob("*")
+    elsewhere = chain((ROOT / "kernels").rglob("*"), (ROOT / "bindings").rglob("*"))
+    kept = {".py", ".typed", ".safetensors", ".cu", ".cuh"}
+    names = [path.relative_to(ROOT).as_posix() for path in inside_package if path.suffix in kept]
+    return set(names) | {f"safi_fast/{p.relative_to(ROOT).as_posix()}" for p in elsewhere if p.suffix in kept}
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert files == packaged()
+    for name in ("kernels/cpu/tile.py", "bindings/cpu.py", "py.typed", "models/__init__.py"):
+        assert f"safi_fast/{name}" in files
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_wheel_works_outside_the_repository(wheel, tmp_path):
+    """Installed into a folder, it imports from there and denoises, with a model of its own and with one from a file."""
+    site, model = tmp_path / "site", random_model(lipschitz=1.1)
+    save_model(model, tmp_path / "random.safetensors")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
+    done = subprocess.run(
+        [*install, "--disable-pip-version-check"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    image = np.random.default_rng(0).random((20, 22))
+    np.save(tmp_path / "image.npy", image)
+    code = (
+        "import numpy as np, safi_fast, safi_fast.bindings.cpu as bindings, safi_fast.kernels as kernels\n"
+        "image = np.load('image.npy')\n"
+        "np.save('result.npy', safi_fast.denoise(image, 25 / 255, model='random.safetensors', max_outer=1))\n"
+        "for name in safi_fast.list_models(): safi_fast.load_model(name)\n"
+        "print(safi_fast.__file__, bindings.__file__, kernels.__file__)"
+    )
+    printed = python(code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)})
+    assert printed.count(str(site)) == 3
+    expected = safi_fast.denoise(image, 25 / 255, model=model, max_outer=1)
+    np.testing.assert_array_equal(np.load(tmp_path / "result.npy"), expected)
+
+
+def test_kernels_compiled_from_other_sources_are_discarded(tmp_path):
+    """Numba itself would go on running them after an update that changes only what a kernel imports."""
+    (tmp_path / "__pycache__").mkdir()
+    compiled = tmp_path / "__pycache__" / "kernel.nbc"
+    (tmp_path / "kernel.py").write_text("one = 1")
+    discard_stale_kernels(tmp_path)
+    compiled.write_text("compiled")
+    discard_stale_kernels(tmp_path)
+    assert compiled.exists()
+    (tmp_path / "kernel.py").write_text("one = 2")
+    discard_stale_kernels(tmp_path)
+    assert not compiled.exists()

@@ -144,7 +144,7 @@ __device__ __forceinline__ long long element(int plane, const Place& at, int c, 
     return (((long long)plane * CHANNELS + at.channel + c) * g.height + at.y) * g.width + at.x;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
 analysis(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
          const float* __restrict__ mask, int magnitude, float* __restrict__ output, const int* __restrict__ output_slot,
          const float* __restrict__ filters, Border border, Geometry g) {
@@ -165,7 +165,7 @@ analysis(const int* __restrict__ active, const int* __restrict__ slot, const flo
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
 masked_norm(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
             const float* __restrict__ mask, double* __restrict__ l1, const float* __restrict__ filters, Border border,
             Geometry g) {
@@ -187,7 +187,7 @@ masked_norm(const int* __restrict__ active, const int* __restrict__ slot, const 
     if (threadIdx.x == 0) l1[((long long)at.image * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
 dual_step(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
           float* __restrict__ dual, const float* __restrict__ mask, const float* __restrict__ step,
           const float* __restrict__ bound, const float* __restrict__ momentum, double* __restrict__ l1,

@@ -36,6 +36,7 @@ __device__ __forceinline__ int position_class(int y, int x, const Geometry& g, i
 // The corrections of BorderTaps (bindings/border.py): taps of class k are first[k] .. first[k + 1] - 1.
 struct Border {
     int band;
+    int padding;                         // the host writes the layout out
     const int* __restrict__ first;       // (classes + 1)
     const int* __restrict__ row;         // (taps) rows from the upper left corner of the filter
     const int* __restrict__ column;      // (taps)

@@ -18,8 +18,7 @@ constexpr int WINDOW = PX + SUPPORT - 1;
 constexpr int WINDOW4 = (WINDOW + 3) / 4;
 constexpr int SPAN_Y = TILE_Y + SUPPORT - 1;
 constexpr int SPAN_X = TILE_X - PX + 4 * WINDOW4;
-// A thread's rows start 2 rows below its neighbour's: 2 * SPAN_PITCH = 4 banks (mod 32) keeps quarter warps free of conflicts; the pitch
-// stays a multiple of 4 for 16-byte reads, so it is 2 (mod 16) rounded up to a multiple of 4 with the least conflicts.
+// A multiple of 4, for 16-byte reads, that is 4 (mod 16).
 constexpr int SPAN_PITCH = (SPAN_X + 11) / 16 * 16 + 4;
 constexpr int TAP_PITCH = (SUPPORT + 3) / 4 * 4;
 constexpr int PER_SPLIT = CHANNELS / SPLITS;
@@ -89,7 +88,7 @@ __device__ __forceinline__ void add_channel(float (&z)[PY][PX], const Tile& tile
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 synthesis(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ dual,
           const float* __restrict__ mask, float* __restrict__ parts, const float* __restrict__ filters, Geometry g) {
     __shared__ Tile tile;

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         "safi-fast": __version__,
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "packages": _versions(),
-        "cpu": _cpu(),
+        "cpu": processor_name(),
         "cores": _cores(),
         "threads": _threads(),
         "backends": [
@@ -114,7 +114,8 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _cpu() -> str:
+def processor_name() -> str:
+    """The processor as the system calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

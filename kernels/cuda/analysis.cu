@@ -54,15 +54,7 @@ __device__ __forceinline__ void filter(float (&q)[PX][OC], const Tile& tile, int
         for (int c = 0; c < OC; c++) q[p][c] = 0.0f;
     for (int ky = 0; ky < SUPPORT; ky++) {
         float window[4 * WINDOW4];
-        const float4* source = reinterpret_cast<const float4*>(&tile.pixels[(ty + ky) * SPAN_PITCH + tx * PX]);
-#pragma unroll
-        for (int i = 0; i < WINDOW4; i++) {
-            const float4 four = source[i];
-            window[4 * i] = four.x;
-            window[4 * i + 1] = four.y;
-            window[4 * i + 2] = four.z;
-            window[4 * i + 3] = four.w;
-        }
+        load_row<WINDOW4>(window, &tile.pixels[(ty + ky) * SPAN_PITCH + tx * PX]);
 #pragma unroll
         for (int kx = 0; kx < SUPPORT; kx++) {
             const float4* taps = reinterpret_cast<const float4*>(&tile.weights[(ky * SUPPORT + kx) * OC]);

@@ -42,3 +42,17 @@ struct Border {
     const int* __restrict__ column;      // (taps)
     const float* __restrict__ weights;   // (taps, C)
 };
+
+// row = 4 * FOURS neighbouring floats of shared memory, read 16 bytes at a time.
+template <int FOURS>
+__device__ __forceinline__ void load_row(float (&row)[4 * FOURS], const float* shared) {
+    const float4* source = reinterpret_cast<const float4*>(shared);
+#pragma unroll
+    for (int i = 0; i < FOURS; i++) {
+        const float4 four = source[i];
+        row[4 * i] = four.x;
+        row[4 * i + 1] = four.y;
+        row[4 * i + 2] = four.z;
+        row[4 * i + 3] = four.w;
+    }
+}

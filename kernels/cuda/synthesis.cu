@@ -57,15 +57,7 @@ __device__ __forceinline__ void add_channel(float (&z)[PY][PX], const Tile& tile
     for (int i = 0; i < TAP_PITCH; i++) above[i] = 0.0f;
     for (int row = 0; row < SUPPORT + PY - 1; row++) {
         float window[4 * WINDOW4];
-        const float4* source = reinterpret_cast<const float4*>(&tile.values[(ty * PY + row) * SPAN_PITCH + tx * PX]);
-#pragma unroll
-        for (int i = 0; i < WINDOW4; i++) {
-            const float4 four = source[i];
-            window[4 * i] = four.x;
-            window[4 * i + 1] = four.y;
-            window[4 * i + 2] = four.z;
-            window[4 * i + 3] = four.w;
-        }
+        load_row<WINDOW4>(window, &tile.values[(ty * PY + row) * SPAN_PITCH + tx * PX]);
         const bool inside = row < SUPPORT;
         const float4* taps = reinterpret_cast<const float4*>(&tile.taps[(inside ? row : 0) * TAP_PITCH]);
 #pragma unroll

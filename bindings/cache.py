@@ -34,7 +34,6 @@ def discard_stale_kernels(folder: Path | None = None) -> None:
 def let_threads_sleep() -> None:
     """Ask OpenMP, if it is not running yet, to let waiting threads sleep instead of spin.
 
-    Spinning threads take the cores from those that have work as soon as anything else runs: 2 to 4 times slower on a busy machine. On
-    an idle one a wake-up costs microseconds. A setting of the user's own stays.
+    Spinning threads take the cores from those that have work as soon as anything else runs. A setting of the user's own stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -35,7 +35,7 @@ class Workspace(Protocol):
         """u = v = M . W x of the accepted image, not clipped."""
 
     def collapse_momentum(self, active: Active) -> None:
-        """u = v. Must precede `update_mask`."""
+        """u = v. Must precede `update_mask`, which uses the spare slot of u, unless `start_dual` follows it."""
 
     def refresh(self, active: Active) -> None:
         """z, x(u) and x(v) = x(u), after u or M has changed."""

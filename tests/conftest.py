@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STATE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(ROOT.glob("kernels/**/*.py")))).hexdigest()
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba" / STATE[:12]))
 # Tests work on small images on machines that do other things as well. Threads that wait by spinning then take the cores from those
-# that have work: four times slower in OpenMP (the kernels), twenty times in the oracle's small matrix products.
+# that have work, in OpenMP (the kernels) and in the oracle's small matrix products.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -1,28 +1,19 @@
 """The CUDA filter-bank kernels, run by the emulator, against the float64 oracle."""
 
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import oracle
 import pytest
 from emulator.device import EmulatedDevice
-from emulator.sources import inline_headers
 
 from safi_fast.bindings.border import border_taps
+from safi_fast.bindings.module import source
 
-KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "cuda"
 GEOMETRY = np.dtype([(name, np.int32) for name in ("batch", "height", "width", "halo", "rows", "pitch")])
 BORDER = np.dtype(
     [("band", np.int32), ("padding", np.int32)] + [(name, np.uint64) for name in ("first", "row", "column", "weights")]
 )
 SPLITS = 2
 SHAPES = [(20, 37), (33, 40), (13, 71)]
-
-
-@cache
-def source(name):
-    return inline_headers(KERNELS / f"{name}.cu")
 
 
 class Bank:

@@ -128,6 +128,9 @@ class EmulatedDevice:
         """Launches are synchronous."""
         self._refuse_in_capture("synchronize")
 
+    def release_memory(self) -> None:
+        """Arrays that are gone leave nothing behind."""
+
     @property
     def live_arrays(self) -> int:
         """Arrays of this device that something still refers to."""

@@ -126,10 +126,7 @@ class Solver:
         return_solution: bool = False,
         return_masks: bool = False,
     ) -> Any:
-        """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W).
-
-        They come in the caller's library where the image lies on a GPU, else as NumPy array.
-        """
+        """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W), always NumPy."""
         self._require_reachable(image)
         array, kind = as_array("image", image)
         self._require_same_gpu(kind)
@@ -159,8 +156,8 @@ class Solver:
                     height * width,
                 )
                 account = outer.SCHEDULES[name](problem, plan, self._in_terms_of_caller(callback, images.kind))
-                masks = self._deliver(workspace.masks(), images.kind) if return_masks else None
-                return account, self._deliver(workspace.image(), images.kind), masks
+                image = self._deliver(workspace.image(), images.kind)
+                return account, image, workspace.masks() if return_masks else None
 
             solution = _solution([solve(chunk) for chunk in chunks], images)
         return solution if return_solution else solution.image
@@ -391,11 +388,10 @@ def _solution(parts: list[_Part], images: _Images) -> Solution:
     def joined(read: Callable[[outer.Account], NDArray[Any]]) -> Any:
         return _per_image(np.concatenate([read(account) for account, _, _ in parts]), images.single)
 
-    xp = images.kind.module
     status = joined(lambda account: account.status)
     masks = [mask for _, _, mask in parts if mask is not None]
     return Solution(
-        image=images.restore(xp.concatenate([image for _, image, _ in parts])),
+        image=images.restore(images.kind.module.concatenate([image for _, image, _ in parts])),
         status=status,
         converged=status == CONVERGED,
         outer_iterations=joined(lambda account: account.outer_iterations),
@@ -404,7 +400,7 @@ def _solution(parts: list[_Part], images: _Images) -> Solution:
         relative_gap=joined(lambda account: account.certificate.relative_gap),
         outer_residual=joined(lambda account: account.outer_residual),
         history=_history(parts, images.single),
-        masks=images.kind.beside(_per_image(xp.concatenate(masks), images.single)) if masks else None,
+        masks=_per_image(np.concatenate(masks), images.single) if masks else None,
     )
 
 

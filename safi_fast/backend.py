@@ -67,7 +67,7 @@ class Workspace(Protocol):
         """A copy of the accepted images (B, H, W), as array of the device."""
 
     def masks(self) -> FloatArray:
-        """A copy of M (B, C, H, W), as array of the device; ones before the first mask."""
+        """A copy of M (B, C, H, W) in host memory; ones before the first mask."""
 
     def normal_operator(self, x: FloatArray) -> FloatArray:
         """W^T W x (B, H, W), without mask; overwrites the state. NumPy in and out."""

@@ -270,6 +270,11 @@ class CpuWorkspace:
         self.carried[active] = momentum[active]
         return np.column_stack([self.l1[active].sum(1), self.sums[active].sum(1)])
 
+    def steps(self, active: NDArray[np.int64], momenta: FloatArray) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums."""
+        for momentum in momenta:
+            self.step(active, momentum)
+
     def measure(self, active: NDArray[np.int64], previous: bool = False) -> NDArray[np.float64]:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, of this u or the one before."""
         slot = 1 - self.slot if previous else self.slot

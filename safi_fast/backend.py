@@ -43,6 +43,9 @@ class Workspace(Protocol):
     def step(self, active: Active, momentum: FloatArray) -> NDArray[np.float64]:
         """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see `solver.certificate.StepSums`."""
 
+    def steps(self, active: Active, momenta: FloatArray) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums: one launch where the device can."""
+
     def measure(self, active: Active, previous: bool = False) -> NDArray[np.float64]:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, for this u or the one before."""
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import MmrMask, Model, SafiMask
+from . import launch
 from . import weights as layout
 from .border import border_taps
 from .device import Device, Kernel
@@ -27,9 +28,15 @@ FloatArray = NDArray[np.float32]
 Active = NDArray[np.int64]
 
 STEP_SUMS = 5  # of image_step
+TENSOR_FILES = ("analysis", "synthesis", "convolution")
 STEP_KERNELS = (
     ("analysis", "dual_step"), ("synthesis", "synthesis"), ("border", "synthesis_border"), ("image", "image_step"), ("state", "advance"),
 )  # fmt: skip
+
+
+def tensor_options(precision: str, block: int) -> tuple[str, ...]:
+    """Options of the kernels on tensor cores."""
+    return (f"-DCHANNEL_BLOCK={block}", *(("-DBF16X3",) if precision == "bf16x3" else ()))
 
 
 class CudaBackend:
@@ -38,13 +45,13 @@ class CudaBackend:
     name = "cuda"
 
     def __init__(self, device: Device, precision: str = "float32"):
-        """precision: "float32"; others come with the tensor-core kernels."""
+        """precision: "float32", or "tf32" or "bf16x3" for the filter bank and the mask layers C -> C on tensor cores (docs/gpu.md)."""
         self.device = device
         self.precision = precision
 
     def prepare(self, model: Model) -> CudaEngine:
         """Weights in the layout of the kernels, on the device."""
-        return CudaEngine(model, self.device)
+        return CudaEngine(model, self.device, self.precision)
 
     def to_host(self, array: Any) -> np.ndarray:
         """An array of the device as NumPy."""
@@ -77,22 +84,28 @@ class _Border:
 class _Convolution:
     """One layer of a SAFI mask generator."""
 
-    def __init__(self, device: Device, weight: np.ndarray, dilation: int, channels: int):
-        c_in = 1 if weight.shape[1] == 1 else channels
-        filled = np.zeros((weight.shape[0], c_in, *weight.shape[2:]), np.float32)
-        filled[:, : weight.shape[1]] = weight
-        self.weights = device.upload(layout.by_eight(filled, channels))
-        self.options = (f"-DSUPPORT={weight.shape[-1]}", f"-DDILATION={dilation}")
-        self.reach = (weight.shape[-1] - 1) * dilation // 2
+    def __init__(self, device: Device, weight: np.ndarray, dilation: int, shape: Shape):
+        self.size = launch.Kernel(weight.shape[-1], dilation)
+        self.reach = (self.size.side - 1) * dilation // 2
+        self.options: tuple[str, ...] = (f"-DSUPPORT={self.size.side}", f"-DDILATION={dilation}")
+        c_in = 1 if weight.shape[1] == 1 else shape.channels
+        filled = np.zeros((shape.channels, c_in, *weight.shape[2:]), np.float32)
+        filled[: weight.shape[0], : weight.shape[1]] = weight
+        if shape.tensor and c_in > 1:
+            block = launch.channel_block("convolution", shape, self.size)
+            self.weights = device.upload(layout.convolution_slabs(filled, block, shape.precision))
+            self.options += tensor_options(shape.precision, block)
+        else:
+            self.weights = device.upload(layout.by_eight(filled, shape.channels))
 
 
 class _SafiMask:
     """The three layers of a SAFI mask generator."""
 
-    def __init__(self, device: Device, mask: SafiMask, channels: int):
+    def __init__(self, device: Device, mask: SafiMask, shape: Shape):
         pairs = zip(mask.convolutions, mask.dilations, strict=True)
-        self.layers = [_Convolution(device, weight, dilation, channels) for weight, dilation in pairs]
-        self.splines = [_Spline(device, v, -1.0, channels, last=i == 2) for i, v in enumerate(mask.splines)]
+        self.layers = [_Convolution(device, weight, dilation, shape) for weight, dilation in pairs]
+        self.splines = [_Spline(device, v, -1.0, shape.channels, last=i == 2) for i, v in enumerate(mask.splines)]
         self.symmetric = np.int32(mask.boundary == "symmetric")
 
 
@@ -115,19 +128,27 @@ class _MmrMask:
 class CudaEngine:
     """One model on one device. Read-only after construction, so threads may share it."""
 
-    def __init__(self, model: Model, device: Device):
-        self.model, self.device = model, device
+    def __init__(self, model: Model, device: Device, precision: str):
+        self.model, self.device, self.precision = model, device, precision
         bank = model.filters
-        self.channels = ceil_to(bank.channels, layout.BLOCK)
+        self.channels = ceil_to(bank.channels, layout.BLOCK if precision == "float32" else layout.DEPTH)
         self.symmetric = np.int32(bank.boundary == "symmetric")
-        composed = bank.composed()
-        self.filters = device.upload(layout.by_eight(composed[:, None], self.channels))
-        self.taps = device.upload(layout.synthesis_taps(composed, self.channels))
+        shape, composed = self.shape(1, 1), bank.composed()
+        support = (f"-DSUPPORT={bank.support}",)
+        self.options: dict[str, tuple[str, ...]] = dict.fromkeys(("analysis", "synthesis", "border"), support)
+        if shape.tensor:
+            blocks = {file: launch.channel_block(file, shape) for file in ("analysis", "synthesis")}
+            self.options |= {file: support + tensor_options(precision, block) for file, block in blocks.items()}
+            self.filters = device.upload(layout.analysis_slabs(composed, self.channels, blocks["analysis"], precision))
+            self.taps = device.upload(layout.synthesis_slabs(composed, self.channels, blocks["synthesis"], precision))
+        else:
+            self.filters = device.upload(layout.by_eight(composed[:, None], self.channels))
+            self.taps = device.upload(layout.synthesis_taps(composed, self.channels))
         self.border = _Border(device, model, self.channels)
         self.mask: _SafiMask | _MmrMask
         self.halo = bank.support // 2
         if isinstance(model.mask, SafiMask):
-            self.mask = _SafiMask(device, model.mask, self.channels)
+            self.mask = _SafiMask(device, model.mask, shape)
             self.halo = max(self.halo, self.mask.layers[0].reach)
         else:
             self.mask = _MmrMask(device, model.mask, bank.boundary, self.channels)
@@ -140,14 +161,15 @@ class CudaEngine:
         """u twice and M for every channel, and about thirty images."""
         return 4 * (3 * self.channels + 30)
 
-    def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
-        """A kernel of kernels/cuda/<file>.cu."""
-        return self.device.module(source(file), options).get_function(name)
+    def shape(self, height: int, width: int) -> Shape:
+        """Sizes of one image for the launches."""
+        bank = self.model.filters
+        return Shape(height, width, self.channels, bank.support, bank.band, self.precision)
 
-    @property
-    def support_option(self) -> tuple[str, ...]:
-        """The side of the composed filters, as the filter-bank kernels want it."""
-        return (f"-DSUPPORT={self.model.filters.support}",)
+    def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
+        """A kernel of kernels/cuda/<file>.cu, or of <file>_tensor.cu where there is one and the precision asks for it."""
+        variant = f"{file}_tensor" if self.precision != "float32" and file in TENSOR_FILES else file
+        return self.device.module(source(variant), options or self.options.get(file, ())).get_function(name)
 
 
 class CudaWorkspace:
@@ -161,10 +183,11 @@ class CudaWorkspace:
         self.engine, self.device = engine, engine.device
         self.batch, self.height, self.width = batch, height, width
         bank = engine.model.filters
-        self.shape = shape = Shape(height, width, engine.channels, bank.support, bank.band)
+        self.shape = shape = engine.shape(height, width)
         rows, pitch = height + 2 * engine.halo, ceil_to(width + 2 * engine.halo, 4)
-        sizes = (batch, height, width, shape.stride, engine.halo, rows, pitch, engine.channels)
-        self.geometry = np.array([sizes], layout.GEOMETRY)
+        self.geometry = np.array(
+            [(batch, height, width, shape.stride, engine.halo, rows, pitch, engine.channels)], layout.GEOMETRY
+        )
         device, channels, spread = self.device, engine.channels, bank.support - 1
         self.image_slots = device.zeros((4, batch, rows, pitch), np.float32)
         self.z = device.zeros((2, batch, height, width), np.float32)
@@ -172,8 +195,12 @@ class CudaWorkspace:
         self.mask: Any = None
         self.has_mask = False
         self.reference = device.empty((batch, height, width), np.float32)
-        self.parts = device.empty((batch, shape.splits, height + spread, width + spread), np.float32)
-        self.parts_struct = np.array([(shape.splits, bank.support, 0, 0, device.address(self.parts))], layout.PARTS)
+        tile_y, tile_x = (launch.WARP_ROWS, launch.TILE) if shape.tensor else (0, 0)
+        extended = (tile_y + spread, tile_x + spread) if shape.tensor else (height + spread, width + spread)
+        tiles = launch_for("synthesis", shape, 1).grid[0] if shape.tensor else 1
+        self.parts = device.empty((batch, shape.splits, tiles, *extended), np.float32)
+        sizes = (shape.splits, bank.support, tile_y, tile_x, device.address(self.parts))
+        self.parts_struct = np.array([sizes], layout.PARTS)
         self.dropped = device.empty((batch, height, width), np.float32) if bank.band else None
         self.l1 = device.empty((batch, analysis_blocks(shape)), np.float64)
         self.sums = device.empty((batch, image_blocks(shape), STEP_SUMS), np.float64)
@@ -344,7 +371,7 @@ class CudaWorkspace:
         for i, layer in enumerate(others):
             self._launch(
                 "convolution", "convolution", active, *places[i], *places[i + 1], mask.symmetric, layer.weights,
-                mask.splines[i + 1].struct, biases, options=layer.options,
+                mask.splines[i + 1].struct, biases, options=layer.options, size=layer.size,
             )  # fmt: skip
 
     def _update_mmr_mask(self, active: Active, mask: _MmrMask) -> None:
@@ -361,16 +388,23 @@ class CudaWorkspace:
 
     # -- launches -----------------------------------------------------------------------------------------------------
 
-    def _launch(self, file: str, name: str, active: Active, *args: Any, options: tuple[str, ...] = ()) -> None:
+    def _launch(
+        self,
+        file: str,
+        name: str,
+        active: Active,
+        *args: Any,
+        options: tuple[str, ...] = (),
+        size: launch.Kernel | None = None,
+    ) -> None:
         """Launch a kernel for the active images: `active` goes first, the geometry last."""
         if not len(active):
             return
-        launch = launch_for(name, self.shape, len(active))
-        kernel = self.engine.kernel(file, name, options or self._options(file))
-        kernel(launch.grid, launch.block, (self._list(active), *args, self.geometry), shared_mem=launch.shared_bytes)
-
-    def _options(self, file: str) -> tuple[str, ...]:
-        return self.engine.support_option if file in ("analysis", "synthesis", "border") else ()
+        how = launch_for(name, self.shape, len(active), size)
+        kernel = self.engine.kernel(file, name, options)
+        if how.shared_bytes > kernel.max_dynamic_shared_size_bytes:
+            kernel.max_dynamic_shared_size_bytes = how.shared_bytes
+        kernel(how.grid, how.block, (self._list(active), *args, self.geometry), shared_mem=how.shared_bytes)
 
     def _list(self, active: Active) -> Any:
         """The numbers of the active images on the device."""
@@ -390,21 +424,21 @@ class CudaWorkspace:
         self._write(self.accepted, self.host_accepted)
 
     def _stop(self, active: Active) -> None:
-        launch = launch_for("stop", self.shape, len(active))
+        how = launch_for("stop", self.shape, len(active))
         arguments = (self._list(active), np.int32(len(active)), self.carried)
-        self.engine.kernel("state", "stop")(launch.grid, launch.block, arguments)
+        self.engine.kernel("state", "stop")(how.grid, how.block, arguments)
 
     def _record(self, active: Active, count: int) -> Callable[[], None]:
         """`count` steps as something to replay. What may not happen in a capture, compiling and uploading, happens before."""
         self._list(active)
         for file, name in STEP_KERNELS:
-            self.engine.kernel(file, name, self._options(file))
+            self.engine.kernel(file, name)
 
-        def launch() -> None:
+        def steps() -> None:
             for _ in range(count):
                 self._step(active)
 
-        return self.device.capture(launch)
+        return self.device.capture(steps)
 
     def _step(self, active: Active) -> None:
         self._launch(
@@ -438,9 +472,16 @@ class CudaWorkspace:
 
     def _total(self, active: Active, partials: Any, blocks: int, columns: int, first: int) -> None:
         """Columns first .. of `totals`: the partial sums of every block added up."""
-        launch = launch_for("totals", self.shape, len(active))
-        arguments = (partials, np.int32(blocks), np.int32(columns), self.totals, np.int32(first), np.int32(1 + STEP_SUMS))
-        self.engine.kernel("state", "totals")(launch.grid, launch.block, (self._list(active), *arguments))
+        how = launch_for("totals", self.shape, len(active))
+        arguments = (
+            partials,
+            np.int32(blocks),
+            np.int32(columns),
+            self.totals,
+            np.int32(first),
+            np.int32(1 + STEP_SUMS),
+        )
+        self.engine.kernel("state", "totals")(how.grid, how.block, (self._list(active), *arguments))
 
     def _unpadded(self, values: np.ndarray) -> FloatArray:
         return np.ascontiguousarray(values[:, : self.engine.model.filters.channels, :, : self.width])

@@ -1,6 +1,6 @@
 """How the CUDA kernels are launched: pure functions from sizes to a Launch, which need no GPU.
 
-    launch_for("dual_step", Shape(height=321, width=481, channels=64, support=13), images=1)
+launch_for("dual_step", Shape(height=321, width=481, channels=64, support=13), images=1)
 """
 
 from __future__ import annotations
@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+PRECISIONS = ("float32", "tf32", "bf16x3")
 THREADS = 128
 PIXEL_THREADS = 256
 TILE = 32  # pixels, of analysis, features, convolution and depthwise
 SYNTHESIS_TILE = (64, 32)
+TENSOR_THREADS = 256
+TENSOR_ROWS, WARP_ROWS = 16, 8  # rows of a block of analysis_tensor, and of the other two
+SLAB_BYTES = 1024  # weights of 16 outputs and 16 inputs
+TAPS_PITCH = 56  # of synthesis_tensor
+MAX_SHARED_BYTES = 99 * 1024  # of a block on every GPU from compute capability 8.0 on
 ENOUGH_BLOCKS = 1024  # of one image in synthesis: several for each multiprocessor of a large GPU
 
 
@@ -25,14 +31,28 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A convolution kernel: the side of it, and the distance of its taps."""
+
+    side: int
+    dilation: int = 1
+
+
+@dataclass(frozen=True)
 class Shape:
-    """One image and the filter bank: pixels, channels (as padded), side of the composed filters, band of layer-wise zero padding."""
+    """One image and the filter bank: pixels, channels (as padded), side of the composed filters, band of layer-wise zero padding, precision."""
 
     height: int
     width: int
     channels: int
     support: int
     band: int = 0
+    precision: str = "float32"
+
+    @property
+    def tensor(self) -> bool:
+        """Whether the heavy kernels run on tensor cores."""
+        return self.precision != "float32"
 
     @property
     def stride(self) -> int:
@@ -42,6 +62,8 @@ class Shape:
     @property
     def splits(self) -> int:
         """Summands of synthesis. Of the image alone, not of the batch: an image then gets the same result in every batch."""
+        if self.tensor:
+            return self.channels // channel_block("synthesis", self)
         tiles = _synthesis_tiles(self)
         return next((n for n in (1, 2, 4) if n * tiles >= ENOUGH_BLOCKS), min(8, self.channels // 8))
 
@@ -89,6 +111,10 @@ def _by_fours(shape: Shape, images: int) -> Launch:
     return Launch((ceil_div(fours, PIXEL_THREADS), 1, images), (PIXEL_THREADS, 1, 1))
 
 
+def _by_images(shape: Shape, images: int) -> Launch:
+    return Launch((ceil_div(images, PIXEL_THREADS), 1, 1), (PIXEL_THREADS, 1, 1))
+
+
 _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "analysis": _by_eight_channels,
     "masked_norm": _by_eight_channels,
@@ -106,14 +132,63 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "clear_dual": _by_fours,
     "collapse_momentum": _by_fours,
     "totals": lambda shape, images: Launch((images, 1, 1), (PIXEL_THREADS, 1, 1)),
-    "advance": lambda shape, images: Launch((ceil_div(images, PIXEL_THREADS), 1, 1), (PIXEL_THREADS, 1, 1)),
-    "stop": lambda shape, images: Launch((ceil_div(images, PIXEL_THREADS), 1, 1), (PIXEL_THREADS, 1, 1)),
+    "advance": _by_images,
+    "stop": _by_images,
 }
 
 
-def launch_for(kernel: str, shape: Shape, images: int) -> Launch:
-    """The launch of a kernel for `images` images of one shape. Raises KeyError for an unknown kernel."""
+def launch_for(kernel: str, shape: Shape, images: int, size: Kernel | None = None) -> Launch:
+    """The launch of a kernel for `images` images of one shape; `size` is needed for "convolution" on tensor cores.
+
+    Raises KeyError for an unknown kernel.
+    """
+    if shape.tensor and kernel in _TENSOR:
+        rows, _, shared_bytes = _TENSOR[kernel]
+        block = channel_block(kernel, shape, size)
+        tiles = ceil_div(shape.height, rows) * ceil_div(shape.width, TILE)
+        grid = (tiles, shape.channels // block, images)
+        return Launch(grid, (TENSOR_THREADS, 1, 1), shared_bytes(shape, block, size))
     return _RULES[kernel](shape, images)
+
+
+def channel_block(kernel: str, shape: Shape, size: Kernel | None = None) -> int:
+    """CHANNEL_BLOCK of a kernel on tensor cores: as many channels as divide C and fit into registers and shared memory."""
+    _, most, shared_bytes = _TENSOR[kernel]
+    for block in (64, 48, 32, 16):
+        fits = block <= most and shape.channels % block == 0
+        if fits and shared_bytes(shape, block, size) <= MAX_SHARED_BYTES:
+            return block
+    raise ValueError(
+        f"{kernel}: filters of side {shape.support}, kernel {size} and {shape.channels} channels do not fit into "
+        f"{MAX_SHARED_BYTES} bytes of shared memory; use precision='float32'"
+    )
+
+
+def _analysis_bytes(shape: Shape, block: int, size: Kernel | None) -> int:
+    slabs = ceil_div(shape.support, 16)
+    tile = (TENSOR_ROWS + shape.support - 1) * (TILE + 16 * slabs)
+    return shape.support * slabs * block // 16 * SLAB_BYTES + 4 * tile * (2 if shape.precision == "bf16x3" else 1)
+
+
+def _synthesis_bytes(shape: Shape, block: int, size: Kernel | None) -> int:
+    row = ceil_div(shape.support, 16) * block // 16 * SLAB_BYTES
+    return 2 * row + 4 * TAPS_PITCH * (WARP_ROWS * shape.support + WARP_ROWS + shape.support - 1)
+
+
+def _convolution_bytes(shape: Shape, block: int, size: Kernel | None) -> int:
+    assert size is not None
+    spread = (size.side - 1) * size.dilation
+    return 2 * size.side * block // 16 * SLAB_BYTES + 64 * (WARP_ROWS + spread) * (TILE + spread)
+
+
+# On tensor cores: rows of a block's tile, the most channels of a block (by registers), and its shared memory in bytes.
+_TENSOR: dict[str, tuple[int, int, Callable[[Shape, int, Kernel | None], int]]] = {
+    "analysis": (TENSOR_ROWS, 32, _analysis_bytes),
+    "masked_norm": (TENSOR_ROWS, 32, _analysis_bytes),
+    "dual_step": (TENSOR_ROWS, 32, _analysis_bytes),
+    "synthesis": (WARP_ROWS, 64, _synthesis_bytes),
+    "convolution": (WARP_ROWS, 64, _convolution_bytes),
+}
 
 
 def analysis_blocks(shape: Shape) -> int:

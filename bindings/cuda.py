@@ -214,7 +214,7 @@ class CudaWorkspace:
         self.carried = device.zeros(batch, np.float32)
         self.turn = device.zeros(batch, np.int32)
         self.momenta = device.zeros((1, batch), np.float32)
-        self.bound, self.step_size = device.zeros(batch, np.float32), device.zeros(batch, np.float32)
+        self.bound, self.step_size, self.tau = (device.zeros(batch, np.float32) for _ in range(3))
         self.lists: dict[bytes, Any] = {}
         self.replays: dict[tuple[bytes, int, bool], Callable[[], None]] = {}
 
@@ -308,6 +308,24 @@ class CudaWorkspace:
             self.replays[key]()
         if count % 2:
             self.host_slot[active] = 1 - self.host_slot[active]
+
+    def primal_dual_step(
+        self, active: Active, gradient: Any, tau: FloatArray, theta: float = 1.0
+    ) -> NDArray[np.float64]:
+        """One step of Condat and Vu with the gradient (B, H, W) of the data term at x(u): see CpuWorkspace.primal_dual_step."""
+        self._dual_step(active)
+        self._synthesise(active, other=True)
+        self.device.write(self.tau, np.asarray(tau, np.float32))
+        self._launch(
+            "image", "primal_step", active, self.slot, self.parts_struct, np.int32(self.shape.band), self.dropped,
+            self.device.adopt(gradient), self.z, self.image_slots, self.low, self.high, self.tau, np.float32(theta),
+            self.engine.symmetric, self.sums,
+        )  # fmt: skip
+        how = launch_for("flip", self.shape, len(active))
+        self.engine.kernel("state", "flip")(how.grid, how.block, (self._list(active), np.int32(len(active)), self.slot))
+        self.host_slot[active] = 1 - self.host_slot[active]
+        self._total(active, self.sums, image_blocks(self.shape), STEP_SUMS, 0)
+        return self.device.download(self.totals)[active, :STEP_SUMS]
 
     def measure(self, active: Active, previous: bool = False) -> NDArray[np.float64]:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, of this u or the one before."""
@@ -441,15 +459,18 @@ class CudaWorkspace:
         return self.device.capture(steps)
 
     def _step(self, active: Active) -> None:
-        self._launch(
-            "analysis", "dual_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size, self.bound,
-            self.carried, self.l1, self.engine.filters, self.engine.border.struct,
-        )  # fmt: skip
+        self._dual_step(active)
         self._synthesise(active, other=True)
         self._image_step(active, refresh=False)
         self._launch(
             "state", "advance", active, np.int32(len(active)), self.slot, self.carried, self.momenta, self.turn
         )
+
+    def _dual_step(self, active: Active) -> None:
+        self._launch(
+            "analysis", "dual_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size, self.bound,
+            self.carried, self.l1, self.engine.filters, self.engine.border.struct,
+        )  # fmt: skip
 
     def _synthesise(self, active: Active, *, other: bool) -> None:
         common = (self.slot, np.int32(other), self.dual, self._mask())

@@ -127,12 +127,14 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "set_image": _by_pixels,
     "get_image": _by_pixels,
     "image_step": _by_pixels,
+    "primal_step": _by_pixels,
     "primal_sums": _by_pixels,
     "outer_sums": _by_pixels,
     "clear_dual": _by_fours,
     "collapse_momentum": _by_fours,
     "totals": lambda shape, images: Launch((images, 1, 1), (PIXEL_THREADS, 1, 1)),
     "advance": _by_images,
+    "flip": _by_images,
     "stop": _by_images,
 }
 

@@ -58,6 +58,9 @@ class Device(Protocol):
     def upload(self, array: np.ndarray) -> Any:
         """A C-contiguous copy on the device."""
 
+    def write(self, array: Any, values: np.ndarray) -> None:
+        """Copy values of the same shape and dtype from host memory into an array of the device."""
+
     def adopt(self, array: Any) -> Any:
         """The values as C-contiguous float32 on the device, in the caller's own memory where that is so already: only read it."""
 
@@ -73,7 +76,7 @@ class Device(Protocol):
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
         """A function that makes the kernel launches of `launch` again, all at once and with the same arguments.
 
-        `launch` is called here, but nothing runs yet. It may only launch kernels: no allocation, upload or download. What changes
+        `launch` is called here, but nothing runs yet. It may only launch kernels: no allocation, upload, write or download. What changes
         between replays has to be read from arrays; those that are arguments stay alive as long as the returned function.
         """
 
@@ -111,6 +114,11 @@ class CupyDevice:
         """See Device."""
         with self._here():
             return self._cupy.array(array, order="C")
+
+    def write(self, array: Any, values: np.ndarray) -> None:
+        """See Device."""
+        with self._here():
+            array.set(np.ascontiguousarray(values, array.dtype))
 
     def adopt(self, array: Any) -> Any:
         """See Device: NumPy arrays are copied, CuPy's and those with __cuda_array_interface__ are not."""

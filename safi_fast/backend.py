@@ -51,6 +51,9 @@ class Workspace(Protocol):
     def step(self, active: Active, momentum: FloatArray) -> NDArray[np.float64]:
         """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see `solver.certificate.StepSums`."""
 
+    def steps(self, active: Active, momenta: FloatArray) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums: one launch where the device can."""
+
     def measure(self, active: Active, previous: bool = False) -> NDArray[np.float64]:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, for this u or the one before."""
 
@@ -74,10 +77,7 @@ class Workspace(Protocol):
 
 
 class Engine(Protocol):
-    """One model, its weights on one device. Threads may share it.
-
-    An engine that keeps memory for later also has `release_memory()`.
-    """
+    """One model, its weights on one device. Threads may share it."""
 
     def workspace(self, batch: int, height: int, width: int) -> Workspace:
         """Arrays for a batch of one shape."""
@@ -89,8 +89,8 @@ class Engine(Protocol):
 class Backend(Protocol):
     """A device that can run the kernels.
 
-    Where arrays of the device are not NumPy's, a backend also has `device` (its `number`, if it has one, is that of the GPU whose
-    arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the device as NumPy array.
+    Where arrays of the device are not NumPy's, a backend also has `device` (bindings/device.py; its `number`, if it has one, is that of
+    the GPU whose arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the device as NumPy array.
     """
 
     name: str

@@ -118,8 +118,10 @@ class FakeArray:
     def max(self):
         return self._new(self.host.max())
 
-    def get(self):
-        return self.host.copy()
+    def set(self, values):
+        self.cupy.require_current(self)
+        assert values.flags.c_contiguous
+        self.cupy.emulator.write(self.host, values)
 
     def _new(self, values):
         """The result of a computation, which takes place on the current GPU."""

@@ -70,6 +70,8 @@ def test_arrays_go_there_and_back(device):
     assert device.download(there)[3, 2] == 11
     assert (device.download(device.zeros((2, 3), np.int32)) == 0).all()
     assert device.empty(5, np.int64).shape == (5,)
+    device.write(there, image.T)
+    np.testing.assert_array_equal(device.download(there), image.T)
     assert device.multiprocessors == 4
     device.synchronize()
     device.release_memory()
@@ -145,13 +147,14 @@ def test_an_error_ends_a_capture(device):
 
 
 # -------------------------------------------------------------------------------------------------------- the emulator
-@pytest.mark.parametrize("use", ["empty", "upload", "download", "synchronize"])
+@pytest.mark.parametrize("use", ["empty", "upload", "write", "download", "synchronize"])
 def test_emulator_refuses_all_but_launches_in_a_capture(use):
     device = EmulatedDevice()
     values = device.upload(np.ones(4, np.float32))
     uses = {
         "empty": lambda: device.empty(3, np.float32),
         "upload": lambda: device.zeros(3, np.float32),
+        "write": lambda: device.write(values, np.zeros(4, np.float32)),
         "download": lambda: device.download(values),
         "synchronize": device.synchronize,
     }

@@ -45,7 +45,6 @@ class CudaBackend:
 
     def __init__(self, device, precision="float32"):
         self.device, self.precision = device, precision
-        self.released = 0
 
     def to_host(self, array):
         return self.device.download(array)
@@ -65,9 +64,6 @@ class Engine:
 
     def bytes_per_pixel(self):
         return self.inner.bytes_per_pixel()
-
-    def release_memory(self):
-        self.owner.device.release_memory()
 
 
 class Workspace:
@@ -517,6 +513,24 @@ def test_release_memory(cupy, model):
     assert cupy.freed == ["device", "pinned"]
     Solver(model, backend="cpu").release_memory()
     assert cupy.freed == ["device", "pinned"]
+
+
+@pytest.mark.parametrize("family", ["safi", "mmr"])
+def test_the_cuda_backend_through_cupy(cupy, monkeypatch, family):
+    """The kernels and launches themselves, in the emulator behind the fake CuPy; on the second GPU, while the first is current."""
+    monkeypatch.delitem(sys.modules, "safi_fast.bindings.cuda")
+    model = random_model(family, lipschitz=1.1)
+    images = np.random.default_rng(3).random((2, 20, 22)).astype(np.float32)
+    options = {"model": model, "max_outer": 2, "max_inner": 3}
+    expected = denoise(images, SIGMA, backend="cpu", **options)
+    for image, library in arrays_on_gpu(cupy, images, number=1):
+        result = denoise(image, SIGMA, backend="cuda", **options)
+        assert type(result) is library
+        assert memory(result).gpu == 1
+        np.testing.assert_allclose(memory(result).host, expected, atol=1e-5)
+    np.testing.assert_allclose(denoise(images, SIGMA, **options), expected, atol=1e-5)
+    assert cupy.compiled
+    assert all(options[0] == "-std=c++17" for _, options, _ in cupy.compiled)
 
 
 # ------------------------------------------------------------------------------------- real processes without a GPU

@@ -79,6 +79,17 @@ class EmulatedDevice:
         self._memory.mark_written(copy)
         return copy
 
+    def write(self, array: np.ndarray, values: np.ndarray) -> None:
+        """Copy values of the same shape and dtype into an array of this device."""
+        self._refuse_in_capture("write")
+        self._require_own(array, "write")
+        if values.shape != array.shape or values.dtype != array.dtype:
+            raise TypeError(
+                f"write: got {values.dtype} of shape {values.shape}; expected {array.dtype} of shape {array.shape}"
+            )
+        array[...] = values
+        self._memory.mark_written(array)
+
     def adopt(self, array: np.ndarray) -> np.ndarray:
         """C-contiguous float32 in device memory: the array itself if it is that already, else a copy."""
         own = isinstance(array, np.ndarray) and self._memory.find(array) is not None

@@ -16,7 +16,6 @@ from safi_fast.solver.lipschitz import squared_norm
 SIZE = (48, 40)
 SIGMA = 25 / 255
 AGREEMENT = 1e-4  # in any pixel: float32 rounding grows over the steps of a whole solve
-MODES = ("plain", "check")
 
 
 @cache
@@ -66,8 +65,7 @@ def both(monkeypatch, model, y, mode="plain", **options):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "count"), [(MODELS[0], 3), (MODELS[1], 1), (MODELS[2], 3), (MODELS[3], 1)], ids=str)
 def test_unrolled_solve_equals_the_cpu(monkeypatch, name, count):
     cpu, cuda = both(monkeypatch, model_of(name), noisy(count), schedule="unrolled")
     np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=AGREEMENT)
@@ -118,7 +116,7 @@ def test_whole_solve_in_check_mode(monkeypatch):
         np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=AGREEMENT)
 
 
-@pytest.mark.parametrize("name", ["safi, symmetric", "mmr, published layout"])
+@pytest.mark.parametrize("name", ["safi, symmetric", "mmr, one smoothing layer"])
 def test_an_image_alone_equals_the_same_in_a_batch(monkeypatch, name):
     y = noisy(3)
     solver = solver_of(monkeypatch, model_of(name), "plain")
@@ -128,7 +126,7 @@ def test_an_image_alone_equals_the_same_in_a_batch(monkeypatch, name):
         np.testing.assert_array_equal(solver.denoise(image, SIGMA, **options), together)
 
 
-@pytest.mark.parametrize("name", ["safi, symmetric", "mmr, published layout"])
+@pytest.mark.parametrize("name", ["safi, symmetric", "mmr, one smoothing layer"])
 def test_images_that_are_done_do_not_change_the_others(monkeypatch, name):
     """The gap schedule drops images as they finish; the last one must not notice."""
     y, strength = noisy(3), np.array([0.001, 0.02, 0.06])
@@ -220,8 +218,9 @@ def test_a_workspace_used_again_gives_the_same_as_a_new_one(name):
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "mode"), [*((name, "plain") for name in MODELS), *((name, "check") for name in MODELS[2:])]
+)
 def test_every_operation_equals_the_cpu(name, mode):
     """filtered, masks, normal_operator, the sums of a step and of measure, all images that can be accepted."""
     y = noisy(2, (21, 36))

@@ -65,20 +65,34 @@ def synthesis(model, u, mask):
 def image_step(what, model, tiles, y, x0, u_old, z_old, momentum, low, high):
     """From tiles (n, 32, 32): "z", "x(v)" and "x(u)" with their halos, or one of the five sums by its number."""
     workspace = _workspace(model, x0)
-    arrays = workspace.image_slots, workspace.z
     halo = workspace.engine.halo
     workspace.image_slots[2, 0, halo : halo + y.shape[0], halo : halo + y.shape[1]] = u_old
     workspace.z[0, 0] = z_old
     image.image_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(y), arrays[1].reshape(-1), arrays[0].reshape(-1), low, high,
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(y), workspace.z.reshape(-1), workspace._flat_image, low, high,
         np.float32([momentum]), workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
-    with_halo = (0, *_framed(model, workspace))
+    return _seen(what, model, workspace)
+
+
+def primal_step(what, model, tiles, gradient, x, tau, theta, low, high):
+    """As image_step."""
+    workspace = _workspace(model, x)
+    workspace.image_slots[2] = workspace.image_slots[0]
+    image.primal_step(
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(gradient), workspace.z.reshape(-1), workspace._flat_image, low,
+        high, np.float32([tau]), theta, workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
+    )  # fmt: skip
+    return _seen(what, model, workspace)
+
+
+def _seen(what, model, workspace):
+    """What a step wrote to slot 1."""
     if what == "z":
         return workspace.z[1, 0]
-    return (
-        workspace.sums[0].sum(0)[what] if isinstance(what, int) else arrays[0][{"x(v)": 1, "x(u)": 3}[what]][with_halo]
-    )
+    if isinstance(what, int):
+        return workspace.sums[0].sum(0)[what]
+    return workspace.image_slots[({"x(v)": 1, "x(u)": 3}[what], 0, *_framed(model, workspace))]
 
 
 def primal_sums(number, model, y, x, z):

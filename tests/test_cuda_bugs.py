@@ -166,7 +166,7 @@ BUGS = {
         caught={"check": OUTSIDE, "sanitize": OUTSIDE},
     ),
     "synthesis_border: half of the lanes forgotten": Bug("border", "int distance = 16;", "int distance = 8;", "synthesis border"),
-    "image_step: the ring left out": Bug("image", "if (band > 0 && in_band", "if (band > 9 && in_band", "image step"),
+    "image_step: the ring left out": Bug("image", "return band > 0 && in_band", "return band > 9 && in_band", "image step"),
     # images and slots
     "place: image 0 for all": Bug("analysis", "at.image = active[blockIdx.z];", "at.image = 0;", "analysis"),
     "pixel: the number in the list for the image": Bug(

@@ -53,7 +53,7 @@ def noisy(count, size=SIZE, seed=1):
 def solver_of(monkeypatch, model, mode=None):
     """On the CPU, or with a mode on the emulator."""
     backend = CpuBackend() if mode is None else CudaBackend(EmulatedDevice(mode))
-    monkeypatch.setattr(api, "select", lambda name: backend)
+    monkeypatch.setattr(api, "select", lambda *_: backend)
     return Solver(model)
 
 

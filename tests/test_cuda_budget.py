@@ -22,7 +22,10 @@ BUDGET = Path(__file__).with_suffix(".json").with_name("cuda_budget.json")
 ALL_OPTIONS = ("sm_80", "sm_90")
 COMPILERS = 2  # at a time
 
-pytestmark = pytest.mark.skipif(not compilers(), reason="needs nvcc, or pip install nvidia-cuda-nvrtc")
+pytestmark = [
+    pytest.mark.skipif(not compilers(), reason="needs nvcc, or pip install nvidia-cuda-nvrtc"),
+    pytest.mark.timeout(1200),  # 140 compilations: a minute on two quiet cores, many on busy ones
+]
 
 
 def jobs():

@@ -89,19 +89,19 @@ def test_shipped_model_equals_the_cpu(monkeypatch):
 @pytest.mark.parametrize("name", ["safi, published layout", "mmr, one smoothing layer"])
 def test_unrolled_solve_on_tensor_cores_equals_the_cpu(monkeypatch, name, precision):
     """A whole solve. A thirtieth of the bound is exceeded: a kernel of another precision would not."""
-    cpu, cuda = both(monkeypatch, model_of(name), noisy(1, (24, 40)), schedule="unrolled", precision=precision)
+    cpu, cuda = both(monkeypatch, model_of(name), noisy(1, (16, 33)), schedule="unrolled", precision=precision)
     np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=TENSOR_AGREEMENT[precision])
     np.testing.assert_allclose(cuda.masks, cpu.masks, rtol=0, atol=10 * TENSOR_AGREEMENT[precision])
     assert np.abs(cuda.image - cpu.image).max() > TENSOR_AGREEMENT[precision] / 30
     np.testing.assert_array_equal(cuda.inner_iterations, cpu.inner_iterations)
 
 
-@pytest.mark.parametrize("width", [33, 34, 35, 37])
+@pytest.mark.parametrize("width", [33, 35, 37])
 def test_remainders_of_the_width_on_tensor_cores(monkeypatch, width):
     """Tensor kernels write pairs of columns, the others fours: what only one of them writes is never seen."""
     for name in ("mmr, one smoothing layer", "safi, symmetric"):
         options = {"schedule": "unrolled", "max_outer": 2, "max_inner": 2, "precision": "bf16x3"}
-        cpu, cuda = both(monkeypatch, model_of(name), noisy(1, (12, width)), **options)
+        cpu, cuda = both(monkeypatch, model_of(name), noisy(1, (9, width)), **options)
         np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=TENSOR_AGREEMENT["bf16x3"])
 
 
@@ -114,7 +114,7 @@ def test_whole_solve_on_tensor_cores_in_check_mode(monkeypatch):
 
 @pytest.mark.parametrize("precision", TENSOR_AGREEMENT)
 def test_an_image_alone_equals_the_same_in_a_batch_on_tensor_cores(monkeypatch, precision):
-    y = noisy(3, (12, 36))
+    y = noisy(2, (9, 33))
     solver = solver_of(monkeypatch, model_of("safi, symmetric"), "plain", precision)
     options = {"schedule": "unrolled", "max_outer": 2, "max_inner": 3}
     batch = solver.denoise(y, SIGMA, **options)

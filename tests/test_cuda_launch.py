@@ -151,7 +151,7 @@ def test_no_channel_block_fits():
         match=r"convolution: .*Kernel\(side=15, dilation=4\) and 16 channels do not fit.*precision='float32'",
     ):
         channel_block("convolution", shape, Kernel(15, 4))
-    with pytest.raises(ValueError, match="analysis: filters of side 13.* and 24 channels do not fit"):
+    with pytest.raises(ValueError, match=r"analysis: filters of side 13.* and 24 channels do not fit"):
         channel_block("analysis", Shape(64, 64, 24, 13, 6, "bf16x3"))
 
 

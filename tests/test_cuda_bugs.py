@@ -309,7 +309,7 @@ BUGS |= {
         "analysis_tensor", "slab * DEPTH + lane % 4 * 4", "slab * DEPTH + lane % 4 * 2", "analysis", **TENSOR
     ),
     "slabs: words of lanes 0 to 15 for all": Bug(
-        "convolution_tensor", "threadIdx.x % 32 * 2;", "threadIdx.x % 16 * 2;", "convolution, dilated", **TENSOR
+        "convolution_tensor", "(slab) + threadIdx.x % 32;", "(slab) + threadIdx.x % 16;", "convolution, dilated", **TENSOR
     ),
     "convolution, tensor: inputs of another lane": Bug(
         "convolution_tensor", "[pixel * 4 + lane % 4]", "[pixel * 4 + lane / 8]", "convolution, dilated", **TENSOR

@@ -174,10 +174,10 @@ def test_slabs_lane_by_lane(precision):
     )  # ties, and a carry into the exponent
     matrix[0, :16, 4:8] = np.float32([1 + 2**-8, 1 + 3 * 2**-8, 0, -(2 - 2**-9)])
     made = layout.slabs(matrix, precision)
-    assert made.shape == (2, 2, 3, 32, 8)
+    assert made.shape == (2, 2, 3, 2, 32, 4)
     assert made.dtype == np.uint32
-    for front, m, k, lane in np.ndindex(made.shape[:-1]):
-        assert made[front, m, k, lane].tolist() == expected_words(matrix[front], m, k, lane, precision)
+    for front, m, k, lane in np.ndindex(2, 2, 3, 32):
+        assert made[front, m, k, :, lane].ravel().tolist() == expected_words(matrix[front], m, k, lane, precision)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -190,7 +190,7 @@ def test_slabs_of_the_filter_bank(support, row_slabs, precision):
     rows[:used, :, :support] = composed
     analysis = layout.analysis_slabs(composed, channels, block, precision)
     synthesis = layout.synthesis_slabs(composed, channels, block, precision)
-    assert analysis.shape == synthesis.shape == (channels // block, support, row_slabs, block // 16, 32, 8)
+    assert analysis.shape == synthesis.shape == (channels // block, support, row_slabs, block // 16, 2, 32, 4)
     for number, ky in np.ndindex(channels // block, support):
         matrix = rows[number * block : (number + 1) * block, ky]
         for slab in range(row_slabs):
@@ -204,7 +204,7 @@ def test_slabs_of_the_filter_bank(support, row_slabs, precision):
 def test_slabs_of_a_convolution(block, precision):
     weights = np.random.default_rng(3).standard_normal((32, 32, 3, 3)).astype(np.float32)
     made = layout.convolution_slabs(weights, block, precision)
-    assert made.shape == (32 // block, 2, 3, 3, block // 16, 32, 8)
+    assert made.shape == (32 // block, 2, 3, 3, block // 16, 2, 32, 4)
     for number, k, ky, kx in np.ndindex(made.shape[:4]):
         matrix = weights[number * block : (number + 1) * block, 16 * k : 16 * k + 16, ky, kx]
         np.testing.assert_array_equal(made[number, k, ky, kx], layout.slabs(matrix, precision)[:, 0])
@@ -213,7 +213,7 @@ def test_slabs_of_a_convolution(block, precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_slabs_miss_no_more_than_their_precision(precision):
     values = np.random.default_rng(4).standard_normal((16, 16)).astype(np.float32)
-    words = layout.slabs(values, precision)[0, 0]
+    words = layout.slabs(values, precision)[0, 0].swapaxes(0, 1).reshape(32, 8)
     if precision == "tf32":
         parts, unit = words.view(np.float32).reshape(8, 4, 2, 2, 2), 2**-11
         back = parts.transpose(4, 0, 1, 2, 3).reshape(16, 16)

@@ -88,6 +88,18 @@ def test_four_steps_equal_two_and_two_after_a_resume(images, tmp_path):
     torch.testing.assert_close(second.pool.state_dict(), whole.pool.state_dict(), rtol=0, atol=0)
 
 
+def test_resuming_drops_what_was_logged_after_the_checkpoint(images, tmp_path):
+    def log_with(step):
+        one = trainer(images)
+        one.step_number = step
+        Run(one, Validation(images[:1], [25], side=24), tmp_path, name="log", metadata={})
+        return [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"step": step}) + "\n" for step in (0, 1, 2, 3)))
+    assert log_with(2) == [0, 1, 2]
+    assert log_with(0) == [], "a new run in the folder of an old one"
+
+
 def test_the_rate_rises_and_falls(images):
     one = trainer(images)
     rates = []
@@ -199,6 +211,8 @@ def test_train_writes_everything_and_resumes(folders, tmp_path, capsys):
     assert (model.name, model.schedule.outer, model.schedule.inner, model.lipschitz) == ("tiny", 2, 3, 1.0)
     assert model.metadata["training_data"] == "data"
     assert model.metadata["licence"] == "MIT"
+    assert main([*folders, "--steps", "4"]) == 2
+    assert "holds a run already; go on with it (--resume)" in capsys.readouterr().err
     assert main([*folders, "--steps", "4", "--resume", "--name", "tiny"]) == 0
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [row["kind"] for row in rows].count("start") == 2

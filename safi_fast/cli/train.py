@@ -113,6 +113,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
     if args.init and len(given) > 1:
         raise UsageError(f"{given[1]} has no meaning with --init: the weights file has it")
+    if not args.resume and (args.out / "checkpoint.pt").exists():
+        raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")
     if find_spec("torch") is None:
         raise BackendError('training needs PyTorch; install it with pip install "safi-fast[train]"')
 

@@ -190,6 +190,15 @@ def test_spline_and_its_gradient(low, generator):
     assert torch.autograd.gradcheck(lambda x, v: spline(x, v, low), (x, values))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_spline_reads_no_value_beyond_its_table(value):
+    """A diverging run is to end with an error, not with the process."""
+    x = torch.full((1, 2, 3, 3), value, requires_grad=True)
+    out = spline(x, torch.ones(2, 5, requires_grad=True))
+    assert (out.isnan() | (out == 1)).all()
+    out.sum().backward()
+
+
 def test_gradient_of_the_mask_reaches_every_parameter(generator):
     """Nothing of a network is left untrained by mistake, in either family."""
     for family in ("safi", "mmr"):

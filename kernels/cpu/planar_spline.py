@@ -10,7 +10,17 @@ and have a loop of their own. Not for solving: kernels/cpu/spline.py is the one 
 import numpy as np
 from numba import njit, prange
 
-_OPTIONS = {"parallel": True, "fastmath": True, "cache": True, "error_model": "numpy"}
+# Without the flags that deny NaN and infinity: a NaN must end as an index that exists.
+_FAST = {"nsz", "arcp", "contract", "reassoc"}
+_OPTIONS = {"parallel": True, "fastmath": _FAST, "cache": True, "error_model": "numpy"}
+
+
+@njit(fastmath=_FAST, cache=True, error_model="numpy")
+def _piece(t, last):
+    """floor(t) cut to 0 .. last, as a float; 0 for NaN."""
+    zero = last - last
+    t = t if t > zero else zero
+    return np.floor(t if t < last else last)
 
 
 @njit(**_OPTIONS)
@@ -19,14 +29,14 @@ def spline_planes(x, values, low, out):
     batch, channels, pixels = x.shape
     pieces = values.shape[1] - 1
     kind = x.dtype.type
-    start, stretch, first, last = kind(low), kind(pieces / (1 - low)), kind(0), kind(pieces - 1)
+    start, stretch, last = kind(low), kind(pieces / (1 - low)), kind(pieces - 1)
     for plane in prange(batch * channels):
         b, c = plane // channels, plane % channels
         table, steps = values[c].copy(), values[c, 1:] - values[c, :-1]
         row, result = x[b, c], out[b, c]
         for p in range(pixels):
             t = (row[p] - start) * stretch
-            left = np.floor(min(max(t, first), last))
+            left = _piece(t, last)
             i = np.uint32(left)
             result[p] = table[i] + steps[i] * (t - left)
 
@@ -37,18 +47,18 @@ def spline_planes_gradient(x, values, low, gradient, to_x, to_values):
     batch, channels, pixels = x.shape
     pieces = values.shape[1] - 1
     kind = x.dtype.type
-    start, stretch, first, last = kind(low), kind(pieces / (1 - low)), kind(0), kind(pieces - 1)
+    start, stretch, last = kind(low), kind(pieces / (1 - low)), kind(pieces - 1)
     for plane in prange(batch * channels):
         b, c = plane // channels, plane % channels
         slopes = (values[c, 1:] - values[c, :-1]) * stretch
         row, incoming, result = x[b, c], gradient[b, c], to_x[b, c]
         for p in range(pixels):
-            i = np.uint32(min(max((row[p] - start) * stretch, first), last))
+            i = np.uint32(_piece((row[p] - start) * stretch, last))
             result[p] = slopes[i] * incoming[p]
         whole, right = np.zeros(pieces), np.zeros(pieces)  # sums over each piece of g and of g (p - i)
         for p in range(pixels):
             t = (row[p] - start) * stretch
-            left = np.floor(min(max(t, first), last))
+            left = _piece(t, last)
             i = np.uint32(left)
             whole[i] += incoming[p]
             right[i] += incoming[p] * (t - left)

@@ -28,7 +28,7 @@ from ..kernels.cpu.depthwise import depthwise
 from ..kernels.cpu.features import features
 from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesis
-from ..kernels.cpu.image import SUMS, image_step, primal_sums, set_image
+from ..kernels.cpu.image import SUMS, image_step, primal_step, primal_sums, set_image
 from ..model import MmrMask, Model, SafiMask
 from .border import border_taps
 
@@ -269,6 +269,34 @@ class CpuWorkspace:
         self.slot[active] = other[active]
         self.carried[active] = momentum[active]
         return np.column_stack([self.l1[active].sum(1), self.sums[active].sum(1)])
+
+    def steps(self, active: NDArray[np.int64], momenta: FloatArray) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums."""
+        for momentum in momenta:
+            self.step(active, momentum)
+
+    def primal_dual_step(
+        self, active: NDArray[np.int64], gradient: FloatArray, tau: FloatArray, theta: float = 1.0
+    ) -> NDArray[np.float64]:
+        """u <- clip(u + sigma M . W x_bar), x <- clip(x - tau (gradient + W^T (M . u))), x_bar <- x + theta (x - x_old).
+
+        gradient (B, H, W) of the data term at x = x(u); x_bar = x(v); sigma is the step size of `load`; tau (B,). Needs collapsed
+        momentum. Returns (active, 5), see kernels/cpu/image.py.
+        """
+        other = 1 - self.slot
+        with _LAUNCH:
+            dual_step(
+                active, self.slot, self._flat_image, self._flat_dual, self._flat_mask, self.has_mask,
+                self.step_size, self.bound, self.carried, self.tiles, self.l1.reshape(-1), self.geometry,
+                *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+            primal_step(
+                active, self.slot, other, self.tiles, _flat(gradient), self.z.reshape(-1), self._flat_image, self.low, self.high,
+                np.ascontiguousarray(tau, np.float32), np.float32(theta), self.engine.symmetric, self.sums.reshape(-1),
+                self.geometry,
+            )  # fmt: skip
+        self.slot[active] = other[active]
+        return self.sums[active].sum(1)
 
     def measure(self, active: NDArray[np.int64], previous: bool = False) -> NDArray[np.float64]:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, of this u or the one before."""

@@ -14,10 +14,11 @@ from emulator.compile import (
     parse_resources,
 )
 from emulator.occupancy import GPUS, occupancy
-from emulator.samples import HERE, KERNELS, sample_source
+from emulator.samples import HERE, sample_source
 from emulator.sass import DisassemblyError, count_instructions, format_sass, parse_sass, read_sass
-from emulator.sources import inline_headers
 from emulator.tools import find_tool
+
+from safi_fast.bindings.module import KERNELS, inline_headers
 
 STANDARD = ("-std=c++17",)
 

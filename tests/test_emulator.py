@@ -17,8 +17,9 @@ from emulator.bugs import BUGS, RIGHT, SILENT, all_outcomes
 from emulator.build import CACHE_VARIABLE, MODES, BuildError, build, cache_folder
 from emulator.device import EmulatedDevice, LaunchError
 from emulator.profile import format_profile
-from emulator.samples import HERE, KERNELS, SAMPLES, run, sample_source
-from emulator.sources import inline_headers
+from emulator.samples import HERE, SAMPLES, run, sample_source
+
+from safi_fast.bindings.module import KERNELS, inline_headers
 
 SEEDS = (0, 1, 2)
 HEAD = 'extern "C" __global__ void '

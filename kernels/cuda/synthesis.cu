@@ -1,108 +1,100 @@
-// synthesis: parts = W^T (M . u) on the extended image, in SPLITS summands over groups of channels; `image_step` adds and folds them.
+// synthesis: parts = W^T (M . u) on the extended image, in `splits` summands over groups of channels; image_step adds and folds them.
+// u is that of the current slot, or with `other` of the other one, where dual_step has put the new u.
 //
-//     parts[b, s, y, x] = sum over the channels c of summand s and the taps t of filters[t, c] (M . u)[c, y - t_y, x - t_x]
+//     parts[b, s, y, x] = sum over the channels c of summand s and the taps t of filters[c, t] (M . u)[c, y - t_y, x - t_x]
 //
 // Twin: kernels/cpu/filter_bank.py. No atomics: every output is one thread's sum in a fixed order. Cost per pixel and channel: K^2
-// multiply-adds, 8 bytes read (times the overlap of the tiles).
+// multiply-adds, 8 bytes read (times the overlap of the tiles). filters (C, K, K rounded up to a multiple of 4), rows and columns
+// reversed; parts (B, splits, H + K - 1, W + K - 1).
 //
-// A block makes TILE_X x TILE_Y outputs; one channel of M . u at a time lies in shared memory with its surroundings. A thread makes
-// 8 x 2 neighbouring outputs: every row of the window that it reads feeds both rows of its outputs.
-// Options (-D): SPLITS, how many blocks share the channels of an output, a divisor of CHANNELS.
-// Launch: grid (tiles of the extended image, SPLITS, active images), block 128, static shared memory.
+// A block makes 64 x 32 outputs; one channel of M . u at a time lies in shared memory with its surroundings. A thread makes two
+// neighbouring rows of two groups of four pixels, 16 apart: a row of the window that it reads feeds both. A warp makes 16 rows.
+// Launch: grid (tiles of the extended image, splits, active images), block 128, static shared memory. Options: SUPPORT.
 #include "filter_bank.cuh"
 
-constexpr int PX = 8, PY = 2;
-constexpr int THREADS_X = 4, THREADS_Y = 32, THREADS = THREADS_X * THREADS_Y;
-constexpr int TILE_X = THREADS_X * PX, TILE_Y = THREADS_Y * PY;
-constexpr int WINDOW = PX + SUPPORT - 1;
-constexpr int WINDOW4 = (WINDOW + 3) / 4;
+constexpr int GROUP = 4, GROUPS = 2, GAP = 16, PX = GROUPS * GROUP, PY = 2;
+constexpr int THREADS = 128, THREADS_X = GAP / GROUP, THREADS_Y = THREADS / THREADS_X;
+constexpr int TILE_X = GAP * GROUPS, TILE_Y = THREADS_Y * PY, WARP_ROWS = 32 / THREADS_X * PY;
+constexpr int LEAD = (SUPPORT + 2) / 4 * 4;            // columns to the left of the outputs, whole fours: SUPPORT - 1 at least
+constexpr int SHIFT = LEAD - (SUPPORT - 1);            // of them not needed
+constexpr int WINDOW = GROUP + LEAD;
 constexpr int SPAN_Y = TILE_Y + SUPPORT - 1;
-constexpr int SPAN_X = TILE_X - PX + 4 * WINDOW4;
-// A multiple of 4, for 16-byte reads, that is 4 (mod 16).
-constexpr int SPAN_PITCH = (SPAN_X + 11) / 16 * 16 + 4;
+constexpr int SPAN_X = TILE_X + LEAD;
+// 8 (mod 16): the eight threads that share a 16-byte access, 4 along x and 2 along y, two rows apart, then hit different banks.
+constexpr int SPAN_PITCH = (SPAN_X + 7) / 16 * 16 + 8;
 constexpr int TAP_PITCH = (SUPPORT + 3) / 4 * 4;
-constexpr int PER_SPLIT = CHANNELS / SPLITS;
 
 struct Tile {
     float values[SPAN_Y * SPAN_PITCH];
-    float taps[SUPPORT * TAP_PITCH];   // of one channel, rows and columns reversed
+    float taps[SUPPORT * TAP_PITCH];
 };
 
 // One channel of M . u around the block's outputs; zero outside the image.
 __device__ __forceinline__ void load_channel(Tile& tile, const float* __restrict__ dual, const float* __restrict__ mask,
-                                             const float* __restrict__ filters, int top, int left, int channel,
-                                             const Geometry& g) {
-    for (int i = threadIdx.x; i < SPAN_Y * SPAN_X; i += THREADS) {
-        const int row = i / SPAN_X, column = i % SPAN_X;
-        const int y = top + row - (SUPPORT - 1), x = left + column - (SUPPORT - 1);
-        float value = 0.0f;
-        if (y >= 0 && y < g.height && x >= 0 && x < g.width) {
-            const long long at = (long long)y * g.width + x;
-            value = __ldg(dual + at);
-            if (mask) value *= __ldg(mask + at);
+                                             const float* __restrict__ filter, int top, int left, const Geometry& g) {
+    for (int i = threadIdx.x; i < SPAN_Y * (SPAN_X / 4); i += THREADS) {
+        const int row = i / (SPAN_X / 4), column = i % (SPAN_X / 4) * 4;
+        const int y = top + row - (SUPPORT - 1), x = left + column - LEAD;
+        float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (y >= 0 && y < g.height && x >= 0 && x < g.stride) {
+            const long long at = (long long)y * g.stride + x;
+            four = *reinterpret_cast<const float4*>(dual + at);
+            if (mask) {
+                const float4 m = *reinterpret_cast<const float4*>(mask + at);
+                four.x *= m.x, four.y *= m.y, four.z *= m.z, four.w *= m.w;
+            }
         }
-        tile.values[row * SPAN_PITCH + column] = value;
+        *reinterpret_cast<float4*>(&tile.values[row * SPAN_PITCH + column]) = four;
     }
-    for (int i = threadIdx.x; i < SUPPORT * TAP_PITCH; i += THREADS) {
-        const int ky = i / TAP_PITCH, kx = i % TAP_PITCH;
-        const int tap = (SUPPORT - 1 - ky) * SUPPORT + SUPPORT - 1 - kx;
-        tile.taps[i] = kx < SUPPORT ? __ldg(filters + (long long)tap * CHANNELS + channel) : 0.0f;
-    }
+    for (int i = threadIdx.x; i < SUPPORT * TAP_PITCH; i += THREADS) tile.taps[i] = __ldg(filter + i);
 }
 
-// Add the channel in the tile to the thread's 2 x 8 outputs.
-__device__ __forceinline__ void add_channel(float (&z)[PY][PX], const Tile& tile, int ty, int tx) {
-    float above[TAP_PITCH], here[TAP_PITCH];
+// z[0] += row `row` of the window times row `row` of the filter, z[1] += the same row times the filter's row before.
+template <bool UPPER, bool LOWER>
+__device__ __forceinline__ void add_row(float (&z)[PY][PX], const Tile& tile, int row) {
+    const int y = threadIdx.x / THREADS_X * PY, x = threadIdx.x % THREADS_X * GROUP;
+    float window[GROUPS][WINDOW], upper[TAP_PITCH], lower[TAP_PITCH];
 #pragma unroll
-    for (int i = 0; i < TAP_PITCH; i++) above[i] = 0.0f;
-    for (int row = 0; row < SUPPORT + PY - 1; row++) {
-        float window[4 * WINDOW4];
-        load_row<WINDOW4>(window, &tile.values[(ty * PY + row) * SPAN_PITCH + tx * PX]);
-        const bool inside = row < SUPPORT;
-        const float4* taps = reinterpret_cast<const float4*>(&tile.taps[(inside ? row : 0) * TAP_PITCH]);
+    for (int group = 0; group < GROUPS; group++) load_row(window[group], &tile.values[(y + row) * SPAN_PITCH + x + group * GAP]);
+    if (UPPER) load_row(upper, &tile.taps[row * TAP_PITCH]);
+    if (LOWER) load_row(lower, &tile.taps[(row - 1) * TAP_PITCH]);
 #pragma unroll
-        for (int i = 0; i < TAP_PITCH / 4; i++) {
-            const float4 four = taps[i];
-            here[4 * i] = inside ? four.x : 0.0f;
-            here[4 * i + 1] = inside ? four.y : 0.0f;
-            here[4 * i + 2] = inside ? four.z : 0.0f;
-            here[4 * i + 3] = inside ? four.w : 0.0f;
+    for (int kx = 0; kx < SUPPORT; kx++)
+#pragma unroll
+        for (int p = 0; p < PX; p++) {
+            const float value = window[p / GROUP][p % GROUP + kx + SHIFT];
+            if (UPPER) z[0][p] = fmaf(upper[kx], value, z[0][p]);
+            if (LOWER) z[1][p] = fmaf(lower[kx], value, z[1][p]);
         }
-#pragma unroll
-        for (int kx = 0; kx < SUPPORT; kx++)
-#pragma unroll
-            for (int p = 0; p < PX; p++) {
-                z[0][p] = fmaf(here[kx], window[p + kx], z[0][p]);
-                z[1][p] = fmaf(above[kx], window[p + kx], z[1][p]);
-            }
-#pragma unroll
-        for (int i = 0; i < TAP_PITCH; i++) above[i] = here[i];
-    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
-synthesis(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ dual,
+synthesis(const int* __restrict__ active, const int* __restrict__ slot, int other, const float* __restrict__ dual,
           const float* __restrict__ mask, float* __restrict__ parts, const float* __restrict__ filters, Geometry g) {
     __shared__ Tile tile;
     const int height = g.height + SUPPORT - 1, width = g.width + SUPPORT - 1;
     const int across = (width + TILE_X - 1) / TILE_X;
-    const int top = blockIdx.x / across * TILE_Y, left = blockIdx.x % across * TILE_X;
-    const int image = active[blockIdx.z], ty = threadIdx.x / THREADS_X, tx = threadIdx.x % THREADS_X;
-    const long long pixels = (long long)g.height * g.width;
+    const int top = blockIdx.x / across * TILE_Y, left = blockIdx.x % across * TILE_X, image = active[blockIdx.z];
+    const int plane = (other ? 1 - slot[image] : slot[image]) * g.batch + image, splits = gridDim.y;
+    const bool inside = top + threadIdx.x / 32 * WARP_ROWS < height;
     float z[PY][PX] = {};
-    for (int c = blockIdx.y * PER_SPLIT; c < (blockIdx.y + 1) * PER_SPLIT; c++) {
-        const float* u = dual + ((long long)(slot[image] * g.batch + image) * CHANNELS + c) * pixels;
-        const float* m = mask ? mask + ((long long)image * CHANNELS + c) * pixels : nullptr;
-        load_channel(tile, u, m, filters, top, left, c, g);
+    for (int c = blockIdx.y * g.channels / splits; c < (blockIdx.y + 1) * g.channels / splits; c++) {
+        load_channel(tile, dual + element(plane, c, 0, 0, g), mask ? mask + element(image, c, 0, 0, g) : nullptr,
+                     filters + c * (SUPPORT * TAP_PITCH), top, left, g);
         __syncthreads();
-        add_channel(z, tile, ty, tx);
+        if (inside) {
+            add_row<true, false>(z, tile, 0);
+            for (int row = 1; row < SUPPORT; row++) add_row<true, true>(z, tile, row);
+            add_row<false, true>(z, tile, SUPPORT);
+        }
         __syncthreads();
     }
+    float* out = parts + ((long long)image * splits + blockIdx.y) * height * width;
 #pragma unroll
     for (int r = 0; r < PY; r++)
 #pragma unroll
         for (int p = 0; p < PX; p++) {
-            const int y = top + ty * PY + r, x = left + tx * PX + p;
-            if (y < height && x < width) parts[(((long long)image * SPLITS + blockIdx.y) * height + y) * width + x] = z[r][p];
+            const int y = top + threadIdx.x / THREADS_X * PY + r, x = left + threadIdx.x % THREADS_X * GROUP + p / GROUP * GAP + p % GROUP;
+            if (y < height && x < width) out[(long long)y * width + x] = z[r][p];
         }
 }

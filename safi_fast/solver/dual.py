@@ -28,10 +28,8 @@ class InnerResult:
 
 def run_fixed(workspace: Workspace, active: Active, strength: FloatVector, steps: int) -> InnerResult:
     """Exactly `steps` FISTA steps; accepts x(u)."""
-    momentum = np.zeros(len(strength), np.float32)
-    for _, factor in zip(range(steps), fista(), strict=False):
-        momentum[:] = factor
-        workspace.step(active, momentum)
+    factors = np.fromiter(fista(), np.float32, count=steps)
+    workspace.steps(active, np.repeat(factors[:, None], len(strength), axis=1))
     workspace.accept(active, "primal")
     certificate = primal_certificate(workspace.measure(active), strength[active])
     return InnerResult(np.full(len(active), steps), np.zeros(len(active), bool), certificate)

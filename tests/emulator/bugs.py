@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from safi_fast.bindings.module import KERNELS, inline_headers
+
 from .build import Mode
 from .device import EmulatedDevice
 from .library import LaunchError
-from .samples import HERE, KERNELS
-from .sources import inline_headers
+from .samples import HERE
 
 THREADS = 256
 WRONG = "wrong numbers"

@@ -16,8 +16,8 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -34,45 +34,6 @@ MAX_GRID = (2**31 - 1, 65535, 65535)
 DEFAULT_SHARED_BYTES = 48 * 1024  # of dynamic shared memory, unless max_dynamic_shared_size_bytes asks for more
 
 
-# ---------------------------------------------------------------------------------------------- what a backend relies on
-class Kernel(Protocol):
-    """A function of a module. `max_dynamic_shared_size_bytes` is set before launches with more than 48 KiB."""
-
-    max_dynamic_shared_size_bytes: int
-
-    def __call__(
-        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
-    ) -> None: ...
-
-
-class Module(Protocol):
-    """Compiled kernels."""
-
-    def get_function(self, name: str) -> Kernel: ...
-
-
-class Device(Protocol):
-    """Where a backend runs: CuPy's current device, or the emulator."""
-
-    @property
-    def multiprocessors(self) -> int: ...
-
-    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any: ...
-
-    def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any: ...
-
-    def upload(self, array: np.ndarray) -> Any: ...
-
-    def download(self, array: Any) -> np.ndarray: ...
-
-    def address(self, array: Any) -> int: ...
-
-    def module(self, source: str, options: Sequence[str] = ()) -> Module: ...
-
-    def synchronize(self) -> None: ...
-
-
-# ----------------------------------------------------------------------------------------------------------- the emulator
 class EmulatedDevice:
     """Runs kernels in this process.
 
@@ -99,10 +60,12 @@ class EmulatedDevice:
         self.time_limit = time_limit
         self.launches = 0
         self._memory = Memory(tracked=mode == "check")
+        self._captured: list[Callable[[], None]] | None = None  # the launches of a capture that is going on
         self._profile = Profile() if profiled else None
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """An array of NaN (or -1): in mode "check" reading an element before it was written fails."""
+        self._refuse_in_capture("empty")
         return self._memory.allocate(shape, dtype)
 
     def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
@@ -110,13 +73,33 @@ class EmulatedDevice:
 
     def upload(self, array: np.ndarray) -> np.ndarray:
         """A C-contiguous copy in device memory."""
+        self._refuse_in_capture("upload")
         copy = self._memory.allocate(array.shape, array.dtype)
         copy[...] = array
         self._memory.mark_written(copy)
         return copy
 
+    def write(self, array: np.ndarray, values: np.ndarray) -> None:
+        """Copy values of the same shape and dtype into an array of this device."""
+        self._refuse_in_capture("write")
+        self._require_own(array, "write")
+        if values.shape != array.shape or values.dtype != array.dtype:
+            raise TypeError(
+                f"write: got {values.dtype} of shape {values.shape}; expected {array.dtype} of shape {array.shape}"
+            )
+        array[...] = values
+        self._memory.mark_written(array)
+
+    def adopt(self, array: np.ndarray) -> np.ndarray:
+        """C-contiguous float32 in device memory: the array itself if it is that already, else a copy."""
+        own = isinstance(array, np.ndarray) and self._memory.find(array) is not None
+        if own and array.dtype == np.float32 and array.flags.c_contiguous:
+            return array
+        return self.upload(np.asarray(array, np.float32))
+
     def download(self, array: np.ndarray) -> np.ndarray:
         """A copy in host memory. Mode "check": all of it must have been written."""
+        self._refuse_in_capture("download")
         self._require_own(array, "download")
         if self.mode == "check":
             unwritten = self._memory.unwritten(array)
@@ -136,8 +119,28 @@ class EmulatedDevice:
     def module(self, source: str, options: Sequence[str] = ()) -> EmulatedModule:
         return EmulatedModule(source, options, self)
 
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """A function that makes the launches of `launch`, which are checked but not run here; nothing else is allowed in it."""
+        if self._captured is not None:
+            raise LaunchError("capture within capture")
+        self._captured = captured = []
+        try:
+            launch()
+        finally:
+            self._captured = None
+
+        def replay() -> None:
+            for run in captured:
+                run()
+
+        return replay
+
     def synchronize(self) -> None:
         """Launches are synchronous."""
+        self._refuse_in_capture("synchronize")
+
+    def release_memory(self) -> None:
+        """Arrays that are gone leave nothing behind."""
 
     @property
     def live_arrays(self) -> int:
@@ -159,6 +162,10 @@ class EmulatedDevice:
                 f"{use}: got {type(array).__name__} in host memory; expected an array that this device made "
                 "(upload, empty, zeros) or a view of one"
             )
+
+    def _refuse_in_capture(self, use: str) -> None:
+        if self._captured is not None:
+            raise LaunchError(f"{use} within capture, which may only launch kernels")
 
     def _next_seed(self) -> int:
         self.launches += 1
@@ -201,6 +208,19 @@ class EmulatedKernel:
         self._check_geometry(grid, block)
         self._check_shared_memory(shared_mem)
         values, buffers = self._convert(args)
+        if self._device._captured is None:
+            self._run(grid, block, values, buffers, shared_mem)
+        else:  # `args` keeps the arrays alive
+            self._device._captured.append(lambda args=args: self._run(grid, block, values, buffers, shared_mem))
+
+    def _run(
+        self,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        values: list[Any],
+        buffers: list[Buffer],
+        shared_mem: int,
+    ) -> None:
         if self._device.mode == "check":
             for buffer in buffers:
                 buffer.allocation.refresh()

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .device import Device
-from .sources import inline_headers
+from safi_fast.bindings.device import Device
+from safi_fast.bindings.module import KERNELS, inline_headers
 
 HERE = Path(__file__).resolve().parent
-KERNELS = HERE.parents[1] / "kernels" / "cuda"
 
 Sample = Callable[[Device, np.random.Generator], None]
 SAMPLES: dict[str, Sample] = {}

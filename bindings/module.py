@@ -1,13 +1,29 @@
-"""The text of a kernel file with its own headers inlined, as it is compiled everywhere: by g++ here, by NVRTC on a GPU."""
+"""The text of a kernel file with its own headers inlined, as it is compiled everywhere: by NVRTC on a GPU, by g++ in tests/emulator.
+
+Inlined, because compilers and their caches then see a change in a header: the text is the key.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+
+KERNELS = Path(__file__).resolve().parent.parent / "kernels" / "cuda"  # beside bindings/, in a checkout and installed
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.MULTILINE)
 
 _ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once\b", re.MULTILINE)
+
+
+@cache
+def source(name: str) -> str:
+    """The text of kernels/cuda/<name>.cu as `Device.module` takes it. Raises ValueError for a name that is not there."""
+    path = KERNELS / f"{name}.cu"
+    if not path.is_file():
+        present = ", ".join(sorted(file.stem for file in KERNELS.glob("*.cu"))) or "none"
+        raise ValueError(f"no kernel file {path.name}; there are: {present}")
+    return inline_headers(path)
 
 
 def inline_headers(path: Path, folders: tuple[Path, ...] = ()) -> str:

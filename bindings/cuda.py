@@ -1,0 +1,508 @@
+"""The CUDA backend: handwritten kernels of kernels/cuda on one device, CuPy's or the emulator's.
+
+    CudaBackend(device).prepare(model) -> CudaEngine     weights in the layout of the kernels, made once
+    engine.workspace(batch, height, width)               arrays of one batch of dual problems, allocated once
+    workspace.steps(...)                                 inner steps; see safi_fast/backend.py for the protocol
+
+A step is four launches (five with layer-wise zero padding); which slot is current, and the momentum of each step, are read from
+device memory, so that many steps can be recorded once and replayed as a CUDA graph. Sums come to the host when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model import MmrMask, Model, SafiMask
+from . import launch
+from . import weights as layout
+from .border import border_taps
+from .device import Device, Kernel
+from .launch import Shape, analysis_blocks, ceil_to, image_blocks, launch_for
+from .module import source
+
+FloatArray = NDArray[np.float32]
+Active = NDArray[np.int64]
+
+STEP_SUMS = 5  # of image_step
+TENSOR_FILES = ("analysis", "synthesis", "convolution")
+STEP_KERNELS = (
+    ("analysis", "dual_step"), ("synthesis", "synthesis"), ("border", "synthesis_border"), ("image", "image_step"), ("state", "advance"),
+)  # fmt: skip
+
+
+def tensor_options(precision: str, block: int) -> tuple[str, ...]:
+    """Options of the kernels on tensor cores."""
+    return (f"-DCHANNEL_BLOCK={block}", *(("-DBF16X3",) if precision == "bf16x3" else ()))
+
+
+class CudaBackend:
+    """Handwritten CUDA kernels, compiled when first used."""
+
+    name = "cuda"
+
+    def __init__(self, device: Device, precision: str = "float32"):
+        """precision: "float32", or "tf32" or "bf16x3" for the filter bank and the mask layers C -> C on tensor cores (docs/gpu.md)."""
+        self.device = device
+        self.precision = precision
+
+    def prepare(self, model: Model) -> CudaEngine:
+        """Weights in the layout of the kernels, on the device."""
+        return CudaEngine(model, self.device, self.precision)
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """An array of the device as NumPy."""
+        return self.device.download(array)
+
+
+class _Spline:
+    """A bank of splines on the device."""
+
+    def __init__(self, device: Device, values: np.ndarray, low: float, channels: int, *, last: bool = False):
+        pieces = values.shape[1] - 1
+        scale = pieces / (1.0 - low)
+        self.table = device.upload(layout.spline_table(values, channels))
+        self.struct = np.array([(pieces, last, -low * scale, scale, device.address(self.table))], layout.SPLINE)
+
+
+class _Border:
+    """The corrections of layer-wise zero padding on the device; a band of 0 where there are none."""
+
+    def __init__(self, device: Device, model: Model, channels: int):
+        bank = model.filters
+        taps = border_taps(bank.layers, bank.band)
+        numbers = layout.tap_numbers(taps.first, taps.offset_y, taps.offset_x, bank.support)
+        corrections = layout.padded(taps.weights.T, channels).T
+        arrays = (taps.first, taps.offset_y, taps.offset_x, numbers, np.ascontiguousarray(corrections, np.float32))
+        self.arrays = [device.upload(array if array.size else np.zeros(1, array.dtype)) for array in arrays]
+        self.struct = np.array([(taps.band, 0, *map(device.address, self.arrays))], layout.BORDER)
+
+
+class _Convolution:
+    """One layer of a SAFI mask generator."""
+
+    def __init__(self, device: Device, weight: np.ndarray, dilation: int, shape: Shape):
+        self.size = launch.Kernel(weight.shape[-1], dilation)
+        self.reach = (self.size.side - 1) * dilation // 2
+        self.options: tuple[str, ...] = (f"-DSUPPORT={self.size.side}", f"-DDILATION={dilation}")
+        c_in = 1 if weight.shape[1] == 1 else shape.channels
+        filled = np.zeros((shape.channels, c_in, *weight.shape[2:]), np.float32)
+        filled[: weight.shape[0], : weight.shape[1]] = weight
+        if shape.tensor and c_in > 1:
+            block = launch.channel_block("convolution", shape, self.size)
+            self.weights = device.upload(layout.convolution_slabs(filled, block, shape.precision))
+            self.options += tensor_options(shape.precision, block)
+        else:
+            self.weights = device.upload(layout.by_eight(filled, shape.channels))
+
+
+class _SafiMask:
+    """The three layers of a SAFI mask generator."""
+
+    def __init__(self, device: Device, mask: SafiMask, shape: Shape):
+        pairs = zip(mask.convolutions, mask.dilations, strict=True)
+        self.layers = [_Convolution(device, weight, dilation, shape) for weight, dilation in pairs]
+        self.splines = [_Spline(device, v, -1.0, shape.channels, last=i == 2) for i, v in enumerate(mask.splines)]
+        self.symmetric = np.int32(mask.boundary == "symmetric")
+
+
+class _MmrMask:
+    """The smoothing layers and the profile of an MMR mask generator."""
+
+    def __init__(self, device: Device, mask: MmrMask, boundary: str, channels: int):
+        self.layers = [
+            (
+                device.upload(np.ascontiguousarray(layout.padded(w[:, 0], channels), np.float32)),
+                f"-DSUPPORT={w.shape[-1]}",
+            )
+            for w in mask.smoothing
+        ]
+        self.profile = _Spline(device, mask.profile, 0.0, channels)
+        self.scale = device.upload(layout.padded(mask.scale.astype(np.float32), channels))
+        self.symmetric = np.int32(boundary == "symmetric")
+
+
+class CudaEngine:
+    """One model on one device. Read-only after construction, so threads may share it."""
+
+    def __init__(self, model: Model, device: Device, precision: str):
+        self.model, self.device, self.precision = model, device, precision
+        bank = model.filters
+        self.channels = ceil_to(bank.channels, layout.BLOCK if precision == "float32" else layout.DEPTH)
+        self.symmetric = np.int32(bank.boundary == "symmetric")
+        shape, composed = self.shape(1, 1), bank.composed()
+        support = (f"-DSUPPORT={bank.support}",)
+        self.options: dict[str, tuple[str, ...]] = dict.fromkeys(("analysis", "synthesis", "border"), support)
+        if shape.tensor:
+            blocks = {file: launch.channel_block(file, shape) for file in ("analysis", "synthesis")}
+            self.options |= {file: support + tensor_options(precision, block) for file, block in blocks.items()}
+            self.filters = device.upload(layout.analysis_slabs(composed, self.channels, blocks["analysis"], precision))
+            self.taps = device.upload(layout.synthesis_slabs(composed, self.channels, blocks["synthesis"], precision))
+        else:
+            self.filters = device.upload(layout.by_eight(composed[:, None], self.channels))
+            self.taps = device.upload(layout.synthesis_taps(composed, self.channels))
+        self.border = _Border(device, model, self.channels)
+        self.mask: _SafiMask | _MmrMask
+        self.halo = bank.support // 2
+        if isinstance(model.mask, SafiMask):
+            self.mask = _SafiMask(device, model.mask, shape)
+            self.halo = max(self.halo, self.mask.layers[0].reach)
+        else:
+            self.mask = _MmrMask(device, model.mask, bank.boundary, self.channels)
+
+    def workspace(self, batch: int, height: int, width: int) -> CudaWorkspace:
+        """Arrays for `batch` images of height x width."""
+        return CudaWorkspace(self, batch, height, width)
+
+    def bytes_per_pixel(self) -> int:
+        """u twice and M for every channel, and about thirty images."""
+        return 4 * (3 * self.channels + 30)
+
+    def shape(self, height: int, width: int) -> Shape:
+        """Sizes of one image for the launches."""
+        bank = self.model.filters
+        return Shape(height, width, self.channels, bank.support, bank.band, self.precision)
+
+    def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
+        """A kernel of kernels/cuda/<file>.cu, or of <file>_tensor.cu where there is one and the precision asks for it."""
+        variant = f"{file}_tensor" if self.precision != "float32" and file in TENSOR_FILES else file
+        return self.device.module(source(variant), options or self.options.get(file, ())).get_function(name)
+
+
+class CudaWorkspace:
+    """State of a batch of dual problems on the device, in the layout of kernels/cuda/filter_bank.cuh.
+
+    u, z = W^T(M . u), x(u) and x(v) have two slots each; slot[b] tells which one is current. The device's own copies of slot and of
+    the carried momentum are what kernels read; the host keeps the slots along, since it knows when they change.
+    """
+
+    def __init__(self, engine: CudaEngine, batch: int, height: int, width: int):
+        self.engine, self.device = engine, engine.device
+        self.batch, self.height, self.width = batch, height, width
+        bank = engine.model.filters
+        self.shape = shape = engine.shape(height, width)
+        rows, pitch = height + 2 * engine.halo, ceil_to(width + 2 * engine.halo, 4)
+        self.geometry = np.array(
+            [(batch, height, width, shape.stride, engine.halo, rows, pitch, engine.channels)], layout.GEOMETRY
+        )
+        device, channels, spread = self.device, engine.channels, bank.support - 1
+        self.image_slots = device.zeros((4, batch, rows, pitch), np.float32)
+        self.z = device.zeros((2, batch, height, width), np.float32)
+        self.dual = device.zeros((2, batch, channels, height, shape.stride), np.float32)
+        self.mask: Any = None
+        self.has_mask = False
+        self.reference = device.empty((batch, height, width), np.float32)
+        tile_y, tile_x = (launch.WARP_ROWS, launch.TILE) if shape.tensor else (0, 0)
+        extended = (tile_y + spread, tile_x + spread) if shape.tensor else (height + spread, width + spread)
+        tiles = launch_for("synthesis", shape, 1).grid[0] if shape.tensor else 1
+        self.parts = device.empty((batch, shape.splits, tiles, *extended), np.float32)
+        sizes = (shape.splits, bank.support, tile_y, tile_x, device.address(self.parts))
+        self.parts_struct = np.array([sizes], layout.PARTS)
+        self.dropped = device.empty((batch, height, width), np.float32) if bank.band else None
+        self.l1 = device.empty((batch, analysis_blocks(shape)), np.float64)
+        self.sums = device.empty((batch, image_blocks(shape), STEP_SUMS), np.float64)
+        self.totals = device.zeros((batch, 1 + STEP_SUMS), np.float64)
+        self.host_slot = np.zeros(batch, np.int64)
+        self.host_accepted = np.zeros(batch, np.int64)
+        self.slot = device.zeros(batch, np.int32)
+        self.accepted = device.zeros(batch, np.int32)
+        self.scratch_slot = device.zeros(batch, np.int32)
+        self.first_slot = device.zeros(batch, np.int32)
+        self.carried = device.zeros(batch, np.float32)
+        self.turn = device.zeros(batch, np.int32)
+        self.momenta = device.zeros((1, batch), np.float32)
+        self.bound, self.step_size, self.tau = (device.zeros(batch, np.float32) for _ in range(3))
+        self.lists: dict[bytes, Any] = {}
+        self.replays: dict[tuple[bytes, int, bool], Callable[[], None]] = {}
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def load(self, y: Any, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
+        """The problems: y (B, H, W) of NumPy or of the device, lambda and step size (B,), box limits. x starts at y, without mask."""
+        self.y = self.device.adopt(y)
+        self.device.write(self.bound, np.asarray(strength, np.float32))
+        self.device.write(self.step_size, np.asarray(step, np.float32))
+        self.low, self.high = np.float32(box[0]), np.float32(box[1])
+        self.has_mask = False
+        self.replays.clear()  # they know the address of the y before
+        self.host_slot[:] = 0
+        self._write(self.slot, self.host_slot)
+        self.device.write(self.carried, np.zeros(self.batch, np.float32))
+        everyone = np.arange(self.batch)
+        self.put_image(everyone, self.y)
+        self._launch("image", "get_image", everyone, self.accepted, self.image_slots, self.reference)
+
+    def put_image(self, active: Active, x: Any) -> None:
+        """The accepted image and x(v) become x (B, H, W)."""
+        values = self.device.adopt(x)
+        self._launch("image", "set_image", active, self.slot, values, self.image_slots, self.engine.symmetric)
+        self._accept(active, self.host_slot[active])
+
+    def accept(self, active: Active, which: str) -> None:
+        """Choose the image that counts: "primal" x(u), "previous" x(u) of the step before, "extrapolated" x0 of the last step."""
+        now, before = self.host_slot[active], 1 - self.host_slot[active]
+        self._accept(active, {"primal": 2 + now, "previous": 2 + before, "extrapolated": before}[which])
+
+    def outer_change(self, active: Active) -> NDArray[np.float64]:
+        """||x - x_before|| / ||x_before|| of the accepted images since the last call."""
+        self._launch("image", "outer_sums", active, self.accepted, self.image_slots, self.reference, self.sums)
+        self._total(active, self.sums, image_blocks(self.shape), 2, 0)
+        change, size = self.device.download(self.totals)[active, :2].T
+        result: NDArray[np.float64] = np.sqrt(change / np.maximum(size, np.finfo(np.float64).tiny))
+        return result
+
+    def image(self) -> Any:
+        """The accepted images (B, H, W), a new array of the device."""
+        values = self.device.empty((self.batch, self.height, self.width), np.float32)
+        self._launch("image", "get_image", np.arange(self.batch), self.accepted, self.image_slots, values)
+        return values
+
+    # -- the dual -----------------------------------------------------------------------------------------------------
+
+    def clear_dual(self, active: Active) -> None:
+        """u = v = 0."""
+        self._launch("state", "clear_dual", active, self.slot, self.dual)
+        self._stop(active)
+
+    def start_dual(self, active: Active) -> None:
+        """u = v = M . W x of the accepted image, not clipped."""
+        self._analyse(active, self.dual, self.slot, magnitude=False)
+        self._stop(active)
+
+    def collapse_momentum(self, active: Active) -> None:
+        """u = v, momentum zero: the extrapolated point becomes the iterate, and the other slot is free."""
+        self._launch("state", "collapse_momentum", active, self.slot, self.dual, self.carried)
+        self._stop(active)
+
+    def refresh(self, active: Active) -> None:
+        """z = W^T(M . u) and x(u) = x(v) = clip(y - z), after u or M has changed."""
+        self._synthesise(active, other=False)
+        self._image_step(active, refresh=True)
+
+    def step(self, active: Active, momentum: FloatArray) -> NDArray[np.float64]:
+        """One dual step and its sums (active, 6): see CpuWorkspace.step."""
+        self.steps(active, np.asarray(momentum, np.float32)[None])
+        self._total(active, self.l1, analysis_blocks(self.shape), 1, 0)
+        self._total(active, self.sums, image_blocks(self.shape), STEP_SUMS, 1)
+        return self.device.download(self.totals)[active]
+
+    def steps(self, active: Active, momenta: FloatArray) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums. Replayed as a graph when made again."""
+        count = len(momenta)
+        if len(self.momenta) < count:
+            self.momenta = self.device.zeros((count, self.batch), np.float32)
+            self.replays.clear()
+        rows = np.zeros(self.momenta.shape, np.float32)
+        rows[:count] = momenta
+        self.device.write(self.momenta, rows)
+        self.device.write(self.turn, np.zeros(self.batch, np.int32))
+        key = (active.tobytes(), count, self.has_mask)
+        if count == 1:
+            self._step(active)
+        else:
+            if key not in self.replays:
+                self.replays[key] = self._record(active, count)
+            self.replays[key]()
+        if count % 2:
+            self.host_slot[active] = 1 - self.host_slot[active]
+
+    def primal_dual_step(
+        self, active: Active, gradient: Any, tau: FloatArray, theta: float = 1.0
+    ) -> NDArray[np.float64]:
+        """One step of Condat and Vu with the gradient (B, H, W) of the data term at x(u): see CpuWorkspace.primal_dual_step."""
+        self._dual_step(active)
+        self._synthesise(active, other=True)
+        self.device.write(self.tau, np.asarray(tau, np.float32))
+        self._launch(
+            "image", "primal_step", active, self.slot, self.parts_struct, np.int32(self.shape.band), self.dropped,
+            self.device.adopt(gradient), self.z, self.image_slots, self.low, self.high, self.tau, np.float32(theta),
+            self.engine.symmetric, self.sums,
+        )  # fmt: skip
+        how = launch_for("flip", self.shape, len(active))
+        self.engine.kernel("state", "flip")(how.grid, how.block, (self._list(active), np.int32(len(active)), self.slot))
+        self.host_slot[active] = 1 - self.host_slot[active]
+        self._total(active, self.sums, image_blocks(self.shape), STEP_SUMS, 0)
+        return self.device.download(self.totals)[active, :STEP_SUMS]
+
+    def measure(self, active: Active, previous: bool = False) -> NDArray[np.float64]:
+        """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, of this u or the one before."""
+        slot = 1 - self.host_slot if previous else self.host_slot
+        self._write(self.scratch_slot, 2 + slot)
+        arguments = (self.image_slots, self._mask(), self.l1, self.engine.filters, self.engine.border.struct)
+        self._launch("analysis", "masked_norm", active, self.scratch_slot, *arguments)
+        self._write(self.scratch_slot, slot)
+        self._launch("image", "primal_sums", active, self.scratch_slot, self.y, self.z, self.image_slots, self.sums)
+        self._total(active, self.l1, analysis_blocks(self.shape), 1, 0)
+        self._total(active, self.sums, image_blocks(self.shape), 2, 1)
+        return self.device.download(self.totals)[active, :3]
+
+    def filtered(self) -> FloatArray:
+        """W x (B, C, H, W) of the accepted image; overwrites u."""
+        had_mask, self.has_mask = self.has_mask, False
+        self.start_dual(np.arange(self.batch))
+        self.has_mask = had_mask
+        return self._unpadded(self.device.download(self.dual)[self.host_slot, np.arange(self.batch)])
+
+    def normal_operator(self, x: FloatArray) -> FloatArray:
+        """W^T W x (B, H, W), without mask; overwrites x, u and z. For power iteration."""
+        everyone, nothing = np.arange(self.batch), np.zeros(self.batch, np.float32)
+        self.load(np.zeros_like(x), nothing, nothing, (-np.inf, np.inf))
+        self.put_image(everyone, np.ascontiguousarray(x, np.float32))
+        self.start_dual(everyone)
+        self.refresh(everyone)
+        return self.device.download(self.z)[self.host_slot, everyone]
+
+    # -- masks --------------------------------------------------------------------------------------------------------
+
+    def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
+        """M = mask(x) of the accepted images; gain and bias are (B, C). Needs collapsed momentum: the spare slot of u is scratch."""
+        if self.mask is None:
+            shape = (self.batch, self.engine.channels, self.height, self.shape.stride)
+            self.mask = self.device.upload(np.ones(shape, np.float32))
+        self._write(self.scratch_slot, 1 - self.host_slot)
+        if isinstance(self.engine.mask, _SafiMask):
+            self._update_safi_mask(active, self.engine.mask, gain, bias)
+        else:
+            self._update_mmr_mask(active, self.engine.mask)
+        self.has_mask = True
+
+    def masks(self) -> FloatArray:
+        """M (B, C, H, W) as NumPy; ones before the first mask."""
+        if not self.has_mask:
+            return np.ones((self.batch, self.engine.model.filters.channels, self.height, self.width), np.float32)
+        return self._unpadded(self.device.download(self.mask))
+
+    def _update_safi_mask(self, active: Active, mask: _SafiMask, gain: FloatArray, bias: FloatArray) -> None:
+        first, *others = mask.layers
+        gains, biases = (
+            self.device.upload(np.ascontiguousarray(layout.padded(np.asarray(v, np.float32).T, self.engine.channels).T))
+            for v in (gain, bias)
+        )
+        self._launch(
+            "features", "features", active, self.accepted, self.image_slots, first.weights, gains, mask.splines[0].struct,
+            self.mask, self.first_slot, options=first.options,
+        )  # fmt: skip
+        places = ((self.mask, self.first_slot), (self.dual, self.scratch_slot), (self.mask, self.first_slot))
+        for i, layer in enumerate(others):
+            self._launch(
+                "convolution", "convolution", active, *places[i], *places[i + 1], mask.symmetric, layer.weights,
+                mask.splines[i + 1].struct, biases, options=layer.options, size=layer.size,
+            )  # fmt: skip
+
+    def _update_mmr_mask(self, active: Active, mask: _MmrMask) -> None:
+        self._analyse(active, self.mask, self.first_slot, magnitude=True)
+        places = [(self.mask, self.first_slot), (self.dual, self.scratch_slot)]
+        chain = [(*layer, False) for layer in mask.layers] + [(*layer, True) for layer in reversed(mask.layers)]
+        for number, (taps, option, adjoint) in enumerate(chain):
+            profiled = number == len(mask.layers) - 1
+            self._launch(
+                "depthwise", "depthwise", active, *places[0], *places[1], taps, np.int32(adjoint), mask.symmetric,
+                np.int32(profiled), mask.scale, mask.profile.struct, options=(option,),
+            )  # fmt: skip
+            places.reverse()
+
+    # -- launches -----------------------------------------------------------------------------------------------------
+
+    def _launch(
+        self,
+        file: str,
+        name: str,
+        active: Active,
+        *args: Any,
+        options: tuple[str, ...] = (),
+        size: launch.Kernel | None = None,
+    ) -> None:
+        """Launch a kernel for the active images: `active` goes first, the geometry last."""
+        if not len(active):
+            return
+        how = launch_for(name, self.shape, len(active), size)
+        kernel = self.engine.kernel(file, name, options)
+        if how.shared_bytes > kernel.max_dynamic_shared_size_bytes:
+            kernel.max_dynamic_shared_size_bytes = how.shared_bytes
+        kernel(how.grid, how.block, (self._list(active), *args, self.geometry), shared_mem=how.shared_bytes)
+
+    def _list(self, active: Active) -> Any:
+        """The numbers of the active images on the device."""
+        key = active.tobytes()
+        if key not in self.lists:
+            self.lists[key] = self.device.upload(active.astype(np.int32))
+        return self.lists[key]
+
+    def _write(self, array: Any, values: np.ndarray) -> None:
+        self.device.write(array, values.astype(np.int32))
+
+    def _mask(self) -> Any:
+        return self.mask if self.has_mask else None
+
+    def _accept(self, active: Active, planes: NDArray[np.int64]) -> None:
+        self.host_accepted[active] = planes
+        self._write(self.accepted, self.host_accepted)
+
+    def _stop(self, active: Active) -> None:
+        how = launch_for("stop", self.shape, len(active))
+        arguments = (self._list(active), np.int32(len(active)), self.carried)
+        self.engine.kernel("state", "stop")(how.grid, how.block, arguments)
+
+    def _record(self, active: Active, count: int) -> Callable[[], None]:
+        """`count` steps as something to replay. What may not happen in a capture, compiling and uploading, happens before."""
+        self._list(active)
+        for file, name in STEP_KERNELS:
+            self.engine.kernel(file, name)
+
+        def steps() -> None:
+            for _ in range(count):
+                self._step(active)
+
+        return self.device.capture(steps)
+
+    def _step(self, active: Active) -> None:
+        self._dual_step(active)
+        self._synthesise(active, other=True)
+        self._image_step(active, refresh=False)
+        self._launch(
+            "state", "advance", active, np.int32(len(active)), self.slot, self.carried, self.momenta, self.turn
+        )
+
+    def _dual_step(self, active: Active) -> None:
+        self._launch(
+            "analysis", "dual_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size, self.bound,
+            self.carried, self.l1, self.engine.filters, self.engine.border.struct,
+        )  # fmt: skip
+
+    def _synthesise(self, active: Active, *, other: bool) -> None:
+        common = (self.slot, np.int32(other), self.dual, self._mask())
+        self._launch("synthesis", "synthesis", active, *common, self.parts, self.engine.taps)
+        if self.dropped is not None:
+            self._launch("border", "synthesis_border", active, *common, self.dropped, self.engine.border.struct)
+
+    def _image_step(self, active: Active, *, refresh: bool) -> None:
+        self._launch(
+            "image", "image_step", active, self.slot, np.int32(refresh), self.parts_struct, np.int32(self.shape.band), self.dropped,
+            self.y, self.z, self.image_slots, self.low, self.high, self.momenta, self.turn, self.engine.symmetric, self.sums,
+        )  # fmt: skip
+
+    def _analyse(self, active: Active, output: Any, slot: Any, *, magnitude: bool) -> None:
+        mask = None if magnitude else self._mask()
+        self._launch(
+            "analysis", "analysis", active, self.accepted, self.image_slots, mask, np.int32(magnitude), output, slot,
+            self.engine.filters, self.engine.border.struct,
+        )  # fmt: skip
+
+    def _total(self, active: Active, partials: Any, blocks: int, columns: int, first: int) -> None:
+        """Columns first .. of `totals`: the partial sums of every block added up."""
+        how = launch_for("totals", self.shape, len(active))
+        arguments = (
+            partials,
+            np.int32(blocks),
+            np.int32(columns),
+            self.totals,
+            np.int32(first),
+            np.int32(1 + STEP_SUMS),
+        )
+        self.engine.kernel("state", "totals")(how.grid, how.block, (self._list(active), *arguments))
+
+    def _unpadded(self, values: np.ndarray) -> FloatArray:
+        return np.ascontiguousarray(values[:, : self.engine.model.filters.channels, :, : self.width])

@@ -1,0 +1,250 @@
+"""Where kernels run: what a backend may ask of a device, and a GPU through CuPy.
+
+    device = CupyDevice()                                       # the current one; CuPy is imported here, not before
+    kernel = device.module(source("analysis"), ("-DCHANNELS=64",)).get_function("analysis")
+    x, y = device.upload(image), device.empty(image.shape, np.float32)
+    kernel((grid,), (block,), (x, y, np.int32(n)), shared_mem=1024)
+    result = device.download(y)
+
+tests/emulator/device.py has the second device, on which the same code runs without a GPU and under checkers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..errors import BackendError
+
+STANDARD = "-std=c++17"
+
+
+# --------------------------------------------------------------------------------------------- what a backend relies on
+class Kernel(Protocol):
+    """A function of a module. `max_dynamic_shared_size_bytes` is set before launches with more than 48 KiB.
+
+    Arguments are arrays of the device (or None for a null pointer), NumPy scalars of the kernel's types, and structs: NumPy arrays
+    of size one with a dtype of fields. A launch returns at once; launches run one after the other.
+    """
+
+    max_dynamic_shared_size_bytes: int
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None: ...
+
+
+class Module(Protocol):
+    """Compiled kernels."""
+
+    def get_function(self, name: str) -> Kernel: ...
+
+
+class Device(Protocol):
+    """One GPU, or the emulator."""
+
+    @property
+    def multiprocessors(self) -> int: ...
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+        """An array of undefined values."""
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any: ...
+
+    def upload(self, array: np.ndarray) -> Any:
+        """A C-contiguous copy on the device."""
+
+    def write(self, array: Any, values: np.ndarray) -> None:
+        """Copy values of the same shape and dtype from host memory into an array of the device."""
+
+    def adopt(self, array: Any) -> Any:
+        """The values as C-contiguous float32 on the device, in the caller's own memory where that is so already: only read it."""
+
+    def download(self, array: Any) -> np.ndarray:
+        """A copy in host memory; waits for the launches before it."""
+
+    def address(self, array: Any) -> int:
+        """Where the array begins in device memory: a pointer for a field of a struct. Does not keep the array alive."""
+
+    def module(self, source: str, options: Sequence[str] = ()) -> Module:
+        """The kernels of a text whose headers are inlined (bindings/module.py). Raises BackendError if it does not compile."""
+
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """A function that makes the kernel launches of `launch` again, all at once and with the same arguments.
+
+        `launch` is called here, but nothing runs yet. It may only launch kernels: no allocation, upload, write or download. What changes
+        between replays has to be read from arrays; those that are arguments stay alive as long as the returned function.
+        """
+
+    def synchronize(self) -> None:
+        """Wait for all launches."""
+
+    def release_memory(self) -> None:
+        """Give the memory of arrays that are gone back to the system."""
+
+
+# ------------------------------------------------------------------------------------------------------------- the GPU
+class CupyDevice:
+    """A GPU through CuPy: memory from its pool, kernels compiled by NVRTC, launches on the caller's current stream."""
+
+    def __init__(self, number: int | None = None):
+        """number: of the GPU, by default the current one. Imports CuPy."""
+        import cupy
+
+        self._cupy = cupy
+        self.number = int(cupy.cuda.Device(number).id)
+
+    @property
+    def multiprocessors(self) -> int:
+        return int(self._here().attributes["MultiProcessorCount"])
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+        with self._here():
+            return self._cupy.empty(shape, dtype)
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+        with self._here():
+            return self._cupy.zeros(shape, dtype)
+
+    def upload(self, array: np.ndarray) -> Any:
+        """See Device."""
+        with self._here():
+            return self._cupy.array(array, order="C")
+
+    def write(self, array: Any, values: np.ndarray) -> None:
+        """See Device."""
+        with self._here():
+            array.set(np.ascontiguousarray(values, array.dtype))
+
+    def adopt(self, array: Any) -> Any:
+        """See Device: NumPy arrays are copied, CuPy's and those with __cuda_array_interface__ are not."""
+        with self._here():
+            adopted = self._cupy.asarray(array)
+            if adopted.device.id != self.number:
+                raise BackendError(f"the array lies on GPU {adopted.device.id}; expected one on GPU {self.number}")
+            return self._cupy.ascontiguousarray(adopted, np.float32)
+
+    def download(self, array: Any) -> np.ndarray:
+        """See Device."""
+        with self._here():
+            return self._cupy.asnumpy(array)
+
+    def address(self, array: Any) -> int:
+        """See Device."""
+        return int(array.data.ptr)
+
+    def module(self, source: str, options: Sequence[str] = ()) -> CupyModule:
+        """See Device. Compiled once per process, GPU, text and options; CuPy also keeps the machine code on disk."""
+        key = (self.number, source, tuple(options))
+        with _modules_lock:
+            if key not in _modules:
+                _modules[key] = CupyModule(self, source, tuple(options))
+            return _modules[key]
+
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """See Device: a CUDA graph, replayed on the stream that is current then. Where CUDA refuses it, `launch` itself."""
+        cuda = self._cupy.cuda
+        _capture.launched = launched = []
+        try:
+            with self._here():
+                graph = self._record(launch)
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError):
+            return launch
+        finally:
+            del _capture.launched
+        return _Replay(self, graph, launched)
+
+    def _record(self, launch: Callable[[], None]) -> Any:
+        stream = self._cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                launch()
+            finally:
+                graph = stream.end_capture()
+        return graph
+
+    def synchronize(self) -> None:
+        """See Device: waits for the current stream."""
+        with self._here():
+            self._cupy.cuda.get_current_stream().synchronize()
+
+    def release_memory(self) -> None:
+        """See Device: empties CuPy's pools, other users' free blocks included."""
+        with self._here():
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+    def _here(self) -> Any:
+        """A new object each time: CuPy's remember the GPU to return to, for all threads at once."""
+        return self._cupy.cuda.Device(self.number)
+
+
+class CupyModule:
+    """The kernels of one text, compiled for one GPU."""
+
+    def __init__(self, device: CupyDevice, source: str, options: tuple[str, ...]):
+        cupy = device._cupy
+        self._device = device
+        self._kernels: dict[str, CupyKernel] = {}
+        self._module = cupy.RawModule(code=source, options=(STANDARD, *options), backend="nvrtc")
+        try:
+            with device._here():
+                self._module.compile()
+        except cupy.cuda.compiler.CompileException as error:
+            raise BackendError(f"a kernel does not compile ({' '.join(options)}): {error}") from error
+
+    def get_function(self, name: str) -> CupyKernel:
+        with _modules_lock, self._device._here():
+            if name not in self._kernels:
+                self._kernels[name] = CupyKernel(self._device, self._module.get_function(name))
+            return self._kernels[name]
+
+
+class CupyKernel:
+    """One kernel: call it to launch it."""
+
+    def __init__(self, device: CupyDevice, function: Any):
+        self._device, self._function = device, function
+        _ = function.kernel  # loads it, which a capture must not have to do
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        with self._device._here():
+            return int(self._function.max_dynamic_shared_size_bytes)
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, nbytes: int) -> None:
+        with self._device._here():
+            self._function.max_dynamic_shared_size_bytes = nbytes
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None:
+        launched = getattr(_capture, "launched", None)
+        if launched is not None:
+            launched.append((self, args))
+        # CuPy takes None for the address of the argument, not for its value
+        values = tuple(np.uint64(0) if value is None else value for value in args)
+        with self._device._here():
+            self._function(grid, block, values, shared_mem=shared_mem)
+
+
+class _Replay:
+    """Launches a CUDA graph. The graph knows addresses only, so this keeps the kernels and arrays that it was made with."""
+
+    def __init__(self, device: CupyDevice, graph: Any, launched: list[tuple[CupyKernel, tuple[Any, ...]]]):
+        self._device, self._graph, self._launched = device, graph, launched
+
+    def __call__(self) -> None:
+        with self._device._here():
+            self._graph.launch()
+
+
+_modules: dict[tuple[int, str, tuple[str, ...]], CupyModule] = {}
+_modules_lock = threading.RLock()
+_capture = threading.local()  # .launched: what the capture of this thread has launched

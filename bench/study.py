@@ -125,7 +125,7 @@ def updates(args: argparse.Namespace, solver: Solver) -> list[dict[str, Any]]:
     rows = []
     for count in UPDATES:
         options = {"schedule": "unrolled", "max_outer": count + 1, "max_inner": FAIR_STEPS}
-        factor = best_strength(solver, crops, args.sigma, **options)
+        factor = best_strength(solver, crops, args.sigma, reach=0.6, trials=7, **options)
         tuned = factor * solver.model.at(args.sigma / 255, strength_given=False).strength_unrolled
         rows.append(
             {

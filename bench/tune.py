@@ -21,12 +21,20 @@ from safi_fast import Solver, load_model
 from safi_fast.model import Strength
 from safi_fast.weights import save_model
 
-REACH = 0.5  # |log(lambda / unrolled lambda)| that is searched
-TRIALS = 7  # evaluations of one search
+REACH = 0.25  # |log(lambda / unrolled lambda)| that is searched
+TRIALS = 5  # evaluations of one search
 GOLDEN = (5**0.5 - 1) / 2
 
 
-def best_strength(solver: Solver, clean: Sequence[np.ndarray], sigma: float, **options: Any) -> float:
+def best_strength(
+    solver: Solver,
+    clean: Sequence[np.ndarray],
+    sigma: float,
+    *,
+    reach: float = REACH,
+    trials: int = TRIALS,
+    **options: Any,
+) -> float:
     """lambda with the best mean PSNR, as a multiple of the model's unrolled lambda; sigma on the 8-bit scale."""
     observed = images.noisy(clean, sigma)
     own = solver.model.at(sigma / 255, strength_given=False).strength_unrolled
@@ -34,10 +42,10 @@ def best_strength(solver: Solver, clean: Sequence[np.ndarray], sigma: float, **o
     def value(exponent: float) -> float:
         return images.score(solver, clean, observed, sigma, strength=own * np.exp(exponent), **options)
 
-    low, high = -REACH, REACH
+    low, high = -reach, reach
     inside = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
     found = [value(exponent) for exponent in inside]
-    for _ in range(TRIALS - 2):
+    for _ in range(trials - 2):
         if found[0] >= found[1]:
             high, inside = inside[1], [inside[1] - GOLDEN * (inside[1] - low), inside[0]]
             found = [value(inside[0]), found[0]]

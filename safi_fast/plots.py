@@ -4,6 +4,7 @@ Needs `pip install matplotlib`.
 """
 
 import io
+import json
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -120,6 +121,29 @@ def inspect_model(model: "Model", path: str | Path) -> None:
         tiles, strengths = lower.subgridspec(1, 2, wspace=0.28)
         _tiles(figure, tiles, kernels, heading, aspect=1.0)
         _strengths(figure.add_subplot(strengths), model)
+    _save(figure, path)
+
+
+def training_curve(log: str | Path, path: str | Path) -> None:
+    """Draw a training run from its log (JSON lines): loss and validation PSNR over hours, one line a noise level."""
+    rows = [json.loads(line) for line in Path(log).read_text(encoding="utf-8").splitlines()]
+    steps = [row for row in rows if row["kind"] == "step"]
+    checks = [row for row in rows if row["kind"] == "validation"]
+    if not checks:
+        raise InputError(f"log {log} holds no validation; there is nothing to draw yet")
+    levels = list(checks[0]["psnr"])
+    figure = _figure(3.4 * (len(levels) + 1), 3.0)
+    grid = figure.add_gridspec(1, len(levels) + 1, left=0.05, right=0.99, top=0.86, bottom=0.18, wspace=0.28)
+    panels = [figure.add_subplot(cell) for cell in grid]
+    panels[0].plot([row["seconds"] / 3600 for row in steps], [row["loss"] for row in steps], color=GREY, linewidth=1)
+    _heading(panels[0], "Loss (1: expected error)")
+    for axes, level in zip(panels[1:], levels, strict=True):
+        hours = [row["seconds"] / 3600 for row in checks]
+        axes.plot(hours, [row["psnr"][level] for row in checks], "o-", color=ACCENT, markersize=3)
+        _heading(axes, f"Validation PSNR, sigma {level} of 255, dB")
+    for axes in panels:
+        axes.set_xlabel("hours", fontsize=9)
+        _plain(axes)
     _save(figure, path)
 
 

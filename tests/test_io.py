@@ -4,6 +4,7 @@ import io
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -92,6 +93,16 @@ def test_alpha_is_kept_aside_and_written_back(tmp_path, name, dtype, shape, chan
     np.testing.assert_array_equal(back.alpha, alpha)
     write_image(tmp_path / ("new" + name), 0.5 * back.array, back)
     np.testing.assert_array_equal(read_image(tmp_path / ("new" + name)).alpha, alpha)
+
+
+def test_tiff_without_a_compression_tag(tmp_path):
+    """As microscopes write it: the tag may be left out, and means no compression then."""
+    array = pixels((H, W), np.uint8)
+    tags = ((256, W), (257, H), (258, 8), (262, 1), (273, 8), (277, 1), (278, H), (279, H * W))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = struct.pack("<2sHI", b"II", 42, 8 + H * W)
+    (tmp_path / "a.tif").write_bytes(header + array.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, array)
 
 
 def test_16_bit_colour_png_keeps_its_low_bits(tmp_path):

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import SafiError
-from . import convert, demo, denoise, doctor, evaluate, inspect, models
+from . import convert, demo, denoise, doctor, evaluate, inspect, models, train
 from .arguments import UsageError
 from .output import print_error
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": convert,
     "doctor": doctor,
     "demo": demo,
+    "train": train,
 }
 SUCCESS, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 

@@ -159,7 +159,7 @@ def _decode_tiff(data: bytes) -> Pixels:
         photometric = page.photometric.name
         extra = [sample.name for sample in page.extrasamples]
         palette = page.colormap
-        converted = page.compression.name == "JPEG"
+        converted = page.compression == tifffile.COMPRESSION.JPEG  # a plain 1 where the file has no such tag
     if photometric == "PALETTE":
         return Pixels(_as_stack(np.moveaxis(palette, 0, -1)[array] >> 8, axes + "S").astype(np.uint8), colour=True)
     if photometric == "MINISWHITE" and array.dtype.kind in "bu":

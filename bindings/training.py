@@ -1,0 +1,36 @@
+"""Launches of the CPU kernels that only training needs."""
+
+from __future__ import annotations
+
+from .cache import discard_stale_kernels, let_threads_sleep
+
+let_threads_sleep()
+discard_stale_kernels()
+
+# ruff: noqa: E402 - what follows loads OpenMP and the compiled kernels
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.cpu.planar_spline import spline_planes, spline_planes_gradient
+
+Array = NDArray[np.floating]
+
+
+def use_threads(count: int) -> None:
+    """Run the kernels on `count` threads, or on as many as there are."""
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+
+def spline(x: Array, values: Array, low: float) -> Array:
+    """s(x): x (B, C, N), values (C, n) at uniform knots on [low, 1] -> (B, C, N)."""
+    out = np.empty_like(x)
+    spline_planes(x, values, low, out)
+    return out
+
+
+def spline_gradient(x: Array, values: Array, low: float, gradient: Array) -> tuple[Array, Array]:
+    """From the gradient of s(x), (B, C, N), to those of x, (B, C, N), and of values, (C, n)."""
+    to_x, to_values = np.empty_like(x), np.empty((x.shape[0], *values.shape))
+    spline_planes_gradient(x, values, low, gradient, to_x, to_values)
+    return to_x, to_values.sum(0).astype(values.dtype)

@@ -1,0 +1,206 @@
+"""Train a model on folders of clean images, and export it as a weights file.
+
+DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged weights) and
+checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey. Validation images must not be training
+images. Needs PyTorch: pip install "safi-fast[train]".
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BackendError
+from .arguments import UsageError, count, positive, seed
+
+if TYPE_CHECKING:
+    from ..training.loop import Progress
+    from ..training.settings import Settings
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+FOCUS = (5.0, 15.0, 25.0, 50.0)
+
+
+def duration(text: str) -> float:
+    """Seconds from 90s, 45m, 1.5h or 1h30m."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[smh])+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write it like 90m, 2h or 1h30m")
+    seconds = sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smh])", text))
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time at all")
+    return float(seconds)
+
+
+def schedule(text: str) -> tuple[int, int]:
+    """(outer, inner) from 5x12."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a schedule; write outer and inner steps like 5x12")
+    return int(match[1]), int(match[2])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `safi-fast train`."""
+    add = parser.add_argument
+    add("--data", type=Path, action="append", required=True, metavar="DIR", help="folder of clean images; repeatable")
+    add("--validation", type=Path, required=True, metavar="DIR", help="folder of other clean images")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for everything that is written")
+    add(
+        "--sigma-range", type=float, nargs=2, required=True, metavar=("LOW", "HIGH"),
+        help="noise levels to train for, on the scale 0 to 255",
+    )  # fmt: skip
+    add(
+        "--focus", type=positive, nargs="*", metavar="S",
+        help="levels that are drawn most, each as often as it is listed (default: 5 15 25 50 as far as in the range)",
+    )  # fmt: skip
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--time-budget", type=duration, metavar="T", help="how long to train, like 90m or 2h")
+    budget.add_argument("--steps", type=count, metavar="N", help="how long to train, in steps")
+    add("--schedule", type=schedule, default=(5, 12), metavar="5x12", help="outer x inner steps (default: 5x12)")
+    add("--family", choices=("safi", "mmr"), help="kind of mask generator (default: safi)")
+    add("--channels", type=count, metavar="C", help="number of filters (default: 64)")
+    add("--init", metavar="NAME|PATH", help="model to start from; sets family, filters and noise levels")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add("--name", default=None, metavar="N", help="name of the exported model (default: that of the folder)")
+    add("--licence", metavar="TEXT", help="licence of the exported weights, for their metadata")
+    add("--batch", type=count, default=8, metavar="N", help="patches a step (default: 8)")
+    add("--patch", type=count, default=72, metavar="P", help="their side in pixels (default: 72)")
+    add("--pool", type=count, default=256, metavar="N", help="patches under way (default: 256)")
+    add("--rate", type=positive, default=1.0, metavar="F", help="factor on all learning rates (default: 1)")
+    add("--checkpoint-every", type=duration, default=300.0, metavar="T", help="time between checkpoints (default: 5m)")
+    add("--validate-every", type=duration, default=600.0, metavar="T", help="time between validations (default: 10m)")
+    add("--threads", type=count, metavar="N", help="processor threads (default: all)")
+    add("--seed", type=seed, default=0, metavar="K", help="of weights, patches and noise (default: 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, showing where it is."""
+    _check(args)
+    from ..plots import training_curve
+    from ..training.loop import LOG, MODEL, Run, resumed, set_threads
+    from ..training.trainer import Trainer
+
+    if args.threads:
+        set_threads(args.threads)
+    network = None if args.resume else _network(args)
+    settings = _settings(args, network)
+    images = _images(args.data, settings.side)
+    validation = _validation(args.validation, settings)
+    if network is None:
+        trainer, seconds = resumed(args.out, images, settings)
+    else:
+        trainer, seconds = Trainer(network, images, settings), 0.0
+    metadata = {"training_data": ", ".join(folder.resolve().name for folder in args.data)}
+    if args.licence:
+        metadata["licence"] = args.licence
+    name = args.name or args.out.resolve().name
+    training = Run(trainer, validation, args.out, name=name, metadata=metadata, seconds=seconds)
+    with _shown() as report:
+        scores = training.finish(report)
+    if find_spec("matplotlib") is not None:
+        training_curve(args.out / LOG, args.out / "curve.png")
+    print(f"{args.out / MODEL}: step {trainer.step_number}, validation {_words(scores)}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    given = [f"--{name}" for name in ("init", "family", "channels") if getattr(args, name) is not None]
+    if args.resume and given:
+        raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
+    if args.init and len(given) > 1:
+        raise UsageError(f"{given[1]} has no meaning with --init: the weights file has it")
+    if not args.resume and (args.out / "checkpoint.pt").exists():
+        raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")
+    if find_spec("torch") is None:
+        raise BackendError('training needs PyTorch; install it with pip install "safi-fast[train]"')
+
+
+def _network(args: argparse.Namespace) -> Any:
+    from ..models import load_model
+    from ..training.network import fresh_network, level_table, network_of
+
+    if args.init:
+        return network_of(load_model(args.init))
+    return fresh_network(args.family or "safi", args.channels or 64, level_table(*args.sigma_range), args.seed)
+
+
+def _settings(args: argparse.Namespace, network: Any) -> "Settings":
+    from ..training.data import NoiseRange
+    from ..training.loop import read_training_state
+    from ..training.settings import Settings
+
+    levels = 255 * (network.levels if network is not None else read_training_state(args.out)["network"]["levels"])
+    first, last = float(levels[0]), float(levels[-1])
+    low, high = args.sigma_range[0] or first, args.sigma_range[1]
+    if len(levels) > 1 and not first * 0.999 <= low <= high <= last * 1.001:
+        raise UsageError(f"--sigma-range is {low:g} {high:g}, but the weights have tables for {first:g} to {last:g}")
+    low = max(low, first) if len(levels) > 1 else low
+    focus = [level for level in FOCUS if low <= level <= high] if args.focus is None else args.focus
+    return Settings(
+        NoiseRange(low, high, tuple(focus)),
+        seconds=args.time_budget,
+        steps=args.steps,
+        outer=args.schedule[0],
+        inner=args.schedule[1],
+        trained=min(6, args.schedule[1]),
+        batch=args.batch,
+        side=args.patch,
+        pool=max(args.pool, args.batch),
+        filter_rate=1e-3 * args.rate,
+        strength_rate=3e-3 * args.rate,
+        mask_rate=7e-4 * args.rate,
+        seed=args.seed,
+        checkpoint_seconds=args.checkpoint_every,
+        validation_seconds=args.validate_every,
+    )
+
+
+def _images(folders: list[Path], side: int) -> list[Any]:
+    from ..io import list_images, read_image
+    from ..training.data import load_images
+    from .evaluate import grey
+
+    return load_images(list_images(folders), lambda path: grey(path, read_image(path)), side)
+
+
+def _validation(folder: Path, settings: "Settings") -> Any:
+    from ..training.validation import Validation
+
+    noise = settings.noise
+    levels = [level for level in FOCUS if noise.low <= level <= noise.high] or [(noise.low + noise.high) / 2]
+    return Validation(_images([folder], 1), levels)
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[["Progress"], None]]:
+    """A bar in a terminal, else a line on standard error whenever there is a new validation."""
+    if not sys.stderr.isatty():
+        last: list[dict[str, float]] = [{}]
+
+        def line(progress: "Progress") -> None:
+            if progress.validation is not last[0]:
+                last[0] = progress.validation
+                print(_line(progress), file=sys.stderr, flush=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("training", total=1.0)
+        yield lambda progress: bar.update(task, completed=progress.share, description=_line(progress))
+
+
+def _line(progress: "Progress") -> str:
+    left = "" if progress.left is None else f", {progress.left / 60:.0f} min left"
+    return f"step {progress.step}, loss {progress.loss:.3f}, validation {_words(progress.validation)}{left}"
+
+
+def _words(scores: dict[str, float]) -> str:
+    return ", ".join(f"{psnr:.2f} dB at {level}" for level, psnr in scores.items())

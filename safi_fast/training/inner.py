@@ -1,0 +1,176 @@
+"""The accelerated dual steps of one outer step, and their gradient written by hand.
+
+In the dual variable divided by lambda, |u| <= 1, with ||W|| = 1 and therefore step size 1:
+
+    x(v) = clip(y - lambda W^T(M . v), 0, 1)
+    u   <- clip(v + M . W x(v) / lambda, -1, 1),      v <- u + momentum (u - u_old)
+
+Shapes: y, x (B, 1, H, W); u, v, M (B, C, H, W); lambda (B, 1, 1, 1); filters (C, 1, K, K).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ..solver.momentum import fista
+from .filters import FilterOperator
+
+
+@dataclass(frozen=True)
+class DualState:
+    """The iterate u and the extrapolated point v, both divided by lambda."""
+
+    u: torch.Tensor
+    v: torch.Tensor
+
+
+def momenta(start: int, stop: int) -> list[float]:
+    """FISTA's factors of the steps start .. stop - 1 of an outer step."""
+    return list(islice(fista(), start, stop))
+
+
+def start(operator: FilterOperator, y: torch.Tensor, strength: torch.Tensor) -> DualState:
+    """u = v = W y, not clipped: where the unrolled schedule starts."""
+    u = operator.analysis(y / strength)
+    return DualState(u, u)
+
+
+def dual_steps(
+    operator: FilterOperator,
+    y: torch.Tensor,
+    state: DualState,
+    mask: torch.Tensor | None,
+    strength: torch.Tensor,
+    factors: Sequence[float],
+) -> DualState:
+    """One step per momentum factor; a mask of None is one of ones. Differentiable by torch, at torch's price."""
+    u, v = state.u, state.v
+    for factor in factors:
+        x = primal(operator, y, v, mask, strength)
+        response = operator.analysis(x / strength)
+        new = (v + response if mask is None else torch.addcmul(v, mask, response)).clamp(-1, 1)
+        u, v = new, new if factor == 0 else torch.lerp(u, new, 1 + factor)
+    return DualState(u, v)
+
+
+def primal(
+    operator: FilterOperator, y: torch.Tensor, u: torch.Tensor, mask: torch.Tensor | None, strength: torch.Tensor
+) -> torch.Tensor:
+    """x(u)."""
+    return (y - strength * operator.synthesis(u if mask is None else u * mask)).clamp(0, 1)
+
+
+def trained_steps(
+    operator: FilterOperator,
+    y: torch.Tensor,
+    state: DualState,
+    mask: torch.Tensor,
+    strength: torch.Tensor,
+    factors: Sequence[float],
+) -> tuple[torch.Tensor, DualState]:
+    """x(u) after the steps of `dual_steps`, and where they end.
+
+    Only x is differentiable, with respect to mask, strength and operator.filters; the operator must be circular.
+    """
+    if operator.boundary != "circular":
+        raise ValueError(f"operator has a {operator.boundary} boundary; the gradient is written for a circular one")
+    x, u, v = _TrainedSteps.apply(operator, y, state.u, state.v, mask, operator.filters, strength, factors)
+    return x, DualState(u, v)
+
+
+class _TrainedSteps(torch.autograd.Function):
+    """The chain rule backwards through every step. Kept of a step: v, u, W x / lambda, the spectra of M . v, and image-sized things.
+
+    The gradient for the filters is a correlation of a response with an image, so it is summed as spectra, where both lie ready.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        operator: FilterOperator,
+        y: torch.Tensor,
+        u: torch.Tensor,
+        v: torch.Tensor,
+        mask: torch.Tensor,
+        filters: torch.Tensor,
+        strength: torch.Tensor,
+        factors: Sequence[float],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        steps = []
+        for factor in factors:
+            spectra = torch.fft.rfft2(v * mask)
+            image = operator.synthesis_of(spectra)
+            x = torch.addcmul(y, strength, image, value=-1).clamp_(0, 1)
+            response = operator.analysis(x / strength)
+            new = torch.addcmul(v, mask, response).clamp_(-1, 1)
+            steps.append((factor, v, spectra, image, x, response, new))
+            u, v = new, new if factor == 0 else torch.lerp(u, new, 1 + factor)
+        spectra = torch.fft.rfft2(u * mask)
+        image = operator.synthesis_of(spectra)
+        x = torch.addcmul(y, strength, image, value=-1).clamp_(0, 1)
+        ctx.steps, ctx.last, ctx.operator = steps, (u, spectra, image, x), operator
+        ctx.mask, ctx.strength = mask, strength
+        ctx.mark_non_differentiable(u, v)
+        return x, u, v
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        operator, mask, strength = ctx.operator, ctx.mask, ctx.strength
+        u, spectra, image, x = ctx.last
+        to_filters = _SpectralSum(operator)
+        to_strength = torch.zeros_like(strength)
+
+        def through_image(
+            gradient: torch.Tensor, spectra: torch.Tensor, image: torch.Tensor, x: torch.Tensor
+        ) -> torch.Tensor:
+            """From x = clip(y - lambda W^T w) back to w (B, C, H, W)."""
+            gradient = gradient * ((x > 0) & (x < 1))
+            to_strength.sub_((gradient * image).sum((1, 2, 3), keepdim=True))
+            gradient = -strength * gradient
+            to_filters.add(spectra, gradient)
+            return operator.analysis(gradient)
+
+        to_w = through_image(gradients[0], spectra, image, x)
+        to_mask = to_w * u
+        to_u, to_v = to_w.mul_(mask), None
+        for factor, v, spectra, image, x, response, new in reversed(ctx.steps):
+            if to_v is None:
+                to_new, to_u = to_u, None
+            else:
+                to_new = (
+                    torch.add(to_v, to_v, alpha=factor) if to_u is None else torch.add(to_u, to_v, alpha=1 + factor)
+                )
+                to_u = to_v.mul_(-factor) if factor else None
+            to_sum = to_new.mul_(new.abs() < 1)  # of v + M . W x / lambda
+            to_mask.addcmul_(to_sum, response)
+            response_spectra = torch.fft.rfft2(to_sum * mask)
+            scaled = x / strength
+            to_filters.add(response_spectra, scaled)
+            to_scaled = operator.synthesis_of(response_spectra)
+            to_strength.sub_((to_scaled * scaled).sum((1, 2, 3), keepdim=True) / strength)
+            to_w = through_image(to_scaled / strength, spectra, image, x)
+            to_mask.addcmul_(to_w, v)
+            to_v = to_sum.addcmul_(to_w, mask)
+        ctx.steps = ctx.last = None
+        return None, None, None, None, to_mask, to_filters.result(), to_strength, None
+
+
+class _SpectralSum:
+    """Gradient of <W^T w, image> for the filters, summed over pairs (w, image) and the batch."""
+
+    def __init__(self, operator: FilterOperator):
+        self.operator = operator
+        self.total = torch.zeros_like(operator.spectra)
+
+    def add(self, spectra: torch.Tensor, image: torch.Tensor) -> None:
+        """spectra of w (B, C, rows, columns), image (B, 1, H, W)."""
+        self.total += (spectra * torch.fft.rfft2(image).conj()).sum(0)
+
+    def result(self) -> torch.Tensor:
+        """(C, 1, K, K)."""
+        reach, side = self.operator.reach, self.operator.filters.shape[-1]
+        gradient = torch.fft.irfft2(self.total.conj(), s=self.operator.shape)
+        return gradient.roll((reach, reach), (1, 2))[:, None, :side, :side]

@@ -1,0 +1,70 @@
+"""The pool of training states: patches under way, each with the solution and the dual variable it has reached.
+
+A step of training takes some of them one outer step on, so that the many inner steps before it need not be done again. A patch that
+has made all its outer steps is replaced by a new one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+Start = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+NewPatch = Callable[[], tuple[Any, float, Any]]
+
+WARM_UP = 4  # batches in the pool at first; it grows by one patch a step, so that early states are soon met again
+
+
+class Pool:
+    """States of `size` patches (side x side, `channels` filters).
+
+    clean, noisy, x: float32 (N, 1, side, side); dual: v / lambda, float16 (N, C, side, side); sigma: float32 (N,), on [0, 1];
+    visits: int64 (N,), outer steps with a mask made so far, -1 for a place that was never filled.
+    """
+
+    def __init__(self, size: int, channels: int, side: int):
+        self.clean, self.noisy, self.x = (torch.zeros(size, 1, side, side) for _ in range(3))
+        self.dual = torch.zeros(size, channels, side, side, dtype=torch.float16)
+        self.sigma = torch.zeros(size)
+        self.visits = torch.full((size,), -1)
+        self.live = 0
+
+    def draw(self, batch: int, rng: np.random.Generator) -> torch.Tensor:
+        """Places of one batch, (batch,), all different."""
+        self.live = min(len(self.visits), max(self.live + 1, WARM_UP * batch))
+        return torch.from_numpy(rng.choice(self.live, min(batch, self.live), replace=False))
+
+    def renew(self, places: torch.Tensor, limit: int, new_patch: NewPatch, begin: Start) -> None:
+        """Fill those of `places` that are empty or have made `limit` visits.
+
+        new_patch() gives clean (side, side), sigma and noise of deviation 1; begin(noisy, sigma) gives x and v / lambda.
+        """
+        stale = places[(self.visits[places] < 0) | (self.visits[places] >= limit)]
+        if not len(stale):
+            return
+        for place in stale.tolist():
+            clean, sigma, noise = new_patch()
+            self.clean[place, 0] = torch.from_numpy(clean)
+            self.noisy[place, 0] = self.clean[place, 0] + sigma * torch.from_numpy(noise)
+            self.sigma[place] = sigma
+        x, v = begin(self.noisy[stale], self.sigma[stale])
+        self.x[stale], self.dual[stale], self.visits[stale] = x, v.half(), 0
+
+    def store(self, places: torch.Tensor, x: torch.Tensor, v: torch.Tensor) -> None:
+        """Where these patches are after one more outer step."""
+        self.x[places], self.dual[places] = x.detach(), v.detach().half()
+        self.visits[places] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, for a checkpoint; places that were never filled are left out."""
+        live = self.live
+        names = ("clean", "noisy", "x", "dual", "sigma", "visits")
+        return {"live": live, **{name: getattr(self, name)[:live].clone() for name in names}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.live = int(state["live"])
+        for name, values in state.items():
+            if name != "live":
+                getattr(self, name)[: self.live] = values

@@ -1,0 +1,91 @@
+"""What a training run is told, in one checked value."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import InputError
+from .data import NoiseRange
+
+MAY_CHANGE = ("seconds", "steps", "checkpoint_seconds", "validation_seconds", "log_every")  # when a run is resumed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. Exactly one of seconds (wall-clock time spent training) and steps ends it; the learning rate follows it down.
+
+    outer, inner: the unrolled schedule that is trained. trained: how many of the inner steps of an outer step, the last ones, are
+    differentiated. batch, side: patches of a step and their side in pixels; crop: their border that the loss leaves out, because it
+    is continued periodically. pool: patches under way. visits_beyond: outer steps that a patch makes after the last of the
+    schedule, so that the iteration stays good beyond it.
+    filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they fall with a cosine to
+    `last_rate` of that. average: the exponential average of the weights keeps this share at each step. clip: largest norm of a gradient.
+    Raises InputError.
+    """
+
+    noise: NoiseRange
+    seconds: float | None = None
+    steps: int | None = None
+    outer: int = 5
+    inner: int = 12
+    trained: int = 6
+    batch: int = 8
+    side: int = 72
+    crop: int = 8
+    pool: int = 256
+    visits_beyond: int = 2
+    filter_rate: float = 1e-3
+    strength_rate: float = 3e-3
+    mask_rate: float = 7e-4
+    warm_up: int = 100
+    last_rate: float = 0.01
+    average: float = 0.998
+    clip: float = 10.0
+    seed: int = 0
+    checkpoint_seconds: float = 300.0
+    validation_seconds: float = 600.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.steps is None):
+            raise InputError("expected either seconds or steps to end the training with, and not both")
+        for name in ("seconds", "steps", "outer", "inner", "trained", "batch", "side", "pool", "log_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} is {value}; expected a positive number")
+        if self.outer < 2:
+            raise InputError(f"outer is {self.outer}; the mask is trained from the second outer step on, so expected 2")
+        if self.trained > self.inner:
+            raise InputError(f"trained is {self.trained}, but an outer step has only {self.inner} inner steps")
+        if not 0 <= 2 * self.crop < self.side:
+            raise InputError(f"crop is {self.crop}; nothing of a patch of {self.side} x {self.side} would be left")
+        if self.pool < self.batch:
+            raise InputError(f"pool is {self.pool}; expected at least one batch, {self.batch}")
+
+    @property
+    def visits(self) -> int:
+        """Outer steps with a mask that a patch makes before it is replaced."""
+        return self.outer - 1 + self.visits_beyond
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The share of the run that is done, 0 to 1."""
+        done = step / self.steps if self.steps is not None else seconds / (self.seconds or 1)
+        return min(1.0, done)
+
+    def record(self) -> dict[str, Any]:
+        """Everything by name, for a checkpoint."""
+        return asdict(self)
+
+    def check_resumable(self, record: dict[str, Any]) -> None:
+        """Raise InputError where a run with the settings `record` cannot go on with these."""
+        for name, value in self.record().items():
+            if name not in MAY_CHANGE and _plain(record.get(name)) != _plain(value):
+                raise InputError(
+                    f"{name} is {_plain(value)}, but the run to resume has {_plain(record.get(name))}; "
+                    f"pass what it was started with, or train in another folder"
+                )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

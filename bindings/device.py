@@ -76,12 +76,15 @@ class Device(Protocol):
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
         """A function that makes the kernel launches of `launch` again, all at once and with the same arguments.
 
-        `launch` is called here, but nothing runs yet. It may only launch kernels: no allocation, upload or download. What changes
+        `launch` is called here, but nothing runs yet. It may only launch kernels: no allocation, upload, write or download. What changes
         between replays has to be read from arrays; those that are arguments stay alive as long as the returned function.
         """
 
     def synchronize(self) -> None:
         """Wait for all launches."""
+
+    def release_memory(self) -> None:
+        """Give the memory of arrays that are gone back to the system."""
 
 
 # ------------------------------------------------------------------------------------------------------------- the GPU
@@ -170,6 +173,12 @@ class CupyDevice:
         with self._here():
             self._cupy.cuda.get_current_stream().synchronize()
 
+    def release_memory(self) -> None:
+        """See Device: empties CuPy's pools, other users' free blocks included."""
+        with self._here():
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
+
     def _here(self) -> Any:
         """A new object each time: CuPy's remember the GPU to return to, for all threads at once."""
         return self._cupy.cuda.Device(self.number)
@@ -190,7 +199,7 @@ class CupyModule:
             raise BackendError(f"a kernel does not compile ({' '.join(options)}): {error}") from error
 
     def get_function(self, name: str) -> CupyKernel:
-        with _modules_lock:
+        with _modules_lock, self._device._here():
             if name not in self._kernels:
                 self._kernels[name] = CupyKernel(self._device, self._module.get_function(name))
             return self._kernels[name]
@@ -201,8 +210,7 @@ class CupyKernel:
 
     def __init__(self, device: CupyDevice, function: Any):
         self._device, self._function = device, function
-        with device._here():
-            _ = function.kernel  # loads it, which a capture must not have to do
+        _ = function.kernel  # loads it, which a capture must not have to do
 
     @property
     def max_dynamic_shared_size_bytes(self) -> int:

@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArrayKind, check_unit_range, positive, positive_per_image, to_numpy, value_range
-from .backend import select
-from .errors import InputError
+from .arrays import (
+    ArrayKind,
+    as_array,
+    check_unit_range,
+    lies_on_gpu,
+    positive,
+    positive_per_image,
+    value_range,
+)
+from .backend import cuda_report, gpu_of, select
+from .errors import BackendError, InputError
 from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
@@ -29,7 +37,7 @@ LIMITS = {  # outer steps, inner steps, tolerance of a schedule where the caller
     "gap": (30, 1000, 1e-4),
 }
 Callback = Callable[[OuterState], None]
-_Part = tuple[outer.Account, NDArray[np.float32], NDArray[np.float32] | None]  # what is left of a solved chunk
+_Part = tuple[outer.Account, Any, Any]  # what is left of a solved chunk: account, images, masks or None
 
 
 def denoise(
@@ -53,7 +61,8 @@ def denoise(
     """Remove white Gaussian noise with a learned, structure-adaptive regulariser (SAFI, arXiv 2407.06608).
 
     image: (H, W), (B, H, W) or (B, 1, H, W), or with `channel_axis` (..., channels, ...) of one image or a batch; NumPy array, torch
-        CPU tensor or array-like; integers or floating point, finite, at least as large as the filters (13 pixels for the shipped models).
+        tensor, CuPy array, other array on a GPU (`__cuda_array_interface__`) or array-like; integers or floating point, finite, at
+        least as large as the filters (13 pixels for the shipped models).
     sigma: standard deviation of the noise, in the units of the image; a number, or one per image (B,).
     model: a Model, the name of a shipped one (`list_models`) or a path to a weights file; None: "safi-gray".
     data_range: the value of white; by default 255 for uint8, 65535 for uint16, 1.0 for floating point.
@@ -65,15 +74,15 @@ def denoise(
     lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image.
     max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
         the relative gap and the relative change between outer steps for "gap", the last tolerance for "converged".
-    backend: "auto" or "cpu".
+    backend: "cpu", "cuda" (on the GPU of the image, else the current one), or "auto": CUDA where a GPU can run it, else the CPU.
     callback: called with an OuterState after every outer step; may raise StopIteration. A large batch, which is otherwise solved in
         parts that fit into 1 GB, is then solved as one.
     return_solution: return a Solution (image, status, gap, ...) instead of the image.
 
-    Returns the image in the caller's library, shape and range; float64 for float64 input, else float32.
+    Returns the image in the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64 input, else float32.
     Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run.
     """
-    solver = _solver(_resolve(model), backend)
+    solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend))
     return solver.denoise(
         image, sigma, data_range=data_range, channel_axis=channel_axis, schedule=schedule, box=box, strength=strength,
         lipschitz=lipschitz, max_outer=max_outer, max_inner=max_inner, tol=tol, callback=callback,
@@ -87,12 +96,17 @@ class Solver:
     def __init__(
         self, model: Model | str | PathLike[str] | None = None, *, backend: str = "auto", precision: str = "float32"
     ):
-        """model: as in `denoise`. precision: "float32". Raises ModelError, InputError, BackendError."""
-        if precision != "float32":
-            raise InputError(f"precision is {precision!r}; expected 'float32'")
+        """model, backend: as in `denoise`, except that the GPU is CuPy's current one.
+
+        precision: of the products in the heavy convolutions on a GPU: "float32", or on tensor cores "tf32" or "bf16x3".
+        Raises ModelError, InputError, BackendError.
+        """
         self.model = _resolve(model)
-        self.backend = select(backend)
+        self.backend = select(backend, precision)
         self._engine = self.backend.prepare(self.model)
+        self._asked_for = backend
+        self._gpu = gpu_of(self.backend)
+        self._to_host: Callable[[Any], Any] | None = getattr(self.backend, "to_host", None)
 
     def denoise(
         self,
@@ -112,35 +126,40 @@ class Solver:
         return_solution: bool = False,
         return_masks: bool = False,
     ) -> Any:
-        """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W)."""
-        images = _Images.of(image, data_range, channel_axis, self.model.smallest_side)
-        name, plan = plan_for(self.model, schedule, max_outer, max_inner, tol)
-        settings = _Settings(self.model, images, sigma, strength, name)
-        limits = (-np.inf, np.inf) if box is None else _box(box)
-        if data_range is None and limits == (0.0, 1.0):
-            check_unit_range("image", images.stack, float(settings.sigma.max()))
-        height, width = images.stack.shape[1:]
-        norm = self._squared_norm(lipschitz, name, height, width)
-        bytes_per_image = height * width * self._engine.bytes_per_pixel()
-        chunks = _chunks(len(images.stack), bytes_per_image) if callback is None else [slice(0, len(images.stack))]
+        """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W), always NumPy."""
+        self._require_reachable(image)
+        array, kind = as_array("image", image)
+        self._require_same_gpu(kind)
+        with kind.place():
+            images = _Images.of(array, kind, data_range, channel_axis, self.model.smallest_side)
+            name, plan = plan_for(self.model, schedule, max_outer, max_inner, tol)
+            settings = _Settings(self.model, images, sigma, strength, name)
+            limits = (-np.inf, np.inf) if box is None else _box(box)
+            if data_range is None and limits == (0.0, 1.0):
+                check_unit_range("image", images.stack, float(settings.sigma.max()))
+            height, width = images.stack.shape[1:]
+            norm = self._squared_norm(lipschitz, name, height, width)
+            bytes_per_image = height * width * self._engine.bytes_per_pixel()
+            chunks = _chunks(len(images.stack), bytes_per_image) if callback is None else [slice(0, len(images.stack))]
 
-        def solve(chunk: slice) -> _Part:
-            y, strength_here = images.stack[chunk], settings.strength[chunk].astype(np.float32)
-            workspace = self._engine.workspace(len(y), height, width)
-            workspace.load(y, strength_here, np.full(len(y), 1 / norm, np.float32), limits)
-            problem = outer.Problem(
-                workspace,
-                strength_here.astype(np.float64),
-                settings.gain[chunk],
-                settings.bias[chunk],
-                self.model.family,
-                norm,
-                height * width,
-            )
-            account = outer.SCHEDULES[name](problem, plan, callback)
-            return account, workspace.image(), workspace.masks() if return_masks else None
+            def solve(chunk: slice) -> _Part:
+                y, strength_here = images.stack[chunk], settings.strength[chunk].astype(np.float32)
+                workspace = self._engine.workspace(len(y), height, width)
+                workspace.load(y, strength_here, np.full(len(y), 1 / norm, np.float32), limits)
+                problem = outer.Problem(
+                    workspace,
+                    strength_here.astype(np.float64),
+                    settings.gain[chunk],
+                    settings.bias[chunk],
+                    self.model.family,
+                    norm,
+                    height * width,
+                )
+                account = outer.SCHEDULES[name](problem, plan, self._in_terms_of_caller(callback, images.kind))
+                image = self._deliver(workspace.image(), images.kind)
+                return account, image, workspace.masks() if return_masks else None
 
-        solution = _solution([solve(chunk) for chunk in chunks], images)
+            solution = _solution([solve(chunk) for chunk in chunks], images)
         return solution if return_solution else solution.image
 
     def denoise_batch(self, images: Sequence[Any], sigma: Any, **options: Any) -> list[Any]:
@@ -163,6 +182,39 @@ class Solver:
                 raise InputError(f"images[{number}]: {error}") from error
         return results
 
+    def release_memory(self) -> None:
+        """Give back the GPU memory that CuPy keeps for the next call: all its free blocks. Does nothing on the CPU."""
+        device = getattr(self.backend, "device", None)
+        if device is not None:
+            device.release_memory()
+
+    def _require_reachable(self, image: Any) -> None:
+        if self._gpu is not None or not lies_on_gpu(image):
+            return
+        host = "image.cpu()" if hasattr(image, "cpu") else "it as NumPy array, with cupy.asnumpy(image)"
+        if self._asked_for == "auto":
+            raise BackendError(f"image lies on a GPU that cannot be used: {cuda_report().sentence}; or pass {host}")
+        raise BackendError(
+            f"image lies on a GPU, but backend={self._asked_for!r} computes in host memory; use backend='cuda', or pass {host}"
+        )
+
+    def _require_same_gpu(self, kind: ArrayKind) -> None:
+        if kind.gpu not in (None, self._gpu):
+            raise BackendError(
+                f"image lies on GPU {kind.gpu}, but this solver computes on GPU {self._gpu}; "
+                f"make one for it: with cupy.cuda.Device({kind.gpu}): solver = Solver(...)"
+            )
+
+    def _deliver(self, values: Any, kind: ArrayKind) -> Any:
+        """An array of the backend's, where the caller's arrays of this kind are."""
+        return values if self._to_host is None or kind.gpu is not None else self._to_host(values)
+
+    def _in_terms_of_caller(self, callback: Callback | None, kind: ArrayKind) -> Callback | None:
+        """The callback, which sees arrays of the caller's library where they lie on a GPU, else NumPy arrays."""
+        if callback is None or self._to_host is None:
+            return callback
+        return lambda state: callback(replace(state, image=lambda: kind.beside(self._deliver(state.image(), kind))))
+
     def _squared_norm(self, lipschitz: float | None, schedule: str, height: int, width: int) -> float:
         if lipschitz is not None:
             return positive("lipschitz", lipschitz)
@@ -172,8 +224,16 @@ class Solver:
 
 
 @lru_cache(maxsize=4)
-def _solver(model: Model, backend: str) -> Solver:
-    return Solver(model, backend=backend)
+def _solver(model: Model, backend: str, gpu: int | None) -> Solver:
+    with ArrayKind("cupy", gpu).place():
+        return Solver(model, backend=backend)
+
+
+def _gpu_to_use(image: Any, backend: str) -> int | None:
+    """The GPU that the image lies on, if the backend may go there; None where that is left to the backend."""
+    if backend == "cpu" or not lies_on_gpu(image) or not cuda_report().available:
+        return None
+    return as_array("image", image)[1].gpu
 
 
 def _resolve(model: Model | str | PathLike[str] | None) -> Model:
@@ -186,7 +246,7 @@ def _resolve(model: Model | str | PathLike[str] | None) -> Model:
 class _Images:
     """The caller's images as one stack on [0, 1], and how to give results back."""
 
-    stack: NDArray[np.float32]
+    stack: Any  # float32 (N, H, W) of kind.module
     kind: ArrayKind
     dtype: np.dtype[Any]
     scale: float
@@ -194,28 +254,32 @@ class _Images:
     channel_axis: int | None
 
     @classmethod
-    def of(cls, image: Any, data_range: float | None, channel_axis: int | None, smallest: int) -> _Images:
-        array, kind = to_numpy("image", image)
+    def of(
+        cls, array: Any, kind: ArrayKind, data_range: float | None, channel_axis: int | None, smallest: int
+    ) -> _Images:
+        xp = kind.module
         if array.size == 0:
             raise InputError(f"image is empty: its shape is {array.shape}")
-        stack = _stack(array, channel_axis)
+        stack = _stack(xp, array, channel_axis)
         if min(stack.shape[1:]) < smallest:
             colour = channel_axis is None and array.ndim == 3 and array.shape[-1] in (2, 3, 4)
             raise InputError(
                 f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {smallest} x {smallest} or more"
                 + (f"; if {array.shape} is a colour image, pass channel_axis=-1" if colour else "")
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not xp.isfinite(array).all():
             raise InputError(
-                f"image has {int((~np.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
+                f"image has {int((~xp.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
             )
         scale = value_range("image", array, data_range)
         dtype = np.dtype(np.float64 if array.dtype.newbyteorder("=") == np.float64 else np.float32)
         wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
         with np.errstate(over="ignore"):
             stack = (stack.astype(wide, copy=False) / scale).astype(np.float32)
-        if not np.isfinite(stack).all():
-            raise InputError(f"image has values up to {np.abs(array).max():.3g}, which float32 cannot hold; rescale it")
+        if not xp.isfinite(stack).all():
+            raise InputError(
+                f"image has values up to {float(abs(array).max()):.3g}, which float32 cannot hold; rescale it"
+            )
         return cls(stack, kind, dtype, scale, array.shape, channel_axis)
 
     @property
@@ -223,18 +287,19 @@ class _Images:
         """Whether the caller gave one grey image, not a stack."""
         return len(self.shape) == 2
 
-    def restore(self, stack: NDArray[np.float32]) -> Any:
-        """A stack of results in the caller's shape, range and library."""
+    def restore(self, stack: Any) -> Any:
+        """A stack of results (of kind.module) in the caller's shape, range and library."""
         values = stack.astype(self.dtype) * self.dtype.type(self.scale)
         if self.channel_axis is None:
             return self.kind.wrap(values.reshape(self.shape))
         axis = self.channel_axis % len(self.shape)
         front = [n for i, n in enumerate(self.shape) if i != axis]
         moved = values.reshape(*front[:-2], self.shape[axis], *front[-2:])
-        return self.kind.wrap(np.ascontiguousarray(np.moveaxis(moved, len(front) - 2, axis)))
+        xp = self.kind.module
+        return self.kind.wrap(xp.ascontiguousarray(xp.moveaxis(moved, len(front) - 2, axis)))
 
 
-def _stack(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
+def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
     """(N, H, W): images, or the channels of images."""
     if channel_axis is None:
         if array.ndim == 4 and array.shape[1] == 1:
@@ -254,7 +319,7 @@ def _stack(array: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
         or not -array.ndim <= channel_axis < array.ndim
     ):
         raise InputError(f"channel_axis is {channel_axis!r}; expected an axis of an image of shape {array.shape}")
-    moved = np.moveaxis(array, channel_axis, -3)
+    moved = xp.moveaxis(array, channel_axis, -3)
     return moved.reshape(-1, *moved.shape[-2:])
 
 
@@ -326,7 +391,7 @@ def _solution(parts: list[_Part], images: _Images) -> Solution:
     status = joined(lambda account: account.status)
     masks = [mask for _, _, mask in parts if mask is not None]
     return Solution(
-        image=images.restore(np.concatenate([image for _, image, _ in parts])),
+        image=images.restore(images.kind.module.concatenate([image for _, image, _ in parts])),
         status=status,
         converged=status == CONVERGED,
         outer_iterations=joined(lambda account: account.outer_iterations),

@@ -1,12 +1,15 @@
 """Arrays of other libraries in and out, without importing a library that the caller does not use.
 
-A caller's array is recognised by the library it comes from: NumPy and anything that NumPy understands, or a torch CPU tensor.
+A caller's array is recognised by the library it comes from: NumPy and anything that NumPy understands, torch tensors on the CPU or on a
+CUDA GPU, CuPy arrays, and whatever else has `__cuda_array_interface__`. Arrays on a GPU are handled as CuPy arrays and stay there.
 The way in shares memory where dtype and layout allow it; nothing here writes to the caller's array.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,33 +24,55 @@ INTEGER_RANGES = {"uint8": 255.0, "uint16": 65535.0}
 
 @dataclass(frozen=True)
 class ArrayKind:
-    """The library of a caller's array: "numpy" or "torch"."""
+    """The library of a caller's array, "numpy", "torch" or "cupy", and the GPU it lies on (None: host memory)."""
 
     library: str
+    gpu: int | None = None
 
-    def wrap(self, values: NDArray[Any]) -> Any:
-        """`values` as an array of the caller's library, sharing memory."""
+    @property
+    def module(self) -> Any:
+        """The array module that computes where the array lies: NumPy or CuPy."""
+        return np if self.gpu is None else importlib.import_module("cupy")
+
+    def place(self) -> AbstractContextManager[Any]:
+        """In which `module` computes on that GPU."""
+        return nullcontext() if self.gpu is None else self.module.cuda.Device(self.gpu)
+
+    def wrap(self, values: Any) -> Any:
+        """`values`, of `module`, as an array of the caller's library, sharing memory."""
         if self.library == "torch":
-            return sys.modules["torch"].from_numpy(values)
+            torch = sys.modules["torch"]
+            return torch.from_numpy(values) if self.gpu is None else torch.from_dlpack(values)
         return values
 
+    def beside(self, values: Any) -> Any:
+        """`values` as what goes with the caller's array: a NumPy array in host memory, an array of the same library on a GPU."""
+        return values if self.gpu is None else self.wrap(values)
 
-def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], ArrayKind]:
-    """The argument `name` as a NumPy array and the kind to give results back in.
 
-    Raises InputError for what is no array of real numbers, BackendError for an array on a GPU.
+def lies_on_gpu(value: Any) -> bool:
+    """Whether a caller's array lies on a CUDA GPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return bool(value.device.type == "cuda")
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
+    """The argument `name` as a NumPy array, or a CuPy array where it lies on a GPU, and the kind to give results back in.
+
+    For what is neither NumPy's, torch's nor CuPy's that is NumPy or CuPy. Arrays on a GPU need a CuPy that works. Raises InputError for what is no array of real numbers, and
+    BackendError for an array on a device that is neither the CPU nor a CUDA GPU.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        if value.device.type != "cpu":
-            raise BackendError(f"{name} lies on {value.device}; this version computes on the CPU: pass {name}.cpu()")
-        try:
-            array = value.detach().numpy()
-        except TypeError as error:  # bfloat16, sparse
-            raise InputError(f"{name} cannot be read as a NumPy array: {error}") from error
-        return _checked(name, array), ArrayKind("torch")
+        return _from_torch(name, value)
     if hasattr(value, "__cuda_array_interface__"):
-        raise BackendError(f"{name} lies on a GPU; this version computes on the CPU: pass a NumPy array")
+        try:
+            on_gpu = importlib.import_module("cupy").asarray(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} cannot be read as a CuPy array: {error}") from error
+        return _checked(name, on_gpu), ArrayKind("cupy", int(on_gpu.device.id))
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array, whose mask would be lost; fill it: {name}.filled(...)")
     try:
@@ -57,7 +82,22 @@ def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], ArrayKind]:
     return _checked(name, array), ArrayKind("numpy")
 
 
-def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
+def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:
+    place = tensor.device
+    if place.type not in ("cpu", "cuda"):
+        raise BackendError(f"{name} lies on {place}; expected the CPU or a CUDA GPU: pass {name}.cpu()")
+    try:
+        if place.type == "cpu":
+            return _checked(name, tensor.detach().numpy()), ArrayKind("torch")
+        cupy = importlib.import_module("cupy")
+        with cupy.cuda.Device(place.index):
+            return _checked(name, cupy.from_dlpack(tensor.detach())), ArrayKind("torch", int(place.index))
+    except (TypeError, BufferError) as error:  # bfloat16, sparse
+        library = "NumPy" if place.type == "cpu" else "CuPy"
+        raise InputError(f"{name} cannot be read as a {library} array: {error}") from error
+
+
+def _checked(name: str, array: Any) -> Any:
     if array.dtype.kind == "c":
         raise InputError(
             f"{name} is complex ({array.dtype}); expected real numbers: denoise its real and imaginary part or its magnitude"
@@ -67,7 +107,7 @@ def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def value_range(name: str, array: NDArray[Any], data_range: float | None) -> float:
+def value_range(name: str, array: Any, data_range: float | None) -> float:
     """The range of the pixel values: as given, else by dtype (uint8: 255, uint16: 65535, floating point: 1).
 
     Raises InputError where the range is unknown.
@@ -83,7 +123,7 @@ def value_range(name: str, array: NDArray[Any], data_range: float | None) -> flo
     return 1.0
 
 
-def check_unit_range(name: str, array: NDArray[Any], sigma: float) -> None:
+def check_unit_range(name: str, array: Any, sigma: float) -> None:
     """Refuse an image that cannot be a noisy one on [0, 1]: a value lies further outside than IMPOSSIBLE_SIGMAS times the noise.
 
     For images whose range the caller has not stated. Raises InputError.

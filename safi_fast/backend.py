@@ -7,7 +7,9 @@ Images of a batch are numbered 0 .. B - 1; `active` (int64) lists those that a c
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,18 @@ Active = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Accept = Literal["primal", "previous", "extrapolated"]
 
+BACKENDS = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "tf32", "bf16x3")  # of the products in the two heavy convolutions; all else is float32
+
 
 class Workspace(Protocol):
     """The state u, v, z = W^T(M . u), x(u) = clip(y - z), x(v) of B dual problems (design: denoising)."""
 
     def load(self, y: FloatArray, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
-        """The problems: y (B, H, W), lambda (B,), step size 1 / ||W||^2 (B,), box limits (may be infinite). x = y, no mask."""
+        """The problems: y (B, H, W), lambda (B,), step size 1 / ||W||^2 (B,), box limits (may be infinite). x = y, no mask.
+
+        y comes as NumPy array, or as array of the device; the others are NumPy arrays.
+        """
 
     def clear_dual(self, active: Active) -> None:
         """u = v = 0."""
@@ -59,13 +67,13 @@ class Workspace(Protocol):
         """M = mask(x) of the accepted images; gain, bias (B, C) condition a SAFI generator on the noise level."""
 
     def image(self) -> FloatArray:
-        """A copy of the accepted images (B, H, W)."""
+        """A copy of the accepted images (B, H, W), as array of the device."""
 
     def masks(self) -> FloatArray:
-        """A copy of M (B, C, H, W); ones before the first mask."""
+        """A copy of M (B, C, H, W) in host memory; ones before the first mask."""
 
     def normal_operator(self, x: FloatArray) -> FloatArray:
-        """W^T W x (B, H, W), without mask; overwrites the state."""
+        """W^T W x (B, H, W), without mask; overwrites the state. NumPy in and out."""
 
 
 class Engine(Protocol):
@@ -79,7 +87,11 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """A device that can run the kernels."""
+    """A device that can run the kernels.
+
+    Where arrays of the device are not NumPy's, a backend also has `device` (bindings/device.py; its `number`, if it has one, is that of
+    the GPU whose arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the device as NumPy array.
+    """
 
     name: str
 
@@ -97,7 +109,7 @@ class BackendReport(NamedTuple):
 
 def describe_backends() -> list[BackendReport]:
     """Every backend with its state on this machine; imports what it reports on."""
-    return [_describe_cpu(), BackendReport("cuda", False, "The CUDA backend is not part of this version.")]
+    return [_describe_cpu(), _describe_cuda()]
 
 
 def _describe_cpu() -> BackendReport:
@@ -109,15 +121,59 @@ def _describe_cpu() -> BackendReport:
     return BackendReport("cpu", True, f"Numba {numba.__version__} on {numba.get_num_threads()} threads.")
 
 
-def select(name: str) -> Backend:
-    """The backend by name: "auto" (today always the CPU) or "cpu".
+def _describe_cuda() -> BackendReport:
+    return BackendReport("cuda", *importlib.import_module("safi_fast.bindings.gpu").examine())
 
-    Raises InputError for an unknown name and BackendError for one that cannot run here.
+
+@cache
+def _known_cuda(process: int) -> BackendReport:
+    """`_describe_cuda`, once per process: CUDA does not survive a fork."""
+    return _describe_cuda()
+
+
+def cuda_report() -> BackendReport:
+    """Whether the CUDA backend can run here, looked up once."""
+    return _known_cuda(os.getpid())
+
+
+def gpu_of(backend: Backend) -> int | None:
+    """The number of the GPU whose arrays the backend takes and gives; None where those are NumPy arrays."""
+    number: int | None = getattr(getattr(backend, "device", None), "number", None)
+    return number
+
+
+def select(name: str, precision: str = "float32") -> Backend:
+    """The backend by name: "cpu", "cuda" on CuPy's current GPU, or "auto": CUDA where a GPU can run the kernels, else the CPU.
+
+    precision: one of PRECISIONS; the CPU has float32 alone.
+    Raises InputError for an unknown name or precision and BackendError for a backend that cannot run here.
     """
-    if name not in ("auto", "cpu", "cuda"):
+    if name not in BACKENDS:
         raise InputError(f"backend is {name!r}; expected 'auto', 'cpu' or 'cuda'")
-    if name == "cuda":
-        raise BackendError("backend='cuda' cannot run: the CUDA backend is not part of this version; use backend='cpu'")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}; expected 'float32', 'tf32' or 'bf16x3'")
+    if name == "cuda" or (name == "auto" and _driver_is_here() and cuda_report().available):
+        return _cuda(precision)
+    if precision != "float32":
+        raise InputError(f"precision is {precision!r}, but the CPU computes in float32 only; use precision='float32'")
+    return _cpu(name)
+
+
+def _driver_is_here() -> bool:
+    """Without it there is no need to import CuPy, which takes longer than all the rest."""
+    return importlib.import_module("safi_fast.bindings.gpu").driver_version() is not None
+
+
+def _cuda(precision: str) -> Backend:
+    report = cuda_report()
+    if not report.available:
+        raise BackendError(f"backend='cuda' cannot run: {report.sentence}; or use backend='cpu'")
+    device: Any = importlib.import_module("safi_fast.bindings.device").CupyDevice()
+    backend: Backend = importlib.import_module("safi_fast.bindings.cuda").CudaBackend(device, precision=precision)
+    return backend
+
+
+def _cpu(name: str) -> Backend:
     report = _describe_cpu()
     if not report.available:
         raise BackendError(f"backend={name!r} cannot run: {report.sentence}")

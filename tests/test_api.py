@@ -10,7 +10,7 @@ from models import random_mmr_mask, random_model, random_safi_mask
 
 import safi_fast
 from safi_fast import BackendError, InputError, ModelError, Solver, denoise
-from safi_fast.arrays import to_numpy
+from safi_fast.arrays import as_array
 from safi_fast.weights import save_model
 
 SIGMA = 25 / 255
@@ -202,7 +202,7 @@ def test_torch_tensors_in_and_out():
 def test_torch_tensors_are_not_copied_on_the_way():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     tensor = torch.rand(20, 22)
-    array, kind = to_numpy("image", tensor)
+    array, kind = as_array("image", tensor)
     assert array.ctypes.data == tensor.data_ptr()
     values = picture(20, 22)
     assert kind.wrap(values).data_ptr() == values.ctypes.data
@@ -220,7 +220,7 @@ def test_arrays_on_a_gpu_are_refused():
     class OnGpu:
         __cuda_array_interface__ = {"shape": (20, 22)}  # noqa: RUF012
 
-    refused(BackendError, "image lies on a GPU; this version computes on the CPU", OnGpu())
+    refused(BackendError, "image lies on a GPU, but backend='cpu' computes in host memory", OnGpu(), backend="cpu")
 
 
 def test_torch_is_not_imported_for_a_caller_without_it(tmp_path):
@@ -460,8 +460,10 @@ def test_backend_that_is_not_here():
 
 
 def test_precision():
-    with pytest.raises(InputError, match="precision is 'float64'; expected 'float32'"):
+    with pytest.raises(InputError, match="precision is 'float64'; expected 'float32', 'tf32' or 'bf16x3'"):
         Solver(solver().model, precision="float64")
+    with pytest.raises(InputError, match="precision is 'tf32', but the CPU computes in float32 only"):
+        Solver(solver().model, backend="cpu", precision="tf32")
 
 
 def test_wrong_model_names(monkeypatch):

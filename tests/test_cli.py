@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ def tiny_model(name="tiny", levels=(25,), metadata=None):
 class GaussianSolver:
     """Smooths, and remembers how it was called."""
 
+    backend = SimpleNamespace(name="cpu")
+
     def __init__(self):
         self.calls = []
         self.gap = 1e-3
@@ -57,7 +60,7 @@ class GaussianSolver:
 @pytest.fixture
 def solver(monkeypatch):
     fake = GaussianSolver()
-    monkeypatch.setattr(sessions, "make_session", lambda model=None, backend="auto": sessions.Session(TINY, fake))
+    monkeypatch.setattr(sessions, "make_session", lambda *_: sessions.Session(TINY, fake))
     return fake
 
 
@@ -144,6 +147,15 @@ class TestDenoise:
         assert "2 skipped because the output exists" in text
         assert denoise(folder, "-o", out, "--overwrite") == 0
         assert len(solver.calls) == 4
+
+    def test_backend_and_precision_reach_the_solver(self, tmp_path, solver, folder, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            sessions, "make_session", lambda *args: asked.append(args) or sessions.Session(TINY, solver)
+        )
+        denoise(folder, "-o", tmp_path / "out", "--backend", "cuda", "--precision", "tf32")
+        run("evaluate", "--data", folder, "--sigma", 25, "--backend", "cpu")
+        assert asked == [(None, "cuda", "tf32"), (None, "cpu", "float32")]
 
     def test_nothing_left_to_do_loads_no_model(self, tmp_path, solver, folder, monkeypatch):
         denoise(folder, "-o", tmp_path / "out")
@@ -288,6 +300,7 @@ class TestStreams:
         [
             ((), "the following arguments are required: COMMAND"),
             (("polish",), "invalid choice: 'polish'"),
+            (("evaluate", "--data", "a", "--sigma", "1", "--precision", "half"), "invalid choice: 'half'"),
             (("denoise", "a.png", "-o", "b.png"), "the following arguments are required: --sigma"),
             (("denoise", "a.png", "-o", "b.png", "--sigma", "0"), "argument --sigma: '0' is not a positive number"),
             (("denoise", "a.png", "-o", "b.png", "--sigma", "nan"), "argument --sigma: 'nan' is not a positive number"),
@@ -392,6 +405,7 @@ class TestEvaluate:
             "schedule",
             "strength",
             "backend",
+            "precision",
             "outer_iterations",
             "inner_iterations",
             "max_relative_gap",

@@ -6,6 +6,7 @@ from typing import Any
 
 SCHEDULES = ("unrolled", "converged", "gap")
 BACKENDS = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "tf32", "bf16x3")
 
 
 class UsageError(Exception):
@@ -44,7 +45,12 @@ def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strength", type=positive, metavar="L", help="lambda for images in [0, 1] (default: the model's own)"
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="where it runs (default: auto)")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="where it runs (default: auto, a GPU if one can be used)"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of the large sums on a GPU (default: float32)"
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if pending:
         for folder in {job.target.parent for job in pending}:
             prepare_folder(folder)
-        session = sessions.make_session(args.model, args.backend)
+        session = sessions.make_session(args.model, args.backend, args.precision)
         session.check(args.sigma, **solver_options(args))
         with progress("denoising", len(pending)) as advance:
             for job in pending:

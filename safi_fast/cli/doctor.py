@@ -72,6 +72,7 @@ def self_check() -> dict[str, Any]:
         "passed": problem is None,
         "message": problem or "passed",
         "model": session.model.name,
+        "backend": session.solver.backend.name,
         "sigma": sigma,
         "seconds": seconds,
         "psnr_noisy": before,
@@ -146,10 +147,8 @@ def _print(report: dict[str, Any]) -> None:
     check = report["self_check"]
     text = check["message"]
     if "seconds" in check:
-        text += (
-            f": {check['psnr_noisy']:.2f} to {check['psnr']:.2f} dB with {check['model']} in {check['seconds']:.2f} s"
-        )
-        text += f" (compilation included), relative gap {scientific(check['relative_gap'])}"
+        text += f": {check['psnr_noisy']:.2f} to {check['psnr']:.2f} dB with {check['model']} on {check['backend']}"
+        text += f" in {check['seconds']:.2f} s (compilation included), relative gap {scientific(check['relative_gap'])}"
     lines.append(("self-check", text))
     for label, value in lines:
         print(f"{label:13}  {value}")

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from ..io import list_images
 
     paths = list_images([args.data])[: args.limit]
-    session = sessions.make_session(args.model, args.backend)
+    session = sessions.make_session(args.model, args.backend, args.precision)
     options = solver_options(args)
     rows: list[dict[str, Any]] = []
     warm: set[tuple[int, ...]] = set()
@@ -117,7 +117,8 @@ def _totals(args: argparse.Namespace, session: sessions.Session, rows: list[dict
         "seed": args.seed,
         "schedule": args.schedule or session.model.schedule.name,
         "strength": args.strength,
-        "backend": args.backend,
+        "backend": session.solver.backend.name,
+        "precision": args.precision,
         "outer_iterations": _mean(rows, "outer_iterations"),
         "inner_iterations": _mean(rows, "inner_iterations"),
         "max_relative_gap": max(gaps, default=None),

@@ -59,13 +59,13 @@ class Session:
         )
 
 
-def make_session(model: str | None = None, backend: str = "auto") -> Session:
+def make_session(model: str | None = None, backend: str = "auto", precision: str = "float32") -> Session:
     """Load a model (None: the shipped default) and set up its solver."""
     from ..api import Solver
     from ..models import DEFAULT_MODEL, load_model
 
     loaded = load_model(model or DEFAULT_MODEL)
-    return Session(loaded, Solver(loaded, backend=backend))
+    return Session(loaded, Solver(loaded, backend=backend, precision=precision))
 
 
 def summary(solution: Any) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class EmulatedDevice:
 
     def write(self, array: np.ndarray, values: np.ndarray) -> None:
         """Copy values of the same shape and dtype into an array of this device."""
+        self._refuse_in_capture("write")
         self._require_own(array, "write")
         if values.shape != array.shape or values.dtype != array.dtype:
             raise TypeError(
@@ -137,6 +138,9 @@ class EmulatedDevice:
     def synchronize(self) -> None:
         """Launches are synchronous."""
         self._refuse_in_capture("synchronize")
+
+    def release_memory(self) -> None:
+        """Arrays that are gone leave nothing behind."""
 
     @property
     def live_arrays(self) -> int:

@@ -1,4 +1,4 @@
-"""image_step, primal_step: add up the tiles of W^T (M . u), move x, and measure what the stopping rules and the certificate need.
+"""image_step: add up the tiles of W^T (M . u), move x, and measure what the stopping rules and the certificate need.
 
 With z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated image that the dual step started from:
 
@@ -8,12 +8,6 @@ With z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated imag
 
 The primal-dual part is 1/2 ||x0 - y||^2 + <z_new, x0> minus the minimum of the same over the box, written without cancellation:
 (x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0. With lambda ||M . W x0||_1 - <z_new, x0> it makes the duality gap.
-
-For a general forward operator the primal step of Condat and Vu takes the place of x = clip(y - z), with the gradient of the data
-term H^T (H x - y) given:
-
-    x_new = clip(x - tau (gradient + z_new), low, high),   x_bar = x_new + theta (x_new - x)   (into the slot of x(v))
-    sums[b, row] = ( <z_new, x>,  max over the box of <g, x - .>,  ||x_new - x||^2,  ||x||^2,  ||g||^2 ),  g = gradient + z_new
 
 Shapes: tiles (B, tiles, 32, 32); y (B, H, W); z (2, B, H, W); image (4, B, rows, pitch) with its halo: slots 0 and 1 hold the
 extrapolated x(v), slots 2 and 3 hold x(u); sums (B, H, 5) float64.
@@ -145,36 +139,14 @@ def primal_sums(active, slot, y, z, image, sums, geometry):
 
 
 @njit(parallel=True, **_OPTIONS)
-def primal_step(
-    active, source, target, tiles, gradient, z, image, low, high, tau, theta, symmetric, sums, geometry,
-):  # fmt: skip
-    """One row at a time; gradient (B, H, W), tau (B,). From x(u) of `source` to x(u), x(v) and z of `target`."""
-    batch, height, width, support = geometry[0], geometry[1], geometry[2], geometry[4]
-    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
+def gather_image(active, tiles, symmetric, output, geometry):
+    """output (B, H, W) = W^T (M . u) of the tiles."""
+    height, width, support, pitch = geometry[1], geometry[2], geometry[4], geometry[7]
     reach, inner = support // 2, TILE + 1 - support
     for item in prange(len(active) * height):
         b, row = active[item // height], item % height
         line = np.empty(pitch + 2 * TILE, np.float32)
         _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line)
-        old, new = source[b] * batch + b, target[b] * batch + b
-        primal = 2 * batch * rows * pitch
-        x_old = primal + (old * rows + row + halo) * pitch + halo
-        x_new = (new * rows + row + halo) * pitch + halo
-        zx, box, change, size, residual = 0.0, 0.0, 0.0, 0.0, 0.0
+        first = (b * height + row) * width
         for column in range(width):
-            z_new, x = line[reach + column], image[x_old + column]
-            g = gradient[(b * height + row) * width + column] + z_new
-            moved = min(max(x - tau[b] * g, low), high)
-            zx += z_new * x
-            if g != 0:
-                box += g * (x - (low if g > 0 else high))
-            change += (moved - x) * (moved - x)
-            size += x * x
-            residual += g * g
-            z[(new * height + row) * width + column] = z_new
-            image[x_new + column] = moved + theta * (moved - x)
-            image[primal + x_new + column] = moved
-        _extend_row(image, new, row, height, width, halo, rows, pitch, symmetric)
-        _extend_row(image, 2 * batch + new, row, height, width, halo, rows, pitch, symmetric)
-        at = (b * height + row) * SUMS
-        sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, box, change, size, residual
+            output[first + column] = line[reach + column]

@@ -50,6 +50,11 @@ class Operator(ABC):
                 raise InputError(f"norm is {norm!r}; expected a positive number")
             self.norm = float(norm)
 
+    @property
+    def spectrum(self) -> NDArray[np.float32] | None:
+        """The Fourier multiplier (H, W) of H^T H in FFT order, where it is diagonal; None elsewhere."""
+        return None
+
     @abstractmethod
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         """(B, H, W) to (B, *shape_out)."""

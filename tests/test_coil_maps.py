@@ -84,7 +84,7 @@ BROKEN[1, 2, 3] = np.nan
         (FULL[0], {}, r"kspace has shape \(48, 40\); expected \(C, H, W\)"),
         (BROKEN, {}, r"kspace has 1 values that are not finite, the first at \(1, 2, 3\)"),
         (SILENT, {}, r"kspace\[2\] is zero everywhere; leave this coil out"),
-        (FULL, {"kspace_order": "fft"}, "measurement has its energy in the middle, but kspace_order='fft'"),
+        (FULL, {"kspace_order": "fft"}, "kspace has its energy in the middle, but kspace_order='fft'"),
         (FULL, {"method": "jsense"}, "method is 'jsense'; expected one of 'espirit', 'low_resolution'"),
         (FULL, {"calibration": 64}, r"calibration is 64; expected sides from 2 to those of k-space, \(48, 40\)"),
         (FULL, {"calibration": (7, 30)}, "kernel is 6; expected 2 to 5, for a region of"),

@@ -393,6 +393,15 @@ def test_an_error_at_the_border_is_found():
         check_adjoint(right)
 
 
+def test_a_small_error_of_scale_is_found():
+    """With y independent of x it would be as small as chance makes both products: 1e-4 / sqrt(60,000)."""
+    blur = Blur(kernel(3, 3), (200, 300))
+    adjoint = blur._adjoint
+    blur._adjoint = lambda y: 1.0001 * adjoint(y)
+    with pytest.raises(OperatorError, match=r"<x, H\^T y> is 1\.0001 times <H x, y>"):
+        check_adjoint(blur)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_an_under_estimated_norm_is_found(name):
     operator = CASES[name]((17, 22))

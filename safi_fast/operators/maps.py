@@ -55,7 +55,7 @@ def estimate_maps(
     for coil, one in enumerate(array):
         if not one.any():
             raise InputError(f"kspace[{coil}] is zero everywhere; leave this coil out")
-    check_energy(array, order)
+    check_energy("kspace", array, order)
     centred = (array if order == "centered" else centered_order(array)).astype(np.complex64)
     region = _region(centred, calibration)
     low = _low_resolution(region, centred.shape[1:])

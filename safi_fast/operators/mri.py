@@ -63,7 +63,7 @@ class _CartesianMRI(Operator):
         """
         kspace = super().check_measurement(y)
         if self._check_order:
-            check_energy(kspace, self.kspace_order)
+            check_energy("measurement", kspace, self.kspace_order)
         return kspace * self.mask
 
     def _origin_first(self, x: NDArray[Any]) -> NDArray[Any]:

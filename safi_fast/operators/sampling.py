@@ -94,13 +94,13 @@ def chance(mask: NDArray[np.bool_]) -> float:
     return smallest
 
 
-def check_energy(kspace: NDArray[Any], order: Order) -> None:
+def check_energy(name: str, kspace: NDArray[Any], order: Order) -> None:
     """Raise InputError where the energy of k-space lies where the other order has its low frequencies. kspace: (..., H, W)."""
     said, turned = (_low_energy(in_fft_order(kspace, which)) for which in (order, other(order)))
     if turned > ENERGY_RATIO * said:
         place = {"fft": "at index 0", "centered": "in the middle"}
         raise InputError(
-            f"measurement has its energy {place[other(order)]}, but kspace_order={order!r} puts low frequencies {place[order]}; "
+            f"{name} has its energy {place[other(order)]}, but kspace_order={order!r} puts low frequencies {place[order]}; "
             f"pass kspace_order={other(order)!r}"
         )
 

@@ -10,22 +10,12 @@ import numpy as np
 import oracle
 import plain
 import pytest
+from cpu_layout import GROUP, channels_first, convolve, identity, lanes, smooth
 from models import random_mmr_mask, random_model
 from numba import njit
 from plain import EPS, assert_as_good
 
-from safi_fast.bindings.cpu import (
-    PAIRS,
-    CpuEngine,
-    _dilated,
-    _flat,
-    _MmrMaskWeights,
-    _padded,
-    _SafiMaskWeights,
-    _Spline,
-)
-from safi_fast.kernels.cpu.convolution import convolution
-from safi_fast.kernels.cpu.depthwise import depthwise
+from safi_fast.bindings.cpu import CpuEngine, _flat, _MmrMaskWeights, _padded, _Spline
 from safi_fast.kernels.cpu.features import features
 from safi_fast.kernels.cpu.fft import fft16, fft32
 from safi_fast.kernels.cpu.simd import SATURATION, load, sigmoid, store
@@ -33,7 +23,6 @@ from safi_fast.kernels.cpu.spline import spline
 from safi_fast.solver.certificate import StepSums, primal_certificate
 from safi_fast.solver.lipschitz import squared_norm
 
-GROUP = 32
 # channels, kernel sizes of the cascade, boundary, composed to one layer
 BANKS = {
     "one channel, one layer": (1, (7,), "zero", False),
@@ -67,21 +56,6 @@ def model_of(bank, family="safi"):
 @cache
 def engine_of(bank, family="safi"):
     return CpuEngine(model_of(bank, family))
-
-
-def lanes(values):
-    """(..., C, H, W) -> (..., G, H, W, 32), zeros after the last channel."""
-    *front, channels, height, width = values.shape
-    groups = -(-channels // GROUP)
-    wide = np.zeros((*front, groups * GROUP, height, width), np.float32)
-    wide[..., :channels, :, :] = values
-    return np.moveaxis(wide.reshape(*front, groups, GROUP, height, width), -3, -1).copy()
-
-
-def channels_first(values, channels):
-    """The inverse of `lanes`."""
-    moved = np.moveaxis(values, -1, -3)
-    return moved.reshape(*moved.shape[:-4], -1, *moved.shape[-2:])[..., :channels, :, :]
 
 
 def poison(workspace):
@@ -484,25 +458,6 @@ def test_sigmoid():
     assert (out[8008:] == 1).all()
 
 
-def geometry_of(batch, height, width, channels):
-    groups = -(-channels // GROUP)
-    return np.array([batch, height, width, groups, 1, 0, height, width], np.int64)
-
-
-def identity(channels):
-    """A spline bank that changes nothing."""
-    return _Spline(np.tile(np.float32([-1, 1]), (channels, 1)), -1.0, -(-channels // GROUP) * GROUP)
-
-
-def two_slots(values):
-    """(2, B, G, H, W, 32) with `values` (B, C, H, W) in slot 1 for image 0 and in slot 0 for the others, NaN elsewhere."""
-    wide = lanes(values)
-    slots = np.full((2, *wide.shape), np.nan, np.float32)
-    where = (np.arange(len(values)) == 0).astype(np.int64)
-    slots[where, np.arange(len(values))] = wide
-    return slots, where
-
-
 @pytest.mark.parametrize("boundary", ["zero", "symmetric"])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize(
@@ -517,8 +472,8 @@ def test_convolution(rng, channels, kernel, size, dilation, boundary):
     x = rng.standard_normal((2, channels, *size), np.float32)
     weight = (rng.standard_normal((channels, channels, kernel, kernel)) / kernel / channels**0.5).astype(np.float32)
     coefficients = rng.standard_normal((channels, 21)).astype(np.float32)
-    output = _convolve(x, weight, dilation, boundary, _Spline(coefficients, -1.0, -(-channels // GROUP) * GROUP))
-    linear = _convolve(x, weight, dilation, boundary, identity(channels))
+    output = convolve(x, weight, dilation, boundary, _Spline(coefficients, -1.0, -(-channels // GROUP) * GROUP))
+    linear = convolve(x, weight, dilation, boundary, identity(channels))
     for b in range(2):
         exact = oracle.correlate(x[b], weight, boundary, dilation)
         direct = plain.correlate(x[b], weight, boundary, dilation)
@@ -531,7 +486,7 @@ def test_convolution(rng, channels, kernel, size, dilation, boundary):
 def test_widest_convolution(rng, boundary):
     """Fifteen pixels with the dilation: two outputs per side of a tile."""
     x, weight = rng.standard_normal((2, 4, 17, 18), np.float32), rng.standard_normal((4, 4, 3, 3)).astype(np.float32)
-    output = _convolve(x, weight, 7, boundary, identity(4))
+    output = convolve(x, weight, 7, boundary, identity(4))
     for b in range(2):
         parts = [f(x[b], weight, boundary, 7) for f in (oracle.correlate, plain.correlate)]
         assert_as_good(output[b], *parts)
@@ -541,30 +496,10 @@ def test_widest_convolution(rng, boundary):
 def test_last_convolution_ends_in_a_sigmoid_of_the_biased_sum(rng, boundary):
     x, bias = rng.standard_normal((2, 5, 19, 30), np.float32), rng.standard_normal((2, 5)).astype(np.float32)
     weight = (rng.standard_normal((5, 5, 3, 3)) / 3).astype(np.float32)
-    output = _convolve(x, weight, 1, boundary, identity(5), bias)
+    output = convolve(x, weight, 1, boundary, identity(5), bias)
     for b in range(2):
         parts = [f(x[b], weight, boundary) for f in (oracle.correlate, plain.correlate)]
         assert_as_good(output[b], *(1 / (1 + np.exp(-part - bias[b][:, None, None])) for part in parts))
-
-
-def _convolve(x, weight, dilation, boundary, spline_bank, bias=None):
-    batch, channels, height, width = x.shape
-    wide = -(-channels // GROUP) * GROUP
-    kernel = _dilated(weight, dilation)
-    source, slot = two_slots(x)
-    output = np.full_like(source, np.nan)
-    helper = CpuEngine(random_model(channels=channels)).workspace(1, 13, 13)
-    for array in helper._mask_arrays():
-        array[...] = np.nan
-    offsets = np.zeros((batch, channels), np.float32) if bias is None else bias
-    convolution(
-        np.arange(batch), source.reshape(-1), slot, output.reshape(-1), 1 - slot, kernel.shape[-1],
-        boundary == "symmetric", *_SafiMaskWeights._spectra(kernel, wide), *spline_bank.arguments,
-        _flat(_padded(offsets.T, wide).T), bias is not None, PAIRS, *helper._mask_arrays(),
-        geometry_of(batch, height, width, channels),
-    )  # fmt: skip
-    assert np.isnan(output[slot, np.arange(batch)]).all(), "the other slot was written"
-    return channels_first(output[1 - slot, np.arange(batch)], channels)
 
 
 @pytest.mark.parametrize("adjoint", [False, True], ids=["forward", "adjoint"])
@@ -576,7 +511,7 @@ def test_depthwise(rng, channels, kernel, size, boundary, adjoint):
     x = rng.standard_normal((2, channels, *size), np.float32)
     weight = rng.random((channels, 1, kernel, kernel), np.float32)
     exact = oracle.correlate_depthwise_adjoint if adjoint else oracle.correlate_depthwise
-    output = _smooth(x, weight, boundary, adjoint=adjoint)
+    output = smooth(x, weight, boundary, adjoint=adjoint)
     for b in range(2):
         direct = plain.depthwise(x[b], weight, boundary, adjoint=adjoint)
         assert_as_good(output[b], exact(x[b].astype(float), weight, boundary), direct)
@@ -586,7 +521,7 @@ def test_depthwise(rng, channels, kernel, size, boundary, adjoint):
 def test_depthwise_adjoint_law(rng, boundary):
     x, u = rng.standard_normal((2, 1, 5, 21, 30), np.float32)
     weight = rng.random((5, 1, 5, 5), np.float32)
-    forward, back = (_smooth(v, weight, boundary, adjoint=a).astype(float) for v, a in ((x, False), (u, True)))
+    forward, back = (smooth(v, weight, boundary, adjoint=a).astype(float) for v, a in ((x, False), (u, True)))
     assert abs(np.vdot(forward, u) - np.vdot(x, back)) <= EPS * np.linalg.norm(forward) * np.linalg.norm(u)
 
 
@@ -595,7 +530,7 @@ def test_profile_of_the_smoothed_responses(rng):
     mask = random_mmr_mask(rng, channels=5, kernels=(5,))
     x = 0.2 * rng.random((1, 5, 19, 26), np.float32)
     weights = _MmrMaskWeights(mask, "symmetric", GROUP)
-    output = _smooth(x, mask.smoothing[0], "symmetric", profile=weights)[0]
+    output = smooth(x, mask.smoothing[0], "symmetric", profile=weights)[0]
 
     def profiled(activity):
         return np.clip(oracle.spline(mask.scale[:, None, None] * activity, mask.profile, 0, 1), 0, 1)
@@ -605,22 +540,6 @@ def test_profile_of_the_smoothed_responses(rng):
     assert exact.max() > 0.5
     direct = profiled(plain.depthwise(x[0], mask.smoothing[0], "symmetric"))
     assert_as_good(output, exact, direct, ulps=16)  # the slopes of scale . phi are up to 20
-
-
-def _smooth(x, weight, boundary, *, adjoint=False, profile=None):
-    batch, channels, height, width = x.shape
-    wide = -(-channels // GROUP) * GROUP
-    source, slot = two_slots(x)
-    output = np.full_like(source, np.nan)
-    scale, table = (
-        (np.ones(wide, np.float32), identity(channels)) if profile is None else (profile.scale, profile.profile)
-    )
-    depthwise(
-        np.arange(batch), source.reshape(-1), slot, output.reshape(-1), 1 - slot,
-        _flat(_padded(weight[:, 0], wide).transpose(1, 2, 0)), weight.shape[-1], adjoint, boundary == "symmetric",
-        profile is not None, scale, *table.arguments, geometry_of(batch, height, width, channels),
-    )  # fmt: skip
-    return channels_first(output[1 - slot, np.arange(batch)], channels)
 
 
 @pytest.mark.parametrize("dilation", [1, 3])

@@ -80,5 +80,5 @@ depthwise(const int* __restrict__ active, const float* __restrict__ source, cons
     float4* to = reinterpret_cast<float4*>(output + element(output_slot[image] * g.batch + image, c, y, x, g));
     if (x >= g.width) return;
     to[0] = make_float4(value[0], value[1], value[2], value[3]);
-    to[1] = make_float4(value[4], value[5], value[6], value[7]);
+    if (x + 4 < g.width) to[1] = make_float4(value[4], value[5], value[6], value[7]);  // else zeros stay zeros in the dual
 }

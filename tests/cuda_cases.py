@@ -1,0 +1,679 @@
+"""Every CUDA kernel alone against float64: CASES[name](bench) launches it and yields a Result per image and output.
+
+What has to be exact (copies, clipping, zeros, slots) is asserted in the case itself. Run on any device: tests/test_cuda_kernels.py.
+"""
+
+import importlib
+from functools import partial
+
+import numpy as np
+import oracle
+import plain
+from cuda_bench import Result
+from models import random_mmr_mask
+from scipy.special import expit
+
+from safi_fast.bindings import weights as layout
+from safi_fast.bindings.launch import analysis_blocks, ceil_div, ceil_to, image_blocks
+
+CASES = {}
+KERNELS = {  # by file
+    "analysis": ("analysis", "masked_norm", "dual_step"),
+    "synthesis": ("synthesis",),
+    "border": ("synthesis_border",),
+    "image": ("set_image", "get_image", "image_step", "primal_step", "primal_sums", "outer_sums"),
+    "features": ("features",),
+    "convolution": ("convolution",),
+    "depthwise": ("depthwise",),
+    "state": ("totals", "advance", "flip", "stop", "clear_dual", "collapse_momentum"),
+}
+NO_BOX = (-np.inf, np.inf)
+
+
+def case(name, **choices):
+    """Enter a case under a name, once for each set of choices."""
+
+    def enter(function):
+        CASES[name] = partial(function, **choices)
+        return function
+
+    return enter
+
+
+def twin(name, *args):
+    """The same by the CPU backend (cuda_twins.py), computed when asked for: a sanitized process never loads Numba."""
+    return lambda: getattr(importlib.import_module("cuda_twins"), name)(*args)
+
+
+# -------------------------------------------------------------------------------------------------------- filter bank
+def exact_analysis(bench, x, mask):
+    """M . W x in float64 and in plain float32, which adds tap after tap of the composed filters, as the kernels do."""
+    exact = oracle.analysis(x, bench.filters.layers, bench.boundary)
+    filters, reach = oracle.compose(bench.filters.layers), bench.filters.support // 2
+    wide = np.pad(x, reach, mode=oracle.PAD_MODE[bench.boundary])
+    rounded = np.zeros(exact.shape, np.float32)
+    for row, column in np.ndindex(filters.shape[1:]):
+        taps = filters[:, row, column].astype(np.float32)
+        rounded += taps[:, None, None] * wide[row : row + bench.height, column : column + bench.width]
+    # layer-wise zero padding changes values near the border, but adds no rounding of another size
+    rounded = exact + (rounded - oracle.correlate(x[None], filters[:, None], bench.boundary))
+    return (exact, rounded) if mask is None else (mask * exact, mask * rounded)
+
+
+def spread_out(u, filters):
+    """W^T u before the extension is folded back, in float64 and, adding channel after channel and tap after tap, in float32."""
+    spread = filters.shape[-1] - 1
+    exact = oracle._valid_adjoint(u.astype(float), filters[:, None])[0]
+    rounded = np.zeros(exact.shape, np.float32)
+    wide = np.pad(u, ((0, 0), (spread, spread), (spread, spread)))
+    for c, row, column in np.ndindex(filters.shape):
+        window = wide[c, spread - row :, spread - column :][: exact.shape[0], : exact.shape[1]]
+        rounded += np.float32(filters[c, row, column]) * window
+    return exact, rounded
+
+
+def exact_synthesis(bench, u, mask):
+    """W^T (M . u) in float64 and in plain float32."""
+    masked_u = u if mask is None else u * mask
+    exact = oracle.synthesis(masked_u.astype(float), bench.filters.layers, bench.boundary)
+    whole, rounded = spread_out(masked_u, oracle.compose(bench.filters.layers))
+    error = oracle._pad_adjoint((rounded - whole)[None], bench.filters.support // 2, bench.boundary)[0]
+    return exact, exact + error
+
+
+def masks_or_none(bench, masked):
+    """Masks by image and the argument of a kernel; twice None for M = 1."""
+    if not masked:
+        return [None] * bench.batch, None
+    mask = bench.uniform(bench.batch, bench.used, bench.height, bench.width)
+    return mask, bench.masks(mask)
+
+
+@case("analysis", masked=False, magnitude=False)
+@case("analysis, mask", masked=True, magnitude=False)
+@case("analysis, magnitude", masked=False, magnitude=True)
+def analysis(bench, masked, magnitude):
+    x, slot, output_slot = bench.images(), bench.slots(4), bench.slots()
+    mask, masks = masks_or_none(bench, masked)
+    output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
+    bench.launch(
+        "analysis", "analysis", bench.put(slot), bench.image_planes((slot, x)), masks, np.int32(magnitude), output,
+        bench.put(output_slot), bench.analysis_filters(), bench.border(), writes=[(output, bench.rows_of(output_slot))],
+        options=bench.support_option,
+    )  # fmt: skip
+    assert_zero_outside(bench, output, output_slot)
+    for b, actual in bench.read_channels(output, output_slot):
+        exact, rounded = exact_analysis(bench, x[b], mask[b])
+        if magnitude:
+            exact, rounded = np.abs(exact), np.abs(rounded)
+        same = twin("analysis", bench.model, x[b], mask[b], magnitude)
+        yield Result("W x", actual, exact, rounded, twin=same)
+
+
+def assert_zero_outside(bench, array, slot):
+    """Zeros in the columns from the width on that were written, and in the channels that only fill up the last eight."""
+    for b in bench.active:
+        written = array[slot[b], b, :, :, : ceil_to(bench.width, 4)]
+        assert not bench.device.download(written)[:, :, bench.width :].any()
+        assert not bench.device.download(written)[bench.used :].any()
+
+
+@case("masked norm", masked=True)
+@case("masked norm, no mask", masked=False)
+def masked_norm(bench, masked):
+    x, slot = bench.images(), bench.slots(4)
+    mask, masks = masks_or_none(bench, masked)
+    l1 = bench.blank((bench.batch, analysis_blocks(bench.shape)), np.float64)
+    bench.launch(
+        "analysis", "masked_norm", bench.put(slot), bench.image_planes((slot, x)), masks, l1, bench.analysis_filters(),
+        bench.border(), writes=[(l1, bench.active)], options=bench.support_option,
+    )  # fmt: skip
+    for b in bench.active:
+        exact, rounded = exact_analysis(bench, x[b], mask[b])
+        same = twin("masked_norm", bench.model, x[b], mask[b])
+        yield Result(
+            "||M . W x||_1", bench.read(l1, b).sum(), np.abs(exact).sum(), np.abs(rounded).sum(), ulps=4, twin=same
+        )
+
+
+@case("dual step", masked=True)
+@case("dual step, no mask", masked=False)
+def dual_step(bench, masked):
+    """Every image with its own step, bound and carried momentum; the new u takes the place of the previous one."""
+    x, slot, u, before = bench.images(), bench.slots(), 0.1 * bench.responses(), 0.1 * bench.responses()
+    mask, masks = masks_or_none(bench, masked)
+    step, bound, carried = (0.3 + bench.uniform(3, bench.batch)) * np.float32([[1], [0.1], [0.5]])
+    carried[bench.active[0]] = 0
+    dual = bench.slotted((slot, u), (1 - slot, before))
+    l1 = bench.blank((bench.batch, analysis_blocks(bench.shape)), np.float64)
+    bench.launch(
+        "analysis", "dual_step", bench.put(slot), bench.image_planes((slot, x)), dual, masks, bench.per_image(step),
+        bench.per_image(bound), bench.per_image(carried), l1, bench.analysis_filters(), bench.border(),
+        writes=[(dual, bench.rows_of(1 - slot)), (l1, bench.active)], options=bench.support_option,
+    )  # fmt: skip
+    assert_zero_outside(bench, dual, 1 - slot)
+    for b, actual in bench.read_channels(dual, 1 - slot):
+        assert np.abs(actual).max() <= bound[b]
+        exact, rounded = exact_analysis(bench, x[b], mask[b])
+        both = []
+        for response, v in ((exact, u[b].astype(float)), (rounded, u[b])):
+            v = v + carried[b] * (v - before[b])
+            both.append(np.clip(v + step[b] * response, -bound[b], bound[b]))
+        same = (bench.model, x[b], mask[b], u[b], before[b], step[b], bound[b], carried[b])
+        yield Result("u", actual, *both, twin=twin("dual_step", *same))
+        yield Result(
+            "||M . W x||_1", bench.read(l1, b).sum(), np.abs(exact).sum(), np.abs(rounded).sum(),
+            twin=twin("masked_norm", bench.model, x[b], mask[b]),
+        )  # fmt: skip
+
+
+@case("synthesis", masked=True, other=False)
+@case("synthesis, other slot, no mask", masked=False, other=True)
+def synthesis(bench, masked, other):
+    """Each summand: the composed filters of its channels on the extended image."""
+    u, slot = bench.responses(), bench.slots()
+    mask, masks = masks_or_none(bench, masked)
+    splits, spread = bench.shape.splits, bench.filters.support - 1
+    parts = bench.blank((bench.batch, splits, bench.height + spread, bench.width + spread))
+    dual = bench.slotted((1 - slot if other else slot, u))
+    bench.launch(
+        "synthesis", "synthesis", bench.put(slot), np.int32(other), dual, masks, parts, bench.synthesis_filters(),
+        writes=[(parts, bench.active)], options=bench.support_option,
+    )  # fmt: skip
+    filters = np.zeros((bench.channels, *bench.composed.shape[1:]))
+    filters[: bench.used] = oracle.compose(bench.filters.layers)
+    for b in bench.active:
+        masked_u = np.zeros((bench.channels, bench.height, bench.width), np.float32)
+        masked_u[: bench.used] = u[b] if mask[b] is None else u[b] * mask[b]
+        for s in range(splits):
+            some = slice(s * bench.channels // splits, (s + 1) * bench.channels // splits)
+            yield Result("W^T (M . u)", bench.read(parts, (b, s)), *spread_out(masked_u[some], filters[some]))
+
+
+@case("synthesis border", masked=True, other=False)
+@case("synthesis border, other slot, no mask", masked=False, other=True)
+def synthesis_border(bench, masked, other):
+    """Composed filters less the cascade, on the ring; W^T u of the composed filters is only its reference here."""
+    if not bench.shape.band:
+        return
+    u, slot = bench.responses(), bench.slots()
+    mask, masks = masks_or_none(bench, masked)
+    dropped = bench.blank((bench.batch, bench.height, bench.width))
+    ring = ring_of(bench)
+    writes = np.zeros(dropped.shape, bool)
+    writes[bench.active] = ring
+    bench.launch(
+        "border", "synthesis_border", bench.put(slot), np.int32(other), bench.slotted((1 - slot if other else slot, u)),
+        masks, dropped, bench.border(), writes=[(dropped, writes)], options=bench.support_option,
+    )  # fmt: skip
+    composed = [oracle.compose(bench.filters.layers)[:, None]]
+    for b in bench.active:
+        masked_u = u[b] if mask[b] is None else u[b] * mask[b]
+        whole = oracle.synthesis(masked_u.astype(float), composed, "zero")
+        rounded = plain.correlate_adjoint(masked_u, composed[0], "zero")[0]
+        by_layers = (
+            oracle.synthesis(masked_u.astype(float), bench.filters.layers, "zero"),
+            plain.synthesis(masked_u, bench.filters),
+        )
+        exact, rounded = whole - by_layers[0], rounded - by_layers[1]
+        inside = ~ring
+        assert np.abs(exact[inside]).max(initial=0) < 1e-12 * np.abs(whole).max()
+        actual = bench.peek(dropped)[b]
+        assert np.isnan(actual[inside]).all()
+        assert not np.isnan(actual[ring]).any()
+        yield Result("dropped", actual[ring], exact[ring], rounded[ring])
+
+
+def ring_of(bench):
+    """(H, W): within band + support / 2 of the border."""
+    inside = np.zeros((bench.height, bench.width), bool)
+    reach = bench.shape.band + bench.filters.support // 2
+    inside[reach : bench.height - reach, reach : bench.width - reach] = True
+    return ~inside if bench.height > 2 * reach and bench.width > 2 * reach else np.ones_like(inside)
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+@case("set image")
+def set_image(bench):
+    x, slot = bench.images(), bench.slots()
+    image = bench.image_planes((slot, np.zeros_like(x)))
+    bench.launch(
+        "image", "set_image", bench.put(slot), bench.per_image(x), image, bench.symmetric,
+        writes=[(image, bench.region(slot))],
+    )  # fmt: skip
+    for b in bench.active:
+        stored = bench.read(image, (slot[b], b, slice(None), slice(0, bench.width + 2 * bench.halo)))
+        same = twin("set_image", bench.model, x[b])
+        yield Result("x", stored, bench.extended(x[b]), bench.extended(x[b]), ulps=0, twin=same)
+
+
+@case("get image")
+def get_image(bench):
+    x, plane = bench.images(), bench.slots(4)
+    values = bench.blank(x.shape)
+    bench.launch(
+        "image", "get_image", bench.put(plane), bench.image_planes((plane, x)), values, writes=[(values, bench.active)]
+    )
+    for b in bench.active:
+        yield Result("x", bench.read(values, b), x[b], x[b], ulps=0)
+
+
+@case("image step", refresh=False, tiled=False)
+@case("image step, refresh", refresh=True, tiled=False)
+@case("image step, tiles", refresh=False, tiled=True)
+@case("image step, refresh, tiles", refresh=True, tiled=True)
+@case("image step, no box", refresh=False, tiled=False, box=NO_BOX)
+def image_step(bench, refresh, tiled, box=(0.2, 0.8)):
+    """From random summands: add, fold, take off what the border drops; both images with their halos; the five sums."""
+    slot, turn = bench.slots(), (np.arange(bench.batch) % 2).astype(np.int32)
+    target = slot if refresh else 1 - slot
+    y, x0, u_old, z_old = (bench.images() for _ in range(4))
+    momenta, (low, high) = bench.uniform(2, bench.batch), np.float32(box)
+    values, sizes, summands = random_summands(bench, tiled)
+    values_there = bench.per_image(values)
+    parts = np.array([(*sizes, bench.device.address(values_there))], layout.PARTS)
+    off = np.where(ring_of(bench), bench.images(), 0).astype(np.float32) if bench.shape.band else np.zeros_like(y)
+    hidden = np.where(ring_of(bench), off, np.nan)  # inside the ring it is not to be read
+    dropped = bench.per_image(hidden) if bench.shape.band else None
+    z, empty = np.full((2, *y.shape), np.nan, np.float32), np.full_like(y, np.nan)
+    z[bench.active_of(slot)] = z_old[bench.active]
+    planes = [] if refresh else [(target, empty), (2 + target, empty)]
+    z, image = bench.put(z), bench.image_planes((slot, x0), (2 + slot, u_old), *planes)
+    sums = bench.blank((bench.batch, image_blocks(bench.shape), 5), np.float64)
+    bench.launch(
+        "image", "image_step", bench.put(slot), np.int32(refresh), parts, np.int32(bench.shape.band), dropped,
+        bench.per_image(y), z, image, low, high, bench.put(momenta), bench.put(turn), bench.symmetric, sums,
+        writes=[
+            (z, bench.active_of(target)), (image, bench.region(target)), (image, bench.region(2 + target)),
+            (sums, bench.active),
+        ],
+    )  # fmt: skip
+    for b in bench.active:
+        factor = np.float32(0) if refresh else momenta[turn[b], b]
+        inputs = (summands[b], off[b], y[b], x0[b], u_old[b], z_old[b])
+        exact, rounded = (moved(bench, [t(v) for v in inputs], factor, low, high) for t in (np.float64, np.float32))
+        halo = (slice(None), slice(0, bench.width + 2 * bench.halo))
+        actual = {
+            "z": bench.read(z, (target[b], b)),
+            "x(v)": bench.read(image, (target[b], b, *halo)),
+            "x(u)": bench.read(image, (2 + target[b], b, *halo)),
+            "sums": bench.read(sums, b).sum(0),
+        }
+        same = None
+        if tiled and not bench.shape.band:
+            same = (bench.model, values[b, 0], y[b], x0[b], u_old[b], z_old[b], factor, low, high)
+        for what in ("z", "x(v)", "x(u)"):
+            yield Result(what, actual[what], exact[what], rounded[what], twin=same and twin("image_step", what, *same))
+        for i in range(5):  # the terms have both signs, and what they are made of is rounded
+            yield Result(
+                f"sum {i}", actual["sums"][i], exact["sums"][i], rounded["sums"][i], scale=exact["sizes"][i],
+                twin=same and twin("image_step", i, *same),
+            )  # fmt: skip
+
+
+def random_summands(bench, tiled):
+    """(B, n, ...) as in Parts, its four sizes, and every summand at its place in the extended image: (B, n, H + K - 1, W + K - 1)."""
+    spread = bench.filters.support - 1
+    whole = (bench.height + spread, bench.width + spread)
+    if not tiled:
+        splits = bench.shape.splits
+        values = 0.3 * bench.normal(bench.batch, splits, *whole)
+        return values, (splits, bench.filters.support, 0, 0), values
+    inner = 32 - spread  # as on the CPU
+    down, across = ceil_div(bench.height, inner), ceil_div(bench.width, inner)
+    values = 0.3 * bench.normal(bench.batch, 1, down * across, 32, 32)
+    placed = np.zeros((bench.batch, down * across, down * inner + spread, across * inner + spread), np.float32)
+    for tile in range(down * across):
+        top, left = tile // across * inner, tile % across * inner
+        placed[:, tile, top : top + 32, left : left + 32] = values[:, 0, tile]
+    return values, (1, bench.filters.support, inner, inner), placed[..., : whole[0], : whole[1]]
+
+
+def moved(bench, inputs, momentum, low, high):
+    """What image_step computes, in the type of the inputs; `sizes`: of what the sums are made of."""
+    summands, off, y, x0, u_old, z_old = inputs
+    kind, reach = summands.dtype, bench.filters.support // 2
+    folded = oracle._pad_adjoint(summands.sum(0, dtype=kind)[None], reach, bench.boundary)[0].astype(kind)
+    z = folded - off
+    v, u = (np.clip(y - value, low, high) for value in (z + momentum * (z - z_old), z))
+    rest, change = (x0 + u) / 2 - y + z, u - u_old
+    terms = z * x0, (x0 - y) ** 2 / 2, (x0 - u) * rest, change**2, u_old**2
+    sizes = z * x0, x0 - y, np.abs(x0 - u) + np.abs(rest), np.abs(change) + np.abs(z), u_old**2
+    return {
+        "z": z,
+        "x(v)": bench.extended(v),
+        "x(u)": bench.extended(u),
+        "sums": [term.sum() for term in terms],
+        "sizes": [np.abs(size).sum() for size in sizes],
+    }
+
+
+@case("primal step", tiled=False)
+@case("primal step, tiles", tiled=True)
+def primal_step(bench, tiled):
+    """x moves along gradient + z into the box, each image with its own tau; the current z and x(v) are not read."""
+    slot, theta, (low, high) = bench.slots(), np.float32(0.7), np.float32([0.2, 0.8])
+    x, gradient, tau = 0.2 + 0.6 * bench.images(), bench.images() - 0.5, 0.3 * bench.uniform(bench.batch)
+    values, sizes, summands = random_summands(bench, tiled)
+    values_there = bench.per_image(values)
+    parts = np.array([(*sizes, bench.device.address(values_there))], layout.PARTS)
+    off = np.where(ring_of(bench), bench.images(), 0).astype(np.float32) if bench.shape.band else np.zeros_like(x)
+    dropped = bench.per_image(np.where(ring_of(bench), off, np.nan)) if bench.shape.band else None
+    empty, target = np.full_like(x, np.nan), 1 - slot
+    z = bench.blank((2, *x.shape))
+    image = bench.image_planes((2 + slot, x), (target, empty), (2 + target, empty))
+    sums = bench.blank((bench.batch, image_blocks(bench.shape), 5), np.float64)
+    bench.launch(
+        "image", "primal_step", bench.put(slot), parts, np.int32(bench.shape.band), dropped, bench.per_image(gradient), z,
+        image, low, high, bench.per_image(tau), theta, bench.symmetric, sums,
+        writes=[
+            (z, bench.active_of(target)), (image, bench.region(target)), (image, bench.region(2 + target)),
+            (sums, bench.active),
+        ],
+    )  # fmt: skip
+    for b in bench.active:
+        exact, rounded = (
+            primal_moved(bench, [t(v) for v in (summands[b], off[b], gradient[b], x[b])], tau[b], theta, low, high)
+            for t in (np.float64, np.float32)
+        )
+        halo, totals = (slice(None), slice(0, bench.width + 2 * bench.halo)), bench.read(sums, b).sum(0)
+        actual = {
+            "z": bench.read(z, (target[b], b)),
+            "x(v)": bench.read(image, (target[b], b, *halo)),
+            "x(u)": bench.read(image, (2 + target[b], b, *halo)),
+        }
+        same = None
+        if tiled and not bench.shape.band:
+            same = (bench.model, values[b, 0], gradient[b], x[b], tau[b], theta, low, high)
+        for what, value in actual.items():
+            yield Result(what, value, exact[what], rounded[what], twin=same and twin("primal_step", what, *same))
+        for i in range(5):
+            yield Result(
+                f"sum {i}", totals[i], exact["sums"][i], rounded["sums"][i], scale=exact["sizes"][i],
+                twin=same and twin("primal_step", i, *same),
+            )  # fmt: skip
+
+
+def primal_moved(bench, inputs, tau, theta, low, high):
+    """What primal_step computes, in the type of the inputs; `sizes`: of what the sums are made of."""
+    summands, off, gradient, x = inputs
+    kind, reach = summands.dtype, bench.filters.support // 2
+    z = oracle._pad_adjoint(summands.sum(0, dtype=kind)[None], reach, bench.boundary)[0].astype(kind) - off
+    slope = gradient + z
+    new = np.clip(x - tau * slope, low, high)
+    furthest = slope * (x - np.where(slope > 0, low, high))
+    terms = z * x, furthest, (new - x) ** 2, x**2, slope**2
+    sizes = z * x, furthest + np.abs(slope), np.abs(new - x) + np.abs(slope), x**2, np.abs(slope) + slope**2
+    return {
+        "z": z,
+        "x(v)": bench.extended(new + theta * (new - x)),
+        "x(u)": bench.extended(new),
+        "sums": [term.sum() for term in terms],
+        "sizes": [np.abs(size).sum() for size in sizes],
+    }
+
+
+@case("primal sums")
+def primal_sums(bench):
+    y, x, z_now, slot = bench.images(), bench.images(), bench.images() - 0.5, bench.slots()
+    z = np.full((2, *y.shape), np.nan, np.float32)
+    z[bench.active_of(slot)] = z_now[bench.active]
+    sums = bench.blank((bench.batch, image_blocks(bench.shape), 2), np.float64)
+    bench.launch(
+        "image", "primal_sums", bench.put(slot), bench.per_image(y), bench.put(z), bench.image_planes((2 + slot, x)),
+        sums, writes=[(sums, bench.active)],
+    )  # fmt: skip
+    for b in bench.active:
+        actual = bench.read(sums, b).sum(0)
+        exact, rounded = (
+            ((t(z_now[b]) * t(x[b])).sum(), ((t(x[b]) - t(y[b])) ** 2 / 2).sum()) for t in (np.float64, np.float32)
+        )
+        scales = np.abs(z_now[b] * x[b]).sum(), np.abs(x[b] - y[b]).sum()
+        for i in range(2):
+            same = twin("primal_sums", i, bench.model, y[b], x[b], z_now[b])
+            yield Result(f"sum {i}", actual[i], exact[i], rounded[i], scale=scales[i], twin=same)
+
+
+@case("outer sums")
+def outer_sums(bench):
+    """The image takes the place of the reference."""
+    x, before, plane = bench.images(), bench.images(), bench.slots(4)
+    reference = bench.per_image(before)
+    sums = bench.blank((bench.batch, image_blocks(bench.shape), 2), np.float64)
+    bench.launch(
+        "image", "outer_sums", bench.put(plane), bench.image_planes((plane, x)), reference, sums,
+        writes=[(reference, bench.active), (sums, bench.active)],
+    )  # fmt: skip
+    for b in bench.active:
+        np.testing.assert_array_equal(bench.read(reference, b), x[b])
+        actual = bench.read(sums, b).sum(0)
+        exact, rounded = (
+            (((t(x[b]) - t(before[b])) ** 2).sum(), (t(before[b]) ** 2).sum()) for t in (np.float64, np.float32)
+        )
+        for i in range(2):
+            yield Result(f"sum {i}", actual[i], exact[i], rounded[i])
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+def random_spline(bench, knots=21):
+    """(C, knots) around the identity on [-1, 1]: slopes up to about 3."""
+    return (np.linspace(-1, 1, knots) + 0.1 * bench.normal(bench.used, knots)).astype(np.float32)
+
+
+def assert_finite(bench, array, slot):
+    """Also where a mask means nothing: in channels that only fill up, and in columns from the width on."""
+    for b in bench.active:
+        assert np.isfinite(bench.device.download(array[slot[b], b, :, :, : ceil_to(bench.width, 4)])).all()
+
+
+@case("features", kernel=5, dilation=1)
+@case("features, dilated", kernel=3, dilation=3)
+def features(bench, kernel, dilation):
+    """A kernel wider than the filters needs the wider halo."""
+    bench.set_halo(max(bench.halo, dilation * (kernel // 2)))
+    x, plane, output_slot = bench.images(), bench.slots(4), bench.slots()
+    weight = bench.normal(bench.used, 1, kernel, kernel) / kernel
+    gain, knots = 0.5 + bench.uniform(bench.batch, bench.used), random_spline(bench)
+    output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
+    bench.launch(
+        "features", "features", bench.put(plane), bench.image_planes((plane, x)),
+        bench.put(layout.by_eight(weight, bench.channels)), bench.per_channel(gain, axis=1), bench.spline(knots), output,
+        bench.put(output_slot), writes=[(output, bench.rows_of(output_slot))],
+        options=(f"-DSUPPORT={kernel}", f"-DDILATION={dilation}"),
+    )  # fmt: skip
+    assert_finite(bench, output, output_slot)
+    for b, actual in bench.read_channels(output, output_slot):
+        exact, rounded = (f(x[b][None], weight, bench.boundary, dilation) for f in (oracle.correlate, plain.correlate))
+        exact, rounded = (
+            oracle.spline(part * gain[b][:, None, None], knots.astype(part.dtype), -1, 1) for part in (exact, rounded)
+        )
+        same = twin("features", x[b], weight, dilation, bench.boundary, gain[b], knots)
+        yield Result("features", actual, exact, rounded, ulps=16, twin=same)  # slopes and position of the spline
+
+
+@case("convolution", kernel=7, dilation=1, last=False)
+@case("convolution, dilated", kernel=3, dilation=2, last=False)
+@case("convolution, last", kernel=3, dilation=2, last=True)
+def convolution(bench, kernel, dilation, last):
+    x, slot, output_slot = bench.responses(), bench.slots(), bench.slots()
+    weight = bench.normal(bench.used, bench.used, kernel, kernel) / np.float32(kernel * bench.used**0.5)
+    bias, knots = bench.normal(bench.batch, bench.used), random_spline(bench)
+    output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
+    filled = np.zeros((bench.used, bench.channels, kernel, kernel), np.float32)
+    filled[:, : bench.used] = weight
+    bench.launch(
+        "convolution", "convolution", bench.slotted((slot, x), outside=np.nan), bench.put(slot), output,
+        bench.put(output_slot), bench.symmetric, bench.put(layout.by_eight(filled, bench.channels)),
+        bench.spline(knots, last=last), bench.per_channel(bias, axis=1), writes=[(output, bench.rows_of(output_slot))],
+        options=(f"-DSUPPORT={kernel}", f"-DDILATION={dilation}"),
+    )  # fmt: skip
+    assert_finite(bench, output, output_slot)
+    for b, actual in bench.read_channels(output, output_slot):
+        exact, rounded = (
+            oracle.spline(f(x[b], weight, bench.boundary, dilation), knots, -1, 1)
+            for f in (oracle.correlate, plain.correlate)
+        )
+        if last:
+            exact, rounded = (expit(part + bias[b][:, None, None]) for part in (exact, rounded))
+        same = (x[b], weight, dilation, bench.boundary, knots, bias[b] if last else None)
+        yield Result("convolution", actual, exact, rounded, ulps=16, twin=twin("convolution", *same))
+
+
+@case("depthwise", kernel=7, adjoint=False)
+@case("depthwise, adjoint", kernel=7, adjoint=True)
+@case("depthwise, profiled", kernel=5, adjoint=False, profiled=True)
+@case("depthwise, small, adjoint", kernel=3, adjoint=True)
+def depthwise(bench, kernel, adjoint, profiled=False):
+    x, slot, output_slot = 0.2 * bench.images_of_channels(), bench.slots(), bench.slots()
+    mask = random_mmr_mask(bench.rng, bench.used, (kernel,))
+    weight, scale, profile = (np.asarray(v, np.float32) for v in (mask.smoothing[0], mask.scale, mask.profile))
+    output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
+    bench.launch(
+        "depthwise", "depthwise", bench.slotted((slot, x), outside=np.nan), bench.put(slot), output,
+        bench.put(output_slot), bench.per_channel(weight[:, 0]), np.int32(adjoint), bench.symmetric, np.int32(profiled),
+        bench.per_channel(scale), bench.spline(profile, 0.0), writes=[(output, bench.rows_of(output_slot))],
+        options=(f"-DSUPPORT={kernel}",),
+    )  # fmt: skip
+    assert_finite(bench, output, output_slot)
+    for b, actual in bench.read_channels(output, output_slot):
+        exact = (oracle.correlate_depthwise_adjoint if adjoint else oracle.correlate_depthwise)(
+            x[b].astype(float), weight, bench.boundary
+        )
+        both = [exact, plain.depthwise(x[b], weight, bench.boundary, adjoint=adjoint)]
+        if profiled:
+            both = [np.clip(oracle.spline(scale[:, None, None] * v, profile, 0, 1), 0, 1) for v in both]
+        same = twin("depthwise", x[b], weight, bench.boundary, adjoint, (scale, profile) if profiled else None)
+        yield Result("depthwise", actual, *both, ulps=16 if profiled else 4, twin=same)
+
+
+# --------------------------------------------------------------------------------------------------------- bookkeeping
+@case("totals", blocks=7)
+@case("totals, many blocks", blocks=600)
+def totals(bench, blocks):
+    """Columns 2 .. 4 of six; sums of float64."""
+    values = bench.rng.standard_normal((bench.batch, blocks, 3))
+    values[np.setdiff1d(np.arange(bench.batch), bench.active)] = np.nan
+    output = bench.blank((bench.batch, 6), np.float64)
+    bench.launch(
+        "state", "totals", bench.put(values), np.int32(blocks), np.int32(3), output, np.int32(2), np.int32(6),
+        writes=[(output, (bench.active[:, None], slice(2, 5)))], geometry=False,
+    )  # fmt: skip
+    for b in bench.active:
+        # float64 throughout: nothing of float32 rounding is allowed
+        np.testing.assert_allclose(bench.read(output, (b, slice(2, 5))), values[b].sum(0), rtol=0, atol=1e-12)
+    yield from ()
+
+
+@case("advance")
+def advance(bench):
+    slot, turn = bench.slots(), bench.slots(3)
+    carried, momenta = bench.per_image(bench.uniform(bench.batch)), bench.uniform(3, bench.batch)
+    slot_there, turn_there = bench.put(slot), bench.put(turn)
+    bench.launch(
+        "state", "advance", np.int32(len(bench.active)), slot_there, carried, bench.put(momenta), turn_there,
+        writes=[(array, bench.active) for array in (slot_there, carried, turn_there)],
+    )  # fmt: skip
+    for b in bench.active:
+        assert bench.read(slot_there, slice(b, b + 1)) == 1 - slot[b]
+        assert bench.read(turn_there, slice(b, b + 1)) == turn[b] + 1
+        assert bench.read(carried, slice(b, b + 1)) == momenta[turn[b], b]
+    yield from ()
+
+
+@case("flip")
+def flip(bench):
+    slot = bench.slots()
+    there = bench.put(slot)
+    bench.launch("state", "flip", np.int32(len(bench.active)), there, writes=[(there, bench.active)], geometry=False)
+    assert all(bench.read(there, slice(b, b + 1)) == 1 - slot[b] for b in bench.active)
+    yield from ()
+
+
+@case("stop")
+def stop(bench):
+    carried = bench.per_image(bench.uniform(bench.batch))
+    bench.launch(
+        "state", "stop", np.int32(len(bench.active)), carried, writes=[(carried, bench.active)], geometry=False
+    )
+    assert not any(bench.read(carried, slice(b, b + 1)) for b in bench.active)
+    yield from ()
+
+
+@case("clear dual")
+def clear_dual(bench):
+    slot = bench.slots()
+    dual = bench.slotted((slot, bench.responses()), outside=np.nan)
+    bench.launch("state", "clear_dual", bench.put(slot), dual, writes=[(dual, bench.active_of(slot))])
+    assert not any(bench.read(dual, (slot[b], b)).any() for b in bench.active)
+    yield from ()
+
+
+@case("collapse momentum")
+def collapse_momentum(bench):
+    """Where nothing is carried, u stays as it is and the other slot may hold anything."""
+    slot, u, before, carried = bench.slots(), bench.responses(), bench.responses(), bench.uniform(bench.batch)
+    carried[bench.active[0]], before[bench.active[0]] = 0, np.nan
+    dual = bench.slotted((slot, u), (1 - slot, before))
+    bench.launch(
+        "state", "collapse_momentum", bench.put(slot), dual, bench.per_image(carried),
+        writes=[(dual, bench.active_of(slot))],
+    )  # fmt: skip
+    assert_zero_outside(bench, dual, slot)
+    for b, actual in bench.read_channels(dual, slot):
+        old = np.where(np.isnan(before[b]), u[b], before[b])
+        exact, rounded = (t(u[b]) + carried[b] * (t(u[b]) - t(old)) for t in (np.float64, np.float32))
+        yield Result("u", actual, exact, rounded, twin=twin("collapse_momentum", bench.model, u[b], old, carried[b]))
+
+
+# ---------------------------------------------------------------------------------------------------------- W^T, whole
+@case("W^T (M . u)", masked=True)
+@case("W^T u", masked=False)
+def whole_synthesis(bench, masked):
+    """synthesis, synthesis_border and image_step without a box: what refresh makes of u."""
+    u, slot = bench.responses(), bench.slots()
+    mask, masks = masks_or_none(bench, masked)
+    for b, z in zip(bench.active, back(bench, u, slot, masks), strict=True):
+        exact, rounded = exact_synthesis(bench, u[b], mask[b])
+        yield Result("W^T (M . u)", z, exact, rounded, twin=twin("synthesis", bench.model, u[b], mask[b]))
+
+
+def back(bench, u, slot, masks=None):
+    """W^T (M . u) of the active images, through three launches."""
+    device, spread, zero = bench.device, bench.filters.support - 1, np.zeros((bench.batch, *bench.size), np.float32)
+    shape = bench.shape
+    common = (bench.put(slot), np.int32(0), bench.slotted((slot, u)), masks)
+    parts = bench.blank((bench.batch, shape.splits, bench.height + spread, bench.width + spread))
+    bench.launch(
+        "synthesis", "synthesis", *common, parts, bench.synthesis_filters(), writes=[(parts, bench.active)],
+        options=bench.support_option,
+    )  # fmt: skip
+    dropped = None
+    if shape.band:
+        dropped = bench.blank(zero.shape)
+        bench.launch(
+            "border", "synthesis_border", *common, dropped, bench.border(), writes=[(dropped, bench.active)],
+            options=bench.support_option,
+        )  # fmt: skip
+    struct = np.array([(shape.splits, bench.filters.support, 0, 0, device.address(parts))], layout.PARTS)
+    z, image = bench.put(np.stack([zero, zero])), bench.image_planes((slot, zero), (2 + slot, zero))
+    sums = bench.blank((bench.batch, image_blocks(shape), 5), np.float64)
+    nothing = bench.put(np.zeros((1, bench.batch), np.float32))
+    bench.launch(
+        "image", "image_step", common[0], np.int32(1), struct, np.int32(shape.band), dropped, bench.per_image(zero), z,
+        image, *np.float32(NO_BOX), nothing, bench.put(np.zeros(bench.batch, np.int32)), bench.symmetric, sums,
+        writes=[
+            (z, bench.active_of(slot)), (image, bench.region(slot)), (image, bench.region(2 + slot)), (sums, bench.active)
+        ],
+    )  # fmt: skip
+    return [bench.read(z, (slot[b], b)) for b in bench.active]
+
+
+def forth(bench, x, slot):
+    """W x of the active images."""
+    output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
+    bench.launch(
+        "analysis", "analysis", bench.put(slot), bench.image_planes((slot, x)), None, np.int32(0), output,
+        bench.put(slot), bench.analysis_filters(), bench.border(), writes=[(output, bench.rows_of(slot))],
+        options=bench.support_option,
+    )  # fmt: skip
+    return [values for _, values in bench.read_channels(output, slot)]

@@ -1,0 +1,160 @@
+"""The CPU backend on the inputs of cuda_cases.py: one image, channels first, the same names."""
+
+from functools import lru_cache
+
+import numpy as np
+from cpu_layout import GROUP, channels_first, convolve, lanes, smooth
+from models import random_model
+
+from safi_fast.bindings.cpu import CpuEngine, _flat, _padded, _Spline
+from safi_fast.kernels.cpu import features as cpu_features
+from safi_fast.kernels.cpu import filter_bank, image
+
+EVERYONE = np.array([0])
+SLOT = np.array([0])
+
+
+@lru_cache(maxsize=64)
+def _engine(model):
+    return CpuEngine(model)
+
+
+def _workspace(model, x, mask=None, *, step=1.0, bound=1.0, box=(-np.inf, np.inf)):
+    """Of one image that starts at x."""
+    workspace = _engine(model).workspace(1, *x.shape)
+    workspace.load(x[None], np.float32([bound]), np.float32([step]), box)
+    if mask is not None:
+        workspace.mask, workspace.has_mask = lanes(mask[None]), True
+    return workspace
+
+
+def _channels(model, values):
+    return channels_first(values, model.filters.channels)
+
+
+def analysis(model, x, mask, magnitude):
+    workspace = _workspace(model, x, mask)
+    workspace._analyse(EVERYONE, workspace.dual, SLOT, magnitude=magnitude)
+    return _channels(model, workspace.dual[0, 0])
+
+
+def masked_norm(model, x, mask):
+    workspace = _workspace(model, x, mask)
+    filter_bank.masked_norm(
+        EVERYONE, SLOT, workspace._flat_image, workspace._flat_mask, workspace.has_mask, workspace.l1.reshape(-1),
+        workspace.geometry, *workspace.engine.bank.arguments, *workspace.work,
+    )  # fmt: skip
+    return workspace.l1.sum()
+
+
+def dual_step(model, x, mask, u, before, step, bound, carried):
+    workspace = _workspace(model, x, mask, step=step, bound=bound)
+    workspace.dual[:, 0] = lanes(np.stack([u, before]))
+    workspace.carried[:] = carried
+    workspace.step(EVERYONE, np.zeros(1, np.float32))
+    return _channels(model, workspace.dual[1, 0])
+
+
+def synthesis(model, u, mask):
+    workspace = _workspace(model, np.zeros(u.shape[1:], np.float32), mask)
+    workspace.dual[0, 0] = lanes(u)
+    workspace.refresh(EVERYONE)
+    return workspace.z[0, 0]
+
+
+def image_step(what, model, tiles, y, x0, u_old, z_old, momentum, low, high):
+    """From tiles (n, 32, 32): "z", "x(v)" and "x(u)" with their halos, or one of the five sums by its number."""
+    workspace = _workspace(model, x0)
+    halo = workspace.engine.halo
+    workspace.image_slots[2, 0, halo : halo + y.shape[0], halo : halo + y.shape[1]] = u_old
+    workspace.z[0, 0] = z_old
+    image.image_step(
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(y), workspace.z.reshape(-1), workspace._flat_image, low, high,
+        np.float32([momentum]), workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
+    )  # fmt: skip
+    return _seen(what, model, workspace)
+
+
+def primal_step(what, model, tiles, gradient, x, tau, theta, low, high):
+    """As image_step."""
+    workspace = _workspace(model, x)
+    workspace.image_slots[2] = workspace.image_slots[0]
+    image.primal_step(
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(gradient), workspace.z.reshape(-1), workspace._flat_image, low,
+        high, np.float32([tau]), theta, workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
+    )  # fmt: skip
+    return _seen(what, model, workspace)
+
+
+def _seen(what, model, workspace):
+    """What a step wrote to slot 1."""
+    if what == "z":
+        return workspace.z[1, 0]
+    if isinstance(what, int):
+        return workspace.sums[0].sum(0)[what]
+    return workspace.image_slots[({"x(v)": 1, "x(u)": 3}[what], 0, *_framed(model, workspace))]
+
+
+def primal_sums(number, model, y, x, z):
+    workspace = _workspace(model, x)
+    workspace.image_slots[2] = workspace.image_slots[0]
+    workspace.z[0, 0] = z
+    image.primal_sums(
+        EVERYONE, SLOT, _flat(y), workspace.z.reshape(-1), workspace._flat_image, workspace.sums.reshape(-1),
+        workspace.geometry,
+    )  # fmt: skip
+    return workspace.sums[0, :, number].sum()
+
+
+def set_image(model, x):
+    """With its halo."""
+    workspace = _workspace(model, x)
+    return workspace.image_slots[(0, 0, *_framed(model, workspace))]
+
+
+def _framed(model, workspace):
+    """Rows and columns of an image with the halo that the filters need; that of the engine may be wider, for the mask."""
+    halo, extra = model.filters.support // 2, workspace.engine.halo - model.filters.support // 2
+    return tuple(slice(extra, extra + size + 2 * halo) for size in (workspace.height, workspace.width))
+
+
+def collapse_momentum(model, u, before, carried):
+    workspace = _workspace(model, np.zeros(u.shape[1:], np.float32))
+    workspace.dual[:, 0] = lanes(np.stack([u, before]))
+    workspace.carried[:] = carried
+    workspace.collapse_momentum(EVERYONE)
+    return _channels(model, workspace.dual[0, 0])
+
+
+def features(x, weight, dilation, boundary, gain, knots):
+    channels, kernel = len(weight), weight.shape[-1]
+    model = random_model(channels=channels, kernels=(3,), boundary=boundary, dilations=(dilation, 1, 1))
+    mask = model.mask
+    layers = (weight.astype(np.float32), *mask.convolutions[1:])
+    splines = (knots, *mask.splines[1:])
+    own = type(mask)(layers, mask.dilations, splines, mask.gain, mask.bias, boundary)
+    engine = CpuEngine(type(model)(**{**vars(model), "mask": own}))
+    assert engine.mask.kernel == dilation * (kernel - 1) + 1
+    workspace = engine.workspace(1, *x.shape)
+    workspace.load(x[None], np.ones(1), np.ones(1), (0, 1))
+    cpu_features.features(
+        EVERYONE, SLOT, workspace._flat_image, engine.mask.taps, engine.mask.kernel,
+        _flat(_padded(gain[:, None], engine.channels).T), *engine.mask.splines[0].arguments,
+        workspace.dual.reshape(-1), SLOT, workspace.geometry,
+    )  # fmt: skip
+    return channels_first(workspace.dual[0, 0], channels)
+
+
+def convolution(x, weight, dilation, boundary, knots, bias):
+    bank = _Spline(knots, -1.0, -(-len(x) // GROUP) * GROUP)
+    return convolve(x[None], weight, dilation, boundary, bank, None if bias is None else bias[None])[0]
+
+
+def depthwise(x, weight, boundary, adjoint, profiled):
+    return smooth(x[None], weight, boundary, adjoint=adjoint, profile=_profile(*profiled) if profiled else None)[0]
+
+
+class _profile:  # noqa: N801 - stands for the weights of an MMR mask
+    def __init__(self, scale, values):
+        wide = -(-len(scale) // GROUP) * GROUP
+        self.scale, self.profile = _flat(_padded(scale, wide)), _Spline(values, 0.0, wide)

@@ -1,0 +1,116 @@
+"""Launches as values (bindings/launch.py): they cover the work and stay within CUDA's limits, for images up to 16384 x 16384."""
+
+import itertools
+import math
+
+import pytest
+from cuda_cases import KERNELS
+from emulator.device import MAX_BLOCK, MAX_GRID, MAX_THREADS
+
+from safi_fast.bindings.launch import (
+    PIXEL_THREADS,
+    SYNTHESIS_TILE,
+    TILE,
+    Shape,
+    analysis_blocks,
+    ceil_div,
+    ceil_to,
+    image_blocks,
+    launch_for,
+)
+
+NAMES = [name for names in KERNELS.values() for name in names]
+SIZES = [(1, 1), (5, 3), (32, 32), (33, 31), (17, 16384), (321, 481), (4096, 4097), (16384, 13), (16384, 16384)]
+SHAPES = [
+    Shape(height, width, channels, support, band)
+    for (height, width), channels, (support, band) in itertools.product(
+        SIZES, (8, 64, 128), ((3, 0), (5, 1), (13, 6), (17, 8))
+    )
+]
+
+
+@pytest.mark.parametrize("images", [1, 3, 64])
+@pytest.mark.parametrize("name", NAMES)
+def test_launch_is_within_the_limits_of_cuda(name, images):
+    for shape in SHAPES:
+        launch = launch_for(name, shape, images)
+        assert all(1 <= size <= limit for size, limit in zip(launch.grid, MAX_GRID, strict=True)), shape
+        assert all(1 <= size <= limit for size, limit in zip(launch.block, MAX_BLOCK, strict=True)), shape
+        assert math.prod(launch.block) <= MAX_THREADS
+        assert launch.shared_bytes <= 48 * 1024
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_image_gets_its_blocks(name):
+    """Two images get twice the blocks of one, or as many threads where a thread has an image of its own."""
+    for shape in SHAPES:
+        one, two = (math.prod(launch_for(name, shape, images).grid) for images in (1, 2))
+        assert two == (one if name in ("advance", "flip", "stop") else 2 * one)
+    assert launch_for("advance", SHAPES[0], 257).grid == (2, 1, 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_grid_covers_the_image(shape):
+    height, width, channels = shape.height, shape.width, shape.channels
+    tiles = ceil_div(height, TILE) * ceil_div(width, TILE)
+    for name in ("analysis", "masked_norm", "dual_step", "features", "convolution"):
+        assert launch_for(name, shape, 5).grid == (tiles, channels // 8, 5)
+    assert launch_for("depthwise", shape, 5).grid == (tiles, channels, 5)
+    spread, (down, across) = shape.support - 1, SYNTHESIS_TILE
+    blocks, splits, images = launch_for("synthesis", shape, 5).grid
+    assert (blocks, splits, images) == (
+        ceil_div(height + spread, down) * ceil_div(width + spread, across),
+        shape.splits,
+        5,
+    )
+    for name in ("set_image", "get_image", "image_step", "primal_step", "primal_sums", "outer_sums"):
+        threads = launch_for(name, shape, 1).grid[0] * PIXEL_THREADS
+        assert threads - PIXEL_THREADS < height * width <= threads
+    for name in ("clear_dual", "collapse_momentum"):
+        floats = launch_for(name, shape, 1).grid[0] * PIXEL_THREADS * 4
+        assert floats - 4 * PIXEL_THREADS < channels * height * shape.stride <= floats
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sums_have_a_place_for_every_block(shape):
+    for name in ("masked_norm", "dual_step"):
+        assert math.prod(launch_for(name, shape, 1).grid) == analysis_blocks(shape)
+    for name in ("image_step", "primal_step", "primal_sums", "outer_sums"):
+        assert math.prod(launch_for(name, shape, 1).grid) == image_blocks(shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_begin_at_whole_sectors(shape):
+    assert shape.stride % 8 == 0
+    assert 0 <= shape.stride - shape.width < 8
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_splits_share_the_channels_and_do_not_depend_on_the_batch(shape):
+    assert 1 <= shape.splits <= shape.channels
+    assert len({launch_for("synthesis", shape, images).grid[:2] for images in (1, 2, 64)}) == 1
+    ends = [split * shape.channels // shape.splits for split in range(shape.splits + 1)]
+    assert min(b - a for a, b in itertools.pairwise(ends)) >= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 5), (13, 40), (14, 13), (29, 31), (64, 33)])
+@pytest.mark.parametrize(("support", "band"), [(3, 0), (5, 1), (13, 6)])
+def test_ring_counts_the_pixels_near_the_border(height, width, support, band):
+    reach = band + support // 2
+    near = [
+        y < reach or x < reach or y >= height - reach or x >= width - reach for y in range(height) for x in range(width)
+    ]
+    shape = Shape(height, width, 8, support, band)
+    assert shape.ring == sum(near)
+    warps = 4 * launch_for("synthesis_border", shape, 1).grid[0]
+    assert warps - 4 < shape.ring <= warps
+
+
+def test_rounding_up():
+    assert [ceil_to(n, 8) for n in (1, 8, 9, 16)] == [8, 8, 16, 16]
+    assert [ceil_div(n, 8) for n in (1, 8, 9, 16)] == [1, 1, 2, 2]
+
+
+def test_unknown_kernel():
+    with pytest.raises(KeyError, match="sharpen"):
+        launch_for("sharpen", SHAPES[0], 1)

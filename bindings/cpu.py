@@ -299,7 +299,7 @@ class CpuWorkspace:
         """W^T(M . u) (B, H, W); zero for the other images."""
         with _LAUNCH:
             synthesis(
-                active, self.slot, self._flat_dual, self._flat_mask, self.has_mask, self.tiles, self.geometry,
+                active, self.slot, self._flat_dual, self._flat_mask, False, self.tiles, self.geometry,
                 *self.engine.bank.arguments, *self.work,
             )  # fmt: skip
             return self._gather(active)

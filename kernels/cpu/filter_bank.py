@@ -187,11 +187,12 @@ def _update_lanes(q, dual, current, previous, mask, pixel, has_mask, step, bound
 
 @njit(**_OPTIONS)
 def _anchor_lanes(q, dual, current, anchor, mask, pixel, has_mask, step, bound, weight):
-    """u = weight (2 u_hat - u) + (1 - weight) anchor, or u = anchor = u_hat for weight 0; returns M . u and (u_hat - u_old)^2."""
+    """u = weight (2 u_hat - u) + (1 - weight) anchor, or u = anchor = u_hat for weight 0; returns u and (u_hat - u_old)^2."""
     u = load(dual, current)
+    limit = splat(bound)
     if has_mask:
-        q = q * load(mask, pixel)
-    moved = maximum(minimum(fma(splat(step), q, u), splat(bound)), splat(-bound))
+        limit = limit * load(mask, pixel)
+    moved = maximum(minimum(fma(splat(step), q, u), limit), splat(0.0) - limit)
     difference = moved - u
     if weight == 0:
         u = moved
@@ -200,8 +201,6 @@ def _anchor_lanes(q, dual, current, anchor, mask, pixel, has_mask, step, bound, 
         start = load(dual, anchor)
         u = fma(splat(weight), (moved + difference) - start, start)
     store(dual, current, u)
-    if has_mask:
-        u = u * load(mask, pixel)
     return u, difference * difference
 
 

@@ -24,7 +24,9 @@ FloatVector = NDArray[np.float64]
 RESTART_FALL = 0.2  # start anew when the residual is this share of what it was after the last start
 RESTART_LENGTH = 0.4  # or when the run is this share of all steps so far
 LEAST_RUN = 3
-FIRST_TAU = 0.15  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
+FIRST_TAU = (
+    0.15  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
+)
 BALANCE = 0.25  # exponent: how far tau moves towards equal primal and dual residuals at a restart
 BALANCE_LIMIT = 4.0
 
@@ -93,7 +95,9 @@ class PrimalDual:
         self.tau = FIRST_TAU * scale / (strength * (channels * squared_norm) ** 0.5)
         self.steps = np.zeros(len(x), np.int64)
 
-    def run(self, active: Active, tolerance: float, limit: int, check_every: int) -> tuple[NDArray[np.bool_], ReconstructionCertificate]:
+    def run(
+        self, active: Active, tolerance: float, limit: int, check_every: int
+    ) -> tuple[NDArray[np.bool_], ReconstructionCertificate]:
         """Until the certificate of an image is at most `tolerance`, or `limit` steps. (n,) met, and the certificate of x_hat."""
         count = len(self.x)
         met = np.zeros(count, bool)
@@ -175,7 +179,9 @@ class PrimalDual:
         if self.box is None:
             scale = np.sqrt(squares(self.measurements.adjoint(self.measurements.y[active], active)))
             gap = np.abs(penalty - inner)
-            return ReconstructionCertificate(objective, gap, np.maximum(np.sqrt(squares(slope)) / scale, gap / objective))
+            return ReconstructionCertificate(
+                objective, gap, np.maximum(np.sqrt(squares(slope)) / scale, gap / objective)
+            )
         gap = penalty - inner + self._over_box(slope, x)
         if self.term.has_multiplier:
             own = self.extra_hat[active]
@@ -214,7 +220,14 @@ class PrimalDual:
             self.x_hat[a], self.extra_hat[a], self.z_hat[a] = x, extra, z
 
     def _mix(
-        self, a: Active, weight: FloatVector, x_hat: Array, extra_hat: Array, z_new: Array, x_start: Array, extra_start: Array
+        self,
+        a: Active,
+        weight: FloatVector,
+        x_hat: Array,
+        extra_hat: Array,
+        z_new: Array,
+        x_start: Array,
+        extra_start: Array,
     ) -> None:
         for state, hat, start in ((self.x, x_hat, x_start), (self.extra, extra_hat, extra_start)):
             w = column(weight, hat)

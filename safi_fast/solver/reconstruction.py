@@ -83,7 +83,10 @@ def solve(
         )  # fmt: skip
         report.history.append(
             OuterRecord(
-                state.steps - steps_before, report.certificate.copy(), report.objective.copy(), report.outer_residual.copy()
+                state.steps - steps_before,
+                report.certificate.copy(),
+                report.objective.copy(),
+                report.outer_residual.copy(),
             )
         )
         if callback is not None:
@@ -92,7 +95,9 @@ def solve(
             except StopIteration:
                 report.status[active] = STOPPED
                 break
-        done = (report.certificate[active] <= limits.tolerance) & (report.outer_residual[active] <= limits.outer_tolerance)
+        done = (report.certificate[active] <= limits.tolerance) & (
+            report.outer_residual[active] <= limits.outer_tolerance
+        )
         report.status[active[done]] = CONVERGED
         active = active[~done]
         if not len(active):
@@ -111,4 +116,3 @@ def _update_mask(state: PrimalDual, active: Active, gain: FloatArray, bias: Floa
     workspace.put_image(images, parts.split(x, active))
     workspace.update_mask(images, gain, bias)
     state.mask_changed(active)
-

@@ -93,7 +93,7 @@ class Operator(ABC):
             value = float(np.linalg.norm(x))
             if value == 0:
                 raise OperatorError(f"{type(self).__name__}: H^T H maps a random image to zero; it has no measurements")
-        return SAFETY * value**0.5
+        return SAFETY * float(value**0.5)
 
     def _checked(self, name: str, value: Any, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
         array = np.asarray(value)

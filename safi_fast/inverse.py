@@ -13,7 +13,8 @@ from .arrays import positive, positive_per_image
 from .backend import Engine
 from .errors import InputError
 from .model import Model
-from .operators import Operator, check_operator
+from .operators import Operator as Operator
+from .operators import check_operator
 from .solver import reconstruction
 from .solver.data_term import Box, Measurements, squares
 from .solver.lipschitz import squared_norm
@@ -112,6 +113,7 @@ def _start(
 ) -> NDArray[Any]:
     """x0 as a batch on the scale of the solver; by default one least-squares step from zero."""
     dtype = np.complex64 if operator.image == "complex" else np.float32
+    x: NDArray[Any]
     if x0 is None:
         everyone = np.arange(len(measurements.y))
         back = measurements.adjoint(measurements.y, everyone)

@@ -13,20 +13,24 @@ from .adapters import from_deepinv, from_functions, from_pylops, from_scipy, fro
 from .base import Operator
 from .blur import Blur
 from .checks import check_adjoint, check_norm, check_operator
+from .ct import FanBeamCT, ParallelBeamCT, astra_parallel
 from .downsample import Downsample
 from .identity import Identity
 from .maps import estimate_maps
 from .mask import Mask
 from .mri import FourierMRI, SenseMRI
 
-__all__ = [  # ParallelBeamCT and FanBeamCT join from ct.py
+__all__ = [
     "Blur",
     "Downsample",
+    "FanBeamCT",
     "FourierMRI",
     "Identity",
     "Mask",
     "Operator",
+    "ParallelBeamCT",
     "SenseMRI",
+    "astra_parallel",
     "check_adjoint",
     "check_norm",
     "check_operator",

@@ -17,6 +17,7 @@ distance-driven and averages over the width of a detector cell; adjoint() is its
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from abc import abstractmethod
@@ -39,6 +40,11 @@ STEEPEST = np.deg2rad(80)  # of rays against the direction across the image line
 UNMEASURED = 4.0  # a gap between views that many times the median one is not filled by its neighbours
 TAPER = np.deg2rad(10)  # at the ends of an arc of a fan, where redundant rays come to count
 GRID = 64  # points along each axis at which the field of view is judged
+
+
+def _binding() -> Any:
+    """The launches of the projector, loaded at the first use: they compile kernels."""
+    return importlib.import_module("safi_fast.bindings.projector")
 
 
 class Tomography(Operator):
@@ -73,9 +79,7 @@ class Tomography(Operator):
 
     @cached_property
     def _projector(self) -> Any:
-        from ..bindings.projector import CpuProjector
-
-        return CpuProjector(self._tables())
+        return _binding().CpuProjector(self._tables())
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         result: NDArray[Any] = self._projector.project(x)
@@ -152,9 +156,7 @@ class ParallelBeamCT(Tomography):
         self._warn_if_truncated()
 
     def _tables(self) -> Any:
-        from ..bindings.projector import parallel_tables
-
-        return parallel_tables(
+        return _binding().parallel_tables(
             self.shape_in, self.angles, self.detectors,
             spacing=self.detector_spacing, centre=self.centre, pixel=self.pixel_size,
         )  # fmt: skip
@@ -211,9 +213,7 @@ class FanBeamCT(Tomography):
         return result
 
     def _tables(self) -> Any:
-        from ..bindings.projector import fan_tables
-
-        return fan_tables(
+        return _binding().fan_tables(
             self.shape_in, self.angles, self.detectors,
             spacing=self.detector_spacing, centre=self.centre, pixel=self.pixel_size,
             source_origin=self.source_origin, source_detector=self.source_detector,

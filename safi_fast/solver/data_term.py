@@ -76,7 +76,8 @@ def squares(x: Array) -> FloatVector:
     flat = np.ascontiguousarray(x).reshape(len(x), -1)
     if np.iscomplexobj(flat):
         flat = flat.view(flat.real.dtype)
-    return np.einsum("bi,bi->b", flat, flat, dtype=np.float64, optimize=False)
+    sums: FloatVector = np.einsum("bi,bi->b", flat, flat, dtype=np.float64, optimize=False)
+    return sums
 
 
 def column(values: FloatVector, like: Array) -> Array:
@@ -123,10 +124,10 @@ class DiagonalData:
     def _solve(self, right: Array, step: Array, images: NDArray[np.int64]) -> Array:
         factor = 1 + step * self.spectrum[images]
         if np.iscomplexobj(right):
-            return scipy.fft.ifft2(scipy.fft.fft2(right, workers=-1) / factor, workers=-1).astype(np.complex64)
+            return np.asarray(scipy.fft.ifft2(scipy.fft.fft2(right, workers=-1) / factor, workers=-1), np.complex64)
         half = right.shape[-1] // 2 + 1
         frequencies = scipy.fft.rfft2(right, workers=-1) / factor[..., :half]
-        return scipy.fft.irfft2(frequencies, s=right.shape[-2:], workers=-1)
+        return np.asarray(scipy.fft.irfft2(frequencies, s=right.shape[-2:], workers=-1), np.float32)
 
 
 class DualData:

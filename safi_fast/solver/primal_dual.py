@@ -95,10 +95,8 @@ class PrimalDual:
         self.tau = FIRST_TAU * scale / (strength * (channels * squared_norm) ** 0.5)
         self.steps = np.zeros(len(x), np.int64)
 
-    def run(
-        self, active: Active, tolerance: float, limit: int, check_every: int
-    ) -> tuple[NDArray[np.bool_], ReconstructionCertificate]:
-        """Until the certificate of an image is at most `tolerance`, or `limit` steps. (n,) met, and the certificate of x_hat."""
+    def run(self, active: Active, tolerance: float, limit: int, check_every: int) -> ReconstructionCertificate:
+        """Until the certificate of an image is at most `tolerance`, or `limit` steps; the certificate of x_hat."""
         count = len(self.x)
         met = np.zeros(count, bool)
         found = ReconstructionCertificate(*(np.full(count, np.inf) for _ in range(3)))
@@ -118,7 +116,7 @@ class PrimalDual:
             weight = np.where(restart, 0.0, (run_length[a] + 1) / (run_length[a] + 2))
             self._set_steps()
             moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], a)
-            weights = np.zeros(self.parts.count)
+            weights = np.zeros(self.parts.count, np.float32)
             weights[a] = weight
             everywhere = np.concatenate([weights, weights]) if self.parts.is_complex else weights
             images = self.parts.images(a)
@@ -152,7 +150,7 @@ class PrimalDual:
                 running = a[~met[a]]
                 if not len(running):
                     break
-        return met, found
+        return found
 
     def image(self, active: Active) -> Array:
         """The x that the certificate is of."""
@@ -194,7 +192,7 @@ class PrimalDual:
     def _over_box(self, slope: Array, x: Array) -> FloatVector:
         assert self.box is not None
         far = np.where(slope > 0, np.float32(self.box[0]), np.float32(self.box[1]))
-        return np.sum(slope * (x - far), axis=(1, 2), dtype=np.float64)
+        return np.asarray(np.sum(slope * (x - far), axis=(1, 2), dtype=np.float64))
 
     def _penalty(self, x: Array, active: Active) -> FloatVector:
         return self.parts.add(self.workspace.penalty(self.parts.images(active), self.parts.split(x, active)), active)

@@ -60,9 +60,15 @@ def solve(
     """
     count = len(state.x)
     report = Report(
-        np.full(count, MAX_ITERATIONS, dtype=object), np.zeros(count, np.int64), np.zeros(count, np.int64),
-        *(np.full(count, np.inf) for _ in range(4)), [],
-    )  # fmt: skip
+        status=np.full(count, MAX_ITERATIONS, dtype=object),
+        outer_iterations=np.zeros(count, np.int64),
+        inner_iterations=np.zeros(count, np.int64),
+        objective=np.full(count, np.inf),
+        gap=np.full(count, np.inf),
+        certificate=np.full(count, np.inf),
+        outer_residual=np.full(count, np.inf),
+        history=[],
+    )
     before = state.x.copy()
     active = np.arange(count)
     for outer in range(limits.outer):
@@ -70,7 +76,7 @@ def solve(
             _update_mask(state, active, gain, bias, mask_of)
         tolerance = max(limits.tolerance, FIRST_TOLERANCE * DECAY**outer)
         steps_before = state.steps.copy()
-        met, found = state.run(active, tolerance, limits.inner, CHECK_EVERY)
+        found = state.run(active, tolerance, limits.inner, CHECK_EVERY)
         report.outer_iterations[active] += 1
         report.inner_iterations = state.steps.copy()
         x = state.image(active)

@@ -28,7 +28,7 @@ from ..kernels.cpu.depthwise import depthwise
 from ..kernels.cpu.features import features
 from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesis
-from ..kernels.cpu.image import SUMS, image_step, primal_step, primal_sums, set_image
+from ..kernels.cpu.image import SUMS, gather_image, image_step, primal_step, primal_sums, set_image
 from ..model import MmrMask, Model, SafiMask
 from .border import border_taps
 
@@ -262,7 +262,7 @@ class CpuWorkspace:
         with _LAUNCH:
             dual_step(
                 active, self.slot, self._flat_image, self._flat_dual, self._flat_mask, self.has_mask,
-                self.step_size, self.bound, self.carried, self.tiles, self.l1.reshape(-1), self.geometry,
+                self.step_size, self.bound, self.carried, False, self.tiles, self.l1.reshape(-1), self.geometry,
                 *self.engine.bank.arguments, *self.work,
             )  # fmt: skip
             self._image_step(active, self.slot, other, momentum)
@@ -287,7 +287,7 @@ class CpuWorkspace:
         with _LAUNCH:
             dual_step(
                 active, self.slot, self._flat_image, self._flat_dual, self._flat_mask, self.has_mask,
-                self.step_size, self.bound, self.carried, self.tiles, self.l1.reshape(-1), self.geometry,
+                self.step_size, self.bound, self.carried, False, self.tiles, self.l1.reshape(-1), self.geometry,
                 *self.engine.bank.arguments, *self.work,
             )  # fmt: skip
             primal_step(
@@ -297,6 +297,54 @@ class CpuWorkspace:
             )  # fmt: skip
         self.slot[active] = other[active]
         return self.sums[active].sum(1)
+
+    def anchored_step(
+        self, active: NDArray[np.int64], x: FloatArray, weight: FloatArray
+    ) -> tuple[FloatArray, NDArray[np.float64]]:
+        """A Halpern step of u at the image x (B, H, W), with the step size of `load` (kernels/cpu/filter_bank.py, dual_step).
+
+            u_hat = clip(u + step M . W x, -lambda, lambda)
+            u = w (2 u_hat - u) + (1 - w) anchor    where weight (B,) is w > 0, else u = anchor = u_hat
+
+        Returns W^T(M . u) (B, H, W) and ||u_hat - u||^2 (active,). Needs collapsed momentum; overwrites x(v).
+        """
+        with _LAUNCH:
+            set_image(active, self.slot, _flat(x), self._flat_image, self.engine.symmetric, self.geometry)
+            dual_step(
+                active, self.slot, self._flat_image, self._flat_dual, self._flat_mask, self.has_mask,
+                self.step_size, self.bound, np.ascontiguousarray(weight, np.float32), True, self.tiles, self.l1.reshape(-1),
+                self.geometry, *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+            z = self._gather(active)
+        return z, self.l1[active].sum(1)
+
+    def adjoint_of_dual(self, active: NDArray[np.int64]) -> FloatArray:
+        """W^T(M . u) (B, H, W); zero for the other images."""
+        with _LAUNCH:
+            synthesis(
+                active, self.slot, self._flat_dual, self._flat_mask, False, self.tiles, self.geometry,
+                *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+            return self._gather(active)
+
+    def _gather(self, active: NDArray[np.int64]) -> FloatArray:
+        z = np.zeros((self.batch, self.height, self.width), np.float32)
+        gather_image(active, self.tiles, self.engine.symmetric, z.reshape(-1), self.geometry)
+        return z
+
+    def penalty(self, active: NDArray[np.int64], x: FloatArray) -> NDArray[np.float64]:
+        """||M . W x||_1 (active,) of any image x (B, H, W); overwrites x(v)."""
+        with _LAUNCH:
+            set_image(active, self.slot, _flat(x), self._flat_image, self.engine.symmetric, self.geometry)
+            masked_norm(
+                active, self.slot, self._flat_image, self._flat_mask, self.has_mask, self.l1.reshape(-1), self.geometry,
+                *self.engine.bank.arguments, *self.work,
+            )  # fmt: skip
+        return self.l1[active].sum(1)
+
+    def set_step(self, step: FloatArray) -> None:
+        """The step size of u (B,) from now on."""
+        self.step_size = np.ascontiguousarray(step, np.float32)
 
     def measure(self, active: NDArray[np.int64], previous: bool = False) -> NDArray[np.float64]:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, of this u or the one before."""

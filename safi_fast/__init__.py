@@ -12,8 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Solver, denoise
-    from .errors import BackendError, ImageFileError, InputError, ModelError, SafiError
+    from .api import Solver, denoise, reconstruct, tune_strength
+    from .errors import BackendError, ImageFileError, InputError, ModelError, OperatorError, SafiError
     from .model import Model
     from .models import list_models, load_model
     from .solver.result import Solution
@@ -22,6 +22,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "denoise": "api",
+    "reconstruct": "api",
+    "tune_strength": "api",
     "Solver": "api",
     "Model": "model",
     "load_model": "models",
@@ -32,6 +34,7 @@ _HOMES = {
     "ModelError": "errors",
     "ImageFileError": "errors",
     "BackendError": "errors",
+    "OperatorError": "errors",
 }
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "InputError",
     "Model",
     "ModelError",
+    "OperatorError",
     "SafiError",
     "Solution",
     "Solver",
@@ -47,6 +51,8 @@ __all__ = [
     "denoise",
     "list_models",
     "load_model",
+    "reconstruct",
+    "tune_strength",
 ]
 
 

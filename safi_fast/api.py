@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import inverse
 from .arrays import (
     ArrayKind,
     as_array,
@@ -28,7 +29,7 @@ from .solver import outer
 from .solver.lipschitz import squared_norm
 from .solver.result import CONVERGED, OuterState, Solution
 
-__all__ = ["Solver", "denoise"]
+__all__ = ["Solver", "denoise", "reconstruct", "tune_strength"]
 
 BATCH_BYTES = 2**30  # a batch is cut so that its work space stays below this
 LIMITS = {  # outer steps, inner steps, tolerance of a schedule where the caller says nothing
@@ -88,6 +89,73 @@ def denoise(
         lipschitz=lipschitz, max_outer=max_outer, max_inner=max_inner, tol=tol, callback=callback,
         return_solution=return_solution,
     )  # fmt: skip
+
+
+def reconstruct(
+    measurement: Any,
+    operator: Any,
+    *,
+    strength: Any,
+    model: Model | str | PathLike[str] | None = None,
+    noise_level: float | None = None,
+    data_range: float = 1.0,
+    box: tuple[float, float] | None = (0.0, 1.0),
+    x0: Any = None,
+    max_outer: int = inverse.MAX_OUTER,
+    max_iter: int = inverse.MAX_ITER,
+    tol: float = inverse.TOLERANCE,
+    mask_of: inverse.MaskOf = "magnitude",
+    backend: str = "auto",
+    callback: Callback | None = None,
+    return_masks: bool = False,
+) -> Solution:
+    """Reconstruct an image from measurements y = H x + noise with a learned, structure-adaptive regulariser (SAFI).
+
+    Each outer step solves min over the box of 1/2 ||H x - y||^2 + strength ||M . W x||_1 to a certified accuracy, then takes the next
+    mask M from its solution.
+
+    measurement: y, (*operator.shape_out) or (B, *operator.shape_out), finite; for FourierMRI and SenseMRI zero where not sampled.
+    operator: H, one of `safi_fast.operators` (adapters make one of other libraries'); checked before the first solve.
+    strength: lambda > 0 for images on [0, 1], a number or one per image; `tune_strength` finds it.
+    noise_level: standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should expect; by
+        default the middle of the model's levels.
+    data_range: the value of white. Measurements are divided by it, the result is multiplied by it.
+    box: bounds of the solution as a share of data_range; None for none, as complex images need it.
+    x0: where to start, (H, W) or (B, H, W); by default one gradient step from zero.
+    max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (box) or relative optimality residual (no box) and
+        relative change between outer steps at which an image is converged.
+    mask_of: for complex images, one mask of the magnitude, or one for each of real and imaginary part.
+    callback: called with an OuterState after every outer step; may raise StopIteration.
+
+    Returns a Solution: image (H, W) or (B, H, W), status, relative_gap, ... Raises InputError, ModelError, BackendError, and
+    OperatorError for an operator whose adjoint or norm is wrong.
+    """
+    solver = _solver(_resolve(model), backend, None)
+    return solver.reconstruct(
+        measurement, operator, strength=strength, noise_level=noise_level, data_range=data_range, box=box, x0=x0,
+        max_outer=max_outer, max_iter=max_iter, tol=tol, mask_of=mask_of, callback=callback, return_masks=return_masks,
+    )  # fmt: skip
+
+
+def tune_strength(
+    measurement: Any,
+    operator: Any,
+    candidates: Any,
+    *,
+    reference: Any = None,
+    noise_std: float | None = None,
+    model: Model | str | PathLike[str] | None = None,
+    backend: str = "auto",
+    **options: Any,
+) -> inverse.Tuning:
+    """The strength among `candidates` whose reconstruction is nearest to `reference`, or whose residual fits the noise.
+
+    reference: the true image (H, W) of this or of a similar measurement. noise_std: standard deviation of the noise of each real
+    number measured (discrepancy principle). options: as for `reconstruct`. All candidates are solved as one batch.
+    Returns a Tuning. Raises as `reconstruct`.
+    """
+    solver = _solver(_resolve(model), backend, None)
+    return solver.tune_strength(measurement, operator, candidates, reference=reference, noise_std=noise_std, **options)
 
 
 class Solver:
@@ -161,6 +229,69 @@ class Solver:
 
             solution = _solution([solve(chunk) for chunk in chunks], images)
         return solution if return_solution else solution.image
+
+    def reconstruct(
+        self,
+        measurement: Any,
+        operator: Any,
+        *,
+        strength: Any,
+        noise_level: float | None = None,
+        data_range: float = 1.0,
+        box: tuple[float, float] | None = (0.0, 1.0),
+        x0: Any = None,
+        max_outer: int = inverse.MAX_OUTER,
+        max_iter: int = inverse.MAX_ITER,
+        tol: float = inverse.TOLERANCE,
+        mask_of: inverse.MaskOf = "magnitude",
+        callback: Callback | None = None,
+        return_masks: bool = False,
+    ) -> Solution:
+        """See `safi_fast.reconstruct`."""
+        task = inverse.make_task(
+            self.model, measurement, operator, strength, noise_level, data_range, None if box is None else _box(box), x0,
+            _count("max_outer", max_outer), _count("max_iter", max_iter), tol,
+        )  # fmt: skip
+        if self.backend.name != "cpu":
+            raise BackendError(
+                f"reconstruct runs on the CPU in this version, not on backend={self.backend.name!r}; pass backend='cpu'"
+            )
+        report, image, masks = inverse.run(self._engine, self.model, task, mask_of=mask_of, callback=callback)
+        return inverse.solution(report, image, masks if return_masks else None, task.single)
+
+    def reconstruct_batch(
+        self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Any
+    ) -> Solution:
+        """`reconstruct` of many slices at once: measurements (B, *shape_out) or a list, one operator for all or one each.
+
+        Each slice has its own end and gets the result that it would get alone. See `safi_fast.reconstruct`.
+        """
+        many = operators if isinstance(operators, inverse.Operator) else list(operators)
+        stack = measurements if isinstance(many, list) else np.stack([np.asarray(one) for one in measurements])
+        return self.reconstruct(stack, many, strength=strength, **options)
+
+    def tune_strength(
+        self,
+        measurement: Any,
+        operator: Any,
+        candidates: Any,
+        *,
+        reference: Any = None,
+        noise_std: float | None = None,
+        **options: Any,
+    ) -> inverse.Tuning:
+        """The strength among `candidates` that fits best; all are solved as one batch. See `safi_fast.tune_strength`."""
+        strengths = positive_per_image("candidates", candidates, np.size(candidates))
+        if (reference is None) == (noise_std is None):
+            raise InputError(
+                "pass either reference=... (a known image) or noise_std=... (of a measurement, per real number)"
+            )
+        if noise_std is not None:
+            noise_std = positive("noise_std", noise_std)
+        y = operator.check_measurement(measurement)
+        found = self.reconstruct(np.stack([y] * len(strengths)), operator, strength=strengths, **options)
+        scores, by = inverse.score(found.image, operator, y, reference, noise_std)
+        return inverse.Tuning(float(strengths[np.argmin(scores)]), strengths, scores, by)
 
     def denoise_batch(self, images: Sequence[Any], sigma: Any, **options: Any) -> list[Any]:
         """`denoise` for a list of images of any shapes; sigma and strength may hold one value per image.

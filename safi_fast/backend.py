@@ -60,6 +60,27 @@ class Workspace(Protocol):
     def accept(self, active: Active, which: Accept) -> None:
         """Choose the image that counts: x(u), x(u) of the step before, or the x0 of the last step."""
 
+    def set_step(self, step: FloatArray) -> None:
+        """The step size of u (B,) from now on."""
+
+    def anchored_step(
+        self, active: Active, x: FloatArray, weight: FloatArray
+    ) -> tuple[FloatArray, NDArray[np.float64]]:
+        """A Halpern step of u at the image x (B, H, W); W^T(M . u) (B, H, W) and ||u_hat - u||^2 (active,).
+
+        u_hat = clip(u + step M . W x, -lambda, lambda);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat where w is 0.
+        Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
+        """
+
+    def adjoint_of_dual(self, active: Active) -> FloatArray:
+        """W^T(M . u) (B, H, W); zero for the other images."""
+
+    def penalty(self, active: Active, x: FloatArray) -> NDArray[np.float64]:
+        """||M . W x||_1 (active,) of any image x (B, H, W)."""
+
+    def put_image(self, active: Active, x: FloatArray) -> None:
+        """The accepted image becomes x (B, H, W)."""
+
     def outer_change(self, active: Active) -> NDArray[np.float64]:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since y."""
 

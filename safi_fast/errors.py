@@ -3,6 +3,7 @@
 SafiError
 ├── InputError        (ValueError)         an argument is wrong: names it, what came, what was expected
 ├── ModelError        (ValueError)         a weights file or model name cannot be used
+├── OperatorError     (ValueError)         a forward operator is wrong: its adjoint, its norm, or it measures nothing
 ├── ImageFileError    (OSError)            an image file cannot be read or written
 └── BackendError      (RuntimeError)       the requested backend cannot run here
 """
@@ -18,6 +19,10 @@ class InputError(SafiError, ValueError):
 
 class ModelError(SafiError, ValueError):
     """A model is unknown, or its weights file is damaged, tampered with or of another kind."""
+
+
+class OperatorError(SafiError, ValueError):
+    """A forward operator contradicts itself: wrong adjoint, under-estimated norm, no measurements."""
 
 
 class ImageFileError(SafiError, OSError):

@@ -60,6 +60,25 @@ def test_import_loads_nothing_heavy(statement):
     assert python(f"{statement}; import sys; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
 
 
+def test_operators_load_neither_torch_nor_other_libraries():
+    others = ("torch", "cupy", "numba", "sigpy", "pylops", "deepinv", "matplotlib")
+    code = f"import safi_fast.operators, sys; print([name for name in {others} if name in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_public_operators_are_documented():
+    from safi_fast import operators
+
+    assert sorted(operators.__all__) == operators.__all__
+    for name in operators.__all__:
+        public = getattr(operators, name)
+        assert public.__doc__
+        if isinstance(public, type):
+            assert not [
+                key for key, value in vars(public).items() if key[0] != "_" and callable(value) and not value.__doc__
+            ]
+
+
 def test_public_names():
     assert safi_fast.__all__ == PUBLIC
     assert dir(safi_fast) == PUBLIC
@@ -134,6 +153,7 @@ def test_the_sources_are_found():
         ("kernels", ["kernels"]),
         ("bindings", ["bindings", "kernels", "model", "errors", "backend"]),
         ("solver", ["solver", "backend", "errors", "model"]),
+        ("operators", ["operators", "bindings", "kernels", "errors"]),
         ("errors", []),
         ("model", ["errors"]),
         ("arrays", ["errors"]),

@@ -185,9 +185,28 @@ def _update_lanes(q, dual, current, previous, mask, pixel, has_mask, step, bound
     return u, absolute(q)
 
 
+@njit(**_OPTIONS)
+def _anchor_lanes(q, dual, current, anchor, mask, pixel, has_mask, step, bound, weight):
+    """u = weight (2 u_hat - u) + (1 - weight) anchor, or u = anchor = u_hat for weight 0; returns u and (u_hat - u_old)^2."""
+    u = load(dual, current)
+    limit = splat(bound)
+    if has_mask:
+        limit = limit * load(mask, pixel)
+    moved = maximum(minimum(fma(splat(step), q, u), limit), splat(0.0) - limit)
+    difference = moved - u
+    if weight == 0:
+        u = moved
+        store(dual, anchor, u)
+    else:
+        start = load(dual, anchor)
+        u = fma(splat(weight), (moved + difference) - start, start)
+    store(dual, current, u)
+    return u, difference * difference
+
+
 @njit(parallel=True, **_OPTIONS)
 def dual_step(
-    active, slot, image, dual, mask, has_mask, step, bound, momentum, tiles, l1, geometry,
+    active, slot, image, dual, mask, has_mask, step, bound, momentum, anchored, tiles, l1, geometry,
     filters_re, filters_im, band, tap_first, tap_at, tap_weights, re, im, extra,
 ):  # fmt: skip
     """One projected gradient step on the dual and the parts of W^T (M . u_new), tile by tile.
@@ -195,6 +214,13 @@ def dual_step(
         v = u + momentum (u - u_previous)
         u_new = clip(v + step M . W x, -bound, bound)       written over u_previous
         l1[b, tile] = sum |M . W x|
+
+    With `anchored` a Halpern step instead, for the primal-dual iteration (safi_fast/solver/primal_dual.py): the other slot of u holds
+    the anchor, and momentum is the weight w of
+
+        u_hat = clip(u + step M . W x, -bound, bound)
+        u = w (2 u_hat - u) + (1 - w) anchor       for w > 0, else u = anchor = u_hat; in its own slot
+        l1[b, tile] = sum (u_hat - u)^2
 
     step, bound and momentum are float32 (B,). A value read and written in one pass: u, u_previous and M once per step.
     """
@@ -227,15 +253,26 @@ def dual_step(
                 for column in range(columns):
                     at = work + LANES_AT + row * PITCH + column * 16
                     shift = column * GROUP
-                    ur, size_r = _update_lanes(
-                        load(re, at), dual, current + shift, previous + shift, mask, pixel + shift,
-                        has_mask, step[b], bound[b], momentum[b],
-                    )  # fmt: skip
-                    shift += 16
-                    ui, size_i = _update_lanes(
-                        load(im, at), dual, current + shift, previous + shift, mask, pixel + shift,
-                        has_mask, step[b], bound[b], momentum[b],
-                    )  # fmt: skip
+                    if anchored:
+                        ur, size_r = _anchor_lanes(
+                            load(re, at), dual, current + shift, previous + shift, mask, pixel + shift,
+                            has_mask, step[b], bound[b], momentum[b],
+                        )  # fmt: skip
+                        shift += 16
+                        ui, size_i = _anchor_lanes(
+                            load(im, at), dual, current + shift, previous + shift, mask, pixel + shift,
+                            has_mask, step[b], bound[b], momentum[b],
+                        )  # fmt: skip
+                    else:
+                        ur, size_r = _update_lanes(
+                            load(re, at), dual, current + shift, previous + shift, mask, pixel + shift,
+                            has_mask, step[b], bound[b], momentum[b],
+                        )  # fmt: skip
+                        shift += 16
+                        ui, size_i = _update_lanes(
+                            load(im, at), dual, current + shift, previous + shift, mask, pixel + shift,
+                            has_mask, step[b], bound[b], momentum[b],
+                        )  # fmt: skip
                     store(re, at, ur)
                     store(im, at, ui)
                     row_sum = row_sum + size_r + size_i

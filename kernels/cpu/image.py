@@ -145,6 +145,20 @@ def primal_sums(active, slot, y, z, image, sums, geometry):
 
 
 @njit(parallel=True, **_OPTIONS)
+def gather_image(active, tiles, symmetric, output, geometry):
+    """output (B, H, W) = W^T (M . u) of the tiles."""
+    height, width, support, pitch = geometry[1], geometry[2], geometry[4], geometry[7]
+    reach, inner = support // 2, TILE + 1 - support
+    for item in prange(len(active) * height):
+        b, row = active[item // height], item % height
+        line = np.empty(pitch + 2 * TILE, np.float32)
+        _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line)
+        first = (b * height + row) * width
+        for column in range(width):
+            output[first + column] = line[reach + column]
+
+
+@njit(parallel=True, **_OPTIONS)
 def primal_step(
     active, source, target, tiles, gradient, z, image, low, high, tau, theta, symmetric, sums, geometry,
 ):  # fmt: skip

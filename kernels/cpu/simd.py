@@ -1,7 +1,7 @@
 """A vector of 16 float32 lanes as a Numba type.
 
 Numba's loop vectoriser gives up on butterflies and register tiles, so the kernels say what they mean: `load`, `store`,
-`fma` and the operators + - * act on 16 lanes at once. LLVM maps them to one AVX-512 register, two AVX or four NEON ones.
+`fma` and the operators + - * / act on 16 lanes at once. LLVM maps them to one AVX-512 register, two AVX or four NEON ones.
 Arrays are flat float32; offsets count elements.
 """
 
@@ -51,6 +51,7 @@ def _define_operator(function, emit):
 _define_operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
 _define_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
 _define_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+_define_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
 
 
 def _address(context, builder, array_type, array, offset):
@@ -104,6 +105,55 @@ def fma(typing_context, a, b, c):
         return _call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, args)
 
     return float32x16(float32x16, float32x16, float32x16), emit
+
+
+@intrinsic
+def lanes_up(typing_context):
+    """0, 1, ... 15."""
+
+    def emit(context, builder, sig, args):
+        return ir.Constant(_VECTOR, [float(lane) for lane in range(LANES)])
+
+    return float32x16(), emit
+
+
+@intrinsic
+def floor(typing_context, a):
+    """The largest whole number that is not above a."""
+
+    def emit(context, builder, sig, args):
+        return _call(builder, f"llvm.floor.v{LANES}f32", _VECTOR, args)
+
+    return float32x16(float32x16), emit
+
+
+@intrinsic
+def interpolate(typing_context, array, offset, whole, share):
+    """left + share (right - left) with left = array[offset + whole], right = array[offset + whole + 1] in each lane."""
+
+    def emit(context, builder, sig, args):
+        array, offset, whole, share = args
+        long, double = ir.IntType(64), ir.VectorType(ir.IntType(64), LANES)
+        start = builder.gep(context.make_array(sig.args[0])(context, builder, array).data, [offset])
+        numbers = builder.fptosi(whole, ir.VectorType(_INDEX, LANES))
+        pairs = ir.Constant(double, ir.Undefined)
+        for lane in range(LANES):  # a pair of neighbours is one load of 64 bits, which beats two hardware gathers
+            position = ir.Constant(_INDEX, lane)
+            number = builder.sext(builder.extract_element(numbers, position), long)
+            address = builder.bitcast(builder.gep(start, [number]), long.as_pointer())
+            pairs = builder.insert_element(pairs, builder.load(address, align=4), position)
+        floats = builder.bitcast(pairs, ir.VectorType(ir.FloatType(), 2 * LANES))
+        left, right = (
+            builder.shuffle_vector(
+                floats,
+                ir.Constant(floats.type, ir.Undefined),
+                ir.Constant(ir.VectorType(_INDEX, LANES), list(range(side, 2 * LANES, 2))),
+            )
+            for side in (0, 1)
+        )
+        return _call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, [share, builder.fsub(right, left), left])
+
+    return float32x16(array, types.intp, float32x16, float32x16), emit
 
 
 @intrinsic

@@ -1,0 +1,43 @@
+"""Forward operators H: images in, measurements out, each with its exact adjoint and its norm.
+
+    operator = FourierMRI(mask, mask_order="centered")
+    zero_filled = operator.adjoint(kspace)
+
+Operators of other libraries come in through `from_scipy`, `from_sigpy`, `from_pylops`, `from_deepinv`, plain functions through
+`from_functions`; `check_operator` tells whether adjoint and norm are right.
+"""
+
+from __future__ import annotations
+
+from .adapters import from_deepinv, from_functions, from_pylops, from_scipy, from_sigpy
+from .base import Operator
+from .blur import Blur
+from .checks import check_adjoint, check_norm, check_operator
+from .ct import FanBeamCT, ParallelBeamCT, astra_parallel
+from .downsample import Downsample
+from .identity import Identity
+from .maps import estimate_maps
+from .mask import Mask
+from .mri import FourierMRI, SenseMRI
+
+__all__ = [
+    "Blur",
+    "Downsample",
+    "FanBeamCT",
+    "FourierMRI",
+    "Identity",
+    "Mask",
+    "Operator",
+    "ParallelBeamCT",
+    "SenseMRI",
+    "astra_parallel",
+    "check_adjoint",
+    "check_norm",
+    "check_operator",
+    "estimate_maps",
+    "from_deepinv",
+    "from_functions",
+    "from_pylops",
+    "from_scipy",
+    "from_sigpy",
+]

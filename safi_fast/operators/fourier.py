@@ -1,0 +1,44 @@
+"""Fourier transforms of the operators: SciPy's, in single precision, with as many threads as this process may use."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from numpy.typing import NDArray
+from scipy import fft
+
+MOST_WORKERS = 8  # images of usual sizes do not gain from more
+IMAGE_AXES = (-2, -1)
+
+
+@cache
+def workers() -> int:
+    """Threads of a transform."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, allowed)
+
+
+def fft_order(array: NDArray[Any]) -> NDArray[Any]:
+    """From zero (frequency or pixel) in the middle, at index n // 2, to zero at index 0; the last two axes."""
+    result: NDArray[Any] = fft.ifftshift(array, axes=IMAGE_AXES)
+    return result
+
+
+def centered_order(array: NDArray[Any]) -> NDArray[Any]:
+    """The inverse of `fft_order`."""
+    result: NDArray[Any] = fft.fftshift(array, axes=IMAGE_AXES)
+    return result
+
+
+def forward(array: NDArray[Any], axes: tuple[int, ...] = IMAGE_AXES) -> NDArray[Any]:
+    """Orthonormal discrete Fourier transform, FFT order."""
+    result: NDArray[Any] = fft.fftn(array, axes=axes, norm="ortho", workers=workers())
+    return result
+
+
+def inverse(array: NDArray[Any], axes: tuple[int, ...] = IMAGE_AXES, *, overwrite: bool = False) -> NDArray[Any]:
+    """The inverse of `forward`, which is its adjoint. overwrite: `array` may be used as work space."""
+    result: NDArray[Any] = fft.ifftn(array, axes=axes, norm="ortho", overwrite_x=overwrite, workers=workers())
+    return result

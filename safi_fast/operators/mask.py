@@ -1,0 +1,41 @@
+"""Mask: H x = m . x, for inpainting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .base import Image, Operator, boolean
+
+
+class Mask(Operator):
+    """H x = m . x with a mask m of True (known) and False (missing). Images and measurements (H, W); norm 1.
+
+    Values of a measurement where m is False do not matter.
+    """
+
+    def __init__(self, mask: Any, *, image: Image = "real"):
+        """mask: (H, W), boolean or of 0 and 1. Raises InputError, OperatorError for a mask without a single True."""
+        known = boolean("mask", mask)
+        if known.ndim != 2:
+            raise InputError(f"mask has shape {known.shape}; expected (H, W)")
+        super().__init__(known.shape, known.shape, image=image, complex=image == "complex", norm=1.0)
+        known.flags.writeable = False
+        self.mask = known
+
+    def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
+        return np.where(self.mask, x, x.dtype.type(0))
+
+    def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
+        return self._apply(y)
+
+    def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._apply(x)
+
+    def check_measurement(self, y: Any) -> NDArray[Any]:
+        """y (..., H, W), zero where the mask is False, whatever it was there. Raises InputError as in Operator."""
+        array = self._checked("measurement", y, self.shape_out, self._measured)
+        return super().check_measurement(np.where(self.mask, array, array.dtype.type(0)))

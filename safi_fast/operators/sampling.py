@@ -1,0 +1,111 @@
+"""Sampling masks of Cartesian k-space, and whether their order, and that of the measurements, can be what it is said to be.
+
+"centered" order has frequency zero at (H // 2, W // 2), as scanners, BART, sigpy and fastMRI store k-space; "fft" order has it at (0, 0),
+as numpy.fft returns it. A mask in the wrong order gives an operator that is consistent in itself and reconstructs rubbish.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtrc
+
+from ..errors import InputError
+from .base import boolean, image_shape
+from .fourier import IMAGE_AXES, fft_order
+
+Order = Literal["centered", "fft"]
+
+PLAUSIBLE, SURPRISING = 1e-2, 1e-4  # chance of as many samples around a frequency as there are
+ENERGY_RATIO = 10.0
+ENERGY_REACH = 2  # the peak of real k-space lies up to two samples from the nominal centre
+
+
+def known_order(name: str, order: str) -> Order:
+    """`order` if it is one. Raises InputError."""
+    if order == "centered" or order == "fft":
+        return order  # type: ignore[return-value]
+    raise InputError(
+        f"{name} is {order!r}; expected 'centered' (frequency zero in the middle) or 'fft' (at index 0, as numpy.fft has it)"
+    )
+
+
+def other(order: Order) -> Order:
+    """The order that `order` is not."""
+    return "fft" if order == "centered" else "centered"
+
+
+def in_fft_order(array: NDArray[Any], order: Order) -> NDArray[Any]:
+    """The last two axes brought from `order` to FFT order."""
+    return fft_order(array) if order == "centered" else array
+
+
+def sampling_mask(mask: Any, order: Order, shape: tuple[int, int] | None, check_order: bool) -> NDArray[np.bool_]:
+    """The argument `mask` as boolean (H, W) in FFT order.
+
+    mask: (H, W), or (H, 1) or (1, W) with `shape`. Raises InputError for other shapes and values, and, with check_order, for a mask whose
+    densest region shows that it is in the other order; OperatorError for a mask without a sample.
+    """
+    sampled = boolean("mask", mask)
+    while sampled.ndim > 2 and sampled.shape[0] == 1:
+        sampled = sampled[0]
+    if shape is not None:
+        shape = image_shape("shape", shape)
+        if sampled.ndim == 2 and all(n in (1, side) for n, side in zip(sampled.shape, shape, strict=True)):
+            sampled = np.broadcast_to(sampled, shape)
+    if sampled.ndim != 2 or (shape is not None and sampled.shape != shape):
+        expected = "(H, W)" if shape is None else f"{shape}, or one of its sides 1"
+        raise InputError(f"mask has shape {np.shape(mask)}; expected {expected}")
+    said, turned = in_fft_order(sampled, order), in_fft_order(sampled, other(order))
+    if check_order and chance(turned) < SURPRISING and chance(said) > PLAUSIBLE:
+        place = {"fft": "at index 0", "centered": "in the middle"}
+        raise InputError(
+            f"mask samples k-space densely {place[other(order)]} and not {place[order]}, where mask_order={order!r} puts "
+            f"low frequencies; pass mask_order={other(order)!r}, or check_order=False if it is meant so"
+        )
+    return np.ascontiguousarray(said)
+
+
+def varied_axes(mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The axes (of -2, -1) along which a mask is not constant. Along the others a Fourier transform and its inverse cancel."""
+    return tuple(axis for axis in IMAGE_AXES if (mask != mask.take([0], axis)).any())
+
+
+def chance(mask: NDArray[np.bool_]) -> float:
+    """The chance that a random mask of the density found elsewhere has as many samples around index (0, 0) as this one.
+
+    The smallest over windows of 3, 5, 9, ... samples up to a quarter of each side; along a side on which the mask is constant one sample
+    stands for all. mask: (H, W) in FFT order.
+    """
+    axes = varied_axes(mask)
+    for axis in {-2, -1} - set(axes):
+        mask = mask.take([0], axis)
+    smallest, reach = 1.0, 1
+    while axes and all(2 * reach + 1 <= mask.shape[axis] // 4 for axis in axes):
+        sides = [np.arange(-reach, reach + 1) if axis in axes else np.arange(1) for axis in IMAGE_AXES]
+        window = mask[np.ix_(*(side % n for side, n in zip(sides, mask.shape, strict=True)))]
+        hits = int(window.sum())
+        density = (int(mask.sum()) - hits) / (mask.size - window.size)
+        if hits:  # P(X >= hits) for X binomial
+            smallest = min(smallest, float(bdtrc(hits - 1, window.size, density)))
+        reach *= 2
+    return smallest
+
+
+def check_energy(name: str, kspace: NDArray[Any], order: Order) -> None:
+    """Raise InputError where the energy of k-space lies where the other order has its low frequencies. kspace: (..., H, W)."""
+    said, turned = (_low_energy(in_fft_order(kspace, which)) for which in (order, other(order)))
+    if turned > ENERGY_RATIO * said:
+        place = {"fft": "at index 0", "centered": "in the middle"}
+        raise InputError(
+            f"{name} has its energy {place[other(order)]}, but kspace_order={order!r} puts low frequencies {place[order]}; "
+            f"pass kspace_order={other(order)!r}"
+        )
+
+
+def _low_energy(kspace: NDArray[Any]) -> float:
+    near = np.arange(-ENERGY_REACH, ENERGY_REACH + 1)
+    window = kspace.take(near, axis=-2, mode="wrap").take(near, axis=-1, mode="wrap")
+    return float(np.vdot(window, window).real)

@@ -1,0 +1,233 @@
+"""The inner loop for a general forward operator: restarted Halpern iteration of the primal-dual hybrid gradient map.
+
+    min over the box of  1/2 ||H x - y||^2 + lambda ||M . W x||_1
+
+One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
+    w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
+pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024, restarted reflected
+Halpern iteration). tau and sigma are balanced at every restart. u stays in the workspace; everything of the size of an image is
+NumPy here. Each image has its own step sizes, restarts and end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import Active, Workspace
+from .data_term import SHARE, Array, Box, Measurements, clip, column, data_term, squares
+
+FloatVector = NDArray[np.float64]
+
+RESTART_FALL = 0.2  # start anew when the residual is this share of what it was after the last start
+RESTART_LENGTH = 0.4  # or when the run is this share of all steps so far
+LEAST_RUN = 3
+FIRST_TAU = (
+    0.15  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
+)
+BALANCE = 0.25  # exponent: how far tau moves towards equal primal and dual residuals at a restart
+BALANCE_LIMIT = 4.0
+
+
+@dataclass
+class ReconstructionCertificate:
+    """Of one image each: objective f(x), duality gap (box) or residual of optimality (no box), both relative."""
+
+    objective: FloatVector
+    gap: FloatVector
+    residual: FloatVector
+
+
+class Parts:
+    """Real images as they are, complex ones as two real images each, real parts first: what the regulariser sees."""
+
+    def __init__(self, count: int, is_complex: bool):
+        self.count, self.is_complex = count, is_complex
+
+    def images(self, active: Active) -> Active:
+        """Their numbers in the workspace."""
+        return np.concatenate([active, active + self.count]) if self.is_complex else active
+
+    def split(self, x: Array, active: Active) -> NDArray[np.float32]:
+        """(n, H, W) into the whole batch of the workspace; other images are zero."""
+        whole = np.zeros((self.count * (2 if self.is_complex else 1), *x.shape[1:]), np.float32)
+        if self.is_complex:
+            whole[active], whole[active + self.count] = x.real, x.imag
+        else:
+            whole[active] = x
+        return whole
+
+    def join(self, whole: NDArray[np.float32], active: Active) -> Array:
+        """The inverse of `split`."""
+        if not self.is_complex:
+            return whole[active]
+        return (whole[active] + 1j * whole[active + self.count]).astype(np.complex64)
+
+    def add(self, values: NDArray[np.float64], active: Active) -> FloatVector:
+        """Sums of the parts (len(images(active)),) to sums of images."""
+        return values[: len(active)] + values[len(active) :] if self.is_complex else values
+
+
+class PrimalDual:
+    """The state of a batch: x, the data term's dual variable and z = W^T(M . u) as iterates, u in the workspace."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        measurements: Measurements,
+        strength: FloatVector,
+        squared_norm: float,
+        channels: int,
+        x: Array,
+        box: Box | None,
+    ):
+        self.workspace, self.measurements, self.strength, self.box = workspace, measurements, strength, box
+        self.squared_norm = squared_norm
+        self.term = data_term(measurements, box)
+        self.parts = Parts(len(x), np.iscomplexobj(x))
+        self.x = x.copy()
+        self.extra = self.term.start(x)
+        self.z = np.zeros_like(x)
+        self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
+        scale = np.sqrt(squares(x) / x[0].size) + 1e-3
+        self.tau = FIRST_TAU * scale / (strength * (channels * squared_norm) ** 0.5)
+        self.steps = np.zeros(len(x), np.int64)
+
+    def run(self, active: Active, tolerance: float, limit: int, check_every: int) -> ReconstructionCertificate:
+        """Until the certificate of an image is at most `tolerance`, or `limit` steps; the certificate of x_hat."""
+        count = len(self.x)
+        met = np.zeros(count, bool)
+        found = ReconstructionCertificate(*(np.full(count, np.inf) for _ in range(3)))
+        run_length = np.zeros(count, np.int64)
+        first, last, total = np.full(count, np.inf), np.full(count, np.inf), np.zeros(count, np.int64)
+        primal, dual = np.zeros(count), np.zeros(count)
+        x_start, extra_start, z_start = self.x.copy(), self.extra.copy(), self.z.copy()
+        fresh = np.ones(count, bool)
+        running = active
+        for step in range(limit):
+            a = running
+            restart = fresh[a] | (
+                (run_length[a] > LEAST_RUN)
+                & ((last[a] <= RESTART_FALL * first[a]) | (run_length[a] > RESTART_LENGTH * total[a] + 20))
+            )
+            self._balance(a[restart & ~fresh[a]], primal, dual)
+            weight = np.where(restart, 0.0, (run_length[a] + 1) / (run_length[a] + 2))
+            self._set_steps()
+            moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], a)
+            weights = np.zeros(self.parts.count, np.float32)
+            weights[a] = weight
+            everywhere = np.concatenate([weights, weights]) if self.parts.is_complex else weights
+            images = self.parts.images(a)
+            bar = 2 * moved.x - self.x[a]
+            z, change = self.workspace.anchored_step(images, self.parts.split(bar, a), everywhere)
+            z_new, change = self.parts.join(z, a), self.parts.add(change, a)
+            w = column(weight, z_new)
+            anchored = (z_new - (1 - w) * z_start[a]) / np.maximum(w, np.float32(0.25))
+            z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
+            primal[a] = moved.primal / self.tau[a]
+            sigma = SHARE / (self.tau[a] * self.squared_norm)
+            dual[a] = change / sigma + moved.dual * self._extra_weight(a)
+            last[a] = np.sqrt(primal[a] + dual[a])
+            self._store_hats(a, moved.x, moved.extra, z_hat)
+            self._mix(a, weight, moved.x, moved.extra, z_new, x_start, extra_start)
+            again = a[restart]
+            x_start[again], extra_start[again], z_start[again] = self.x[again], self.extra[again], self.z[again]
+            first[a] = np.where(restart | (run_length[a] == 0), last[a], first[a])
+            run_length[a] = np.where(restart, 0, run_length[a] + 1)
+            fresh[a] = False
+            total[a] += 1
+            self.steps[a] += 1
+            if (step + 1) % check_every == 0 or step + 1 == limit:
+                certificate = self.certificate(a)
+                found.objective[a], found.gap[a], found.residual[a] = (
+                    certificate.objective,
+                    certificate.gap,
+                    certificate.residual,
+                )
+                met[a] = certificate.residual <= tolerance
+                running = a[~met[a]]
+                if not len(running):
+                    break
+        return found
+
+    def image(self, active: Active) -> Array:
+        """The x that the certificate is of."""
+        return clip(self.x_hat[active], self.box)
+
+    def mask_changed(self, active: Active) -> None:
+        """z for the u that lives on under a new mask."""
+        z = self.parts.join(self.workspace.adjoint_of_dual(self.parts.images(active)), active)
+        self.z[active] = z
+        self._store_hats(active, self.x_hat[active], self.extra_hat[active], z)
+
+    def certificate(self, active: Active) -> ReconstructionCertificate:
+        """Of x_hat, projected onto the box, with u_hat: the duality gap, relative to f(x); without a box the residuals.
+
+        gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over the box of <H^T p + z, x - .>  for any p; here the
+        better of p = H x - y and the data term's own dual variable.
+        """
+        x, z = clip(self.x_hat[active], self.box), self.z_hat[active]
+        residual = self.measurements.apply(x, active) - self.measurements.y[active]
+        penalty = self.strength[active] * self._penalty(x, active)
+        objective = 0.5 * squares(residual) + penalty
+        inner = np.sum((x.conj() * z).real, axis=(1, 2), dtype=np.float64)
+        slope = self.measurements.adjoint(residual, active) + z
+        if self.box is None:
+            scale = np.sqrt(squares(self.measurements.adjoint(self.measurements.y[active], active)))
+            gap = np.abs(penalty - inner)
+            return ReconstructionCertificate(
+                objective, gap, np.maximum(np.sqrt(squares(slope)) / scale, gap / objective)
+            )
+        gap = penalty - inner + self._over_box(slope, x)
+        if self.term.has_multiplier:
+            own = self.extra_hat[active]
+            slope = self.measurements.adjoint(own, active) + z
+            gap = np.minimum(gap, penalty - inner + 0.5 * squares(residual - own) + self._over_box(slope, x))
+        return ReconstructionCertificate(objective, gap, gap / np.maximum(objective, np.finfo(np.float64).tiny))
+
+    # -- private ------------------------------------------------------------------------------------------------------
+
+    def _over_box(self, slope: Array, x: Array) -> FloatVector:
+        assert self.box is not None
+        far = np.where(slope > 0, np.float32(self.box[0]), np.float32(self.box[1]))
+        return np.asarray(np.sum(slope * (x - far), axis=(1, 2), dtype=np.float64))
+
+    def _penalty(self, x: Array, active: Active) -> FloatVector:
+        return self.parts.add(self.workspace.penalty(self.parts.images(active), self.parts.split(x, active)), active)
+
+    def _extra_weight(self, active: Active) -> FloatVector:
+        """1 / sigma of the data term's dual variable."""
+        norm = 1.0 if self.measurements.diagonal else self.measurements.norm[active] ** 2
+        return np.asarray(self.tau[active] * norm / (1 - SHARE))
+
+    def _set_steps(self) -> None:
+        sigma = (SHARE / (self.tau * self.squared_norm)).astype(np.float32)
+        self.workspace.set_step(np.concatenate([sigma, sigma]) if self.parts.is_complex else sigma)
+
+    def _balance(self, images: Active, primal: FloatVector, dual: FloatVector) -> None:
+        ratio = (primal[images] / np.maximum(dual[images], np.finfo(np.float64).tiny)) ** (BALANCE / 2)
+        self.tau[images] *= np.clip(ratio, 1 / BALANCE_LIMIT, BALANCE_LIMIT)
+
+    def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
+        if len(a) == len(self.x):
+            self.x_hat, self.extra_hat, self.z_hat = x, extra, z
+        else:
+            self.x_hat, self.extra_hat, self.z_hat = self.x_hat.copy(), self.extra_hat.copy(), self.z_hat.copy()
+            self.x_hat[a], self.extra_hat[a], self.z_hat[a] = x, extra, z
+
+    def _mix(
+        self,
+        a: Active,
+        weight: FloatVector,
+        x_hat: Array,
+        extra_hat: Array,
+        z_new: Array,
+        x_start: Array,
+        extra_start: Array,
+    ) -> None:
+        for state, hat, start in ((self.x, x_hat, x_start), (self.extra, extra_hat, extra_start)):
+            w = column(weight, hat)
+            state[a] = np.where(w > 0, w * (2 * hat - state[a]) + (1 - w) * start[a], hat)
+        self.z[a] = z_new

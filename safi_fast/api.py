@@ -84,7 +84,7 @@ def denoise(
     Returns the image in the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64 input, else float32.
     Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run.
     """
-    solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend))
+    solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(
         image, sigma, data_range=data_range, channel_axis=channel_axis, schedule=schedule, box=box, strength=strength,
         lipschitz=lipschitz, max_outer=max_outer, max_inner=max_inner, tol=tol, callback=callback,
@@ -229,12 +229,8 @@ class Solver:
         return squared_norm(self._engine, height, width)
 
 
-def _solver(model: Model, backend: str, gpu: int | None) -> Solver:
-    return _solver_of_process(model, backend, gpu, os.getpid())
-
-
 @lru_cache(maxsize=4)
-def _solver_of_process(model: Model, backend: str, gpu: int | None, process: int) -> Solver:
+def _solver(model: Model, backend: str, gpu: int | None, process: int) -> Solver:
     """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
         return Solver(model, backend=backend)

@@ -211,8 +211,11 @@ class Bench:
         return array
 
     def blank(self, shape, dtype=np.float32):
-        """A watched array of NaN."""
-        array = self.device.empty(shape, dtype)
+        """A watched array of NaN (or -1) that nobody has written."""
+        if isinstance(self.device, EmulatedDevice):
+            array = self.device.empty(shape, dtype)
+        else:
+            array = self.device.upload(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype))
         self.watched.append(array)
         return array
 

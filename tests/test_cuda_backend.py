@@ -54,8 +54,13 @@ def noisy(count, size=SIZE, seed=1):
 
 
 def solver_of(monkeypatch, model, mode=None, precision="float32"):
-    """On the CPU, or with a mode on the emulator."""
-    select = lambda _, precision: CpuBackend() if mode is None else CudaBackend(EmulatedDevice(mode), precision)  # noqa: E731
+    """On the CPU, with a mode on the emulator, or on a device."""
+
+    def select(_, precision):
+        if mode is None:
+            return CpuBackend()
+        return CudaBackend(EmulatedDevice(mode) if isinstance(mode, str) else mode, precision)
+
     monkeypatch.setattr(api, "select", select)
     return Solver(model, precision=precision)
 
@@ -78,6 +83,25 @@ def test_unrolled_solve_equals_the_cpu(monkeypatch, name, count):
     np.testing.assert_allclose(cuda.gap, cpu.gap, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(cuda.inner_iterations, cpu.inner_iterations)
     assert np.abs(cpu.image - noisy(count)).mean() > 0.005, "an image that does not change tests nothing"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", *TENSOR_AGREEMENT])
+@pytest.mark.parametrize("name", ["shipped", *MODELS])
+def test_unrolled_solve_on_a_gpu_equals_the_cpu(monkeypatch, gpu, name, precision):
+    cpu, cuda = both(monkeypatch, model_of(name), noisy(3), gpu, precision=precision, schedule="unrolled")
+    np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=TENSOR_AGREEMENT.get(precision, AGREEMENT))
+
+
+@pytest.mark.gpu
+def test_arrays_on_a_gpu_come_back_there(gpu):
+    cupy = pytest.importorskip("cupy")
+    y = noisy(1)[0]
+    result = Solver("safi-gray", backend="cuda").denoise(cupy.asarray(y), SIGMA)
+    assert isinstance(result, cupy.ndarray)
+    np.testing.assert_allclose(
+        cupy.asnumpy(result), Solver("safi-gray", backend="cpu").denoise(y, SIGMA), rtol=0, atol=AGREEMENT
+    )
 
 
 def test_shipped_model_equals_the_cpu(monkeypatch):
@@ -199,12 +223,12 @@ def load(workspace, y):
 
 
 def solve(workspace, momenta, *, together):
-    """Two outer steps of four dual steps each, as one call or one by one; everything that can be seen of them."""
+    """Four outer steps of some dual steps each, as one call or one by one; everything that can be seen of them."""
     everyone = np.arange(workspace.batch)
     channels = workspace.engine.model.filters.channels
     gain = np.ones((workspace.batch, channels), np.float32)
     workspace.start_dual(everyone)
-    for outer in range(2):
+    for outer in range(4):
         if outer:
             workspace.collapse_momentum(everyone)
             workspace.update_mask(everyone, gain, 0 * gain)
@@ -231,7 +255,7 @@ MOMENTA = np.float32([[0, 0], [0.28, 0.3], [0.43, 0.2], [0.5, 0.6]])
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", MODELS)
 def test_replayed_steps_equal_single_steps(name, count):
-    """The second outer step replays what the first one recorded, with another mask and other momenta."""
+    """The steps of the third outer step are recorded and replayed, those of the fourth replayed with another mask."""
     y = noisy(2, (20, 36))
     single, replayed = (solve(workspaces(name, y)[1], MOMENTA[:count], together=together) for together in (False, True))
     for one, other in zip(single, replayed, strict=True):

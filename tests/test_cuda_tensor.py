@@ -65,6 +65,15 @@ def test_kernel(name, setting, precision):
         result.check()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("setting", TENSOR_SETTINGS)
+def test_kernels_on_a_gpu(setting, precision, gpu):
+    for name in CHOSEN[setting]:
+        for result in CASES[name](bench_of(gpu, TENSOR_SETTINGS[setting], precision=precision)):
+            result.check()
+
+
 @pytest.mark.parametrize(("precision", "active"), [("tf32", (0, 1)), ("bf16x3", (1,))])
 @pytest.mark.parametrize("name", SLOW)
 def test_kernel_on_some_images_of_a_batch(name, precision, active):

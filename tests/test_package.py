@@ -25,6 +25,7 @@ PUBLIC = [
     "InputError",
     "Model",
     "ModelError",
+    "OperatorError",
     "SafiError",
     "Solution",
     "Solver",
@@ -32,6 +33,8 @@ PUBLIC = [
     "denoise",
     "list_models",
     "load_model",
+    "reconstruct",
+    "tune_strength",
 ]
 
 

@@ -164,7 +164,7 @@ def _start(
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
 
 
-def check_image(name: str, value: Any, operator: Operator, shapes: list[tuple[int, ...]]) -> NDArray[Any]:
+def check_image(name: str, value: Any, operator: Operator, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any]:
     """The argument `name` as a finite array of one of these shapes, of numbers that an image of the operator can have. Raises InputError."""
     image = numbers(name, value)
     if image.shape not in shapes:

@@ -303,10 +303,10 @@ class CpuWorkspace:
     ) -> tuple[FloatArray, NDArray[np.float64]]:
         """A Halpern step of u at the image x (B, H, W), with the step size of `load` (kernels/cpu/filter_bank.py, dual_step).
 
-            u_hat = clip(u + step M . W x, -lambda, lambda)
+            u_hat = clip(u + step W x, -lambda M, lambda M)
             u = w (2 u_hat - u) + (1 - w) anchor    where weight (B,) is w > 0, else u = anchor = u_hat
 
-        Returns W^T(M . u) (B, H, W) and ||u_hat - u||^2 (active,). Needs collapsed momentum; overwrites x(v).
+        Returns W^T u (B, H, W), zero for the other images, and ||u_hat - u||^2 (active,). Needs collapsed momentum; overwrites x(v).
         """
         with _LAUNCH:
             set_image(active, self.slot, _flat(x), self._flat_image, self.engine.symmetric, self.geometry)
@@ -319,7 +319,7 @@ class CpuWorkspace:
         return z, self.l1[active].sum(1)
 
     def adjoint_of_dual(self, active: NDArray[np.int64]) -> FloatArray:
-        """W^T(M . u) (B, H, W); zero for the other images."""
+        """W^T u (B, H, W); zero for the other images."""
         with _LAUNCH:
             synthesis(
                 active, self.slot, self._flat_dual, self._flat_mask, False, self.tiles, self.geometry,

@@ -28,7 +28,7 @@ from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
 from .solver.lipschitz import squared_norm
-from .solver.result import CONVERGED, OuterState, Solution
+from .solver.result import CONVERGED, OuterState, Solution, per_image
 
 __all__ = ["Solver", "denoise", "reconstruct", "tune_strength"]
 
@@ -132,7 +132,7 @@ def reconstruct(
     Returns a Solution: image (H, W) or (B, H, W), status, relative_gap, ... Raises InputError, ModelError, BackendError, and
     OperatorError for an operator whose adjoint or norm is wrong.
     """
-    solver = _solver(_resolve(model), backend, None)
+    solver = _solver(_resolve(model), _for_reconstruct(backend), None)
     return solver.reconstruct(
         measurement, operator, strength=strength, noise_level=noise_level, data_range=data_range, box=box, x0=x0,
         max_outer=max_outer, max_iter=max_iter, tol=tol, mask_of=mask_of, callback=callback, return_masks=return_masks,
@@ -156,7 +156,7 @@ def tune_strength(
     number measured (discrepancy principle). options: as for `reconstruct`. All candidates are solved as one batch.
     Returns a Tuning. Raises as `reconstruct`.
     """
-    solver = _solver(_resolve(model), backend, None)
+    solver = _solver(_resolve(model), _for_reconstruct(backend), None)
     return solver.tune_strength(measurement, operator, candidates, reference=reference, noise_std=noise_std, **options)
 
 
@@ -272,9 +272,7 @@ class Solver:
 
         Each slice has its own end and gets the result that it would get alone. See `safi_fast.reconstruct`.
         """
-        many = operators if isinstance(operators, inverse.Operator) else list(operators)
-        stack = measurements if isinstance(many, list) else np.stack([np.asarray(one) for one in measurements])
-        return self.reconstruct(stack, many, strength=strength, **options)
+        return self.reconstruct(list(measurements), operators, strength=strength, **options)
 
     def tune_strength(
         self,
@@ -287,16 +285,19 @@ class Solver:
         **options: Any,
     ) -> inverse.Tuning:
         """The strength among `candidates` that fits best; all are solved as one batch. See `safi_fast.tune_strength`."""
-        strengths = positive_per_image("candidates", candidates, np.size(candidates))
+        strengths = positive_per_image("candidates", candidates, max(1, np.size(candidates)))
         if (reference is None) == (noise_std is None):
             raise InputError(
                 "pass either reference=... (a known image) or noise_std=... (of a measurement, per real number)"
             )
         if noise_std is not None:
             noise_std = positive("noise_std", noise_std)
-        y = operator.check_measurement(measurement)
-        found = self.reconstruct(np.stack([y] * len(strengths)), operator, strength=strengths, **options)
-        scores, by = inverse.score(found.image, operator, y, reference, noise_std)
+        only = inverse.one_operator(operator)
+        y = inverse.check_single(only, measurement)
+        if reference is not None:
+            reference = inverse.check_image("reference", reference, only, [only.shape_in])
+        found = self.reconstruct(np.stack([y] * len(strengths)), only, strength=strengths, **options)
+        scores, by = inverse.score(found.image, only, y, reference, noise_std)
         return inverse.Tuning(float(strengths[np.argmin(scores)]), strengths, scores, by)
 
     def denoise_batch(self, images: Sequence[Any], sigma: Any, **options: Any) -> list[Any]:
@@ -365,6 +366,11 @@ def _solver(model: Model, backend: str, gpu: int | None, process: int) -> Solver
     """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
         return Solver(model, backend=backend)
+
+
+def _for_reconstruct(backend: str) -> str:
+    """The backend by name: "auto" is the CPU, where alone the primal-dual iteration runs."""
+    return "cpu" if backend == "auto" else backend
 
 
 def _gpu_to_use(image: Any, backend: str) -> int | None:
@@ -524,7 +530,7 @@ def _chunks(count: int, bytes_per_image: int) -> list[slice]:
 
 def _solution(parts: list[_Part], images: _Images) -> Solution:
     def joined(read: Callable[[outer.Account], NDArray[Any]]) -> Any:
-        return _per_image(np.concatenate([read(account) for account, _, _ in parts]), images.single)
+        return per_image(np.concatenate([read(account) for account, _, _ in parts]), images.single)
 
     status = joined(lambda account: account.status)
     masks = [mask for _, _, mask in parts if mask is not None]
@@ -538,15 +544,8 @@ def _solution(parts: list[_Part], images: _Images) -> Solution:
         relative_gap=joined(lambda account: account.certificate.relative_gap),
         outer_residual=joined(lambda account: account.outer_residual),
         history=_history(parts, images.single),
-        masks=_per_image(np.concatenate(masks), images.single) if masks else None,
+        masks=per_image(np.concatenate(masks), images.single) if masks else None,
     )
-
-
-def _per_image(values: NDArray[Any], single: bool) -> Any:
-    """The value of a single image, else the array of all; plain Python numbers where NumPy would give scalars."""
-    if not single:
-        return values
-    return values[0].item() if isinstance(values[0], np.generic) else values[0]
 
 
 def _history(parts: list[_Part], single: bool) -> tuple[Any, ...]:
@@ -562,5 +561,5 @@ def _history(parts: list[_Part], single: bool) -> tuple[Any, ...]:
             rows.append(record)
         fields = ("inner_iterations", "relative_gap", "objective", "outer_residual")
         joined = {key: np.concatenate([getattr(row, key) for row in rows]) for key in fields}
-        records.append(replace(rows[0], **{key: _per_image(values, single) for key, values in joined.items()}))
+        records.append(replace(rows[0], **{key: per_image(values, single) for key, values in joined.items()}))
     return tuple(records)

@@ -66,14 +66,14 @@ class Workspace(Protocol):
     def anchored_step(
         self, active: Active, x: FloatArray, weight: FloatArray
     ) -> tuple[FloatArray, NDArray[np.float64]]:
-        """A Halpern step of u at the image x (B, H, W); W^T(M . u) (B, H, W) and ||u_hat - u||^2 (active,).
+        """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
 
-        u_hat = clip(u + step M . W x, -lambda, lambda);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat where w is 0.
+        u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat where w is 0.
         Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
         """
 
     def adjoint_of_dual(self, active: Active) -> FloatArray:
-        """W^T(M . u) (B, H, W); zero for the other images."""
+        """W^T u (B, H, W); zero for the other images."""
 
     def penalty(self, active: Active, x: FloatArray) -> NDArray[np.float64]:
         """||M . W x||_1 (active,) of any image x (B, H, W)."""

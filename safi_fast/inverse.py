@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ from .errors import InputError
 from .model import Model
 from .operators import Operator as Operator
 from .operators import check_operator
+from .operators.base import finite, numbers
 from .solver import reconstruction
 from .solver.data_term import Box, Measurements, squares
 from .solver.lipschitz import squared_norm
 from .solver.primal_dual import PrimalDual
-from .solver.result import OuterState, Solution
+from .solver.result import CONVERGED, OuterState, Solution, per_image
 
 Callback = Callable[[OuterState], None]
 MaskOf = Literal["magnitude", "parts"]
@@ -56,15 +57,8 @@ def make_task(
     tol: float,
 ) -> Task:
     """Check and bring to one form. Raises InputError and OperatorError."""
-    operators = [operator] if isinstance(operator, Operator) else list(operator)
-    if not operators or not all(isinstance(op, Operator) for op in operators):
-        raise InputError(
-            f"operator is {type(operator).__name__}; expected an Operator of safi_fast.operators, or a list of them "
-            "(from_scipy, from_functions and others make one)"
-        )
+    operators = _operators(operator)
     first = operators[0]
-    if any(op.shape_in != first.shape_in or op.image != first.image for op in operators):
-        raise InputError("operators differ in shape_in or image; expected images of one shape and kind")
     if min(first.shape_in) < model.smallest_side:
         raise InputError(
             f"operator makes images of {first.shape_in[0]} x {first.shape_in[1]} pixels; "
@@ -78,7 +72,12 @@ def make_task(
     count = len(y)
     if first.image == "complex" and box is not None:
         raise InputError(f"box is {box!r}, but the operator has complex images; pass box=None")
-    level = model.noise_levels[len(model.noise_levels) // 2] if noise_level is None else noise_level / scale
+    level = (
+        model.noise_levels[len(model.noise_levels) // 2]
+        if noise_level is None
+        else positive("noise_level", noise_level) / scale
+    )
+    tolerance = positive("tol", tol)
     conditioned = model.at(level, strength_given=True, argument="noise_level")
     measurements = Measurements(operators, y)
     return Task(
@@ -90,22 +89,59 @@ def make_task(
         single,
         np.repeat(conditioned.gain[None], count, axis=0),
         np.repeat(conditioned.bias[None], count, axis=0),
-        reconstruction.Limits(max_outer, max_iter, positive("tol", tol), positive("tol", tol)),
+        reconstruction.Limits(max_outer, max_iter, tolerance, tolerance),
     )
+
+
+def _operators(operator: Any) -> list[Operator]:
+    """One operator or several as a list. Raises InputError."""
+    operators: list[Any] = [operator]
+    if not isinstance(operator, Operator) and isinstance(operator, Iterable):
+        operators = list(operator)
+    if not operators or not all(isinstance(op, Operator) for op in operators):
+        raise InputError(
+            f"operator is {type(operator).__name__}; expected an Operator of safi_fast.operators, or a list of them "
+            "(from_scipy, from_functions and others make one)"
+        )
+    for name in ("shape_in", "shape_out", "image", "complex"):
+        values = list(dict.fromkeys(getattr(op, name) for op in operators))
+        if len(values) > 1:
+            raise InputError(
+                f"operators differ in {name}: {values[0]} and {values[1]}; expected one for all of a batch"
+            )
+    return operators
+
+
+def one_operator(operator: Any) -> Operator:
+    """The operator of a single measurement. Raises InputError."""
+    operators = _operators(operator)
+    if len(operators) > 1:
+        raise InputError(f"operator is a list of {len(operators)}; expected one operator")
+    return operators[0]
 
 
 def _measurements(measurement: Any, operators: list[Operator]) -> tuple[NDArray[Any], bool]:
     """(B, *shape_out), and whether the caller gave one alone."""
-    first = operators[0]
-    if len(operators) > 1:
-        if len(measurement) != len(operators):
-            raise InputError(
-                f"measurement has {len(measurement)} entries for {len(operators)} operators; expected one each"
-            )
-        return np.stack([op.check_measurement(one) for op, one in zip(operators, measurement, strict=True)]), False
+    first, count = operators[0], len(operators)
+    if count > 1:
+        entries = list(measurement)
+        if len(entries) != count:
+            raise InputError(f"measurement has {len(entries)} entries for {count} operators; expected one each")
+        return np.stack([check_single(op, one) for op, one in zip(operators, entries, strict=True)]), False
     y = first.check_measurement(measurement)
-    single = y.ndim == len(first.shape_out)
-    return y.reshape(-1, *first.shape_out), single
+    dimensions = len(first.shape_out)
+    if y.ndim > dimensions + 1 or y.size == 0:
+        expected = ", ".join(map(str, first.shape_out))
+        raise InputError(f"measurement has shape {y.shape}; expected ({expected}) or (B, {expected})")
+    return y.reshape(-1, *first.shape_out), y.ndim == dimensions
+
+
+def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
+    """One measurement of an operator. Raises InputError."""
+    y = operator.check_measurement(measurement)
+    if y.shape != operator.shape_out:
+        raise InputError(f"measurement has shape {y.shape}; expected {operator.shape_out}")
+    return y
 
 
 def _start(
@@ -114,31 +150,37 @@ def _start(
     """x0 as a batch on the scale of the solver; by default one least-squares step from zero."""
     dtype = np.complex64 if operator.image == "complex" else np.float32
     x: NDArray[Any]
+    count = len(measurements.y)
     if x0 is None:
-        everyone = np.arange(len(measurements.y))
+        everyone = np.arange(count)
         back = measurements.adjoint(measurements.y, everyone)
-        normal = measurements.apply(back, everyone)
-        step = squares(back) / np.maximum(squares(normal), np.finfo(np.float64).tiny)
+        again = squares(measurements.apply(back, everyone))
+        step = np.divide(squares(back), again, out=np.zeros(count), where=again > 0)
         x = (back * step.reshape(-1, 1, 1)).astype(dtype)
     else:
-        x = np.asarray(x0) / scale
-        if (
-            x.shape[-2:] != operator.shape_in
-            or x.size != len(measurements.y) * operator.shape_in[0] * operator.shape_in[1]
-        ):
-            raise InputError(
-                f"x0 has shape {np.shape(x0)}; expected {operator.shape_in} for each of {len(measurements.y)} images"
-            )
-        if not np.isfinite(x).all():
-            raise InputError("x0 has values that are NaN or infinite")
-        x = x.reshape(-1, *operator.shape_in).astype(dtype)
+        shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
+        given = check_image("x0", x0, operator, shapes)
+        x = np.broadcast_to(given / scale, (count, *operator.shape_in)).astype(dtype)
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
+
+
+def check_image(name: str, value: Any, operator: Operator, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any]:
+    """The argument `name` as a finite array of one of these shapes, of numbers that an image of the operator can have. Raises InputError."""
+    image = numbers(name, value)
+    if image.shape not in shapes:
+        raise InputError(f"{name} has shape {image.shape}; expected {' or '.join(map(str, shapes))}")
+    finite(name, image)
+    if np.iscomplexobj(image) and operator.image == "real":
+        raise InputError(f"{name} is complex ({image.dtype}); the images of {operator.name} are real")
+    return image
 
 
 def run(
     engine: Engine, model: Model, task: Task, *, mask_of: MaskOf = "magnitude", callback: Callback | None = None
 ) -> tuple[reconstruction.Report, NDArray[Any], NDArray[np.float32]]:
-    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks."""
+    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks. Raises InputError for a wrong mask_of."""
+    if mask_of not in get_args(MaskOf):
+        raise InputError(f"mask_of is {mask_of!r}; expected 'magnitude' or 'parts'")
     x = task.start
     parts = 2 if np.iscomplexobj(x) else 1
     height, width = x.shape[1:]
@@ -156,16 +198,8 @@ def run(
         x,
         task.box,
     )
-    report = reconstruction.solve(
-        state, task.gain, task.bias, task.limits, mask_of=mask_of, callback=_on_scale(callback, task.scale)
-    )
+    report = reconstruction.solve(state, task.gain, task.bias, task.limits, mask_of=mask_of, callback=callback)
     return report, state.image(np.arange(len(x))) * np.float32(task.scale), workspace.masks()[: len(x)]
-
-
-def _on_scale(callback: Callback | None, scale: float) -> Callback | None:
-    if callback is None or scale == 1:
-        return callback
-    return lambda state: callback(replace(state, image=lambda: state.image() * np.float32(scale)))
 
 
 def solution(
@@ -174,9 +208,7 @@ def solution(
     """The report and the images as the caller gets them."""
 
     def one(values: NDArray[Any]) -> Any:
-        if not single:
-            return values
-        return values[0].item() if isinstance(values[0], np.generic) else values[0]
+        return per_image(values, single)
 
     fields = ("inner_iterations", "relative_gap", "objective", "outer_residual")
     history = tuple(replace(r, **{name: one(getattr(r, name)) for name in fields}) for r in report.history)
@@ -184,7 +216,7 @@ def solution(
     return Solution(
         image=one(image),
         status=status,
-        converged=report.status == "converged" if not single else status == "converged",
+        converged=status == CONVERGED,
         outer_iterations=one(report.outer_iterations),
         inner_iterations=one(report.inner_iterations),
         gap=one(report.gap),
@@ -199,8 +231,8 @@ def solution(
 class Tuning:
     """What `tune_strength` found: the best strength, and the score of each candidate (the lower the better).
 
-    by: "reference" (mean squared error), "discrepancy" (| ||H x - y||^2 / (m noise_std^2) - 1 |) or "hold-out" (mean squared
-    error of the measurements left out).
+    by: "reference" (mean squared error) or "discrepancy" (| ||H x - y||^2 / (m noise_std^2) - 1 |, m the real numbers measured: those
+    that are not zero).
     """
 
     strength: float
@@ -214,11 +246,8 @@ def score(
 ) -> tuple[NDArray[np.float64], str]:
     """Scores of candidate images (n, H, W) by a reference or by the discrepancy principle."""
     if reference is not None:
-        target = np.asarray(reference)
-        if target.shape != operator.shape_in:
-            raise InputError(f"reference has shape {target.shape}; expected {operator.shape_in}")
-        return squares((images - target).astype(images.dtype)) / target.size, "reference"
+        return squares(images - reference) / reference.size, "reference"
     assert noise_std is not None
-    residual = squares((operator.apply(images) - y).astype(y.dtype))
-    measured = np.count_nonzero(y) * (2 if np.iscomplexobj(y) else 1)
+    residual = squares(operator.apply(images) - y)
+    measured = max(1, int(np.count_nonzero(y))) * (2 if np.iscomplexobj(y) else 1)
     return np.abs(residual / (measured * noise_std**2) - 1), "discrepancy"

@@ -406,8 +406,129 @@ def test_inactive_images_stay_as_they_are(rng, family, boundary):
     workspace.update_mask(some, 2 * conditioning, conditioning)
     workspace.clear_dual(some)
     workspace.put_image(some, np.zeros((3, 22, 27), np.float32))
+    workspace.anchored_step(some, np.ones((3, 22, 27), np.float32), np.zeros(3, np.float32))
+    workspace.adjoint_of_dual(some)
+    workspace.penalty(some, np.ones((3, 22, 27), np.float32))
     for then, now in zip(before, arrays(), strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+# ------------------------------------------------------------------------------------------- the primal-dual iteration
+
+WEIGHTS = np.float32([[0, 0, 0], [0.5, 0, 0.6], [2 / 3, 0.5, 0], [0.75, 2 / 3, 0.5]])  # three images, four steps
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("bank", FEW)
+def test_anchored_step(rng, bank, masked):
+    """Four steps at four images, each image of the batch with its own bound, step, weight: u, W^T u and the change of u."""
+    engine, filters = engine_of(bank), model_of(bank).filters
+    where, everybody = (filters.layers, filters.boundary), np.arange(3)
+    workspace = loaded(engine, np.zeros((3, 23, 38), np.float32), strength=BOUNDS)
+    workspace.set_step(STEPS)
+    u = 0.3 * rng.standard_normal((3, filters.channels, 23, 38), np.float32)
+    mask = rng.random(u.shape, np.float32) * (rng.random(u.shape) < 0.8) if masked else np.ones_like(u)
+    mask = mask.astype(np.float32)
+    if masked:
+        set_mask(workspace, mask)
+    workspace.slot[:] = 0, 1, 0
+    set_dual(workspace, u)
+    u, anchor = u.astype(float), np.full(u.shape, np.nan)
+    limit = BOUNDS[:, None, None, None].astype(float) * mask
+    for weight in WEIGHTS:
+        poison(workspace)
+        x = (2 * rng.random((3, 23, 38), np.float32) - np.float32(0.5)).astype(np.float32)
+        z, change = workspace.anchored_step(everybody, x, weight)
+        hat = u + STEPS[:, None, None, None].astype(float) * [oracle.analysis(image, *where) for image in x]
+        hat = np.clip(hat, -limit, limit)
+        w = weight[:, None, None, None].astype(float)
+        moved = hat - u
+        u, anchor = np.where(w > 0, w * (hat + moved) + (1 - w) * anchor, hat), np.where(w > 0, anchor, hat)
+        tolerance = 8 * EPS * max(1, np.abs(u).max())
+        assert_near(dual_of(workspace), u, tolerance)
+        np.testing.assert_allclose(change, (moved**2).sum((1, 2, 3)), rtol=1e-5)
+        for b in range(3):
+            assert_near(z[b], oracle.synthesis(u[b], *where), tolerance)
+            assert_near(workspace.adjoint_of_dual(np.array([b]))[b], oracle.synthesis(u[b], *where), tolerance)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+def test_anchored_step_stays_within_the_masked_bounds(rng, masked):
+    """u_hat, which is u where the weight is 0, obeys |u| <= lambda M exactly: it takes part in the certificate."""
+    engine = engine_of("five, three layers")
+    workspace = loaded(engine, np.zeros((3, 20, 31), np.float32), strength=BOUNDS)
+    mask = rng.random((3, 5, 20, 31), np.float32)
+    if masked:
+        set_mask(workspace, mask)
+    set_dual(workspace, rng.standard_normal((3, 5, 20, 31)).astype(np.float32))
+    workspace.anchored_step(np.arange(3), rng.random((3, 20, 31), np.float32), np.zeros(3, np.float32))
+    bound = BOUNDS[:, None, None, None] * (mask if masked else np.float32(1))
+    reached = np.abs(dual_of(workspace))
+    assert (reached <= bound).all()
+    assert (reached == bound).any()
+
+
+@pytest.mark.parametrize("bank", FEW)
+def test_some_images_of_an_anchored_step(rng, bank):
+    """Image 1 of three is not active: its u and anchor stay, its W^T u comes back as zero, the others get what they get alone."""
+    engine, channels = engine_of(bank), model_of(bank).filters.channels
+    x = rng.random((3, 20, 31), np.float32)
+    u, anchor = 0.1 * rng.standard_normal((2, 3, channels, 20, 31), np.float32)
+    mask, weight = rng.random(u.shape, np.float32), np.float32([0.5, 0.7, 0])
+
+    def ready(images):
+        workspace = loaded(engine, x[images], strength=BOUNDS[images])
+        workspace.set_step(STEPS[images])
+        set_mask(workspace, mask[images])
+        set_dual(workspace, u[images])
+        workspace.dual[1 - workspace.slot, everyone(workspace)] = lanes(anchor[images])
+        return workspace
+
+    whole = ready([0, 1, 2])
+    before = whole.dual[:, 1].copy()
+    z, change = whole.anchored_step(np.array([0, 2]), x, weight)
+    np.testing.assert_array_equal(whole.dual[:, 1], before)
+    assert not z[1].any()
+    back = whole.adjoint_of_dual(np.array([2]))
+    assert not back[:2].any()
+    for place, b in enumerate((0, 2)):
+        alone = ready([b])
+        z_alone, change_alone = alone.anchored_step(np.array([0]), x[[b]], weight[[b]])
+        np.testing.assert_array_equal(z[b], z_alone[0])
+        assert change[place] == change_alone[0]
+        np.testing.assert_array_equal(whole.dual[:, b], alone.dual[:, 0])
+    np.testing.assert_array_equal(back[2], z[2])
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("bank", ["five, unequal", "composed, symmetric", "sixteen, published sizes"])
+def test_adjoint_of_dual(rng, bank, size):
+    """W^T u, whatever the mask is; a smallest image and others; tiles of either boundary added up by `gather_image`."""
+    engine, filters = engine_of(bank), model_of(bank).filters
+    workspace = loaded(engine, images(rng, engine, size))
+    u = rng.standard_normal((2, filters.channels, workspace.height, workspace.width), np.float32)
+    set_dual(workspace, u)
+    set_mask(workspace, rng.random(u.shape, np.float32))
+    for z, response in zip(workspace.adjoint_of_dual(everyone(workspace)), u, strict=True):
+        exact = oracle.synthesis(response, filters.layers, filters.boundary)
+        assert_as_good(z, exact, plain.synthesis(response, filters))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("bank", FEW)
+def test_penalty(rng, bank, masked):
+    """||M . W x||_1 of any image, of some of a batch; u stays."""
+    engine, filters = engine_of(bank), model_of(bank).filters
+    workspace = loaded(engine, images(rng, engine, (23, 38), batch=3))
+    mask = rng.random((3, filters.channels, 23, 38), np.float32) if masked else np.ones((3, 1, 1, 1))
+    if masked:
+        set_mask(workspace, mask)
+    before = workspace.dual.copy()
+    x = (3 * rng.random((3, 23, 38), np.float32) - np.float32(1)).astype(np.float32)
+    sums = workspace.penalty(np.array([0, 2]), x)
+    exact = [np.abs(mask[b] * oracle.analysis(x[b], filters.layers, filters.boundary)).sum() for b in (0, 2)]
+    np.testing.assert_allclose(sums, exact, rtol=3e-6)
+    np.testing.assert_array_equal(workspace.dual, before)
 
 
 # ------------------------------------------------------------------------------------------------- splines and masks

@@ -25,6 +25,7 @@ PUBLIC = [
     "InputError",
     "Model",
     "ModelError",
+    "OperatorError",
     "SafiError",
     "Solution",
     "Solver",
@@ -32,6 +33,8 @@ PUBLIC = [
     "denoise",
     "list_models",
     "load_model",
+    "reconstruct",
+    "tune_strength",
 ]
 
 
@@ -152,7 +155,7 @@ def test_the_sources_are_found():
     [
         ("kernels", ["kernels"]),
         ("bindings", ["bindings", "kernels", "model", "errors", "backend"]),
-        ("solver", ["solver", "backend", "errors", "model"]),
+        ("solver", ["solver", "operators", "backend", "errors", "model"]),
         ("operators", ["operators", "bindings", "kernels", "errors"]),
         ("errors", []),
         ("model", ["errors"]),
@@ -160,7 +163,8 @@ def test_the_sources_are_found():
         ("backend", ["errors", "model", "bindings"]),  # bindings by name, when a backend is chosen
         ("weights", ["errors", "model", "atomic"]),
         ("models", ["errors", "model", "weights"]),
-        ("api", ["arrays", "backend", "errors", "model", "models", "solver"]),
+        ("inverse", ["arrays", "backend", "errors", "model", "operators", "solver"]),
+        ("api", ["arrays", "backend", "errors", "inverse", "model", "models", "solver"]),
     ],
 )
 def test_imports_point_one_way(package, allowed):

@@ -218,9 +218,11 @@ def dual_step(
     With `anchored` a Halpern step instead, for the primal-dual iteration (safi_fast/solver/primal_dual.py): the other slot of u holds
     the anchor, and momentum is the weight w of
 
-        u_hat = clip(u + step M . W x, -bound, bound)
+        u_hat = clip(u + step W x, -bound M, bound M)
         u = w (2 u_hat - u) + (1 - w) anchor       for w > 0, else u = anchor = u_hat; in its own slot
         l1[b, tile] = sum (u_hat - u)^2
+
+    There the mask bounds u instead of weighting W x, and the tiles are parts of W^T u.
 
     step, bound and momentum are float32 (B,). A value read and written in one pass: u, u_previous and M once per step.
     """

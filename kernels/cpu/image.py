@@ -146,7 +146,7 @@ def primal_sums(active, slot, y, z, image, sums, geometry):
 
 @njit(parallel=True, **_OPTIONS)
 def gather_image(active, tiles, symmetric, output, geometry):
-    """output (B, H, W) = W^T (M . u) of the tiles."""
+    """output (B, H, W) = what the tiles add up to, W^T u or W^T (M . u)."""
     height, width, support, pitch = geometry[1], geometry[2], geometry[4], geometry[7]
     reach, inner = support // 2, TILE + 1 - support
     for item in prange(len(active) * height):

@@ -3,7 +3,7 @@
 DiagonalData   H^T H is diagonal in Fourier (`operator.spectrum`): x is updated by the exact proximal map, the box by a dual variable v
 DualData       any H: the residual H x - y has a dual variable p of its own, x is updated by projection onto the box
 
-With z = W^T(M . u), both make a step from x and their own dual variable (`extra`) to x_hat and extra_hat, and say how far they moved.
+With z = W^T u, both make a step from x and their own dual variable (`extra`) to x_hat and extra_hat, and say how far they moved.
 Step sizes are per image: tau for x, and for a dual variable the sigma that makes its share of tau sigma ||K||^2 <= 1.
 """
 
@@ -17,6 +17,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from ..operators.base import Operator
+from ..operators.fourier import workers
 
 Array = NDArray[Any]
 FloatVector = NDArray[np.float64]
@@ -124,10 +125,11 @@ class DiagonalData:
     def _solve(self, right: Array, step: Array, images: NDArray[np.int64]) -> Array:
         factor = 1 + step * self.spectrum[images]
         if np.iscomplexobj(right):
-            return np.asarray(scipy.fft.ifft2(scipy.fft.fft2(right, workers=-1) / factor, workers=-1), np.complex64)
+            frequencies = scipy.fft.fft2(right, workers=workers()) / factor
+            return np.asarray(scipy.fft.ifft2(frequencies, workers=workers()), np.complex64)
         half = right.shape[-1] // 2 + 1
-        frequencies = scipy.fft.rfft2(right, workers=-1) / factor[..., :half]
-        return np.asarray(scipy.fft.irfft2(frequencies, s=right.shape[-2:], workers=-1), np.float32)
+        frequencies = scipy.fft.rfft2(right, workers=workers()) / factor[..., :half]
+        return np.asarray(scipy.fft.irfft2(frequencies, s=right.shape[-2:], workers=workers()), np.float32)
 
 
 class DualData:

@@ -1,6 +1,7 @@
 """The inner loop for a general forward operator: restarted Halpern iteration of the primal-dual hybrid gradient map.
 
     min over the box of  1/2 ||H x - y||^2 + lambda ||M . W x||_1
+    = min over the box, max over |u| <= lambda M of  1/2 ||H x - y||^2 + <u, W x>
 
 One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
@@ -29,6 +30,8 @@ FIRST_TAU = (
 )
 BALANCE = 0.25  # exponent: how far tau moves towards equal primal and dual residuals at a restart
 BALANCE_LIMIT = 4.0
+TINY = float(np.finfo(np.float32).tiny)
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Parts:
 
 
 class PrimalDual:
-    """The state of a batch: x, the data term's dual variable and z = W^T(M . u) as iterates, u in the workspace."""
+    """The state of a batch: x, the data term's dual variable and z = W^T u as iterates, u in the workspace."""
 
     def __init__(
         self,
@@ -85,6 +88,11 @@ class PrimalDual:
     ):
         self.workspace, self.measurements, self.strength, self.box = workspace, measurements, strength, box
         self.squared_norm = squared_norm
+        everyone = np.arange(len(x))
+        self.size_of_back = np.sqrt(squares(measurements.adjoint(measurements.y, everyone)))
+        # below these f is float32 rounding: of the data, and times ||x|| of W x (as in outer.Problem.rounding)
+        self.rounding_of_data = 0.5 * ROUNDING**2 * squares(measurements.y)
+        self.rounding_of_penalty = ROUNDING * strength * (squared_norm * channels * x[0].size) ** 0.5
         self.term = data_term(measurements, box)
         self.parts = Parts(len(x), np.iscomplexobj(x))
         self.x = x.copy()
@@ -158,15 +166,16 @@ class PrimalDual:
 
     def mask_changed(self, active: Active) -> None:
         """z for the u that lives on under a new mask."""
-        z = self.parts.join(self.workspace.adjoint_of_dual(self.parts.images(active)), active)
-        self.z[active] = z
-        self._store_hats(active, self.x_hat[active], self.extra_hat[active], z)
+        self.z[active] = self.parts.join(self.workspace.adjoint_of_dual(self.parts.images(active)), active)
 
     def certificate(self, active: Active) -> ReconstructionCertificate:
         """Of x_hat, projected onto the box, with u_hat: the duality gap, relative to f(x); without a box the residuals.
 
         gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over the box of <H^T p + z, x - .>  for any p; here the
-        better of p = H x - y and the data term's own dual variable.
+        better of p = H x - y and the data term's own dual variable. Where f(x) is float32 rounding, x is a minimiser: 0.
+
+        Without a box the larger of ||H^T (H x - y) + z|| / ||H^T y|| and |lambda ||M . W x||_1 - <z, x>| / f(x): both are zero at a
+        minimiser and nowhere else.
         """
         x, z = clip(self.x_hat[active], self.box), self.z_hat[active]
         residual = self.measurements.apply(x, active) - self.measurements.y[active]
@@ -174,18 +183,18 @@ class PrimalDual:
         objective = 0.5 * squares(residual) + penalty
         inner = np.sum((x.conj() * z).real, axis=(1, 2), dtype=np.float64)
         slope = self.measurements.adjoint(residual, active) + z
+        relevant = objective > self.rounding_of_data[active] + self.rounding_of_penalty[active] * np.sqrt(squares(x))
         if self.box is None:
-            scale = np.sqrt(squares(self.measurements.adjoint(self.measurements.y[active], active)))
             gap = np.abs(penalty - inner)
-            return ReconstructionCertificate(
-                objective, gap, np.maximum(np.sqrt(squares(slope)) / scale, gap / objective)
-            )
+            size = np.maximum(self.size_of_back[active], TINY)
+            optimality = np.maximum(np.sqrt(squares(slope)) / size, _share(gap, objective, relevant))
+            return ReconstructionCertificate(objective, gap, optimality)
         gap = penalty - inner + self._over_box(slope, x)
         if self.term.has_multiplier:
             own = self.extra_hat[active]
             slope = self.measurements.adjoint(own, active) + z
             gap = np.minimum(gap, penalty - inner + 0.5 * squares(residual - own) + self._over_box(slope, x))
-        return ReconstructionCertificate(objective, gap, gap / np.maximum(objective, np.finfo(np.float64).tiny))
+        return ReconstructionCertificate(objective, gap, _share(gap, objective, relevant))
 
     # -- private ------------------------------------------------------------------------------------------------------
 
@@ -199,7 +208,7 @@ class PrimalDual:
 
     def _extra_weight(self, active: Active) -> FloatVector:
         """1 / sigma of the data term's dual variable."""
-        norm = 1.0 if self.measurements.diagonal else self.measurements.norm[active] ** 2
+        norm = self.measurements.norm[active] ** 2 if self.term.has_multiplier else 1.0
         return np.asarray(self.tau[active] * norm / (1 - SHARE))
 
     def _set_steps(self) -> None:
@@ -207,7 +216,7 @@ class PrimalDual:
         self.workspace.set_step(np.concatenate([sigma, sigma]) if self.parts.is_complex else sigma)
 
     def _balance(self, images: Active, primal: FloatVector, dual: FloatVector) -> None:
-        ratio = (primal[images] / np.maximum(dual[images], np.finfo(np.float64).tiny)) ** (BALANCE / 2)
+        ratio = ((primal[images] + TINY) / (dual[images] + TINY)) ** (BALANCE / 2)
         self.tau[images] *= np.clip(ratio, 1 / BALANCE_LIMIT, BALANCE_LIMIT)
 
     def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
@@ -231,3 +240,8 @@ class PrimalDual:
             w = column(weight, hat)
             state[a] = np.where(w > 0, w * (2 * hat - state[a]) + (1 - w) * start[a], hat)
         self.z[a] = z_new
+
+
+def _share(gap: FloatVector, objective: FloatVector, relevant: NDArray[np.bool_]) -> FloatVector:
+    """gap / objective where that is relevant, else 0."""
+    return np.divide(gap, objective, out=np.zeros_like(gap), where=relevant)

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Active, FloatArray
-from .data_term import squares
+from .data_term import Array, squares
 from .primal_dual import PrimalDual
 from .result import CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState
 
 FloatVector = NDArray[np.float64]
 
-FIRST_TOLERANCE = 0.1  # of the certificate without a mask; falls by DECAY from one outer step to the next
+FIRST_TOLERANCE = (
+    0.1  # of the certificate without a mask; falls by DECAY from one outer step to the next, save for the last
+)
 DECAY = 0.3
 CHECK_EVERY = 20
 
@@ -75,14 +77,14 @@ def solve(
         if outer:
             _update_mask(state, active, gain, bias, mask_of)
         tolerance = max(limits.tolerance, FIRST_TOLERANCE * DECAY**outer)
+        if outer == limits.outer - 1:
+            tolerance = limits.tolerance
         steps_before = state.steps.copy()
         found = state.run(active, tolerance, limits.inner, CHECK_EVERY)
         report.outer_iterations[active] += 1
         report.inner_iterations = state.steps.copy()
         x = state.image(active)
-        report.outer_residual[active] = np.sqrt(
-            squares(x - before[active]) / np.maximum(squares(before[active]), np.finfo(np.float64).tiny)
-        )
+        report.outer_residual[active] = relative_change(x, before[active])
         before[active] = x
         report.objective[active], report.gap[active], report.certificate[active] = (
             found.objective[active], found.gap[active], found.residual[active],
@@ -95,20 +97,33 @@ def solve(
                 report.outer_residual.copy(),
             )
         )
-        if callback is not None:
-            try:
-                callback(OuterState(outer, active.copy(), report.history[-1], lambda: before.copy()))
-            except StopIteration:
-                report.status[active] = STOPPED
-                break
         done = (report.certificate[active] <= limits.tolerance) & (
             report.outer_residual[active] <= limits.outer_tolerance
         )
         report.status[active[done]] = CONVERGED
+        proceed = _report(callback, OuterState(outer, active.copy(), report.history[-1], before.copy))
         active = active[~done]
-        if not len(active):
+        if not proceed:
+            report.status[active] = STOPPED
+        if not proceed or not len(active):
             break
     return report
+
+
+def _report(callback: Callable[[OuterState], None] | None, state: OuterState) -> bool:
+    """False where the callback asks to stop."""
+    try:
+        if callback is not None:
+            callback(state)
+    except StopIteration:
+        return False
+    return True
+
+
+def relative_change(x: Array, before: Array) -> FloatVector:
+    """||x - before|| / ||before|| of each image: 0 for no change, infinite for a change from zero."""
+    change, size = np.sqrt(squares(x - before)), np.sqrt(squares(before))
+    return np.divide(change, size, out=np.where(change > 0, np.inf, 0.0), where=size > 0)
 
 
 def _update_mask(state: PrimalDual, active: Active, gain: FloatArray, bias: FloatArray, mask_of: str) -> None:

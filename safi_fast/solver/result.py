@@ -25,6 +25,13 @@ STATUS_MESSAGES = {
 PerImage: TypeAlias = Any
 
 
+def per_image(values: NDArray[Any], single: bool) -> PerImage:
+    """The value of a single image, else the array of all; plain Python numbers where NumPy would give scalars."""
+    if not single:
+        return values
+    return values[0].item() if isinstance(values[0], np.generic) else values[0]
+
+
 @dataclass(frozen=True)
 class OuterRecord:
     """One outer step: inner steps made, relative duality gap and objective at its end, change since the step before.
@@ -46,7 +53,8 @@ class Solution:
     status: "converged", "completed" (fixed schedule), "max_iterations" or "stopped"; see STATUS_MESSAGES.
     converged: status == "converged".
     outer_iterations, inner_iterations: steps made (inner: the sum over outer steps).
-    gap, relative_gap: duality gap f(x) - f* <= gap of the last convex problem, for the image on [0, 1]; relative to f(x).
+    gap, relative_gap: duality gap f(x) - f* <= gap of the last convex problem, for the image on [0, 1]; relative to f(x). From
+        `reconstruct` without a box, where the gap is infinite, |lambda ||M . W x||_1 - <z, x>| and the relative residual of optimality.
     outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its fixed point.
     history: one OuterRecord per outer step.
     masks: float32 (C, H, W) or (B, C, H, W) of the last outer step, where asked for.
@@ -69,10 +77,10 @@ class OuterState:
     """What a callback sees after each outer step; raise StopIteration in it to stop.
 
     outer: 0, 1, ...; active: indices of the images still running; record: see OuterRecord, arrays (B,) always;
-    image(): a copy of the current images (B, H, W) on [0, 1].
+    image(): a copy of the current images (B, H, W) on [0, 1], whatever data_range is.
     """
 
     outer: int
     active: NDArray[np.int64]
     record: OuterRecord
-    image: Callable[[], NDArray[np.float32]] = field(repr=False)
+    image: Callable[[], NDArray[Any]] = field(repr=False)

@@ -1,0 +1,355 @@
+"""The primal-dual iteration on one convex problem, masks fixed, against a dense float64 solver with a certificate of its own."""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import oracle
+import pytest
+from cpu_layout import channels_first, lanes
+from models import random_model
+
+from safi_fast.bindings.cpu import CpuEngine
+from safi_fast.operators import Blur, FourierMRI, Identity, from_functions
+from safi_fast.solver import primal_dual
+from safi_fast.solver.data_term import DiagonalData, DualData, Measurements, data_term
+from safi_fast.solver.lipschitz import squared_norm
+from safi_fast.solver.primal_dual import PrimalDual
+
+SHAPE, SMALL = (16, 15), (11, 14)  # SMALL: of complex images, which have twice the unknowns
+CHANNELS = 3
+UNIT = (0.0, 1.0)
+STRENGTH = 0.01
+ROUNDING = 1e-6  # of f: what float32 pixels leave unknown of it
+
+
+TAPS = np.outer([1, 2, 3, 1], [2, 3, 1]) / 42.0
+
+
+@cache
+def operators(kind):
+    """An operator in its exact and in its general form: the same functions, nobody knows that H^T H is diagonal in Fourier."""
+    shape = SMALL if kind == "complex mri" else SHAPE
+    mask = np.random.default_rng(8).random(shape) < 0.35
+    mask[:2] = mask[-2:] = mask[0, 0] = True
+    options = {"mask_order": "fft", "check_order": False}
+    known = {
+        "identity": lambda: Identity(shape),
+        "blur": lambda: Blur(TAPS, shape, "circular"),
+        "mri": lambda: FourierMRI(mask, **options),
+        "complex mri": lambda: FourierMRI(mask, image="complex", **options),
+    }[kind]()
+    return known, from_functions(
+        known.apply, known.adjoint, shape, known.shape_out,
+        image=known.image, complex=known.complex, norm=known.norm, batched=True,
+    )  # fmt: skip
+
+
+def dense(operator):
+    """H as a real float64 matrix on (Re x, Im x) for complex images, x for real ones; complex measurements likewise."""
+    height, width = operator.shape_in
+    pixels = np.eye(height * width, dtype=np.float32).reshape(-1, height, width)
+    columns = operator.apply(pixels if operator.image == "real" else np.concatenate([pixels, 1j * pixels]))
+    return np.stack([flat(column, operator.complex) for column in columns], axis=1)
+
+
+def flat(values, is_complex):
+    values = np.ravel(values)
+    return np.concatenate([values.real, values.imag]).astype(float) if is_complex else values.astype(float)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """min over the box of 1/2 ||H x - y||^2 + lambda ||A x||_1, A = M . W, of one operator, model and mask."""
+
+    kind: str
+    box: tuple | None
+    boundary: str = "zero"
+    strength: float = STRENGTH
+    seed: int = 0
+
+    @property
+    def operators(self):
+        return operators(self.kind)
+
+    @cached_property
+    def engine(self):
+        return CpuEngine(random_model(channels=CHANNELS, boundary=self.boundary, seed=self.seed))
+
+    @property
+    def shape(self):
+        return self.operators[0].shape_in
+
+    @property
+    def is_complex(self):
+        return self.operators[0].image == "complex"
+
+    @cached_property
+    def mask(self):
+        """(parts, C, H, W)."""
+        rng = np.random.default_rng(self.seed + 1)
+        shape = (2 if self.is_complex else 1, CHANNELS, *self.shape)
+        return (rng.random(shape) * (rng.random(shape) < 0.9)).astype(np.float32)
+
+    @cached_property
+    def y(self):
+        """From a picture that leaves [0, 1] here and there, with noise."""
+        rng = np.random.default_rng(self.seed + 2)
+        rows, columns = np.mgrid[: self.shape[0], : self.shape[1]] / self.shape[0]
+        x = 0.4 + 0.7 * ((rows - 0.5) ** 2 + (columns - 0.4) ** 2 < 0.1) - 0.5 * (columns > 0.7)
+        x = (x * np.exp(2j * rows) if self.is_complex else x).astype(np.complex64 if self.is_complex else np.float32)
+        y = self.operators[0].apply(x)
+        noise = rng.standard_normal((2, *y.shape)).astype(np.float32)
+        y = y + 0.03 * (noise[0] + 1j * noise[1] if self.operators[0].complex else noise[0])
+        return self.operators[0].check_measurement(y.astype(np.complex64 if self.operators[0].complex else np.float32))
+
+    @cached_property
+    def matrices(self):
+        """H, A and y, dense, on real numbers."""
+        filters = self.engine.model.filters
+        pixels = np.eye(self.shape[0] * self.shape[1]).reshape(-1, *self.shape)
+        W = np.stack([oracle.analysis(x, filters.layers, filters.boundary).ravel() for x in pixels], axis=1)
+        parts = [part.ravel()[:, None] * W for part in self.mask.astype(float)]
+        A = parts[0] if len(parts) == 1 else np.block([[parts[0], 0 * W], [0 * W, parts[1]]])
+        return dense(self.operators[0]), A, flat(self.y, self.operators[0].complex)
+
+    def objective(self, x):
+        H, A, y = self.matrices
+        x = flat(x, self.is_complex)
+        lam = float(np.float32(self.strength))
+        return 0.5 * float(np.sum((H @ x - y) ** 2)) + lam * float(np.abs(A @ x).sum())
+
+    @cached_property
+    def solution(self):
+        """x* (H, W) and a lower bound of f* that f(x*) reaches to 1e-8: an interior-point method, its own gap as witness.
+
+        min 1/2 x'Qx - c'x + lambda sum t  over  t - Ax, t + Ax, x - low, high - x >= 0, with multipliers p; u = p[0] - p[1].
+        """
+        H, A, y = self.matrices
+        lam, n = float(np.float32(self.strength)), H.shape[1]
+        Q, c = H.T @ H, H.T @ y
+        bounded = self.box is not None
+        x = np.full(n, np.mean(self.box) if bounded else 0.0)
+        t = np.abs(A @ x) + 1
+        p = [np.full(len(A), lam / 2)] * 2 + [np.ones(n)] * (2 * bounded)
+        for _ in range(60):
+            s = [t - A @ x, t + A @ x] + ([x - self.box[0], self.box[1] - x] if bounded else [])
+            mu = 0.1 * sum(a @ b for a, b in zip(p, s, strict=True)) / sum(map(len, p))
+            if mu < 1e-16:
+                break
+            d, g = [a / b for a, b in zip(p, s, strict=True)], [mu / b - a for a, b in zip(p, s, strict=True)]
+            total, difference = d[0] + d[1], d[0] - d[1]
+            left = Q + A.T @ ((4 * d[0] * d[1] / total)[:, None] * A)
+            right = c - Q @ x - A.T @ (p[0] - p[1] + g[0] - g[1] - difference * (g[0] + g[1]) / total)
+            if bounded:
+                left[np.diag_indices(n)] += d[2] + d[3]
+                right += p[2] - p[3] + g[2] - g[3]
+            dx = np.linalg.solve(left, right)
+            dt = (g[0] + g[1] + difference * (A @ dx)) / total
+            ds = [dt - A @ dx, dt + A @ dx] + ([dx, -dx] if bounded else [])
+            dp = [a - b * e for a, b, e in zip(g, d, ds, strict=True)]
+            shrink = max(float((-move / value).max()) for move, value in zip(dp + ds, p + s, strict=True))
+            step = min(1.0, 0.99 / shrink) if shrink > 0 else 1.0
+            x, t, p = x + step * dx, t + step * dt, [a + step * b for a, b in zip(p, dp, strict=True)]
+        best, gap, slope = self._gap(x, p[0] - p[1])
+        assert gap < 1e-8 * best, "the reference has not converged"
+        assert slope < 1e-7, "the reference has not converged"
+        return (x[: n // 2] + 1j * x[n // 2 :] if self.is_complex else x).reshape(self.shape), best - gap
+
+    def _gap(self, x, u):
+        """f(x) and the duality gap of the real vectors x and u; without a box the gap for slope 0, and the relative slope."""
+        H, A, y = self.matrices
+        lam = float(np.float32(self.strength))
+        x = x if self.box is None else np.clip(x, *self.box)
+        residual, response = H @ x - y, A @ x
+        penalty, slope = lam * np.abs(response).sum(), H.T @ residual + A.T @ u
+        gap, left = penalty - u @ response, 0.0
+        if self.box is None:
+            left = np.linalg.norm(slope) / np.linalg.norm(H.T @ y)
+        else:
+            gap += np.maximum(slope * (x - self.box[0]), slope * (x - self.box[1])).sum()
+        return 0.5 * residual @ residual + penalty, gap, left
+
+    def state(self, *, hidden=False, start=None):
+        """A PrimalDual with the mask set, from x = 0 or `start`."""
+        operator = self.operators[hidden]
+        x = np.zeros((1, *self.shape), np.complex64 if self.is_complex else np.float32) if start is None else start
+        parts = len(self.mask)
+        workspace = self.engine.workspace(parts, *self.shape)
+        ones = np.ones(parts, np.float32)
+        workspace.load(np.zeros((parts, *self.shape), np.float32), self.strength * ones, ones, (-np.inf, np.inf))
+        workspace.mask, workspace.has_mask = lanes(self.mask), True
+        return PrimalDual(
+            workspace, Measurements([operator], self.y[None]), np.array([self.strength]),
+            squared_norm(self.engine, *self.shape), CHANNELS, x, self.box,
+        )  # fmt: skip
+
+
+ONE = np.array([0])
+PROBLEMS = {
+    "identity, box": Problem("identity", UNIT),
+    "blur, box": Problem("blur", UNIT),
+    "blur, box, symmetric": Problem("blur", (0.1, 0.8), "symmetric", seed=3),
+    "blur, no box": Problem("blur", None, seed=1),
+    "mri, box": Problem("mri", UNIT),
+    "mri, no box": Problem("mri", None, strength=0.03),
+    "complex mri": Problem("complex mri", None),
+}
+each_problem = pytest.mark.parametrize("name", PROBLEMS)
+each_form = pytest.mark.parametrize("hidden", [False, True], ids=["exact", "general"])
+
+
+def distance(x, reference):
+    return float(np.linalg.norm(x - reference) / np.linalg.norm(reference))
+
+
+def test_forms():
+    """The exact form where every H^T H is diagonal in Fourier, the general one else."""
+    known, hidden = operators("blur")
+    y = np.zeros((2, *SHAPE), np.float32)
+    assert isinstance(data_term(Measurements([known], y), UNIT), DiagonalData)
+    assert isinstance(data_term(Measurements([known, known], y), UNIT), DiagonalData)
+    assert isinstance(data_term(Measurements([hidden], y), UNIT), DualData)
+    assert isinstance(data_term(Measurements([known, hidden], y), UNIT), DualData)
+
+
+@each_form
+@each_problem
+def test_solution_is_the_references(name, hidden):
+    """After many steps: f(x) - f* at float32 rounding, x near x* as far as f is curved there; the box holds."""
+    problem = PROBLEMS[name]
+    state = problem.state(hidden=hidden)
+    found = state.run(ONE, 1e-5, 2500, 50)
+    best, lowest = problem.solution
+    x = state.image(ONE)[0]
+    reached = problem.objective(x)
+    assert found.residual[0] <= 5e-5
+    assert found.objective[0] == pytest.approx(reached, rel=ROUNDING)
+    assert -ROUNDING <= reached / lowest - 1 <= 1e-4
+    assert distance(x, best) < (3e-2 if problem.is_complex else 1e-2)
+    if problem.box is not None:
+        assert x.min() >= np.float32(problem.box[0])
+        assert x.max() <= np.float32(problem.box[1])
+        assert (best <= problem.box[0] + 1e-6).any(), "a box that does not bind tests nothing"
+
+
+@each_form
+@each_problem
+def test_certificate_holds_at_every_step(name, hidden):
+    """f(x) - f* <= gap with a box; without one <= gap + ||slope|| ||x - x*||. Never negative, and it falls to the tolerance."""
+    problem = PROBLEMS[name]
+    best, lowest = problem.solution
+    state, seen = problem.state(hidden=hidden), []
+    size = np.linalg.norm(problem.operators[0].adjoint(problem.y))
+    for steps in (1, 1, 1, 2, 5, 10, 20, 40, 80, 160, 320):
+        found = state.run(ONE, 0.0, steps, steps)
+        x = state.image(ONE)[0]
+        off = problem.objective(x) - lowest
+        objective, gap, residual = found.objective[0], found.gap[0], found.residual[0]
+        assert gap >= -1e-6 * objective
+        if problem.box is None:
+            gap += residual * size * np.linalg.norm(x - best)
+            assert residual >= found.gap[0] / objective
+        else:
+            assert residual == pytest.approx(gap / objective)
+        assert -ROUNDING * lowest <= off <= gap + ROUNDING * objective
+        seen.append(residual)
+    assert min(seen[-3:]) < max(seen[:3]) / 20
+
+
+@each_problem
+def test_both_forms_reach_one_image(name):
+    """Each stops by its certificate; then f differs by no more than the gaps, and the images are near."""
+    problem = PROBLEMS[name]
+    images, values, gaps = [], [], []
+    for hidden in (False, True):
+        state = problem.state(hidden=hidden)
+        found = state.run(ONE, 1e-4, 2500, 20)
+        assert found.residual[0] <= 1e-4
+        images.append(state.image(ONE)[0])
+        values.append(found.objective[0])
+        gaps.append(found.gap[0])
+    if problem.box is not None:
+        assert abs(values[0] - values[1]) <= max(gaps) + ROUNDING * values[0]
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
+    assert distance(images[0], images[1]) < 2e-2
+
+
+@pytest.mark.parametrize("name", ["blur, box", "mri, no box", "complex mri"])
+def test_dual_variable_obeys_its_bounds(name, monkeypatch):
+    """u_hat of a step of weight 0 lies within lambda M, and z_hat is its W^T u: what the certificate stands on."""
+    problem = PROBLEMS[name]
+    state = problem.state()
+    state.run(ONE, 0.0, 25, 25)
+    state.run(ONE, 0.0, 1, 1)  # the first step of a run has weight 0
+    u = channels_first(state.workspace.dual[state.workspace.slot, np.arange(len(problem.mask))], CHANNELS)
+    assert (np.abs(u) <= np.float32(problem.strength) * problem.mask).all()
+    filters = problem.engine.model.filters
+    z = [oracle.synthesis(part, filters.layers, filters.boundary) for part in u]
+    exact = z[0] if len(z) == 1 else z[0] + 1j * z[1]
+    np.testing.assert_allclose(state.z_hat[0], exact, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["exact", "general"])
+def test_start_does_not_matter(hidden):
+    """The convex problem has one value, wherever x starts."""
+    problem = PROBLEMS["blur, box"]
+    values = []
+    for start in (np.zeros((1, *SHAPE), np.float32), np.random.default_rng(0).random((1, *SHAPE), np.float32)):
+        state = problem.state(hidden=hidden, start=start)
+        before = start.copy()
+        values.append(state.run(ONE, 1e-4, 2000, 20).objective[0])
+        np.testing.assert_array_equal(start, before)
+    assert values[0] == pytest.approx(values[1], rel=2e-4)
+
+
+def test_limit_and_checks():
+    """No more steps than the limit; the certificate is of the last one; an image that is done makes no more."""
+    problem = PROBLEMS["blur, box"]
+    state = problem.state()
+    found = state.run(ONE, 0.0, 7, 20)
+    assert state.steps[0] == 7
+    assert np.isfinite(found.residual[0])
+    assert found.residual[0] == state.certificate(ONE).residual[0]
+    state.run(ONE, 1e9, 100, 20)
+    assert state.steps[0] == 27
+
+
+def test_problem_solved_from_the_start():
+    """y = 0: f = 0 at once, with a box and without; nothing is divided by it."""
+    for name in PROBLEMS:
+        problem = PROBLEMS[name]
+        if problem.box is not None and problem.box[0] > 0:
+            continue
+        state = problem.state()
+        state = PrimalDual(
+            state.workspace, Measurements([problem.operators[0]], 0 * problem.y[None]), np.array([STRENGTH]),
+            state.squared_norm, CHANNELS, state.x, problem.box,
+        )  # fmt: skip
+        found = state.run(ONE, 1e-3, 300, 5)
+        assert (found.objective[0], found.gap[0], found.residual[0]) == (0, 0, 0)
+        assert state.steps[0] == 5
+        assert not state.image(ONE).any()
+
+
+def test_mask_of_zeros():
+    """Without a penalty, and so without a dual variable: the data alone."""
+    problem = PROBLEMS["identity, box"]
+    state = problem.state()
+    state.workspace.mask[...] = 0
+    found = state.run(ONE, 1e-5, 400, 20)
+    assert found.residual[0] <= 1e-5
+    np.testing.assert_allclose(state.image(ONE)[0], np.clip(problem.y, 0, 1), atol=2e-3)
+
+
+def test_step_sizes_stay_within_their_bound(monkeypatch):
+    """tau sigma ||K||^2 <= 1 at every step, however the balance moves tau."""
+    monkeypatch.setattr(primal_dual, "RESTART_LENGTH", 0.0)
+    problem, seen = PROBLEMS["mri, box"], []
+    state = problem.state(hidden=True)
+    set_step = state.workspace.set_step
+    state.workspace.set_step = lambda sigma: (seen.append((float(sigma[0]), state.tau[0])), set_step(sigma))
+    state.run(ONE, 0.0, 300, 100)
+    products = [sigma * tau * state.squared_norm for sigma, tau in seen]
+    np.testing.assert_allclose(products, 0.5, rtol=1e-6)
+    assert len({tau for _, tau in seen}) > 3

@@ -212,12 +212,13 @@ class Tuning:
 def score(
     images: NDArray[Any], operator: Operator, y: NDArray[Any], reference: Any, noise_std: float | None
 ) -> tuple[NDArray[np.float64], str]:
-    """Scores of candidate images (n, H, W) by a reference or by the discrepancy principle."""
+    """Scores of candidate images (n, H, W) by a reference, a real one by the magnitude, or by the discrepancy principle."""
     if reference is not None:
         target = np.asarray(reference)
         if target.shape != operator.shape_in:
             raise InputError(f"reference has shape {target.shape}; expected {operator.shape_in}")
-        return squares((images - target).astype(images.dtype)) / target.size, "reference"
+        shown = np.abs(images) if np.iscomplexobj(images) and not np.iscomplexobj(target) else images
+        return squares((shown - target).astype(shown.dtype)) / target.size, "reference"
     assert noise_std is not None
     residual = squares((operator.apply(images) - y).astype(y.dtype))
     measured = np.count_nonzero(y) * (2 if np.iscomplexobj(y) else 1)

@@ -80,9 +80,10 @@ def solve(
         report.outer_iterations[active] += 1
         report.inner_iterations = state.steps.copy()
         x = state.image(active)
-        report.outer_residual[active] = np.sqrt(
-            squares(x - before[active]) / np.maximum(squares(before[active]), np.finfo(np.float64).tiny)
-        )
+        with np.errstate(over="ignore"):  # infinite where the image before was zero
+            report.outer_residual[active] = np.sqrt(
+                squares(x - before[active]) / np.maximum(squares(before[active]), np.finfo(np.float64).tiny)
+            )
         before[active] = x
         report.objective[active], report.gap[active], report.certificate[active] = (
             found.objective[active], found.gap[active], found.residual[active],

@@ -521,6 +521,8 @@ class TestFiles:
             (("k.npy", "-o", "k.npy"), "k.npy is an input and would be overwritten"),
             (("k.npy", "-o", "."), "k.npy is an input and would be overwritten"),
             (("k.npy", "-o", "x.npy", "--report", "k.npy"), "k.npy is an input and would be overwritten"),
+            (("k.npy", "-o", "m.npy", "--mask", "m.npy"), "m.npy is an input and would be overwritten"),
+            (("b.hdr", "-o", "b.cfl"), "b.cfl is an input and would be overwritten"),
             (("k.npy", "l.npy", "-o", "x.npy"), "several inputs need a folder to go to"),
             (("k.npy", "in/k.npy", "-o", "out"), "would both be written to out/k"),
             (("k.npy", "-o", "x.npy", "--plot", "p.jpg"), "a picture is written as .png"),

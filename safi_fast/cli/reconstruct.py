@@ -37,6 +37,7 @@ MEASURED = (
 )  # problems whose results have a format of their own, and slices that go into files of their own
 FORMATS = ("npy", "cfl", "png", "tif")
 BACKENDS = ("cpu",)  # reconstruction has no GPU backend yet
+OTHER_INPUTS = ("mask", "maps", "kernel", "angles", "tune_reference")
 SHOWN_FAILURES = 20
 LOW, HIGH, CANDIDATES = 1e-5, 1e-2, 7  # strengths to try, times ||H||^2
 PIXELS_AT_ONCE = 2**19  # of the candidates that are solved as one batch: about 0.5 GB
@@ -243,7 +244,8 @@ def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
         first = written.setdefault(place, job.source)
         if first != job.source:
             raise UsageError(f"{first} and {job.source} would both be written to {place}")
-    originals = {_without_name(source).resolve(): source for source in sources}
+    named = [Path(given) for name in OTHER_INPUTS if (given := getattr(args, name, None))]
+    originals = {path.resolve() for given in (*sources, *named) for path in _files_of(given)}
     places = [
         Path(f"{place}.{args.format}") if job.is_folder else place for job, place in zip(jobs, written, strict=True)
     ]
@@ -476,8 +478,10 @@ def _bar(description: str, total: int) -> Iterator[Any]:
         yield advance
 
 
-def _without_name(path: Path) -> Path:
-    return Path(str(path).partition("::")[0])
+def _files_of(given: Path) -> list[Path]:
+    """The files behind FILE::NAME, and both files of a BART pair."""
+    path = Path(str(given).partition("::")[0])
+    return [path.with_suffix(".cfl"), path.with_suffix(".hdr")] if path.suffix in (".cfl", ".hdr") else [path]
 
 
 def _record(job: Job, target: Path, status: str, **facts: Any) -> dict[str, Any]:

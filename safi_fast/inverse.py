@@ -244,9 +244,10 @@ class Tuning:
 def score(
     images: NDArray[Any], operator: Operator, y: NDArray[Any], reference: Any, noise_std: float | None
 ) -> tuple[NDArray[np.float64], str]:
-    """Scores of candidate images (n, H, W) by a reference or by the discrepancy principle."""
+    """Scores of candidate images (n, H, W) by a reference, a real one by the magnitude, or by the discrepancy principle."""
     if reference is not None:
-        return squares(images - reference) / reference.size, "reference"
+        shown = np.abs(images) if np.iscomplexobj(images) and not np.iscomplexobj(reference) else images
+        return squares(shown - reference) / reference.size, "reference"
     assert noise_std is not None
     residual = squares(operator.apply(images) - y)
     measured = max(1, int(np.count_nonzero(y))) * (2 if np.iscomplexobj(y) else 1)

@@ -6,7 +6,7 @@ Needs `pip install matplotlib`.
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DPI = 120
 GREY = "0.45"
 ACCENT = "#d1495b"
+BLUE = "#30638e"
 MASK_COLOURS = "cividis"
 FILTER_COLOURS = "RdBu_r"
 CAPTIONS = {
@@ -31,7 +32,14 @@ CAPTIONS = {
     "clean": "Original",
     "mask": "Mask, mean over the filters\n1: smoothed in full, 0: left alone",
 }
+RECONSTRUCTION_CAPTIONS = {
+    "start": "Start",
+    "result": "Reconstruction",
+    "mask": CAPTIONS["mask"],
+    "convergence": "Convergence\nhow near each outer step came",
+}
 PANEL_WIDTH, GAP, MARGIN, CAPTION_HEIGHT, BAR_WIDTH = 3.0, 0.08, 0.08, 0.5, 0.42  # inches
+CURVE_MARGIN, SMALLEST_CURVE = 0.5, 2.2  # inches, of the convergence curve
 
 Array = NDArray[Any]
 Detail = tuple[int, int, int, int]
@@ -93,6 +101,66 @@ def before_after(
             enlarged = _axes(figure, left, top + heights[0] + GAP, PANEL_WIDTH, heights[1])
             _draw(enlarged, _cut(image, detail), colours, limits)
     _save(figure, path)
+
+
+def reconstruction(
+    path: str | Path,
+    start: ArrayLike,
+    result: ArrayLike,
+    mask_mean: ArrayLike,
+    certificates: Sequence[float],
+    changes: Sequence[float],
+    *,
+    certificate: str = "relative duality gap",
+    captions: Mapping[str, str] | None = None,
+) -> None:
+    """Draw a reconstruction: the image of a classical method, the result, the mean mask, and how the solver converged.
+
+    Images are (H, W) or (H, W, 3) on [0, 1], or `start` of another size, and shown clipped; `certificates` and `changes` hold one value per
+    outer step, `certificate` says what the first are. `captions` replaces texts of RECONSTRUCTION_CAPTIONS.
+    """
+    images = {
+        name: _checked(name, value) for name, value in (("start", start), ("result", result), ("mask", mask_mean))
+    }
+    height, width = images["result"].shape[:2]
+    if images["mask"].shape != (height, width):
+        raise InputError(f"mask has shape {images['mask'].shape}, but result has {images['result'].shape}")
+    if not certificates or len(certificates) != len(changes):
+        raise InputError(
+            f"certificates has {len(certificates)} values and changes {len(changes)}; expected one each per outer step"
+        )
+    texts = {**RECONSTRUCTION_CAPTIONS, **(captions or {})}
+    unknown = sorted(texts.keys() - RECONSTRUCTION_CAPTIONS.keys())
+    if unknown:
+        raise InputError(f"captions names no panel {unknown[0]!r}; the panels are {', '.join(RECONSTRUCTION_CAPTIONS)}")
+    tall, top = PANEL_WIDTH * height / width, MARGIN + CAPTION_HEIGHT
+    figure = _figure(
+        2 * MARGIN + 4 * PANEL_WIDTH + 2 * GAP + BAR_WIDTH + CURVE_MARGIN,
+        2 * MARGIN + CAPTION_HEIGHT + max(tall, SMALLEST_CURVE),
+    )
+    for column, (name, image) in enumerate(images.items()):
+        left = MARGIN + column * (PANEL_WIDTH + GAP)
+        _caption(figure, left, top, texts[name])
+        colours, limits = (MASK_COLOURS, _mask_limits(image)) if name == "mask" else ("gray", (0.0, 1.0))
+        drawn = _draw(_axes(figure, left, top, PANEL_WIDTH, tall), image, colours, limits)
+        if name == "mask":
+            _colour_bar(figure, _axes(figure, left + PANEL_WIDTH + GAP, top, 0.1, tall), drawn)
+    left = MARGIN + 3 * PANEL_WIDTH + 2 * GAP + BAR_WIDTH + CURVE_MARGIN
+    _caption(figure, left, top, texts["convergence"])
+    axes = _axes(figure, left, top, PANEL_WIDTH - 0.1, max(tall, SMALLEST_CURVE) - CURVE_MARGIN)
+    _convergence(axes, certificates, changes, certificate)
+    _save(figure, path)
+
+
+def _convergence(axes: Any, certificates: Sequence[float], changes: Sequence[float], certificate: str) -> None:
+    steps = np.arange(1, len(certificates) + 1)
+    for values, label, colour in ((certificates, certificate, ACCENT), (changes, "change between outer steps", BLUE)):
+        finite = [value if np.isfinite(value) and value > 0 else np.nan for value in values]
+        axes.semilogy(steps, finite, "o-", color=colour, markersize=4, label=label)
+    axes.set_xlabel("outer step", fontsize=9)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=8)
+    _plain(axes)
 
 
 def inspect_model(model: "Model", path: str | Path) -> None:
@@ -273,7 +341,7 @@ def _strengths(axes: Any, model: "Model") -> None:
     levels = 255 * model.noise_levels
     for values, label, colour in (
         (model.strength.unrolled, "unrolled", ACCENT),
-        (model.strength.converged, "converged", "#30638e"),
+        (model.strength.converged, "converged", BLUE),
     ):
         axes.plot(levels, values, "o-", color=colour, markersize=5, label=label)
     axes.set_xlabel("sigma of 255", fontsize=9)

@@ -67,6 +67,33 @@ def test_bad_input(tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_reconstructions_are_drawn(tmp_path):
+    certificates, changes = [1e-1, 1e-3], [np.inf, 1e-2]
+    plots.reconstruction(tmp_path / "a.png", NOISY[::2, ::2], DENOISED, MASK, certificates, changes)
+    colour = np.stack([NOISY, DENOISED, CLEAN], -1)
+    plots.reconstruction(tmp_path / "b.png", colour, colour, MASK, [0.0], [0.0], captions={"start": "Blurred"})
+    assert size(tmp_path / "a.png") == size(tmp_path / "b.png")
+    assert size(tmp_path / "a.png")[0] > 4 * plots.PANEL_WIDTH * plots.DPI
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_mean": MASK[1:]}, r"mask has shape \(39, 60\), but result has \(40, 60\)"),
+        ({"certificates": []}, "certificates has 0 values and changes 1; expected one each per outer step"),
+        (
+            {"captions": {"noisy": "x"}},
+            "captions names no panel 'noisy'; the panels are start, result, mask, convergence",
+        ),
+        ({"start": np.zeros(3)}, r"start has shape \(3,\)"),
+    ],
+)
+def test_bad_reconstructions(tmp_path, arguments, message):
+    good = {"start": NOISY, "result": DENOISED, "mask_mean": MASK, "certificates": [0.1], "changes": [0.1]}
+    with pytest.raises(InputError, match=message):
+        plots.reconstruction(tmp_path / "a.png", **{**good, **arguments})
+
+
 def test_output_must_be_a_png_in_a_folder_that_exists(tmp_path):
     with pytest.raises(ImageFileError, match=r"unsupported extension '\.jpg'; a picture is written as \.png"):
         plots.before_after(tmp_path / "a.jpg", NOISY, DENOISED)

@@ -12,12 +12,13 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import SafiError
-from . import convert, demo, denoise, doctor, evaluate, inspect, models, train
+from . import convert, demo, denoise, doctor, evaluate, inspect, models, reconstruct, train
 from .arguments import UsageError
 from .output import print_error
 
 COMMANDS = {
     "denoise": denoise,
+    "reconstruct": reconstruct,
     "evaluate": evaluate,
     "models": models,
     "inspect": inspect,
@@ -41,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = Parser(prog="safi-fast", description="Image denoising with solution-adaptive learned regularisers.")
+    parser = Parser(prog="safi-fast", description="Image reconstruction with solution-adaptive learned regularisers.")
     parser.add_argument("--version", action="version", version=f"safi-fast {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():

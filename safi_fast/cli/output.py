@@ -10,7 +10,12 @@ from typing import Any
 
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object on standard output; NaN and infinity, which JSON has not, become null."""
-    print(json.dumps(_finite(values), indent=2))
+    print(json_text(values))
+
+
+def json_text(values: dict[str, Any]) -> str:
+    """One JSON object, as `print_json` prints it."""
+    return json.dumps(_finite(values), indent=2)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -25,16 +30,21 @@ def print_error(message: str) -> None:
     print(f"safi-fast: error: {' '.join(message.split())}", file=sys.stderr)
 
 
+def print_warning(message: str) -> None:
+    """One line on standard error."""
+    print(f"safi-fast: warning: {' '.join(message.split())}", file=sys.stderr)
+
+
 def scientific(value: float | None) -> str:
     """A gap as people read it."""
     return "not reported" if value is None or math.isnan(value) else f"{value:.1e}"
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar with rate and remaining time on standard error; yields the function that counts one more image."""
+def progress(description: str, total: int, unit: str = "image") -> Iterator[Callable[..., None]]:
+    """A bar with rate and remaining time on standard error; yields the function that counts one more image, or as many as it is told."""
     if total == 0 or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda count=1: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -58,17 +68,17 @@ def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, rate="")
 
-        def advance() -> None:
-            bar.advance(task)
+        def advance(count: int = 1) -> None:
+            bar.advance(task, count)
             current = bar.tasks[0]
-            if current.elapsed:
-                bar.update(task, rate=_rate(current.completed / current.elapsed))
+            if current.elapsed and current.completed:
+                bar.update(task, rate=_rate(current.completed / current.elapsed, unit))
 
         yield advance
 
 
-def _rate(per_second: float) -> str:
-    return f"{per_second:.1f} images/s" if per_second >= 1 else f"{1 / per_second:.1f} s/image"
+def _rate(per_second: float, unit: str) -> str:
+    return f"{per_second:.1f} {unit}s/s" if per_second >= 1 else f"{1 / per_second:.1f} s/{unit}"
 
 
 def _finite(value: Any) -> Any:

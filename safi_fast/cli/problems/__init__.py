@@ -1,0 +1,73 @@
+"""The kinds of measurements that `safi-fast reconstruct` knows, one module each.
+
+A module has `add_arguments(parser)`, `list_inputs(paths)` and `open_study(path, args)`; its docstring is the help of its command.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from ...operators import Operator
+
+Array = NDArray[Any]
+Box = tuple[float, float]
+
+QUANTILE = 0.999
+IMAGE_BOX: Box = (0.0, 1.0)
+ESTIMATED_BOX: Box = (0.0, 2.0)  # where white is a quantile, brighter pixels must not be cut off
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One problem to solve, in the units of the file. measurement: (*shape_out), or (channels, *shape_out) of a colour image.
+
+    start: what a classical method makes of it, drawn beside the result. x0: where the solver starts, None: its own choice.
+    """
+
+    measurement: Array
+    operator: "Operator"
+    start: Array
+    x0: Array | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What one file holds: slices that share a data range, and how results are written.
+
+    write(path, results): stores (slices, ...), returns facts for the report. facts: of all slices, for the report.
+    """
+
+    count: int
+    slice: Callable[[int], Slice]
+    data_range: float
+    range_rule: str
+    box: Box | None
+    start_name: str
+    write: Callable[[Path, Array], dict[str, Any]]
+    eight_bit: float  # what 255 on the scale of the command line's noise is
+    noise_unit: float  # what 1 of --noise-std is, in the units of the measurements
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def quantile_range(path: Path, what: str, values: list[Array]) -> tuple[float, str]:
+    """The data range of measurements of arbitrary scale, and the rule in words. Raises InputError."""
+    value = float(np.quantile(np.concatenate([one.ravel() for one in values]), QUANTILE))
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"{path}: the {100 * QUANTILE:g} % quantile of the {what} is {value:g}; pass --data-range R")
+    return value, f"{100 * QUANTILE:g} % quantile of the {what}"
+
+
+def write_magnitude(path: Path, results: Array, white: float | None) -> dict[str, Any]:
+    """Write MRI and CT results; see `safi_fast.io.results`."""
+    from ...io import write_result
+
+    used = write_result(path, results[0] if len(results) == 1 else results, white)
+    return {} if used is None else {"white": used}

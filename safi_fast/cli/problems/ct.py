@@ -1,0 +1,185 @@
+"""Computed tomography from sinograms (line integrals): TIFF, .npy, .npz, .mat or .h5; parallel or fan beam.
+
+A sinogram is (views, detector cells), a stack (slices, views, cells); others need --layout, one letter per axis: vsd for
+projections (views, slices, cells), dv for detector cells first. --angles START:STOP:N are N angles at equal steps, STOP not
+among them; or a file, FILE::NAME for one of several arrays. At angle 0 rays of parallel geometry run upwards through the
+image and cells count from left to right; the source of a fan is below. Lengths share one unit, in which the line integrals
+are too: results are in 1/unit. By default pixels are as wide as a detector cell (seen at the axis of rotation) and the
+image is the largest that all views see.
+
+The result is scaled for the solver by --data-range, by default the 99.9 % quantile of the filtered back projection (FBP)
+over all slices of the file, and back. The solver starts from the FBP. Data terms have different sizes: strengths that work lie near
+1e-5 to 1e-3 times ||H||^2, which the report states.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ImageFileError, InputError
+from ..arguments import UsageError, positive
+from . import ESTIMATED_BOX, IMAGE_BOX, Array, Box, Slice, Study, quantile_range, write_magnitude
+
+if TYPE_CHECKING:
+    from ...operators import FanBeamCT, ParallelBeamCT
+
+INPUT, INPUT_HELP = "SINOGRAM", "sinogram files or folders of them"
+TURN = 2 * np.pi
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only CT needs."""
+    parser.add_argument(
+        "--variable", metavar="NAME", help="which array of a .mat, .npz or .h5 file (default: the only one)"
+    )
+    parser.add_argument("--layout", metavar="LETTERS", help="axes of the file: s slices, v views, d detector cells")
+    parser.add_argument("--angles", required=True, metavar="FILE|START:STOP:N", help="one per view, in degrees")
+    parser.add_argument("--angle-unit", choices=("degrees", "radians"), help="of --angles (default: degrees)")
+    parser.add_argument("--geometry", choices=("parallel", "fan"), required=True)
+    parser.add_argument("--detector-spacing", type=positive, default=1.0, metavar="D", help="of cells (default: 1)")
+    parser.add_argument(
+        "--centre", type=float, metavar="K", help="cell that faces the axis of rotation (default: the middle)"
+    )
+    parser.add_argument(
+        "--source-origin", type=positive, metavar="D", help="fan: from the source to the axis of rotation"
+    )
+    parser.add_argument("--source-detector", type=positive, metavar="D", help="fan: from the source to the detector")
+    parser.add_argument("--pixel-size", type=positive, metavar="P", help="of the image (default: a cell)")
+    parser.add_argument(
+        "--size", type=size, metavar="N|HxW", help="of the image in pixels (default: what all views see)"
+    )
+    parser.add_argument("--filter", choices=("ramp", "hann"), default="ramp", help="of the FBP (default: ramp)")
+
+
+def size(text: str) -> tuple[int, int]:
+    """N or HxW."""
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 256 or 256x320")
+    return sides[0], sides[-1]
+
+
+def list_inputs(paths: list[str]) -> list[Path]:
+    """Files of measurements."""
+    from ...io import list_measurements
+
+    return list_measurements(paths, (".tif", ".tiff", ".npy", ".npz", ".mat", ".h5", ".hdf5"))
+
+
+def open_study(path: Path, args: argparse.Namespace) -> Study:
+    """Read a file and its angles, make the operator, settle scale and box."""
+    from ...io import read_sinogram
+
+    sinograms, layout = read_sinogram(path, args.variable, args.layout)
+    slices, views, cells = sinograms.shape
+    angles = read_angles(args.angles, args.angle_unit)
+    if len(angles) != views:
+        turned = (
+            f"; if detector cells come first, pass --layout {'dv' if layout == 'vd' else 'sdv'}"
+            if cells == len(angles)
+            else ""
+        )
+        raise ImageFileError(
+            f"{path}: has {views} views of {cells} cells, but --angles gives {len(angles)} angles{turned}"
+        )
+    operator, notes = _operator(angles, cells, args)
+
+    def sinogram(number: int) -> Array:
+        return operator.check_measurement(np.asarray(sinograms[number], np.float32))
+
+    if args.data_range:
+        data_range, rule = args.data_range, "given"
+    else:
+        data_range, rule = quantile_range(
+            path, "filtered back projection", [operator.fbp(sinogram(n), args.filter) for n in range(slices)]
+        )
+
+    def make(number: int) -> Slice:
+        y = sinogram(number)
+        start = operator.fbp(y, args.filter)
+        return Slice(y, operator, start, start)
+
+    box: Box | None = args.box
+    if box is None and not args.no_box:
+        box = IMAGE_BOX if args.data_range else ESTIMATED_BOX
+    return Study(
+        count=slices,
+        slice=make,
+        data_range=data_range,
+        range_rule=rule,
+        box=box,
+        start_name="Filtered back projection",
+        write=lambda file, results: write_magnitude(file, results, args.data_range),
+        eight_bit=data_range,
+        noise_unit=1.0,
+        facts={
+            "layout": layout,
+            "geometry": args.geometry,
+            "views": views,
+            "detector_cells": cells,
+            "pixel_size": operator.pixel_size,
+            "centre": operator.centre,
+            "warnings": notes,
+        },
+    )
+
+
+def read_angles(text: str, unit: str | None) -> Array:
+    """--angles in radians. Raises UsageError, ImageFileError."""
+    from ...io import read_vector
+
+    parts = text.split(":")
+    if len(parts) == 3 and all(_is_number(part) for part in parts) and float(parts[2]) >= 1:
+        start, stop, number = map(float, parts)
+        if number != int(number):
+            raise UsageError(f"--angles {text}: N is {parts[2]}; expected a whole number of views")
+        values = np.linspace(start, stop, int(number), endpoint=False)
+    else:
+        values = read_vector(text)
+        if unit is None and len(values) > 20 and np.ptp(values) < 1.01 * TURN:
+            raise UsageError(
+                f"--angles {text}: {len(values)} angles span {np.ptp(values):.3g}, which looks like radians; pass --angle-unit"
+            )
+    return values if unit == "radians" else np.deg2rad(values)
+
+
+def _operator(angles: Array, cells: int, args: argparse.Namespace) -> tuple["ParallelBeamCT | FanBeamCT", list[str]]:
+    """The operator, and what it warns of."""
+    from ...operators import FanBeamCT, ParallelBeamCT
+
+    fan = args.geometry == "fan"
+    if fan and not (args.source_origin and args.source_detector):
+        raise UsageError("--geometry fan needs --source-origin D and --source-detector D")
+    if not fan and (args.source_origin or args.source_detector):
+        raise UsageError("--source-origin and --source-detector belong to --geometry fan")
+    spacing = args.detector_spacing
+    centre = (cells - 1) / 2 if args.centre is None else args.centre
+    reach = min(centre + 0.5, cells - 0.5 - centre) * spacing  # of the detector to both sides of the axis
+    if reach <= 0:
+        raise InputError(f"--centre {centre:g} lies outside the detector of {cells} cells")
+    pixel = args.pixel_size or spacing * (args.source_origin / args.source_detector if fan else 1)
+    radius = args.source_origin * np.sin(np.arctan(reach / args.source_detector)) if fan else reach
+    side = max(1, int(2 * radius / pixel + 1e-6))
+    shape = args.size or (side, side)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        options: dict[str, Any] = {"centre": centre, "pixel_size": pixel}
+        operator: ParallelBeamCT | FanBeamCT
+        if fan:
+            operator = FanBeamCT(shape, angles, cells, spacing, args.source_origin, args.source_detector, **options)
+        else:
+            operator = ParallelBeamCT(shape, angles, cells, spacing, **options)
+    return operator, [str(warning.message) for warning in caught]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False

@@ -1,0 +1,47 @@
+"""Fill missing pixels of images: --mask says which are known.
+
+The mask is an image or array of the size of the image: 0 is missing, the other value (1, 255, True) known; --invert-mask for the
+opposite. What the image holds at missing pixels does not matter. Known pixels are fitted, not copied: they may be noisy.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ImageFileError
+from . import Array, Study
+from .pictures import INPUT, INPUT_HELP, list_inputs, open_images
+
+if TYPE_CHECKING:
+    from ...operators import Operator
+
+__all__ = ["INPUT", "INPUT_HELP", "add_arguments", "list_inputs", "open_study"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only inpainting needs."""
+    parser.add_argument("--mask", required=True, metavar="FILE", help="0 where a pixel is missing")
+    parser.add_argument("--invert-mask", action="store_true", help="the mask is 0 where a pixel is known")
+
+
+def open_study(path: Path, args: argparse.Namespace) -> Study:
+    """Read an image and the mask."""
+    from ...io import read_mask
+
+    mask = read_mask(args.mask)
+    if args.invert_mask:
+        mask = ~mask
+
+    def prepare(shape: tuple[int, int]) -> tuple["Operator", dict[str, Any]]:
+        from ...operators import Mask
+
+        if mask.shape != shape:
+            raise ImageFileError(f"{args.mask}: the mask has shape {mask.shape}; expected {shape}, as {path}")
+        return Mask(mask), {"mask": args.mask, "known_share": float(mask.mean())}
+
+    def known(values: Array) -> Array:
+        return np.asarray(np.where(mask, values, 0))
+
+    return open_images(path, args, prepare, "Known pixels", lambda y: y, known)

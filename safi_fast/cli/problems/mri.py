@@ -1,0 +1,202 @@
+"""Cartesian MRI from k-space: BART .cfl, fastMRI .h5, .npy, .npz or .mat; one coil, or several with sensitivity maps.
+
+K-space lies on the full grid, zero where nothing was sampled, its transform orthonormal. Frequency zero is in the middle
+(--kspace-order centered, as BART, fastMRI and sigpy store it) or at index 0 (fft). The sampling mask is --mask, else the
+file's own, else where k-space is not zero in any coil. K-space has an arbitrary scale: it is divided by --data-range, by
+default the 99.9 % quantile of the zero-filled magnitude (root sum of squares of the coils) over all slices of the file, and
+the result is multiplied by it.
+
+Axes are taken as they are stored: BART's dimensions; (slices, [coils,] H, W) of fastMRI's kspace; else (H, W), (coils, H, W)
+with maps, or (slices, coils, H, W). Others need --layout, one letter per axis, such as hwc for MATLAB's (H, W, coils).
+Several slices go into a folder as one file each (NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ImageFileError, InputError
+from ..arguments import UsageError, count
+from . import ESTIMATED_BOX, IMAGE_BOX, Array, Slice, Study, quantile_range, write_magnitude
+
+if TYPE_CHECKING:
+    from ...io import Kspace
+    from ...operators import Operator
+
+INPUT, INPUT_HELP = "KSPACE", "k-space files or folders of them"
+ORDERS = ("centered", "fft")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only MRI needs."""
+    parser.add_argument(
+        "--variable", metavar="NAME", help="which array of a .mat, .npz or .h5 file (default: the only one)"
+    )
+    parser.add_argument("--layout", metavar="LETTERS", help="axes of the file: s slices, c coils, h rows, w columns")
+    parser.add_argument(
+        "--kspace-order", choices=ORDERS, default="centered", help="where frequency zero is (default: centered)"
+    )
+    parser.add_argument("--mask", metavar="FILE", help="sampling mask of 0 and 1, (H, W), or (W,) for columns")
+    parser.add_argument("--mask-order", choices=ORDERS, help="of the mask (default: that of k-space)")
+    maps = parser.add_mutually_exclusive_group()
+    maps.add_argument("--maps", metavar="FILE", help="coil sensitivity maps, images (coils, H, W)")
+    maps.add_argument("--estimate-maps", action="store_true", help="estimate the maps from the centre of k-space")
+    parser.add_argument("--maps-layout", metavar="LETTERS", help="axes of the file of maps (default: chw or schw)")
+    parser.add_argument(
+        "--maps-method", choices=("espirit", "low_resolution"), default="espirit", help="default: espirit"
+    )
+    parser.add_argument(
+        "--calibration", type=count, metavar="N", help="side of the calibration region (default: found)"
+    )
+    parser.add_argument(
+        "--image", choices=("complex", "real"), default="complex", help="what the image is (default: complex)"
+    )
+    parser.add_argument(
+        "--mask-of",
+        choices=("magnitude", "parts"),
+        default="magnitude",
+        help="complex images: one regularisation mask, or one each for real and imaginary part",
+    )
+    parser.add_argument(
+        "--no-order-check", action="store_true", help="accept masks and k-space that look as if in the other order"
+    )
+
+
+def list_inputs(paths: list[str]) -> list[Path]:
+    """Files of measurements."""
+    from ...io import list_measurements
+
+    return list_measurements(paths, (".cfl", ".npy", ".npz", ".mat", ".h5", ".hdf5"))
+
+
+def open_study(path: Path, args: argparse.Namespace) -> Study:
+    """Read a file and its mask and maps, settle scale and box."""
+    from ...io import read_kspace, read_maps
+
+    if args.image == "complex" and args.box:
+        raise UsageError("--box bounds real images; complex ones have none: use --image real, or leave --box out")
+    kspace = read_kspace(path, args.variable, args.layout, coils=bool(args.maps or args.estimate_maps))
+    slices, coils, height, width = kspace.array.shape
+    maps = None
+    if args.maps:
+        maps = read_maps(args.maps, args.maps_layout)
+        if maps.shape[1:] != kspace.array.shape[1:] or len(maps) not in (1, slices):
+            raise ImageFileError(
+                f"{args.maps}: maps are (slices, coils, H, W) = {maps.shape}; expected 1 or {slices} slices of "
+                f"{(coils, height, width)}, as the k-space of {path}"
+            )
+    elif coils > 1 and not args.estimate_maps:
+        raise ImageFileError(
+            f"{path}: has {coils} coils; pass their sensitivities with --maps FILE, or --estimate-maps"
+        )
+    elif coils == 1 and args.estimate_maps:
+        raise ImageFileError(f"{path}: has one coil, of shape {kspace.array.shape[2:]}: leave --estimate-maps out")
+    mask, source = _mask(kspace, path, args)
+    if args.data_range:
+        data_range, rule = args.data_range, "given"
+    else:
+        magnitudes = [_magnitude(kspace.array[n], maps, n, mask, args) for n in range(slices)]
+        data_range, rule = quantile_range(path, "zero-filled magnitude", magnitudes)
+    box = args.box
+    if box is None and args.image == "real" and not args.no_box:
+        box = IMAGE_BOX if args.data_range else ESTIMATED_BOX
+
+    def make(number: int) -> Slice:
+        return _slice(path, kspace.array[number], maps, number, mask, args)
+
+    return Study(
+        count=slices,
+        slice=make,
+        data_range=data_range,
+        range_rule=rule,
+        box=box,
+        start_name="Zero-filled",
+        write=lambda file, results: write_magnitude(file, results, args.data_range),
+        eight_bit=data_range,
+        noise_unit=1.0,
+        facts={
+            "layout": kspace.layout,
+            "coils": coils,
+            "kspace_order": args.kspace_order,
+            "mask": source,
+            "mask_order": args.mask_order or args.kspace_order,
+            "maps": args.maps or (args.maps_method if args.estimate_maps else None),
+            "image_kind": args.image,
+        },
+    )
+
+
+def _mask(kspace: "Kspace", path: Path, args: argparse.Namespace) -> tuple[Array | None, str]:
+    """The mask (H, W) in its order, None: found slice by slice; and where it comes from."""
+    from ...io import read_mask
+
+    shape = kspace.array.shape[2:]
+    mask, source = kspace.mask, "of the file"
+    if args.mask:
+        mask, source = read_mask(args.mask), args.mask
+    elif mask is None:
+        return None, "where k-space is not zero"
+    if mask.ndim != 2 or any(n not in (1, side) for n, side in zip(mask.shape, shape, strict=True)):
+        raise ImageFileError(
+            f"{args.mask or path}: the mask has shape {mask.shape}; expected {shape}, one of its sides 1, or ({shape[1]},)"
+        )
+    return np.broadcast_to(mask, shape), source
+
+
+def _measured(kspace: Array, mask: Array | None, args: argparse.Namespace) -> tuple[Array, Array, Any]:
+    """The mask, k-space in complex64, and the order of the mask."""
+    y = np.asarray(kspace, np.complex64)
+    if mask is None:
+        return (y != 0).any(axis=0), y, args.kspace_order
+    return mask, y, args.mask_order or args.kspace_order
+
+
+def _magnitude(kspace: Array, maps: Array | None, number: int, mask: Array | None, args: argparse.Namespace) -> Array:
+    """(pixels,) zero-filled magnitude: root sum of squares of the coils over that of the maps, where there are any."""
+    from ...operators import FourierMRI
+
+    sampled, y, order = _measured(kspace, mask, args)
+    if not y.any():
+        return np.zeros(1, np.float32)
+    transform = FourierMRI(
+        sampled, mask_order=order, kspace_order=args.kspace_order, image="complex", check_order=not args.no_order_check
+    )
+    total = np.sqrt((np.abs(transform.adjoint(transform.check_measurement(y))) ** 2).sum(0))
+    if maps is None:
+        return np.asarray(total)
+    weight = np.sqrt((np.abs(maps[min(number, len(maps) - 1)]) ** 2).sum(0))
+    seen = weight > 0.1 * weight.max()
+    return np.asarray(total[seen] / weight[seen])
+
+
+def _slice(
+    path: Path, kspace: Array, maps: Array | None, number: int, mask: Array | None, args: argparse.Namespace
+) -> Slice:
+    from ...operators import FourierMRI, SenseMRI, estimate_maps
+
+    sampled, y, order = _measured(kspace, mask, args)
+    options: dict[str, Any] = {
+        "mask_order": order,
+        "kspace_order": args.kspace_order,
+        "image": args.image,
+        "check_order": not args.no_order_check,
+    }
+    facts = {"sampled_share": float(np.mean(sampled))}
+    operator: Operator
+    if maps is None and not args.estimate_maps:
+        y = y[0]
+        operator = FourierMRI(sampled, **options)
+    else:
+        if maps is None:
+            of = estimate_maps(y, kspace_order=args.kspace_order, method=args.maps_method, calibration=args.calibration)
+            if not of.any():
+                raise InputError(
+                    f"no pixel of {path} fits its calibration region; try --maps-method low_resolution, another --calibration, or --maps"
+                )
+        else:
+            of = np.asarray(maps[min(number, len(maps) - 1)])
+        operator = SenseMRI(of, sampled, **options)
+    y = operator.check_measurement(y)
+    return Slice(y, operator, operator.adjoint(y), None, facts)

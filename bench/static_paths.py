@@ -193,7 +193,8 @@ def depthwise_plan(support: int) -> tuple[Part, ...]:
     return (
         Copy("values to shared memory, mirrored", values, 128),
         Copy("the same, not mirrored", values, 128),
-        Copy("taps to shared memory", support**2, 128),
+        Copy("taps to shared memory, reversed", support**2, 128),
+        Copy("the same, as they are", support**2, 128),
         Rows("rows of the kernel", support, 8 * support),
     )
 

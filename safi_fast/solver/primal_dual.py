@@ -5,8 +5,8 @@
 One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024, restarted reflected
-Halpern iteration). tau and sigma are balanced at every restart. u stays in the workspace; everything of the size of an image is
-NumPy here. Each image has its own step sizes, restarts and end.
+Halpern iteration). tau and sigma are balanced at every restart by what the last certificate was made of. u stays in the workspace;
+everything of the size of an image is NumPy here. Each image has its own step sizes, restarts and end.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ RESTART_FALL = 0.2  # start anew when the residual is this share of what it was 
 RESTART_LENGTH = 0.4  # or when the run is this share of all steps so far
 LEAST_RUN = 3
 FIRST_TAU = (
-    0.15  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
+    0.3  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
 )
-BALANCE = 0.25  # exponent: how far tau moves towards equal primal and dual residuals at a restart
-BALANCE_LIMIT = 4.0
+BALANCE = 0.25  # exponent: how far tau moves at a restart towards the certificate being SHARE_OF_X times as far from zero in x as in u
+SHARE_OF_X = 2.0  # measured: the fastest fall of the gap, MRI 64 x 64, published MMR and shipped SAFI weights
+BALANCE_LIMIT = 2.0
 
 
 @dataclass
@@ -93,6 +94,7 @@ class PrimalDual:
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
         scale = np.sqrt(squares(x) / x[0].size) + 1e-3
         self.tau = FIRST_TAU * scale / (strength * (channels * squared_norm) ** 0.5)
+        self.imbalance = np.full(len(x), SHARE_OF_X)
         self.steps = np.zeros(len(x), np.int64)
 
     def run(self, active: Active, tolerance: float, limit: int, check_every: int) -> ReconstructionCertificate:
@@ -102,7 +104,6 @@ class PrimalDual:
         found = ReconstructionCertificate(*(np.full(count, np.inf) for _ in range(3)))
         run_length = np.zeros(count, np.int64)
         first, last, total = np.full(count, np.inf), np.full(count, np.inf), np.zeros(count, np.int64)
-        primal, dual = np.zeros(count), np.zeros(count)
         x_start, extra_start, z_start = self.x.copy(), self.extra.copy(), self.z.copy()
         fresh = np.ones(count, bool)
         running = active
@@ -112,7 +113,7 @@ class PrimalDual:
                 (run_length[a] > LEAST_RUN)
                 & ((last[a] <= RESTART_FALL * first[a]) | (run_length[a] > RESTART_LENGTH * total[a] + 20))
             )
-            self._balance(a[restart & ~fresh[a]], primal, dual)
+            self._balance(a[restart & ~fresh[a]])
             weight = np.where(restart, 0.0, (run_length[a] + 1) / (run_length[a] + 2))
             self._set_steps()
             moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], a)
@@ -126,10 +127,9 @@ class PrimalDual:
             w = column(weight, z_new)
             anchored = (z_new - (1 - w) * z_start[a]) / np.maximum(w, np.float32(0.25))
             z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
-            primal[a] = moved.primal / self.tau[a]
             sigma = SHARE / (self.tau[a] * self.squared_norm)
-            dual[a] = change / sigma + moved.dual * self._extra_weight(a)
-            last[a] = np.sqrt(primal[a] + dual[a])
+            dual = change / sigma + moved.dual * self._extra_weight(a)
+            last[a] = np.sqrt(moved.primal / self.tau[a] + dual)
             self._store_hats(a, moved.x, moved.extra, z_hat)
             self._mix(a, weight, moved.x, moved.extra, z_new, x_start, extra_start)
             again = a[restart]
@@ -177,14 +177,15 @@ class PrimalDual:
         if self.box is None:
             scale = np.sqrt(squares(self.measurements.adjoint(self.measurements.y[active], active)))
             gap = np.abs(penalty - inner)
-            return ReconstructionCertificate(
-                objective, gap, np.maximum(np.sqrt(squares(slope)) / scale, gap / objective)
-            )
+            of_x = np.sqrt(squares(slope)) / scale
+            self._judge(active, of_x, gap / objective)
+            return ReconstructionCertificate(objective, gap, np.maximum(of_x, gap / objective))
         gap = penalty - inner + self._over_box(slope, x)
         if self.term.has_multiplier:
             own = self.extra_hat[active]
             slope = self.measurements.adjoint(own, active) + z
             gap = np.minimum(gap, penalty - inner + 0.5 * squares(residual - own) + self._over_box(slope, x))
+        self._judge(active, gap - (penalty - inner), penalty - inner)
         return ReconstructionCertificate(objective, gap, gap / np.maximum(objective, np.finfo(np.float64).tiny))
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -206,9 +207,16 @@ class PrimalDual:
         sigma = (SHARE / (self.tau * self.squared_norm)).astype(np.float32)
         self.workspace.set_step(np.concatenate([sigma, sigma]) if self.parts.is_complex else sigma)
 
-    def _balance(self, images: Active, primal: FloatVector, dual: FloatVector) -> None:
-        ratio = (primal[images] / np.maximum(dual[images], np.finfo(np.float64).tiny)) ** (BALANCE / 2)
+    def _balance(self, images: Active) -> None:
+        """tau from what the last certificate was made of; it counts once."""
+        ratio = (self.imbalance[images] / SHARE_OF_X) ** BALANCE
         self.tau[images] *= np.clip(ratio, 1 / BALANCE_LIMIT, BALANCE_LIMIT)
+        self.imbalance[images] = SHARE_OF_X
+
+    def _judge(self, active: Active, of_x: FloatVector, of_u: FloatVector) -> None:
+        """Keep the ratio of the two parts of a certificate: optimality in x, and in u."""
+        tiny = np.finfo(np.float64).tiny
+        self.imbalance[active] = np.maximum(of_x, tiny) / np.maximum(np.abs(of_u), tiny)
 
     def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
         if len(a) == len(self.x):

@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def measure(name: str, tuning: Case, tests: dict[str, Case], lists: Lists, solve
         for level in lists.levels if method.startswith("SAFI") else (None,):
             tuned = solver.tune_strength(
                 tuning.y, tuning.operator, strengths, reference=tuning.reference, box=tuning.box, noise_level=level,
-                max_outer=4, max_iter=50,
+                max_outer=6, max_iter=35,
             )  # fmt: skip
             found.append((float(tuned.scores.min()), tuned.strength, level))
         _, strength, level = min(found, key=lambda f: f[0])
@@ -189,25 +189,20 @@ def mri(args):
     other = head("lsq21", size).astype(np.complex64)
     full = SenseMRI(maps, np.ones((size, size), bool), mask_order="centered", check_order=False)
     lists = Lists(
-        tv=[1e-4, 3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2, 1e-1], safi=[5e-5, 2e-4, 8e-4, 3.2e-3], mmr=[2e-6, 8e-6, 3.2e-5, 1.2e-4],
+        tv=[1e-4, 3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2, 1e-1], safi=[1e-4, 4e-4, 1.6e-3], mmr=[1e-5, 4e-5, 1.6e-4],
         wcrr=[3e-3, 2e-2, 1e-1], levels=(5 / 255, 15 / 255),
     )  # fmt: skip
-    for acceleration, centre in ((4, 0.08), (8, 0.04)):
+    settings = ((4, 0.08), (8, 0.04))
+    for acceleration, centre in settings:
         tuning = single_coil(head("lsq21", size), acceleration, centre, 1)
-        yield (
-            f"one coil, {acceleration}x",
-            tuning,
-            {"brain": single_coil(np.abs(image), acceleration, centre, 2)},
-            lists,
-        )
+        test = single_coil(np.abs(image), acceleration, centre, 2)
+        yield f"one coil, {acceleration}x", tuning, {"brain": test}, lists
+    args.tv_steps = min(args.tv_steps, 500)
+    lists = replace(lists, tv=[3e-4, 1e-3, 3e-3], safi=[4e-4, 1.6e-3], mmr=[1e-5, 4e-5], levels=(5 / 255,), wcrr=())
+    for acceleration, centre in settings:
         tuning = several_coils(full.apply(other), maps, full.adjoint(full.apply(other)), acceleration, centre, 1)
-        lists_coils = Lists(lists.tv, lists.cg, lists.safi, lists.mmr, levels=lists.levels)
-        yield (
-            f"8 coils, {acceleration}x",
-            tuning,
-            {"brain": several_coils(kspace, maps, image, acceleration, centre, 2)},
-            lists_coils,
-        )
+        test = several_coils(kspace, maps, image, acceleration, centre, 2)
+        yield f"8 coils, {acceleration}x", tuning, {"brain": test}, lists
 
 
 def gray(path, side=None):
@@ -252,23 +247,19 @@ def tooth(step, offset, size) -> Case:
 
 def ct(args):
     size = args.size
-    for views in (200, 60):
+    args.tv_steps = min(args.tv_steps, 600)
+
+    def lists(op, levels):
+        factors = np.array([3e-5, 1e-4, 3e-4])
+        scale = op.norm**2 * factors
+        return Lists(tv=scale / 3, cg=scale * 10, safi=scale, mmr=scale / 40, levels=levels)
+
+    for views in (60, 200):
         tuning, test = abdomen("phantom_49", views, size, 1), abdomen("phantom_149", views, size, 2)
-        scale = tuning.operator.norm**2
-        lists = Lists(
-            tv=scale * np.array([1e-6, 1e-5, 1e-4, 1e-3]), cg=scale * np.array([1e-5, 1e-4, 1e-3, 1e-2]),
-            safi=scale * np.array([3e-7, 3e-6, 3e-5, 3e-4]), mmr=scale * np.array([1e-8, 1e-7, 1e-6, 1e-5]),
-            levels=(5 / 255, 15 / 255),
-        )  # fmt: skip
-        yield f"abdomen, {views} views", tuning, {"phantom_149": test}, lists
-    for step in (2, 3, 4):
-        tuning, test = tooth(step, 1, size), tooth(step, 0, size)
-        scale = tuning.operator.norm**2
-        lists = Lists(
-            tv=scale * np.array([1e-5, 1e-4, 1e-3]), cg=scale * np.array([1e-4, 1e-3, 1e-2]),
-            safi=scale * np.array([3e-6, 3e-5, 3e-4]), mmr=scale * np.array([1e-7, 1e-6, 1e-5]), levels=(15 / 255,),
-        )  # fmt: skip
-        yield f"tooth, {len(test.y)} of 181 views", tuning, {"tooth": test}, lists
+        yield f"abdomen, {views} views", tuning, {"phantom_149": test}, lists(tuning.operator, (5 / 255, 15 / 255))
+        for step in (3,) if views == 60 else (2, 4):
+            tuning, test = tooth(step, 1, size), tooth(step, 0, size)
+            yield f"tooth, {len(test.y)} of 181 views", tuning, {"tooth": test}, lists(tuning.operator, (15 / 255,))
 
 
 def photographs(size, build):

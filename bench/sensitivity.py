@@ -24,7 +24,7 @@ from safi_fast.operators import Identity
 
 FACTORS = np.array([1 / 16, 1 / 4, 1 / 2, 1, 2, 4, 16])
 LEVELS = (2, 5, 10, 15, 25, 35, 50)
-INNER = (10, 20, 40, 80, 160, 320)
+INNER = (10, 20, 40, 80, 160)
 OUTER, BASE_INNER = 6, 60
 
 
@@ -37,7 +37,7 @@ def problems(size):
     mri = single_coil(np.abs(brain(size)[2]), 4, 0.08, 2)
     yield "MRI 4x", mri.operator, mri.y, mri.reference, 4e-4, 10
     ct = abdomen("phantom_149", 60, size, 2)
-    yield "CT 60 views", ct.operator, ct.y, ct.reference, 1e-5 * ct.operator.norm**2, 10
+    yield "CT 60 views", ct.operator, ct.y, ct.reference, 1e-4 * ct.operator.norm**2, 10
 
 
 def study(solver, name, operator, y, reference, strength, level):

@@ -5,8 +5,8 @@
 One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024, restarted reflected
-Halpern iteration). tau and sigma are balanced at every restart by what the last certificate was made of. u stays in the workspace;
-everything of the size of an image is NumPy here. Each image has its own step sizes, restarts and end.
+Halpern iteration). u stays in the workspace; everything of the size of an image is NumPy here.
+Each image has its own step sizes, restarts and end.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ LEAST_RUN = 3
 FIRST_TAU = (
     0.3  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
 )
-BALANCE = 0.25  # exponent: how far tau moves at a restart towards the certificate being SHARE_OF_X times as far from zero in x as in u
-SHARE_OF_X = 2.0  # measured: the fastest fall of the gap, MRI 64 x 64, published MMR and shipped SAFI weights
-BALANCE_LIMIT = 2.0
+DATA_TAU = 8.0  # times 1 / ||H||^2: tau at most, where the residual has a dual variable
 
 
 @dataclass
@@ -94,7 +92,8 @@ class PrimalDual:
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
         scale = np.sqrt(squares(x) / x[0].size) + 1e-3
         self.tau = FIRST_TAU * scale / (strength * (channels * squared_norm) ** 0.5)
-        self.imbalance = np.full(len(x), SHARE_OF_X)
+        if not measurements.diagonal:
+            self.tau = np.minimum(self.tau, DATA_TAU / measurements.norm**2)
         self.steps = np.zeros(len(x), np.int64)
 
     def run(self, active: Active, tolerance: float, limit: int, check_every: int) -> ReconstructionCertificate:
@@ -113,7 +112,6 @@ class PrimalDual:
                 (run_length[a] > LEAST_RUN)
                 & ((last[a] <= RESTART_FALL * first[a]) | (run_length[a] > RESTART_LENGTH * total[a] + 20))
             )
-            self._balance(a[restart & ~fresh[a]])
             weight = np.where(restart, 0.0, (run_length[a] + 1) / (run_length[a] + 2))
             self._set_steps()
             moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], a)
@@ -178,14 +176,12 @@ class PrimalDual:
             scale = np.sqrt(squares(self.measurements.adjoint(self.measurements.y[active], active)))
             gap = np.abs(penalty - inner)
             of_x = np.sqrt(squares(slope)) / scale
-            self._judge(active, of_x, gap / objective)
             return ReconstructionCertificate(objective, gap, np.maximum(of_x, gap / objective))
         gap = penalty - inner + self._over_box(slope, x)
         if self.term.has_multiplier:
             own = self.extra_hat[active]
             slope = self.measurements.adjoint(own, active) + z
             gap = np.minimum(gap, penalty - inner + 0.5 * squares(residual - own) + self._over_box(slope, x))
-        self._judge(active, gap - (penalty - inner), penalty - inner)
         return ReconstructionCertificate(objective, gap, gap / np.maximum(objective, np.finfo(np.float64).tiny))
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -206,17 +202,6 @@ class PrimalDual:
     def _set_steps(self) -> None:
         sigma = (SHARE / (self.tau * self.squared_norm)).astype(np.float32)
         self.workspace.set_step(np.concatenate([sigma, sigma]) if self.parts.is_complex else sigma)
-
-    def _balance(self, images: Active) -> None:
-        """tau from what the last certificate was made of; it counts once."""
-        ratio = (self.imbalance[images] / SHARE_OF_X) ** BALANCE
-        self.tau[images] *= np.clip(ratio, 1 / BALANCE_LIMIT, BALANCE_LIMIT)
-        self.imbalance[images] = SHARE_OF_X
-
-    def _judge(self, active: Active, of_x: FloatVector, of_u: FloatVector) -> None:
-        """Keep the ratio of the two parts of a certificate: optimality in x, and in u."""
-        tiny = np.finfo(np.float64).tiny
-        self.imbalance[active] = np.maximum(of_x, tiny) / np.maximum(np.abs(of_u), tiny)
 
     def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
         if len(a) == len(self.x):

@@ -89,6 +89,9 @@ def plot(results, path):
         panel.grid(alpha=0.3)
         if key != "by_outer":
             panel.set_xscale("log")
+        if key in ("by_noise_level", "by_inner"):
+            panel.set_xticks(places, [str(v) for v in places])
+            panel.minorticks_off()
     panels[0].set_ylabel("PSNR - best (dB)")
     panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

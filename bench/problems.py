@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from scipy.io import loadmat
 from skimage.data import camera
 from skimage.transform import resize
 
@@ -55,3 +56,26 @@ def published_safi_layout(channels: int = 64) -> Model:
     return Model(
         "published SAFI layout", "safi", bank, mask, Strength(strength, strength), levels, Schedule("unrolled", 5, 12)
     )
+
+
+def head(name: str, size: int | None = None) -> np.ndarray:
+    """Magnitude of a siat head image, peak 1, float32; with `size` its middle size x size pixels."""
+    image = np.abs(loadmat(DATA / "mri" / "siat" / f"{name}.mat")["Img"])
+    image = (image / image.max()).astype(np.float32)
+    return image if size is None else middle(image, (size, size))
+
+
+def middle(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The middle of the last two axes."""
+    top, left = ((n - side) // 2 for n, side in zip(image.shape[-2:], shape, strict=True))
+    return np.ascontiguousarray(image[..., top : top + shape[0], left : left + shape[1]])
+
+
+def line_mask(shape: tuple[int, int], acceleration: int, centre: float, rng: np.random.Generator) -> np.ndarray:
+    """Random Cartesian lines (along axis 0, chosen on axis 1), a share `centre` in the middle; frequency zero in the middle."""
+    width = shape[1]
+    count = round(centre * width)
+    lines = np.zeros(width, bool)
+    lines[width // 2 - count // 2 : width // 2 - count // 2 + count] = True
+    lines[rng.choice(np.flatnonzero(~lines), round(width / acceleration) - count, replace=False)] = True
+    return np.broadcast_to(lines, shape).copy()

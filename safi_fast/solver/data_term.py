@@ -23,7 +23,7 @@ Array = NDArray[Any]
 FloatVector = NDArray[np.float64]
 Box = tuple[float, float]
 
-SHARE = 0.8  # of tau sigma ||K||^2 <= 1 that goes to u; the rest to the other dual variable
+SHARE = 0.5  # of tau sigma ||K||^2 <= 1 that goes to u; the rest to the other dual variable
 
 
 class Measurements:

@@ -6,8 +6,8 @@
 One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024, restarted reflected
-Halpern iteration). u stays in the workspace; everything of the size of an image is NumPy here.
-Each image has its own step sizes, restarts and end.
+Halpern iteration). tau and sigma are balanced at every restart. u stays in the workspace; everything of the size of an image is
+NumPy here. Each image has its own step sizes, restarts and end.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ RESTART_FALL = 0.2  # start anew when the residual is this share of what it was 
 RESTART_LENGTH = 0.4  # or when the run is this share of all steps so far
 LEAST_RUN = 3
 FIRST_TAU = (
-    0.3  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
+    0.15  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
 )
-DATA_TAU = 8.0  # times 1 / ||H||^2: tau at most, where the residual has a dual variable
+DATA_TAU = 8.0  # times 1 / ||H||^2: tau at the start at most, where the residual has a dual variable
+BALANCE = 0.25  # exponent: how far tau moves towards equal primal and dual residuals at a restart
+BALANCE_LIMIT = 4.0
 TINY = float(np.finfo(np.float32).tiny)
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
@@ -111,6 +113,7 @@ class PrimalDual:
         found = ReconstructionCertificate(*(np.full(count, np.inf) for _ in range(3)))
         run_length = np.zeros(count, np.int64)
         first, last, total = np.full(count, np.inf), np.full(count, np.inf), np.zeros(count, np.int64)
+        primal, dual = np.zeros(count), np.zeros(count)
         x_start, extra_start, z_start = self.x.copy(), self.extra.copy(), self.z.copy()
         fresh = np.ones(count, bool)
         running = active
@@ -120,6 +123,7 @@ class PrimalDual:
                 (run_length[a] > LEAST_RUN)
                 & ((last[a] <= RESTART_FALL * first[a]) | (run_length[a] > RESTART_LENGTH * total[a] + 20))
             )
+            self._balance(a[restart & ~fresh[a]], primal, dual)
             weight = np.where(restart, 0.0, (run_length[a] + 1) / (run_length[a] + 2))
             self._set_steps()
             moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], a)
@@ -133,9 +137,10 @@ class PrimalDual:
             w = column(weight, z_new)
             anchored = (z_new - (1 - w) * z_start[a]) / np.maximum(w, np.float32(0.25))
             z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
+            primal[a] = moved.primal / self.tau[a]
             sigma = SHARE / (self.tau[a] * self.squared_norm)
-            dual = change / sigma + moved.dual * self._extra_weight(a)
-            last[a] = np.sqrt(moved.primal / self.tau[a] + dual)
+            dual[a] = change / sigma + moved.dual * self._extra_weight(a)
+            last[a] = np.sqrt(primal[a] + dual[a])
             self._store_hats(a, moved.x, moved.extra, z_hat)
             self._mix(a, weight, moved.x, moved.extra, z_new, x_start, extra_start)
             again = a[restart]
@@ -212,6 +217,10 @@ class PrimalDual:
     def _set_steps(self) -> None:
         sigma = (SHARE / (self.tau * self.squared_norm)).astype(np.float32)
         self.workspace.set_step(np.concatenate([sigma, sigma]) if self.parts.is_complex else sigma)
+
+    def _balance(self, images: Active, primal: FloatVector, dual: FloatVector) -> None:
+        ratio = ((primal[images] + TINY) / (dual[images] + TINY)) ** (BALANCE / 2)
+        self.tau[images] *= np.clip(ratio, 1 / BALANCE_LIMIT, BALANCE_LIMIT)
 
     def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
         if len(a) == len(self.x):

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/race.py --output bench/results/race.json
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,rounds --timeout=0
+
+# Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]).
+bench-gpu: $(VENV)/installed-dev
+	$(BIN)/python bench/gpu.py --output bench/results/gpu.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

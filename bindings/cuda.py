@@ -216,6 +216,7 @@ class CudaWorkspace:
         self.momenta = device.zeros((1, batch), np.float32)
         self.bound, self.step_size, self.tau = (device.zeros(batch, np.float32) for _ in range(3))
         self.lists: dict[bytes, Any] = {}
+        self.asked: set[tuple[bytes, int, bool]] = set()
         self.replays: dict[tuple[bytes, int, bool], Callable[[], None]] = {}
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ class CudaWorkspace:
         return self.device.download(self.totals)[active]
 
     def steps(self, active: Active, momenta: FloatArray) -> None:
-        """As many dual steps as `momenta` (steps, B) has rows, without their sums. Replayed as a graph when made again."""
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums. Recorded as a graph when asked for a second time."""
         count = len(momenta)
         if len(self.momenta) < count:
             self.momenta = self.device.zeros((count, self.batch), np.float32)
@@ -300,8 +301,10 @@ class CudaWorkspace:
         self.device.write(self.momenta, rows)
         self.device.write(self.turn, np.zeros(self.batch, np.int32))
         key = (active.tobytes(), count, self.has_mask)
-        if count == 1:
-            self._step(active)
+        if key not in self.asked:  # recording pays from the second time on
+            self.asked.add(key)
+            for _ in range(count):
+                self._step(active)
         else:
             if key not in self.replays:
                 self.replays[key] = self._record(active, count)
@@ -361,7 +364,7 @@ class CudaWorkspace:
         """M = mask(x) of the accepted images; gain and bias are (B, C). Needs collapsed momentum: the spare slot of u is scratch."""
         if self.mask is None:
             shape = (self.batch, self.engine.channels, self.height, self.shape.stride)
-            self.mask = self.device.upload(np.ones(shape, np.float32))
+            self.mask = self.device.ones(shape, np.float32)
         self._write(self.scratch_slot, 1 - self.host_slot)
         if isinstance(self.engine.mask, _SafiMask):
             self._update_safi_mask(active, self.engine.mask, gain, bias)
@@ -450,7 +453,8 @@ class CudaWorkspace:
         """`count` steps as something to replay. What may not happen in a capture, compiling and uploading, happens before."""
         self._list(active)
         for file, name in STEP_KERNELS:
-            self.engine.kernel(file, name)
+            if file != "border" or self.dropped is not None:
+                self.engine.kernel(file, name)
 
         def steps() -> None:
             for _ in range(count):

@@ -55,6 +55,8 @@ class Device(Protocol):
 
     def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any: ...
 
+    def ones(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any: ...
+
     def upload(self, array: np.ndarray) -> Any:
         """A C-contiguous copy on the device."""
 
@@ -109,6 +111,10 @@ class CupyDevice:
     def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         with self._here():
             return self._cupy.zeros(shape, dtype)
+
+    def ones(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+        with self._here():
+            return self._cupy.ones(shape, dtype)
 
     def upload(self, array: np.ndarray) -> Any:
         """See Device."""

@@ -17,7 +17,8 @@ TENSOR_THREADS = 256
 TENSOR_ROWS, WARP_ROWS = 16, 8  # rows of a block of analysis_tensor, and of the other two
 SLAB_BYTES = 1024  # weights of 16 outputs and 16 inputs
 TAPS_PITCH = 56  # of synthesis_tensor
-MAX_SHARED_BYTES = 99 * 1024  # of a block on every GPU from compute capability 8.0 on
+MAX_SHARED_BYTES = 98 * 1024  # of a block on every GPU from compute capability 8.0 on, less 1 KiB for what is static
+MAX_IMAGES = 65535  # of a launch: they are the z of the grid
 ENOUGH_BLOCKS = 1024  # of one image in synthesis: several for each multiprocessor of a large GPU
 
 
@@ -178,7 +179,8 @@ def _synthesis_bytes(shape: Shape, block: int, size: Kernel | None) -> int:
 
 
 def _convolution_bytes(shape: Shape, block: int, size: Kernel | None) -> int:
-    assert size is not None
+    if size is None:
+        raise ValueError("size is None; expected the kernel of the convolution")
     spread = (size.side - 1) * size.dilation
     return 2 * size.side * block // 16 * SLAB_BYTES + 64 * (WARP_ROWS + spread) * (TILE + spread)
 

@@ -69,9 +69,9 @@ def bf16_bits(values: np.ndarray) -> np.ndarray:
 
 
 def slabs(matrix: np.ndarray, precision: str) -> np.ndarray:
-    """Weights (..., outputs, inputs), multiples of 16, as kernels/cuda/tensor.cuh reads them: (..., outputs / 16, inputs / 16, 32, 8) uint32.
+    """Weights (..., outputs, inputs), multiples of 16, as kernels/cuda/tensor.cuh reads them: (..., outputs / 16, inputs / 16, 2, 32, 4) uint32.
 
-    Lane (group, quad) of the 32 holds outputs group and group + 8 for inputs 4 quad .. 4 quad + 3.
+    Lane (group, quad) of the 32 holds, in two times four words, outputs group and group + 8 for inputs 4 quad .. 4 quad + 3.
     """
     *front, outputs, inputs = matrix.shape
     tiles = matrix.astype(np.float32).reshape(*front, outputs // DEPTH, 2, 8, inputs // DEPTH, 4, 4)
@@ -87,20 +87,21 @@ def slabs(matrix: np.ndarray, precision: str) -> np.ndarray:
         parts = np.stack([high, bf16_bits(rest)], axis=-3).reshape(*lanes.shape[:-2], 2, 2, 2, 2)
         words = parts[..., 0] | (parts[..., 1] << np.uint32(16))  # (part, half, pair)
         words = np.swapaxes(words, -1, -2)  # (part, pair, half)
-    return np.ascontiguousarray(words.reshape(*front, outputs // DEPTH, inputs // DEPTH, 32, 8))
+    words = words.reshape(*front, outputs // DEPTH, inputs // DEPTH, 32, 2, 4)
+    return np.ascontiguousarray(np.swapaxes(words, -3, -2))  # 16 bytes of a lane lie beside those of its neighbours
 
 
 def analysis_slabs(composed: np.ndarray, channels: int, block: int, precision: str) -> np.ndarray:
-    """(C, K, K) to (C / block, K, row slabs, block / 16, 32, 8): outputs are channels, inputs the taps of a row."""
+    """(C, K, K) to (C / block, K, row slabs, block / 16, 2, 32, 4): outputs are channels, inputs the taps of a row."""
     support = composed.shape[-1]
     taps = np.zeros((channels, support, -(-support // DEPTH) * DEPTH), np.float32)
     taps[: len(composed), :, :support] = composed
     rows = taps.reshape(channels // block, block, support, -1).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(slabs(rows, precision).transpose(0, 1, 3, 2, 4, 5))
+    return np.ascontiguousarray(slabs(rows, precision).transpose(0, 1, 3, 2, 4, 5, 6))
 
 
 def synthesis_slabs(composed: np.ndarray, channels: int, block: int, precision: str) -> np.ndarray:
-    """(C, K, K) to (C / block, K, tap slabs, block / 16, 32, 8): outputs are the taps of a row, inputs channels."""
+    """(C, K, K) to (C / block, K, tap slabs, block / 16, 2, 32, 4): outputs are the taps of a row, inputs channels."""
     support = composed.shape[-1]
     taps = np.zeros((channels, support, -(-support // DEPTH) * DEPTH), np.float32)
     taps[: len(composed), :, :support] = composed
@@ -108,7 +109,7 @@ def synthesis_slabs(composed: np.ndarray, channels: int, block: int, precision: 
 
 
 def convolution_slabs(weights: np.ndarray, block: int, precision: str) -> np.ndarray:
-    """(C, C, k, k) to (C / block, C / 16, k, k, block / 16, 32, 8)."""
+    """(C, C, k, k) to (C / block, C / 16, k, k, block / 16, 2, 32, 4)."""
     channels, _, size, _ = weights.shape
     taps = weights.reshape(channels // block, block, channels, size, size).transpose(0, 3, 4, 1, 2)
-    return np.ascontiguousarray(slabs(taps, precision).transpose(0, 4, 1, 2, 3, 5, 6))
+    return np.ascontiguousarray(slabs(taps, precision).transpose(0, 4, 1, 2, 3, 5, 6, 7))

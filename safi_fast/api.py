@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,6 +32,7 @@ from .solver.result import CONVERGED, OuterState, Solution
 __all__ = ["Solver", "denoise"]
 
 BATCH_BYTES = 2**30  # a batch is cut so that its work space stays below this
+MAX_BATCH = 65535  # images that a GPU takes at once
 LIMITS = {  # outer steps, inner steps, tolerance of a schedule where the caller says nothing
     "unrolled": (5, 12, 0.0),
     "converged": (10, 100, outer.PUBLISHED_TOLERANCE),
@@ -82,7 +84,7 @@ def denoise(
     Returns the image in the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64 input, else float32.
     Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run.
     """
-    solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend))
+    solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(
         image, sigma, data_range=data_range, channel_axis=channel_axis, schedule=schedule, box=box, strength=strength,
         lipschitz=lipschitz, max_outer=max_outer, max_inner=max_inner, tol=tol, callback=callback,
@@ -140,6 +142,10 @@ class Solver:
             height, width = images.stack.shape[1:]
             norm = self._squared_norm(lipschitz, name, height, width)
             bytes_per_image = height * width * self._engine.bytes_per_pixel()
+            if callback is not None and len(images.stack) > MAX_BATCH:
+                raise InputError(
+                    f"image holds {len(images.stack)} images; with a callback, which sees all at once, at most {MAX_BATCH} can be solved"
+                )
             chunks = _chunks(len(images.stack), bytes_per_image) if callback is None else [slice(0, len(images.stack))]
 
             def solve(chunk: slice) -> _Part:
@@ -224,7 +230,8 @@ class Solver:
 
 
 @lru_cache(maxsize=4)
-def _solver(model: Model, backend: str, gpu: int | None) -> Solver:
+def _solver(model: Model, backend: str, gpu: int | None, process: int) -> Solver:
+    """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
         return Solver(model, backend=backend)
 
@@ -380,7 +387,7 @@ def _box(box: Any) -> tuple[float, float]:
 
 
 def _chunks(count: int, bytes_per_image: int) -> list[slice]:
-    size = max(1, BATCH_BYTES // bytes_per_image)
+    size = min(max(1, BATCH_BYTES // bytes_per_image), MAX_BATCH)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 

@@ -25,3 +25,18 @@ def data_folder():
     if not folder.is_dir():
         pytest.skip(f"real data is not here: set SAFI_FAST_DATA to its folder (looked at {folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """The current GPU; skips where there is none."""
+    cupy = pytest.importorskip("cupy")
+    try:
+        found = cupy.cuda.runtime.getDeviceCount() > 0
+    except cupy.cuda.runtime.CUDARuntimeError:
+        found = False
+    if not found:
+        pytest.skip("CuPy finds no GPU")
+    from safi_fast.bindings.device import CupyDevice
+
+    return CupyDevice()

@@ -19,7 +19,8 @@ from plain import EPS
 
 from safi_fast.bindings import weights as layout
 from safi_fast.bindings.border import border_taps
-from safi_fast.bindings.launch import Shape, ceil_to, launch_for
+from safi_fast.bindings.cuda import TENSOR_FILES, tensor_options
+from safi_fast.bindings.launch import TILE, WARP_ROWS, Shape, ceil_div, ceil_to, channel_block, launch_for
 from safi_fast.bindings.module import source
 
 OUTSIDE = 7.0  # in columns of a mask from the width on: finite is all that a kernel may count on
@@ -45,6 +46,27 @@ SMALL = {  # for the slow modes: more than one block in each direction, few comp
     "symmetric": (5, (5,), "symmetric", (34, 36)),
     "as small as the filters": (5, (5,), "symmetric", (5, 5)),
 }
+# On tensor cores: supports on both sides of the 16 taps of a product, channels of every size of block, and some that only fill up
+TENSOR_SETTINGS = {
+    "3, one tile": (16, (3,), "symmetric", (16, 32)),
+    "3, five blocks of channels": (80, (3,), "zero", (9, 33)),
+    "9, three layers": (30, (5, 3, 3), "zero", (17, 35)),
+    "13, published": (48, (7, 7), "zero", (13, 33)),
+    "13, published, as small": (12, (7, 7), "zero", (13, 13)),
+    "13, shipped": (64, (7, 7), "symmetric", (13, 34)),
+    "15, three layers": (16, (7, 5, 5), "zero", (33, 23)),
+    "17, layers": (12, (9, 9), "zero", (18, 25)),
+    "17, composed": (20, (17,), "symmetric", (17, 34)),
+}
+TENSOR_SMALL = {  # for the slow modes: two tiles in each direction, two blocks of channels in analysis
+    "tensor, band": (44, (3, 3), "zero", (18, 35)),
+    "tensor, symmetric": (12, (5,), "symmetric", (9, 33)),
+}
+
+# The most that the product of two factors is off, relative to itself. A factor of TF32 is rounded to 11 bits: 2^-11 each. A factor of
+# bf16x3 is a bfloat16, which misses up to 2^-8, and another one for that, which misses up to 2^-16: twice that, and as much again for
+# the product of the small parts, which is left out. Products are added in float32, as everywhere.
+PRODUCT_ROUNDING = {"float32": 0.0, "tf32": 2**-10 + 2**-22, "bf16x3": 3 * 2**-16 + 2**-32}
 
 
 @dataclass(frozen=True)
@@ -52,7 +74,8 @@ class Result:
     """What a kernel gave for one image, the same in float64, and in plain float32 NumPy.
 
     Allowed is twice the error of plain float32, and at least `ulps` roundings of `scale`, by default the largest value. `twin`
-    computes the same by the CPU backend, which is held to the same error: the two may differ by twice as much.
+    computes the same by the CPU backend, which is held to the same error: the two may differ by twice as much. `rounding` is what the
+    precision of the factors adds to that, element by element: the sum of the absolute values of the products, times PRODUCT_ROUNDING.
     """
 
     what: str
@@ -62,6 +85,7 @@ class Result:
     ulps: int = 4
     scale: float | None = None
     twin: Callable[[], np.ndarray] | None = None
+    rounding: np.ndarray | float = 0.0
 
     @property
     def allowed(self):
@@ -77,22 +101,26 @@ class Result:
 
     def _compare(self, other, allowed, name):
         assert self.actual.shape == other.shape, self.what
-        error = np.abs(np.asarray(self.actual, float) - other).max()
-        assert error <= allowed, f"{self.what}: off by {error:.3g} from {name}; allowed are {allowed:.3g}"
+        error = (np.abs(np.asarray(self.actual, float) - other) - self.rounding).max()
+        more = f" and {np.max(self.rounding):.3g} for its factors" if np.any(self.rounding) else ""
+        assert error <= allowed, f"{self.what}: off by {error:.3g} from {name}; allowed are {allowed:.3g}{more}"
 
 
 class Bench:
     """One model and one batch on a device. `active`: the images of every launch, in this order; the others are not to be touched."""
 
-    def __init__(self, device, model, size, *, batch=3, active=(2, 0), seed=5):
+    def __init__(self, device, model, size, *, batch=3, active=(2, 0), seed=5, precision="float32"):
         self.device, self.model, self.filters = device, model, model.filters
         self.rng = np.random.default_rng(seed)
         self.size = self.height, self.width = size
         self.batch, self.active = batch, np.array(active)
         self.boundary = self.filters.boundary
         self.symmetric = np.int32(self.boundary == "symmetric")
-        self.channels, self.used = ceil_to(self.filters.channels, layout.BLOCK), self.filters.channels
-        self.shape = Shape(*size, self.channels, self.filters.support, self.filters.band)
+        self.precision, self.rounding = precision, PRODUCT_ROUNDING[precision]
+        together, columns = (layout.BLOCK, 4) if precision == "float32" else (layout.DEPTH, 2)  # that a thread writes
+        self.channels, self.used = ceil_to(self.filters.channels, together), self.filters.channels
+        self.stored = ceil_to(self.width, columns)
+        self.shape = Shape(*size, self.channels, self.filters.support, self.filters.band, precision)
         self.composed = self.filters.composed()
         self.support_option = (f"-DSUPPORT={self.filters.support}",)
         self.watched, self.outputs = [], []
@@ -109,10 +137,25 @@ class Bench:
     # -- weights ------------------------------------------------------------------------------------------------------
 
     def analysis_filters(self):
-        return self.put(layout.by_eight(self.composed[:, None], self.channels))
+        if not self.shape.tensor:
+            return self.put(layout.by_eight(self.composed[:, None], self.channels))
+        block = channel_block("analysis", self.shape)
+        return self.put(layout.analysis_slabs(self.composed, self.channels, block, self.precision))
 
     def synthesis_filters(self):
-        return self.put(layout.synthesis_taps(self.composed, self.channels))
+        if not self.shape.tensor:
+            return self.put(layout.synthesis_taps(self.composed, self.channels))
+        block = channel_block("synthesis", self.shape)
+        return self.put(layout.synthesis_slabs(self.composed, self.channels, block, self.precision))
+
+    def convolution_weights(self, weight, size):
+        """(C, C, k, k) of the channels that are used."""
+        filled = np.zeros((self.channels, self.channels, *weight.shape[2:]), np.float32)
+        filled[: self.used, : self.used] = weight
+        if not self.shape.tensor:
+            return self.put(layout.by_eight(filled, self.channels))
+        block = channel_block("convolution", self.shape, size)
+        return self.put(layout.convolution_slabs(filled, block, self.precision))
 
     def border(self):
         """The struct of the corrections, whose arrays stay alive with the bench."""
@@ -168,8 +211,11 @@ class Bench:
         return array
 
     def blank(self, shape, dtype=np.float32):
-        """A watched array of NaN."""
-        array = self.device.empty(shape, dtype)
+        """A watched array of NaN (or -1) that nobody has written."""
+        if isinstance(self.device, EmulatedDevice):
+            array = self.device.empty(shape, dtype)
+        else:
+            array = self.device.upload(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype))
         self.watched.append(array)
         return array
 
@@ -201,6 +247,25 @@ class Bench:
             planes[slot[self.active], self.active] = self._wide(values, outside)[self.active]
         return self.put(planes)
 
+    def tiled(self, values):
+        """(C, H, W) in the pieces that synthesis makes summands of: (tiles, C, h, w), zeros outside the image; all of it, or tiles."""
+        if not self.shape.tensor:
+            return values[None]
+        down, across = ceil_div(self.height, WARP_ROWS), ceil_div(self.width, TILE)
+        wide = np.zeros((len(values), down * WARP_ROWS, across * TILE), values.dtype)
+        wide[:, : self.height, : self.width] = values
+        tiles = wide.reshape(len(values), down, WARP_ROWS, across, TILE).transpose(1, 3, 0, 2, 4)
+        return tiles.reshape(down * across, len(values), WARP_ROWS, TILE)
+
+    def parts(self):
+        """An array for the summands of synthesis, (B, splits, tiles, h + K - 1, w + K - 1), and its struct."""
+        spread = self.filters.support - 1
+        tiles, _, *sizes = self.tiled(np.zeros((1, *self.size))).shape
+        values = self.blank((self.batch, self.shape.splits, tiles, *(size + spread for size in sizes)))
+        tile = sizes if self.shape.tensor else (0, 0)
+        struct = (self.shape.splits, self.filters.support, *tile, self.device.address(values))
+        return values, np.array([struct], layout.PARTS)
+
     def _wide(self, values, outside):
         wide = np.zeros((self.batch, self.channels, self.height, self.shape.stride), np.float32)
         wide[..., self.width :] = outside
@@ -214,14 +279,18 @@ class Bench:
 
     # -- launches -----------------------------------------------------------------------------------------------------
 
-    def launch(self, file, name, *args, writes, options=(), geometry=True):
-        """Launch for the active images. `writes`: pairs of an array and an index of what may change in it."""
+    def launch(self, file, name, *args, writes, options=(), geometry=True, size=None):
+        """Launch for the active images. `writes`: pairs of an array and an index of what may change in it; `size`: of a convolution."""
         free = {id(array): np.zeros(array.shape, bool) for array in self.watched}
         for array, index in writes:
             free[id(array)][index] = True
         before = [self.peek(array) for array in self.watched]
-        launch = launch_for(name, self.shape, len(self.active))
+        launch = launch_for(name, self.shape, len(self.active), size)
+        if self.shape.tensor and file in TENSOR_FILES:
+            options += tensor_options(self.precision, channel_block(name, self.shape, size))
+            file += "_tensor"
         kernel = self.device.module(source(file), options).get_function(name)
+        kernel.max_dynamic_shared_size_bytes = max(launch.shared_bytes, kernel.max_dynamic_shared_size_bytes)
         last = (self.geometry,) if geometry else ()
         kernel(launch.grid, launch.block, (self.active_list, *args, *last), shared_mem=launch.shared_bytes)
         for number, (array, then) in enumerate(zip(self.watched, before, strict=True)):
@@ -237,8 +306,8 @@ class Bench:
         return slot[self.active], self.active
 
     def rows_of(self, slot):
-        """The index of what a kernel may write in (2, B, C, H, stride): whole fours of columns."""
-        return (*self.active_of(slot), slice(None), slice(None), slice(0, ceil_to(self.width, 4)))
+        """The index of what a kernel may write in (2, B, C, H, stride): whole fours of columns, or pairs on tensor cores."""
+        return (*self.active_of(slot), slice(None), slice(None), slice(0, self.stored))
 
     def region(self, plane):
         """The index of what belongs to images in (4, B, rows, pitch): with the halo where the boundary fills it."""
@@ -273,7 +342,7 @@ class PlantedDevice(EmulatedDevice):
 
 
 def bench_of(device, setting, **options):
-    """A Bench for one of SETTINGS or SMALL."""
+    """A Bench for one of the settings above."""
     *model, size = setting
     return Bench(device, model_of(*model), size, **options)
 

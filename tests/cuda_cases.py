@@ -14,9 +14,13 @@ from models import random_mmr_mask
 from scipy.special import expit
 
 from safi_fast.bindings import weights as layout
-from safi_fast.bindings.launch import analysis_blocks, ceil_div, ceil_to, image_blocks
+from safi_fast.bindings.launch import Kernel, analysis_blocks, ceil_div, image_blocks
 
 CASES = {}
+TENSOR_CASES = (  # those whose kernels have a variant on tensor cores
+    "analysis", "analysis, mask", "analysis, magnitude", "masked norm", "masked norm, no mask", "dual step", "dual step, no mask",
+    "synthesis", "synthesis, other slot, no mask", "convolution", "convolution, dilated", "convolution, last", "W^T (M . u)", "W^T u",
+)  # fmt: skip
 KERNELS = {  # by file
     "analysis": ("analysis", "masked_norm", "dual_step"),
     "synthesis": ("synthesis",),
@@ -60,15 +64,30 @@ def exact_analysis(bench, x, mask):
     return (exact, rounded) if mask is None else (mask * exact, mask * rounded)
 
 
+def analysis_rounding(bench, x, mask):
+    """What rounded factors change in M . W x at most; what layer-wise zero padding takes off is computed in float32."""
+    if not bench.shape.tensor:
+        return 0.0
+    filters = np.abs(oracle.compose(bench.filters.layers))[:, None]
+    rounding = bench.rounding * oracle.correlate(np.abs(x)[None], filters, bench.boundary)
+    return rounding if mask is None else mask * rounding
+
+
+def synthesis_rounding(bench, masked_u):
+    """What rounded factors change in W^T (M . u) at most."""
+    if not bench.shape.tensor:
+        return 0.0
+    filters = np.abs(oracle.compose(bench.filters.layers))[:, None]
+    return bench.rounding * oracle.correlate_adjoint(np.abs(masked_u), filters, bench.boundary)[0]
+
+
 def spread_out(u, filters):
     """W^T u before the extension is folded back, in float64 and, adding channel after channel and tap after tap, in float32."""
-    spread = filters.shape[-1] - 1
     exact = oracle._valid_adjoint(u.astype(float), filters[:, None])[0]
     rounded = np.zeros(exact.shape, np.float32)
-    wide = np.pad(u, ((0, 0), (spread, spread), (spread, spread)))
+    taps, (_, height, width) = filters.astype(np.float32), u.shape
     for c, row, column in np.ndindex(filters.shape):
-        window = wide[c, spread - row :, spread - column :][: exact.shape[0], : exact.shape[1]]
-        rounded += np.float32(filters[c, row, column]) * window
+        rounded[row : row + height, column : column + width] += taps[c, row, column] * u[c]
     return exact, rounded
 
 
@@ -107,13 +126,13 @@ def analysis(bench, masked, magnitude):
         if magnitude:
             exact, rounded = np.abs(exact), np.abs(rounded)
         same = twin("analysis", bench.model, x[b], mask[b], magnitude)
-        yield Result("W x", actual, exact, rounded, twin=same)
+        yield Result("W x", actual, exact, rounded, twin=same, rounding=analysis_rounding(bench, x[b], mask[b]))
 
 
 def assert_zero_outside(bench, array, slot):
-    """Zeros in the columns from the width on that were written, and in the channels that only fill up the last eight."""
+    """Zeros in the columns from the width on that were written, and in the channels that only fill up the last block."""
     for b in bench.active:
-        written = array[slot[b], b, :, :, : ceil_to(bench.width, 4)]
+        written = array[slot[b], b, :, :, : bench.stored]
         assert not bench.device.download(written)[:, :, bench.width :].any()
         assert not bench.device.download(written)[bench.used :].any()
 
@@ -132,8 +151,9 @@ def masked_norm(bench, masked):
         exact, rounded = exact_analysis(bench, x[b], mask[b])
         same = twin("masked_norm", bench.model, x[b], mask[b])
         yield Result(
-            "||M . W x||_1", bench.read(l1, b).sum(), np.abs(exact).sum(), np.abs(rounded).sum(), ulps=4, twin=same
-        )
+            "||M . W x||_1", bench.read(l1, b).sum(), np.abs(exact).sum(), np.abs(rounded).sum(), ulps=4, twin=same,
+            rounding=np.sum(analysis_rounding(bench, x[b], mask[b])),
+        )  # fmt: skip
 
 
 @case("dual step", masked=True)
@@ -160,21 +180,21 @@ def dual_step(bench, masked):
             v = v + carried[b] * (v - before[b])
             both.append(np.clip(v + step[b] * response, -bound[b], bound[b]))
         same = (bench.model, x[b], mask[b], u[b], before[b], step[b], bound[b], carried[b])
-        yield Result("u", actual, *both, twin=twin("dual_step", *same))
+        rounding = analysis_rounding(bench, x[b], mask[b])
+        yield Result("u", actual, *both, twin=twin("dual_step", *same), rounding=step[b] * rounding)
         yield Result(
             "||M . W x||_1", bench.read(l1, b).sum(), np.abs(exact).sum(), np.abs(rounded).sum(),
-            twin=twin("masked_norm", bench.model, x[b], mask[b]),
+            twin=twin("masked_norm", bench.model, x[b], mask[b]), rounding=np.sum(rounding),
         )  # fmt: skip
 
 
 @case("synthesis", masked=True, other=False)
 @case("synthesis, other slot, no mask", masked=False, other=True)
 def synthesis(bench, masked, other):
-    """Each summand: the composed filters of its channels on the extended image."""
+    """Each summand: the composed filters of its channels on the extended image, or on an extended tile."""
     u, slot = bench.responses(), bench.slots()
     mask, masks = masks_or_none(bench, masked)
-    splits, spread = bench.shape.splits, bench.filters.support - 1
-    parts = bench.blank((bench.batch, splits, bench.height + spread, bench.width + spread))
+    parts, _ = bench.parts()
     dual = bench.slotted((1 - slot if other else slot, u))
     bench.launch(
         "synthesis", "synthesis", bench.put(slot), np.int32(other), dual, masks, parts, bench.synthesis_filters(),
@@ -182,12 +202,19 @@ def synthesis(bench, masked, other):
     )  # fmt: skip
     filters = np.zeros((bench.channels, *bench.composed.shape[1:]))
     filters[: bench.used] = oracle.compose(bench.filters.layers)
+    splits = bench.shape.splits
     for b in bench.active:
         masked_u = np.zeros((bench.channels, bench.height, bench.width), np.float32)
         masked_u[: bench.used] = u[b] if mask[b] is None else u[b] * mask[b]
         for s in range(splits):
             some = slice(s * bench.channels // splits, (s + 1) * bench.channels // splits)
-            yield Result("W^T (M . u)", bench.read(parts, (b, s)), *spread_out(masked_u[some], filters[some]))
+            for tile, piece in enumerate(bench.tiled(masked_u[some])):
+                rounding = 0.0
+                if bench.shape.tensor:
+                    rounding = bench.rounding * oracle._valid_adjoint(np.abs(piece), np.abs(filters[some, None]))[0]
+                yield Result(
+                    "W^T (M . u)", bench.read(parts, (b, s, tile)), *spread_out(piece, filters[some]), rounding=rounding
+                )
 
 
 @case("synthesis border", masked=True, other=False)
@@ -463,7 +490,7 @@ def random_spline(bench, knots=21):
 def assert_finite(bench, array, slot):
     """Also where a mask means nothing: in channels that only fill up, and in columns from the width on."""
     for b in bench.active:
-        assert np.isfinite(bench.device.download(array[slot[b], b, :, :, : ceil_to(bench.width, 4)])).all()
+        assert np.isfinite(bench.device.download(array[slot[b], b, :, :, : bench.stored])).all()
 
 
 @case("features", kernel=5, dilation=1)
@@ -499,13 +526,12 @@ def convolution(bench, kernel, dilation, last):
     weight = bench.normal(bench.used, bench.used, kernel, kernel) / np.float32(kernel * bench.used**0.5)
     bias, knots = bench.normal(bench.batch, bench.used), random_spline(bench)
     output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
-    filled = np.zeros((bench.used, bench.channels, kernel, kernel), np.float32)
-    filled[:, : bench.used] = weight
+    size = Kernel(kernel, dilation)
     bench.launch(
         "convolution", "convolution", bench.slotted((slot, x), outside=np.nan), bench.put(slot), output,
-        bench.put(output_slot), bench.symmetric, bench.put(layout.by_eight(filled, bench.channels)),
+        bench.put(output_slot), bench.symmetric, bench.convolution_weights(weight, size),
         bench.spline(knots, last=last), bench.per_channel(bias, axis=1), writes=[(output, bench.rows_of(output_slot))],
-        options=(f"-DSUPPORT={kernel}", f"-DDILATION={dilation}"),
+        options=(f"-DSUPPORT={kernel}", f"-DDILATION={dilation}"), size=size,
     )  # fmt: skip
     assert_finite(bench, output, output_slot)
     for b, actual in bench.read_channels(output, output_slot):
@@ -513,10 +539,16 @@ def convolution(bench, kernel, dilation, last):
             oracle.spline(f(x[b], weight, bench.boundary, dilation), knots, -1, 1)
             for f in (oracle.correlate, plain.correlate)
         )
+        rounding = 0.0
+        if bench.shape.tensor:
+            slope = np.abs(np.diff(knots)).max(1) * (knots.shape[1] - 1) / 2
+            products = oracle.correlate(np.abs(x[b]), np.abs(weight), bench.boundary, dilation)
+            rounding = bench.rounding * slope[:, None, None] * products
         if last:
             exact, rounded = (expit(part + bias[b][:, None, None]) for part in (exact, rounded))
+            rounding /= 4  # the slope of the sigmoid
         same = (x[b], weight, dilation, bench.boundary, knots, bias[b] if last else None)
-        yield Result("convolution", actual, exact, rounded, ulps=16, twin=twin("convolution", *same))
+        yield Result("convolution", actual, exact, rounded, ulps=16, twin=twin("convolution", *same), rounding=rounding)
 
 
 @case("depthwise", kernel=7, adjoint=False)
@@ -634,15 +666,16 @@ def whole_synthesis(bench, masked):
     mask, masks = masks_or_none(bench, masked)
     for b, z in zip(bench.active, back(bench, u, slot, masks), strict=True):
         exact, rounded = exact_synthesis(bench, u[b], mask[b])
-        yield Result("W^T (M . u)", z, exact, rounded, twin=twin("synthesis", bench.model, u[b], mask[b]))
+        rounding = synthesis_rounding(bench, u[b] if mask[b] is None else u[b] * mask[b])
+        same = twin("synthesis", bench.model, u[b], mask[b])
+        yield Result("W^T (M . u)", z, exact, rounded, twin=same, rounding=rounding)
 
 
 def back(bench, u, slot, masks=None):
     """W^T (M . u) of the active images, through three launches."""
-    device, spread, zero = bench.device, bench.filters.support - 1, np.zeros((bench.batch, *bench.size), np.float32)
-    shape = bench.shape
+    shape, zero = bench.shape, np.zeros((bench.batch, *bench.size), np.float32)
     common = (bench.put(slot), np.int32(0), bench.slotted((slot, u)), masks)
-    parts = bench.blank((bench.batch, shape.splits, bench.height + spread, bench.width + spread))
+    parts, struct = bench.parts()
     bench.launch(
         "synthesis", "synthesis", *common, parts, bench.synthesis_filters(), writes=[(parts, bench.active)],
         options=bench.support_option,
@@ -654,7 +687,6 @@ def back(bench, u, slot, masks=None):
             "border", "synthesis_border", *common, dropped, bench.border(), writes=[(dropped, bench.active)],
             options=bench.support_option,
         )  # fmt: skip
-    struct = np.array([(shape.splits, bench.filters.support, 0, 0, device.address(parts))], layout.PARTS)
     z, image = bench.put(np.stack([zero, zero])), bench.image_planes((slot, zero), (2 + slot, zero))
     sums = bench.blank((bench.batch, image_blocks(shape), 5), np.float64)
     nothing = bench.put(np.zeros((1, bench.batch), np.float32))

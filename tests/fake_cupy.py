@@ -220,6 +220,10 @@ class FakeCupy(ModuleType):
         self.answer("zeros", None)
         return FakeArray(self, self.emulator.zeros(shape, dtype), self.current)
 
+    def ones(self, shape, dtype=float):
+        self.answer("ones", None)
+        return FakeArray(self, self.emulator.ones(shape, dtype), self.current)
+
     def isfinite(self, values):
         return values._new(np.isfinite(values.host))
 

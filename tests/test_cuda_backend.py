@@ -16,6 +16,9 @@ from safi_fast.solver.lipschitz import squared_norm
 SIZE = (48, 40)
 SIGMA = 25 / 255
 AGREEMENT = 1e-4  # in any pixel: float32 rounding grows over the steps of a whole solve
+# On tensor cores: about what one product of two numbers near 1 is off at most, 2^-10 in TF32 and 3 * 2^-16 in bf16x3, which is 4.6e-5
+# (cuda_bench.py). Sums of products are off by less than that in relation to their terms, and a dual step does not magnify it.
+TENSOR_AGREEMENT = {"tf32": 1e-3, "bf16x3": 2e-5}
 
 
 @cache
@@ -50,17 +53,24 @@ def noisy(count, size=SIZE, seed=1):
     return np.clip(clean + SIGMA * rng.standard_normal((count, *size)), 0, 1).astype(np.float32)
 
 
-def solver_of(monkeypatch, model, mode=None):
-    """On the CPU, or with a mode on the emulator."""
-    backend = CpuBackend() if mode is None else CudaBackend(EmulatedDevice(mode))
-    monkeypatch.setattr(api, "select", lambda *_: backend)
-    return Solver(model)
+def solver_of(monkeypatch, model, mode=None, precision="float32"):
+    """On the CPU, with a mode on the emulator, or on a device."""
+
+    def select(_, precision):
+        if mode is None:
+            return CpuBackend()
+        return CudaBackend(EmulatedDevice(mode) if isinstance(mode, str) else mode, precision)
+
+    monkeypatch.setattr(api, "select", select)
+    return Solver(model, precision=precision)
 
 
-def both(monkeypatch, model, y, mode="plain", **options):
+def both(monkeypatch, model, y, mode="plain", *, precision="float32", **options):
     """The solutions of the CPU and of the emulator."""
     return [
-        solver_of(monkeypatch, model, on).denoise(y, SIGMA, return_solution=True, return_masks=True, **options)
+        solver_of(monkeypatch, model, on, precision).denoise(
+            y, SIGMA, return_solution=True, return_masks=True, **options
+        )
         for on in (None, mode)
     ]
 
@@ -75,9 +85,65 @@ def test_unrolled_solve_equals_the_cpu(monkeypatch, name, count):
     assert np.abs(cpu.image - noisy(count)).mean() > 0.005, "an image that does not change tests nothing"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", *TENSOR_AGREEMENT])
+@pytest.mark.parametrize("name", ["shipped", *MODELS])
+def test_unrolled_solve_on_a_gpu_equals_the_cpu(monkeypatch, gpu, name, precision):
+    cpu, cuda = both(monkeypatch, model_of(name), noisy(3), gpu, precision=precision, schedule="unrolled")
+    np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=TENSOR_AGREEMENT.get(precision, AGREEMENT))
+
+
+@pytest.mark.gpu
+def test_arrays_on_a_gpu_come_back_there(gpu):
+    cupy = pytest.importorskip("cupy")
+    y = noisy(1)[0]
+    result = Solver("safi-gray", backend="cuda").denoise(cupy.asarray(y), SIGMA)
+    assert isinstance(result, cupy.ndarray)
+    np.testing.assert_allclose(
+        cupy.asnumpy(result), Solver("safi-gray", backend="cpu").denoise(y, SIGMA), rtol=0, atol=AGREEMENT
+    )
+
+
 def test_shipped_model_equals_the_cpu(monkeypatch):
     cpu, cuda = both(monkeypatch, model_of("shipped"), noisy(1)[0], schedule="unrolled")
     np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=AGREEMENT)
+
+
+@pytest.mark.parametrize("precision", TENSOR_AGREEMENT)
+@pytest.mark.parametrize("name", ["safi, published layout", "mmr, one smoothing layer"])
+def test_unrolled_solve_on_tensor_cores_equals_the_cpu(monkeypatch, name, precision):
+    """A whole solve. A thirtieth of the bound is exceeded: a kernel of another precision would not."""
+    cpu, cuda = both(monkeypatch, model_of(name), noisy(1, (16, 33)), schedule="unrolled", precision=precision)
+    np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=TENSOR_AGREEMENT[precision])
+    np.testing.assert_allclose(cuda.masks, cpu.masks, rtol=0, atol=10 * TENSOR_AGREEMENT[precision])
+    assert np.abs(cuda.image - cpu.image).max() > TENSOR_AGREEMENT[precision] / 30
+    np.testing.assert_array_equal(cuda.inner_iterations, cpu.inner_iterations)
+
+
+@pytest.mark.parametrize("width", [33, 35, 37])
+def test_remainders_of_the_width_on_tensor_cores(monkeypatch, width):
+    """Tensor kernels write pairs of columns, the others fours: what only one of them writes is never seen."""
+    for name in ("mmr, one smoothing layer", "safi, symmetric"):
+        options = {"schedule": "unrolled", "max_outer": 2, "max_inner": 2, "precision": "bf16x3"}
+        cpu, cuda = both(monkeypatch, model_of(name), noisy(1, (9, width)), **options)
+        np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=TENSOR_AGREEMENT["bf16x3"])
+
+
+def test_whole_solve_on_tensor_cores_in_check_mode(monkeypatch):
+    options = {"schedule": "unrolled", "max_outer": 2, "max_inner": 2}
+    for name, precision in (("safi, symmetric", "tf32"), ("mmr, one smoothing layer", "bf16x3")):
+        cpu, cuda = both(monkeypatch, model_of(name), noisy(1, (14, 18)), "check", precision=precision, **options)
+        np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=TENSOR_AGREEMENT[precision])
+
+
+@pytest.mark.parametrize("precision", TENSOR_AGREEMENT)
+def test_an_image_alone_equals_the_same_in_a_batch_on_tensor_cores(monkeypatch, precision):
+    y = noisy(2, (9, 33))
+    solver = solver_of(monkeypatch, model_of("safi, symmetric"), "plain", precision)
+    options = {"schedule": "unrolled", "max_outer": 2, "max_inner": 3}
+    batch = solver.denoise(y, SIGMA, **options)
+    for image, together in zip(y, batch, strict=True):
+        np.testing.assert_array_equal(solver.denoise(image, SIGMA, **options), together)
 
 
 @pytest.mark.parametrize("width", range(41, 49))
@@ -157,12 +223,12 @@ def load(workspace, y):
 
 
 def solve(workspace, momenta, *, together):
-    """Two outer steps of four dual steps each, as one call or one by one; everything that can be seen of them."""
+    """Four outer steps of some dual steps each, as one call or one by one; everything that can be seen of them."""
     everyone = np.arange(workspace.batch)
     channels = workspace.engine.model.filters.channels
     gain = np.ones((workspace.batch, channels), np.float32)
     workspace.start_dual(everyone)
-    for outer in range(2):
+    for outer in range(4):
         if outer:
             workspace.collapse_momentum(everyone)
             workspace.update_mask(everyone, gain, 0 * gain)
@@ -189,7 +255,7 @@ MOMENTA = np.float32([[0, 0], [0.28, 0.3], [0.43, 0.2], [0.5, 0.6]])
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", MODELS)
 def test_replayed_steps_equal_single_steps(name, count):
-    """The second outer step replays what the first one recorded, with another mask and other momenta."""
+    """The steps of the third outer step are recorded and replayed, those of the fourth replayed with another mask."""
     y = noisy(2, (20, 36))
     single, replayed = (solve(workspaces(name, y)[1], MOMENTA[:count], together=together) for together in (False, True))
     for one, other in zip(single, replayed, strict=True):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from cuda_bench import SETTINGS, SMALL, PlantedDevice, bench_of
+from cuda_bench import SETTINGS, SMALL, TENSOR_SMALL, PlantedDevice, bench_of
 from cuda_cases import CASES
 from emulator import sanitized
 from emulator.device import EmulatedDevice, LaunchError
@@ -39,6 +39,7 @@ class Bug:
     case: str
     setting: str = "band"
     caught: dict[str, str] = field(default_factory=lambda: {"plain": WRONG})
+    precision: str = "float32"
 
 
 BARRIER = "\n    __syncthreads();"
@@ -224,6 +225,144 @@ BUGS = {
     ),
 }  # fmt: skip
 
+TENSOR = {"setting": "tensor, band", "precision": "tf32"}
+BF16X3 = TENSOR | {"precision": "bf16x3"}
+ARRIVING = "cp.async: read before its target has arrived"
+LATE = {"plain": WRONG, "check": ARRIVING}  # what arrives is poisoned until the wait
+WAIT, LATER, DEEPER = "cp_async_wait<1>();", "\n        ", "\n            "
+BUGS |= {
+    # asynchronous copies
+    "analysis, tensor: first half not waited for": Bug(
+        "analysis_tensor", WAIT, "", "analysis", **TENSOR, caught=LATE
+    ),
+    "analysis, tensor: second half not waited for": Bug(
+        "analysis_tensor", "cp_async_wait<0>();", WAIT, "analysis", **TENSOR, caught=LATE
+    ),
+    "analysis, tensor: both halves in one group": Bug(
+        "analysis_tensor", "cp_async_commit();\n    copy_slabs<THREADS>(slabs + HALF", "copy_slabs<THREADS>(slabs + HALF", "analysis",
+        **TENSOR, caught=LATE,
+    ),
+    "analysis, tensor: second half not committed": Bug(
+        "analysis_tensor", "cp_async_commit();\n    load_tile", "load_tile", "analysis", **TENSOR, caught=LATE
+    ),
+    "analysis, tensor: no barrier after the wait": Bug(
+        "analysis_tensor", "cp_async_wait<0>();" + DEEPER + "__syncthreads();", "cp_async_wait<0>();", "analysis", **TENSOR,
+        caught={"check": ARRIVING},
+    ),
+    "synthesis, tensor: rows not waited for": Bug("synthesis_tensor", WAIT, "", "synthesis", **TENSOR, caught=LATE),
+    "synthesis, tensor: waits for the row before": Bug(
+        "synthesis_tensor", WAIT, "cp_async_wait<2>();", "synthesis", **TENSOR, caught=LATE
+    ),
+    "synthesis, tensor: rows not committed": Bug(
+        "synthesis_tensor", "cp_async_commit();" + LATER + WAIT, WAIT, "synthesis", **TENSOR, caught=LATE
+    ),
+    "synthesis, tensor: the row that still arrives": Bug(
+        "synthesis_tensor", "shared + ky % 2 * ROW_WORDS", "shared + (ky + 1) % 2 * ROW_WORDS", "synthesis", **TENSOR, caught=LATE
+    ),
+    "synthesis, tensor: no barrier after the wait": Bug(
+        "synthesis_tensor", WAIT + LATER + "__syncthreads();", WAIT, "synthesis", **TENSOR, caught={"check": UNORDERED}
+    ),
+    "synthesis, tensor: no barrier before the next row arrives": Bug(
+        "synthesis_tensor", "PITCH, taps);" + LATER + "__syncthreads();", "PITCH, taps);", "synthesis", **TENSOR,
+        caught={"check": ARRIVING},
+    ),
+    "convolution, tensor: rows not waited for": Bug(
+        "convolution_tensor", WAIT, "", "convolution, dilated", **TENSOR, caught=LATE
+    ),
+    "convolution, tensor: the row that still arrives": Bug(
+        "convolution_tensor", "shared + row % 2 * ROW_WORDS", "shared + (row + 1) % 2 * ROW_WORDS", "convolution, dilated", **TENSOR,
+        caught=LATE,
+    ),
+    "convolution, tensor: no barrier after the wait": Bug(
+        "convolution_tensor", WAIT + LATER + "__syncthreads();", WAIT, "convolution, dilated", **TENSOR,
+        caught={"check": UNORDERED},
+    ),
+    "convolution, tensor: no barrier before the next inputs are loaded": Bug(
+        "convolution_tensor", "tile, row % SUPPORT);" + LATER + "__syncthreads();", "tile, row % SUPPORT);", "convolution, dilated",
+        **TENSOR, caught={"check": UNORDERED + "|cp.async: read before"},
+    ),
+    "slabs: the last ones not copied": Bug(
+        "analysis_tensor", "i < slabs * (SLAB / 4);", "i < slabs * (SLAB / 4) - THREADS;", "analysis", **TENSOR, caught={"plain": WRONG, "check": UNORDERED}
+    ),
+    # shared memory within a warp
+    "synthesis, tensor: columns added up before all lanes have their taps": Bug(
+        "synthesis_tensor", "__syncwarp();", "", "synthesis", **TENSOR, caught={"check": RACE}
+    ),
+    "synthesis, tensor: output not cleared": Bug(
+        "synthesis_tensor", "TILE_Y * WARP_TAPS + SPAN_Y * PITCH; i", "TILE_Y * WARP_TAPS; i", "synthesis", **TENSOR, caught={"plain": WRONG, "check": UNORDERED}
+    ),
+    "synthesis, tensor: taps beyond the filters stored": Bug(
+        "synthesis_tensor", "if (kx >= SUPPORT) continue;", "", "synthesis", **TENSOR, caught={"check": f"{OUTSIDE}|{RACE}"}
+    ),
+    # where things lie
+    "synthesis, tensor: taps not skewed": Bug(
+        "synthesis_tensor", "taps[kx * PITCH + kx + 8 * n", "taps[kx * PITCH + 8 * n", "synthesis", **TENSOR
+    ),
+    "synthesis, tensor: skewed the other way": Bug(
+        "synthesis_tensor", "taps[kx * PITCH + kx + 8 * n", "taps[kx * PITCH + SUPPORT - 1 - kx + 8 * n", "synthesis", **TENSOR
+    ),
+    "analysis, tensor: a row too little in the tile": Bug(
+        "analysis_tensor", "SPAN_Y = TILE_Y + SUPPORT - 1,", "SPAN_Y = TILE_Y + SUPPORT - 2,", "analysis", **TENSOR,
+        caught={"plain": WRONG, "check": UNORDERED},
+    ),
+    "analysis, tensor: lanes a pair of taps apart": Bug(
+        "analysis_tensor", "slab * DEPTH + lane % 4 * 4", "slab * DEPTH + lane % 4 * 2", "analysis", **TENSOR
+    ),
+    "slabs: words of lanes 0 to 15 for all": Bug(
+        "convolution_tensor", "(slab) + threadIdx.x % 32;", "(slab) + threadIdx.x % 16;", "convolution, dilated", **TENSOR
+    ),
+    "convolution, tensor: inputs of another lane": Bug(
+        "convolution_tensor", "[pixel * 4 + lane % 4]", "[pixel * 4 + lane / 8]", "convolution, dilated", **TENSOR
+    ),
+    "convolution, tensor: taps not dilated": Bug(
+        "convolution_tensor", "+ kx * DILATION;", "+ kx;", "convolution, dilated", **TENSOR
+    ),
+    "convolution, tensor: the first inputs for all": Bug(
+        "convolution_tensor", "if (row % SUPPORT == 0)", "if (row == 0)", "convolution, dilated", **TENSOR
+    ),
+    # tails
+    "analysis, tensor: last row of the filters left out": Bug(
+        "analysis_tensor", "row, HALF, SUPPORT);", "row, HALF, SUPPORT - 1);", "analysis", **TENSOR
+    ),
+    "analysis, tensor: columns that only fill up not cleared": Bug(
+        "analysis_tensor", "q[m][n][i] = 0.0f, q[m][n][i + 2] = 0.0f;", "q[m][n][i] = 0.0f;", "analysis", **TENSOR
+    ),
+    "analysis, tensor: border of the lower channels for the upper ones": Bug(
+        "analysis_tensor", "weight + m * DEPTH + 8)", "weight + m * DEPTH)", "analysis", **TENSOR
+    ),
+    "synthesis, tensor: no guard in x": Bug(
+        "synthesis_tensor", "if (y < g.height && x < g.width)", "if (y < g.height)", "synthesis", **TENSOR,
+        caught={"plain": WRONG, "check": f"{OUTSIDE}|{UNORDERED}|{WRONG}"},
+    ),
+    "convolution, tensor: no guard in x": Bug(
+        "convolution_tensor", "if (left + 8 * n + 2 * quad >= g.width) continue;", "", "convolution, dilated", **TENSOR,
+        caught={"check": f"{OUTSIDE}|{RACE}", "sanitize": f"{OUTSIDE}|{WRONG}"},
+    ),
+    # images
+    "analysis, tensor: the number in the list for the image": Bug(
+        "analysis_tensor", "return {active[blockIdx.z],", "return {static_cast<int>(blockIdx.z),", "dual step", **TENSOR
+    ),
+    "synthesis, tensor: mask of image 0": Bug(
+        "synthesis_tensor", "mask + element(image, channel", "mask + element(active[0], channel", "synthesis", **TENSOR
+    ),
+    "convolution, tensor: bias of image 0": Bug(
+        "convolution_tensor", "bias[image * g.channels + c]", "bias[active[0] * g.channels + c]", "convolution, last", **TENSOR
+    ),
+    # precision
+    "analysis, bf16x3: small parts of pixels dropped": Bug(
+        "analysis_tensor", "low[at], low[at + 2]}}", "0u, 0u}}", "analysis", **BF16X3
+    ),
+    "synthesis, bf16x3: small parts of the weights dropped": Bug(
+        "synthesis_tensor", "mma_m16n8k16_bf16(d[n], second, front);", "", "synthesis", **BF16X3
+    ),
+    "convolution, bf16x3: small parts of the values dropped": Bug(
+        "convolution_tensor", "mma_m16n8k16_bf16(d[n], first, back);", "", "convolution, dilated", **BF16X3
+    ),
+    "synthesis, bf16x3: small parts are the large ones": Bug(
+        "synthesis_tensor", "pack_bf16(a - bf16_low(high), b - bf16_high(high))", "high", "synthesis", **BF16X3
+    ),
+}  # fmt: skip
+
 
 def clear_dual_of_a_huge_image(device):
     """64 channels of 16384 x 16384 are 2^34 floats: the first block of the launch needs no more than 2^10 of them."""
@@ -236,13 +375,15 @@ def clear_dual_of_a_huge_image(device):
     assert np.isnan(dual[1024:]).all()
 
 
-def outcome(device, case, setting):
+def outcome(device, case, setting, precision):
     """What running a case tells; nothing if it is content."""
     try:
         if case == HUGE:
             clear_dual_of_a_huge_image(device)
         else:
-            for result in CASES[case](bench_of(device, (SETTINGS | SMALL)[setting])):
+            for result in CASES[case](
+                bench_of(device, (SETTINGS | SMALL | TENSOR_SMALL)[setting], precision=precision)
+            ):
                 result.check()
     except LaunchError as error:
         return str(error)
@@ -252,18 +393,18 @@ def outcome(device, case, setting):
 
 
 def planted(bug, mode):
-    return outcome(PlantedDevice(bug.old, bug.new, mode), bug.case, bug.setting)
+    return outcome(PlantedDevice(bug.old, bug.new, mode), bug.case, bug.setting, bug.precision)
 
 
-def unbroken(case, setting, mode):
-    return outcome(EmulatedDevice(mode), case, setting)
+def unbroken(case, setting, precision, mode):
+    return outcome(EmulatedDevice(mode), case, setting, precision)
 
 
-DETECTORS = sorted({(bug.case, bug.setting, mode) for bug in BUGS.values() for mode in bug.caught})
+DETECTORS = sorted({(bug.case, bug.setting, bug.precision, mode) for bug in BUGS.values() for mode in bug.caught})
 
 
 def all_outcomes(modes):
-    """What every mistake leads to, by name and mode, and every unbroken case, by case, setting and mode. Two at a time: they compile.
+    """What every mistake leads to, by name and mode, and every unbroken case, as in DETECTORS. Two at a time: they compile.
 
     A sanitized process calls this, too.
     """
@@ -292,6 +433,6 @@ def test_mistake_is_noticed(name, mode, outcomes):
     assert re.search(BUGS[name].caught[mode], outcomes[name, mode]), f"said: {outcomes[name, mode]!r}"
 
 
-@pytest.mark.parametrize(("case", "setting", "mode"), DETECTORS)
-def test_unbroken_kernel_is_passed(case, setting, mode, outcomes):
-    assert outcomes[case, setting, mode] == ""
+@pytest.mark.parametrize("detector", DETECTORS, ids=str)
+def test_unbroken_kernel_is_passed(detector, outcomes):
+    assert outcomes[detector] == ""

@@ -14,7 +14,6 @@ from emulator import sanitized
 from emulator.device import EmulatedDevice, LaunchError
 from plain import EPS
 
-from safi_fast.bindings.device import CupyDevice
 from safi_fast.bindings.module import KERNELS as FOLDER
 from safi_fast.bindings.module import source
 
@@ -52,18 +51,6 @@ def test_kernel(name, setting):
         result.check()
         if result.twin:
             result.check_twin()
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    cupy = pytest.importorskip("cupy")
-    try:
-        found = cupy.cuda.runtime.getDeviceCount() > 0
-    except cupy.cuda.runtime.CUDARuntimeError:
-        found = False
-    if not found:
-        pytest.skip("CuPy finds no GPU")
-    return CupyDevice()
 
 
 @pytest.mark.gpu

@@ -8,13 +8,17 @@ from cuda_cases import KERNELS
 from emulator.device import MAX_BLOCK, MAX_GRID, MAX_THREADS
 
 from safi_fast.bindings.launch import (
+    MAX_SHARED_BYTES,
     PIXEL_THREADS,
     SYNTHESIS_TILE,
+    TENSOR_THREADS,
     TILE,
+    Kernel,
     Shape,
     analysis_blocks,
     ceil_div,
     ceil_to,
+    channel_block,
     image_blocks,
     launch_for,
 )
@@ -104,6 +108,59 @@ def test_ring_counts_the_pixels_near_the_border(height, width, support, band):
     assert shape.ring == sum(near)
     warps = 4 * launch_for("synthesis_border", shape, 1).grid[0]
     assert warps - 4 < shape.ring <= warps
+
+
+TENSOR_KERNELS = ("analysis", "masked_norm", "dual_step", "synthesis", "convolution")
+SIDES = (Kernel(7), Kernel(3, 2), Kernel(3, 4))
+
+
+def tensor_shapes(height=33, width=41):
+    """Every size of filters and of channels that multiples of 16 allow, in both precisions."""
+    for support, channels, precision in itertools.product(range(3, 18, 2), range(16, 129, 16), ("tf32", "bf16x3")):
+        yield Shape(height, width, channels, support, support // 2, precision)
+
+
+@pytest.mark.parametrize("name", TENSOR_KERNELS)
+def test_tensor_launch_is_within_the_limits(name):
+    for shape, size in itertools.product(tensor_shapes(), SIDES):
+        block, launch = channel_block(name, shape, size), launch_for(name, shape, 5, size)
+        assert block in (16, 32, 48, 64)
+        assert launch.shared_bytes <= MAX_SHARED_BYTES
+        assert launch.block == (TENSOR_THREADS, 1, 1)
+        rows = 16 if name in TENSOR_KERNELS[:3] else 8
+        assert launch.grid == (ceil_div(33, rows) * 2, shape.channels // block, 5)
+        assert shape.channels % block == 0
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16x3"])
+def test_channel_block_of_the_models(precision):
+    """As many channels as registers allow, where shared memory has room for them."""
+    blocks = {c: channel_block("analysis", Shape(64, 64, c, 13, 6, precision)) for c in (16, 32, 48, 64, 80)}
+    assert blocks == {16: 16, 32: 32, 48: 16, 64: 32, 80: 16}
+    blocks = {c: channel_block("synthesis", Shape(64, 64, c, 13, 6, precision)) for c in (16, 32, 48, 64, 80)}
+    assert blocks == {16: 16, 32: 32, 48: 48, 64: 64, 80: 16}
+    shape = Shape(64, 64, 48, 13, 6, precision)
+    assert [channel_block("convolution", shape, size) for size in (Kernel(7), Kernel(3, 2))] == [48, 48]
+    assert channel_block("convolution", Shape(64, 64, 64, 13, 6, precision), Kernel(9)) == 32  # 64 need 112 KiB
+
+
+def test_no_channel_block_fits():
+    shape = Shape(64, 64, 16, 13, 6, "tf32")
+    with pytest.raises(
+        ValueError,
+        match=r"convolution: .*Kernel\(side=15, dilation=4\) and 16 channels do not fit.*precision='float32'",
+    ):
+        channel_block("convolution", shape, Kernel(15, 4))
+    with pytest.raises(ValueError, match=r"analysis: filters of side 13.* and 24 channels do not fit"):
+        channel_block("analysis", Shape(64, 64, 24, 13, 6, "bf16x3"))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16x3"])
+def test_tensor_launches_do_not_depend_on_the_batch_and_have_places_for_their_sums(precision):
+    shape = Shape(321, 481, 64, 13, 6, precision)
+    for name in ("masked_norm", "dual_step"):
+        assert math.prod(launch_for(name, shape, 1).grid) == analysis_blocks(shape)
+    assert shape.splits == launch_for("synthesis", shape, 1).grid[1] == launch_for("synthesis", shape, 64).grid[1]
 
 
 def test_rounding_up():

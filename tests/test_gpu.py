@@ -515,6 +515,22 @@ def test_release_memory(cupy, model):
     assert cupy.freed == ["device", "pinned"]
 
 
+@pytest.mark.parametrize(("precision", "agreement"), [("tf32", 1e-3), ("bf16x3", 2e-5)])
+def test_tensor_cores_through_cupy(cupy, monkeypatch, precision, agreement):
+    """As the next test; options and shared memory reach the kernels."""
+    monkeypatch.delitem(sys.modules, "safi_fast.bindings.cuda")
+    model = random_model("safi", boundary="symmetric", lipschitz=1.1)
+    image = np.random.default_rng(3).random((20, 22)).astype(np.float32)
+    options = {"max_outer": 2, "max_inner": 3}
+    expected = Solver(model, backend="cpu").denoise(image, SIGMA, **options)
+    result = Solver(model, backend="cuda", precision=precision).denoise(image, SIGMA, **options)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=agreement)
+    assert np.abs(result - expected).max() > 1e-7, "as exact as float32: not on tensor cores"
+    on_tensor_cores = [options for _, options, _ in cupy.compiled if "-DCHANNEL_BLOCK=16" in options]
+    assert len(on_tensor_cores) == 4  # the filter bank, its adjoint, two layers of the mask
+    assert all(("-DBF16X3" in options) == (precision == "bf16x3") for options in on_tensor_cores)
+
+
 @pytest.mark.parametrize("family", ["safi", "mmr"])
 def test_the_cuda_backend_through_cupy(cupy, monkeypatch, family):
     """The kernels and launches themselves, in the emulator behind the fake CuPy; on the second GPU, while the first is current."""

@@ -4,7 +4,7 @@
 // A block makes 16 x 32 pixels of CHANNEL_BLOCK channels: its weights come by asynchronous copies in two halves, so that the first
 // rows of the filters are used while the last ones still arrive. A warp makes 2 rows, one after the other; a product takes 16 taps
 // of a row of the filter (zeros from SUPPORT on) from neighbouring pixels of one row of the image.
-// filters (C / CHANNEL_BLOCK, SUPPORT, row slabs, CHANNEL_BLOCK / 16, 32, 8) words; l1 as in analysis.cu.
+// filters (C / CHANNEL_BLOCK, SUPPORT, row slabs, CHANNEL_BLOCK / 16, 2, 32, 4) words; l1 as in analysis.cu.
 // Launch: grid (16 x 32 tiles, C / CHANNEL_BLOCK, active images), block 256, dynamic shared memory of the slabs and the image tile.
 // Options: SUPPORT, CHANNEL_BLOCK (16, 32, 48 or 64), BF16X3.
 #include "filter_bank.cuh"

@@ -2,7 +2,7 @@
 //
 // A block makes 8 x 32 pixels of CHANNEL_BLOCK outputs from 16 inputs at a time, whose tile lies in shared memory as words of
 // `Values`, 16 per pixel; a warp makes one row. The weights of a row of the kernel arrive by asynchronous copies one row ahead.
-// weights (C / CHANNEL_BLOCK, C / 16, SUPPORT, SUPPORT, CHANNEL_BLOCK / 16, 32, 8) words.
+// weights (C / CHANNEL_BLOCK, C / 16, SUPPORT, SUPPORT, CHANNEL_BLOCK / 16, 2, 32, 4) words.
 // Launch: grid (8 x 32 tiles, C / CHANNEL_BLOCK, active images), block 256, dynamic shared memory.
 // Options: SUPPORT, DILATION, CHANNEL_BLOCK, BF16X3.
 #include "filter_bank.cuh"

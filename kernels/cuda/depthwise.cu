@@ -15,7 +15,7 @@ constexpr int WINDOW = (PX + SUPPORT + 2) / 4 * 4;
 constexpr int SPAN_Y = TILE + SUPPORT - 1, SPAN_X = TILE - PX + WINDOW;
 constexpr int SPAN_PITCH = (SPAN_X + 27) / 32 * 32 + 4;
 
-struct Tile {
+struct alignas(16) Tile {
     float values[SPAN_Y * SPAN_PITCH];
     float taps[SUPPORT * SUPPORT];
 };

@@ -25,7 +25,8 @@ constexpr int SPAN_X = TILE - GROUP + WINDOW;
 // 16 (mod 32): the eight threads that share a 16-byte access, 4 along x and 2 along y, then hit different banks.
 constexpr int SPAN_PITCH = (SPAN_X + 15) / 32 * 32 + 16;
 
-struct Tile {
+// Aligned for the 16-byte reads of load_row.
+struct alignas(16) Tile {
     float pixels[SPAN_Y * SPAN_PITCH];
     float weights[TAPS * OC];
 };

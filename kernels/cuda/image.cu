@@ -133,7 +133,7 @@ get_image(const int* __restrict__ active, const int* __restrict__ slot, const fl
     if (at.inside) values[at.flat] = image[image_element(slot[at.image] * g.batch + at.image, at.y, at.x, g)];
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 image_step(const int* __restrict__ active, const int* __restrict__ slot, int refresh, Parts parts, int band,
            const float* __restrict__ dropped, const float* __restrict__ y, float* __restrict__ z, float* __restrict__ image,
            float low, float high, const float* __restrict__ momentum, const int* __restrict__ turn, int symmetric,
@@ -163,7 +163,7 @@ image_step(const int* __restrict__ active, const int* __restrict__ slot, int ref
     write_sums(sums, total, at.image);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 primal_step(const int* __restrict__ active, const int* __restrict__ slot, Parts parts, int band,
             const float* __restrict__ dropped, const float* __restrict__ gradient, float* __restrict__ z,
             float* __restrict__ image, float low, float high, const float* __restrict__ tau, float theta, int symmetric,

@@ -24,7 +24,7 @@ constexpr int SPAN_X = TILE_X + LEAD;
 constexpr int SPAN_PITCH = (SPAN_X + 7) / 16 * 16 + 8;
 constexpr int TAP_PITCH = (SUPPORT + 3) / 4 * 4;
 
-struct Tile {
+struct alignas(16) Tile {
     float values[SPAN_Y * SPAN_PITCH];
     float taps[SUPPORT * TAP_PITCH];
 };

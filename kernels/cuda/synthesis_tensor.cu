@@ -6,7 +6,7 @@
 // A block takes 8 x 32 pixels and reads each of their values once, into registers. For every row of the filters tensor cores turn
 // the channels of a pixel into one number per tap of that row; in shared memory tap kx lies kx columns further right, so that
 // columns add up to a row of the output. No atomics: at a time every warp adds to a row of its own.
-// parts (B, C / CHANNEL_BLOCK, tiles, 8 + K - 1, 32 + K - 1); filters (C / CHANNEL_BLOCK, SUPPORT, tap slabs, CHANNEL_BLOCK / 16, 32, 8)
+// parts (B, C / CHANNEL_BLOCK, tiles, 8 + K - 1, 32 + K - 1); filters (C / CHANNEL_BLOCK, SUPPORT, tap slabs, CHANNEL_BLOCK / 16, 2, 32, 4)
 // words, which arrive by asynchronous copies one row ahead.
 // Launch: grid (8 x 32 tiles, C / CHANNEL_BLOCK, active images), block 256, dynamic shared memory. Options: SUPPORT, CHANNEL_BLOCK, BF16X3.
 #include "filter_bank.cuh"

@@ -6,7 +6,7 @@
 //     bf16x3 (-DBF16X3)     words 0, 1 are pairs of bfloat16, words 2, 3 the pairs of what these miss: 16 bits of mantissa;
 //                           three products of depth 16, the smallest (low times low) is left out
 // d[0], d[1]: output `group`, pixels 2 quad and 2 quad + 1;  d[2], d[3]: output group + 8.
-// The host prepares weights as `slabs` (bindings/weights.py): 32 lanes x 8 words, 1 KiB.
+// The host prepares weights as `slabs` (bindings/weights.py): 2 x 32 lanes x 4 words, 1 KiB.
 #pragma once
 #include "device.cuh"
 
@@ -36,8 +36,8 @@ __device__ __forceinline__ Values pack(const float (&v)[4]) {
 // d += slab values for N groups of eight pixels; `slab` lies in shared memory.
 template <int N>
 __device__ __forceinline__ void multiply(float (&d)[N][4], const uint32_t* slab, const Values (&values)[N]) {
-    const uint4* from = reinterpret_cast<const uint4*>(slab) + threadIdx.x % 32 * 2;
-    const uint4 one = from[0], two = from[1];
+    const uint4* from = reinterpret_cast<const uint4*>(slab) + threadIdx.x % 32;
+    const uint4 one = from[0], two = from[32];
     const uint32_t first[4] = {one.x, one.y, one.z, one.w}, second[4] = {two.x, two.y, two.z, two.w};
 #pragma unroll
     for (int n = 0; n < N; n++) {

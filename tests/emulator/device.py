@@ -71,6 +71,9 @@ class EmulatedDevice:
     def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         return self.upload(np.zeros(shape, dtype))
 
+    def ones(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        return self.upload(np.ones(shape, dtype))
+
     def upload(self, array: np.ndarray) -> np.ndarray:
         """A C-contiguous copy in device memory."""
         self._refuse_in_capture("upload")

@@ -53,6 +53,7 @@ class Instruction:
     address: int
     opcode: str  # with its suffixes
     operands: str
+    predicate: str = ""  # such as "@!P0"
 
     @property
     def name(self) -> str:
@@ -103,7 +104,7 @@ class KernelCode:
         """All of them, in the order of their ends."""
         found = []
         for instruction in self.instructions:
-            target = self._target(instruction)
+            target = self.target(instruction)
             if target is None or target >= instruction.address:
                 continue
             inside = tuple(i for i in self.instructions if target <= i.address <= instruction.address)
@@ -123,7 +124,8 @@ class KernelCode:
             if not any(other != loop and loop.first <= other.first and other.last <= loop.last for other in loops)
         )
 
-    def _target(self, instruction: Instruction) -> int | None:
+    def target(self, instruction: Instruction) -> int | None:
+        """Where a branch goes, None for anything else."""
         if instruction.name != "BRA":
             return None
         match = re.search(r"`\((\.L_x_\d+)\)", instruction.operands)
@@ -153,7 +155,7 @@ def read_sass(cubin: bytes) -> dict[str, KernelCode]:
 _SECTION = re.compile(r"^\.text\.(\w+):")
 _OTHER_SECTION = re.compile(r"^\s*\.section\s+(\S+?),")
 _LABEL = re.compile(r"^(\.L_x_\d+):")
-_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);")
+_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);")
 
 
 def parse_sass(text: str) -> dict[str, KernelCode]:
@@ -182,7 +184,7 @@ def parse_sass(text: str) -> dict[str, KernelCode]:
             address = int(match[1], 16)
             labels.update((label, address) for label in waiting)
             waiting = []
-            instructions.append(Instruction(address, match[2], match[3].strip()))
+            instructions.append(Instruction(address, match[3], match[4].strip(), (match[2] or "").strip()))
     finish()
     return kernels
 

@@ -1,0 +1,146 @@
+"""Every kernel file with every set of options that the CUDA backend compiles it with, for the layouts that models have.
+
+The options are the engine's own: nothing is named here but the models, and which kernels of a file a layout uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from emulator.compile import Cubin, compile_cubin
+from emulator.device import EmulatedDevice
+from models import random_mmr_mask, random_model
+
+from safi_fast.bindings.cuda import CudaBackend, CudaEngine
+from safi_fast.bindings.device import STANDARD
+from safi_fast.bindings.launch import PRECISIONS, Kernel, launch_for
+from safi_fast.bindings.module import source
+from safi_fast.model import MmrMask, Model, SafiMask
+from safi_fast.models import load_model
+
+CHANNELS = 64
+HEIGHT, WIDTH = 321, 481  # of a BSD68 image; shared memory does not depend on it
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compilation, and the dynamic shared memory of its kernels in bytes."""
+
+    file: str  # of kernels/cuda, without suffix
+    options: tuple[str, ...]
+    dynamic_shared: dict[str, int]
+    threads: dict[str, int]
+    main: bool  # of the shipped model or of a published layout
+
+    @property
+    def title(self) -> str:
+        return " ".join((self.file, *self.options))
+
+    def compile(self, architecture: str) -> Cubin:
+        """As RawModule would. Raises SpillError."""
+        return _compile(self.file, self.options, architecture)
+
+
+@cache
+def _compile(file: str, options: tuple[str, ...], architecture: str) -> Cubin:
+    return compile_cubin(source(file), (STANDARD, *options), architecture=architecture)
+
+
+class _Recorder(EmulatedDevice):
+    """Notes what would be compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def module(self, text, options=()):
+        self.asked.append((text, tuple(options)))
+        return self
+
+    def get_function(self, name):
+        return name
+
+
+@cache
+def layouts() -> dict[str, Model]:
+    """Models by name: the shipped one, the published layouts, and filters of 9 x 9 and 17 x 17."""
+    rng = np.random.default_rng(0)
+    mmr_mask = random_mmr_mask(rng, CHANNELS, (7, 7))
+    published = random_model("mmr", CHANNELS, kernels=(7, 7), mask=mmr_mask)
+    return {
+        "shipped": load_model(),
+        "published MMR": published,
+        "published SAFI": random_model(channels=CHANNELS, kernels=(7, 7), mask=_safi_mask(7, (1, 1, 1), "zero")),
+        "9 x 9": random_model(
+            channels=CHANNELS, kernels=(9,), boundary="symmetric", mask=_safi_mask(3, (1, 2, 1), "symmetric")
+        ),
+        "17 x 17": random_model(
+            channels=CHANNELS, kernels=(17,), boundary="symmetric", mask=_safi_mask(3, (1, 2, 2), "symmetric")
+        ),
+    }
+
+
+MAIN = ("shipped", "published MMR", "published SAFI")
+
+
+def _safi_mask(kernel: int, dilations: tuple[int, int, int], boundary: str) -> SafiMask:
+    """Zeros in the layout of a mask generator C -> C: only sizes matter here."""
+    convolutions = tuple(np.zeros((CHANNELS, n, kernel, kernel), np.float32) for n in (1, CHANNELS, CHANNELS))
+    splines = tuple(np.zeros((CHANNELS, 21), np.float32) for _ in range(3))
+    return SafiMask(convolutions, dilations, splines, np.ones((1, CHANNELS)), np.zeros((1, CHANNELS)), boundary)
+
+
+def _uses(engine: CudaEngine) -> Iterator[tuple[str, str, tuple[str, ...], Kernel | None]]:
+    """(file, kernel, options, size of a convolution) of a model."""
+    for name in ("analysis", "dual_step", "masked_norm"):
+        yield "analysis", name, (), None
+    yield "synthesis", "synthesis", (), None
+    if engine.shape(HEIGHT, WIDTH).band:
+        yield "border", "synthesis_border", (), None
+    for name in ("set_image", "get_image", "image_step", "primal_step", "primal_sums", "outer_sums"):
+        yield "image", name, (), None
+    for name in ("totals", "advance", "flip", "stop", "clear_dual", "collapse_momentum"):
+        yield "state", name, (), None
+    if isinstance(engine.model.mask, MmrMask):
+        for _, option in engine.mask.layers:
+            yield "depthwise", "depthwise", (option,), None
+        return
+    first, *others = engine.mask.layers
+    yield "features", "features", first.options, None
+    for layer in others:
+        yield "convolution", "convolution", layer.options, layer.size
+
+
+@cache
+def variants() -> tuple[Variant, ...]:
+    """Every one once, those of the main layouts first."""
+    found: dict[tuple[str, tuple[str, ...]], Variant] = {}
+    files = {source(path.stem): path.stem for path in _kernel_files()}
+    for name, model in layouts().items():
+        for precision in PRECISIONS:
+            device = _Recorder()
+            engine = CudaBackend(device, precision).prepare(model)
+            for file, kernel, options, size in _uses(engine):
+                device.asked.clear()
+                engine.kernel(file, kernel, options)
+                text, all_options = device.asked[0]
+                key = files[text], all_options
+                variant = found.setdefault(key, Variant(*key, {}, {}, name in MAIN))
+                launch = launch_for(kernel, engine.shape(HEIGHT, WIDTH), 1, size)
+                variant.dynamic_shared[kernel] = launch.shared_bytes
+                variant.threads[kernel] = int(np.prod(launch.block))
+    return tuple(found.values())
+
+
+def _kernel_files():
+    from safi_fast.bindings.module import KERNELS
+
+    return sorted(KERNELS.glob("*.cu"))
+
+
+def smallest_model(channels: int, support: int = 13) -> Model:
+    """One composed layer with symmetric boundary: the filter bank of the shipped model with fewer channels."""
+    return random_model(channels=channels, kernels=(support,), boundary="symmetric")

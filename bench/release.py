@@ -1,5 +1,7 @@
 """Give trained weights the metadata that they ship with; the scores are those of `safi-fast evaluate --json` on these very weights.
 
+Scores of the unrolled schedule may be those of the weights before `tune.py`, which changes nothing that this schedule reads.
+
     python bench/release.py --model tuned.safetensors --name safi-gray --licence MIT --training-data "..." --training "..." \\
         --evaluations bench/results/bsd68_safi_gray_sigma*.json --output safi_fast/models/safi-gray.safetensors
 """
@@ -15,7 +17,7 @@ from typing import Any
 
 from safi_fast import load_model
 from safi_fast.errors import ModelError
-from safi_fast.model import Model
+from safi_fast.model import Model, Strength
 from safi_fast.weights import save_model
 
 
@@ -24,7 +26,7 @@ def released(
 ) -> Model:
     """The model under its name with its metadata. Raises ModelError where a score is that of other weights."""
     for result in evaluations:
-        if result["model_sha256"] != model.fingerprint:
+        if result["model_sha256"] not in _fingerprints(model, result["schedule"]):
             raise ModelError(f"the score at sigma {result['sigma']:g} is that of other weights; evaluate these")
     metadata = {
         "licence": licence,
@@ -33,6 +35,13 @@ def released(
         "scores": _scores(model, sorted(evaluations, key=lambda result: result["sigma"])),
     }
     return dataclasses.replace(model, name=name, metadata=metadata)
+
+
+def _fingerprints(model: Model, schedule: str) -> set[str]:
+    """Of the model, and for the unrolled schedule of the model as it was trained."""
+    unrolled = model.strength.unrolled
+    as_trained = dataclasses.replace(model, strength=Strength(unrolled, unrolled))
+    return {model.fingerprint} | ({as_trained.fingerprint} if schedule == "unrolled" else set())
 
 
 def _scores(model: Model, evaluations: Sequence[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """The commands behind the figures of docs/models: each on a small model and small images."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from skimage.io import imsave
 from safi_fast import Solver, load_model
 from safi_fast.errors import ModelError
 from safi_fast.metrics import psnr
+from safi_fast.model import Strength
 from safi_fast.weights import save_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
@@ -143,8 +145,14 @@ def test_a_release_has_the_scores_of_its_own_weights_only(solver):
     model = release.released(solver.model, "good", **facts, evaluations=[score])
     assert model.metadata["scores"].startswith("BSD68 (68 images), unrolled 5 x 12: 28.80 dB at sigma 25 (safi-fast")
     assert model.fingerprint == solver.model.fingerprint
-    with pytest.raises(ModelError, match="the score at sigma 25 is that of other weights; evaluate these"):
-        release.released(solver.model, "bad", **facts, evaluations=[{**score, "model_sha256": "0"}])
+    unrolled = solver.model.strength.unrolled
+    tuned = dataclasses.replace(solver.model, strength=Strength(unrolled, 2 * unrolled))
+    trained = dataclasses.replace(solver.model, strength=Strength(unrolled, unrolled))
+    score["model_sha256"] = trained.fingerprint
+    assert release.released(tuned, "good", **facts, evaluations=[score]).fingerprint == tuned.fingerprint
+    for wrong in ({**score, "model_sha256": "0"}, {**score, "schedule": "converged"}):
+        with pytest.raises(ModelError, match="the score at sigma 25 is that of other weights; evaluate these"):
+            release.released(tuned, "bad", **facts, evaluations=[wrong])
 
 
 def test_the_start_of_mmr_training_denoises_already(folder):

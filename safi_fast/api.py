@@ -132,7 +132,7 @@ def reconstruct(
     Returns a Solution: image (H, W) or (B, H, W), status, relative_gap, ... Raises InputError, ModelError, BackendError, and
     OperatorError for an operator whose adjoint or norm is wrong.
     """
-    solver = _solver(_resolve(model), _for_reconstruct(backend), None)
+    solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
     return solver.reconstruct(
         measurement, operator, strength=strength, noise_level=noise_level, data_range=data_range, box=box, x0=x0,
         max_outer=max_outer, max_iter=max_iter, tol=tol, mask_of=mask_of, callback=callback, return_masks=return_masks,
@@ -156,7 +156,7 @@ def tune_strength(
     number measured (discrepancy principle). options: as for `reconstruct`. All candidates are solved as one batch.
     Returns a Tuning. Raises as `reconstruct`.
     """
-    solver = _solver(_resolve(model), _for_reconstruct(backend), None)
+    solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
     return solver.tune_strength(measurement, operator, candidates, reference=reference, noise_std=noise_std, **options)
 
 

@@ -736,7 +736,9 @@ def test_a_solver_on_a_gpu_refuses(monkeypatch):
     with pytest.raises(BackendError, match=r"reconstruct runs on the CPU .* not on backend='cuda'; pass backend='cpu'"):
         here.reconstruct(measured(BLUR), BLUR, strength=0.1)
     asked = []
-    monkeypatch.setattr(safi_fast.api, "_solver", lambda model, backend, gpu, process: asked.append(backend) or solver())
+    monkeypatch.setattr(
+        safi_fast.api, "_solver", lambda model, backend, gpu, process: asked.append(backend) or solver()
+    )
     safi_fast.reconstruct(measured(BLUR), BLUR, model=solver().model, **QUICK)
     safi_fast.tune_strength(measured(BLUR), BLUR, [0.1], noise_std=0.1, max_outer=1, max_iter=1)
     assert asked == ["cpu", "cpu"]

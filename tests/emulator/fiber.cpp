@@ -121,3 +121,14 @@ void abandon(Fiber& fiber) {
 }
 
 }  // namespace cuda_emulator
+
+// A process may have 65,530 mappings, and every stack takes two: libraries that rest give theirs back.
+extern "C" __attribute__((visibility("default"))) void emulator_release_stacks() {
+    using namespace cuda_emulator;
+    for (Stack* stack : idle_stacks) {
+        forget_frames(stack);
+        munmap(reinterpret_cast<void*>(stack->low - GUARD_BYTES), GUARD_BYTES + STACK_BYTES);
+        delete stack;
+    }
+    idle_stacks.clear();
+}

@@ -17,6 +17,8 @@ import numpy as np
 from .build import BuildError, Library
 from .memory import Allocation, sanitizer_is_loaded
 
+LIBRARIES_WITH_STACKS = 16
+_with_stacks: dict[int, ctypes.CDLL] = {}  # those that launched last, by identity, the latest at the end
 _LAUNCHING = threading.Lock()  # the run time of a library knows one launch at a time
 
 
@@ -116,6 +118,13 @@ class RawProfileRow:
     ideal: int
 
 
+def _keep_stacks_of(handle: ctypes.CDLL) -> None:
+    """Let the library that has rested longest give its stacks back."""
+    _with_stacks[id(handle)] = _with_stacks.pop(id(handle), handle)
+    if len(_with_stacks) > LIBRARIES_WITH_STACKS:
+        _with_stacks.pop(next(iter(_with_stacks))).emulator_release_stacks()
+
+
 class LoadedLibrary:
     """Calls into the run time. One launch at a time in the whole process."""
 
@@ -168,6 +177,7 @@ class LoadedLibrary:
             shared_bytes,
         )
         with _LAUNCHING:
+            _keep_stacks_of(self._handle)
             if self._has_checker:
                 self._tell_checker(buffers, profiled)
             failed = self._handle.emulator_launch(ctypes.byref(request))

@@ -182,7 +182,8 @@ def test_sigpy():
         from_sigpy(3)
 
 
-def test_pylops():
+def test_pylops(monkeypatch):
+    monkeypatch.setenv("CUPY_PYLOPS", "0")  # it would import a CuPy without libraries
     pylops = pytest.importorskip("pylops", reason="the adapter for pylops is tested with pylops (extra 'dev')")
     operator = from_pylops(pylops.FirstDerivative(SHAPE, axis=1, edge=True, dtype="float32"))
     assert (operator.shape_out, operator.name) == (SHAPE, "from_pylops(FirstDerivative)")

@@ -351,7 +351,7 @@ LEFT_OUT = {
         "not at a certificate of 1e-3."
     ),
     "ct": (
-        "htc2022; full resolution; a list of three strengths per method; WCRR; the tooth with 90 and 45 views and the abdomen with 200, where no row is shown. "
+        "htc2022; full resolution; a list of three strengths per method; WCRR; cases of the command of which no row is shown (it was cut off). "
         "SAFI and MMR rows end at the limit of steps: their gaps are far from 1e-3."
     ),
     "restoration": "Levin kernels 2 to 8; the other images of set12; WCRR. Some strengths lie at the end of their list (see the JSON files).",

@@ -81,7 +81,7 @@ def _dilated(weight: np.ndarray, dilation: int) -> np.ndarray:
 
 
 class _SafiMaskWeights:
-    """First layer as taps, the other two as spectra of the 16 x 16 tiles."""
+    """First layer as taps, the others as spectra of the 16 x 16 tiles."""
 
     def __init__(self, mask: SafiMask, channels: int):
         kernels = [
@@ -437,15 +437,17 @@ class CpuWorkspace:
         channels, only = self.engine.channels, np.zeros(self.batch, np.int64)
         spare, mask = 1 - self.slot, self.mask.reshape(-1)
         flat_gain, flat_bias = (_flat(_padded(values.T, channels).T) for values in (gain, bias))
+        layers = len(weights.supports)
+        places = [(mask, only), (self._flat_dual, spare)] * (layers + 1)
+        places = places[layers % 2 :]  # so that the last layer writes the mask
         features(
             active, self.accepted, self._flat_image, weights.taps, weights.kernel, flat_gain, *weights.splines[0].arguments,
-            mask, only, self.geometry,
+            *places[0], self.geometry,
         )  # fmt: skip
-        layers = ((mask, only, self._flat_dual, spare), (self._flat_dual, spare, mask, only))
-        for layer, (source, source_slot, target, target_slot) in enumerate(layers):
+        for layer in range(layers):
             _convolution.convolution(
-                active, source, source_slot, target, target_slot, weights.supports[layer], weights.symmetric,
-                *weights.spectra[layer], *weights.splines[layer + 1].arguments, flat_bias, layer == 1, PAIRS,
+                active, *places[layer], *places[layer + 1], weights.supports[layer], weights.symmetric,
+                *weights.spectra[layer], *weights.splines[layer + 1].arguments, flat_bias, layer == layers - 1, PAIRS,
                 *self._mask_arrays(), self.geometry,
             )  # fmt: skip
 

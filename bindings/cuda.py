@@ -100,12 +100,13 @@ class _Convolution:
 
 
 class _SafiMask:
-    """The three layers of a SAFI mask generator."""
+    """The layers of a SAFI mask generator."""
 
     def __init__(self, device: Device, mask: SafiMask, shape: Shape):
         pairs = zip(mask.convolutions, mask.dilations, strict=True)
         self.layers = [_Convolution(device, weight, dilation, shape) for weight, dilation in pairs]
-        self.splines = [_Spline(device, v, -1.0, shape.channels, last=i == 2) for i, v in enumerate(mask.splines)]
+        last = len(mask.splines) - 1
+        self.splines = [_Spline(device, v, -1.0, shape.channels, last=i == last) for i, v in enumerate(mask.splines)]
         self.symmetric = np.int32(mask.boundary == "symmetric")
 
 
@@ -384,11 +385,12 @@ class CudaWorkspace:
             self.device.upload(np.ascontiguousarray(layout.padded(np.asarray(v, np.float32).T, self.engine.channels).T))
             for v in (gain, bias)
         )
+        places = [(self.mask, self.first_slot), (self.dual, self.scratch_slot)] * (len(others) + 1)
+        places = places[len(others) % 2 :]  # so that the last layer writes the mask
         self._launch(
             "features", "features", active, self.accepted, self.image_slots, first.weights, gains, mask.splines[0].struct,
-            self.mask, self.first_slot, options=first.options,
+            *places[0], options=first.options,
         )  # fmt: skip
-        places = ((self.mask, self.first_slot), (self.dual, self.scratch_slot), (self.mask, self.first_slot))
         for i, layer in enumerate(others):
             self._launch(
                 "convolution", "convolution", active, *places[i], *places[i + 1], mask.symmetric, layer.weights,

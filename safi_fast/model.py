@@ -103,11 +103,11 @@ class FilterBank(_Rebuilt):
 
 @dataclass(frozen=True, eq=False)
 class SafiMask(_Rebuilt):
-    """mask(x) = sigmoid(s3(V3 s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W).
+    """mask(x) = sigmoid(sn(Vn ... s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W); n = 3 in the published models.
 
-    convolutions: V1, V2, V3, float32 (C, 1, k, k), (C, C, k, k), (C, C, k, k), k odd, cross-correlation without bias.
+    convolutions: V1, V2, ..., at least two, float32 (C, 1, k, k), (C, C, k, k), ..., k odd, cross-correlation without bias.
     dilations: pixels between the taps of each, 1 for a plain convolution.
-    splines: s1, s2, s3, float32 (C, n), values at n uniform knots on [-1, 1], extrapolated linearly, n >= 2.
+    splines: s1, s2, ..., float32 (C, n), values at n uniform knots on [-1, 1], extrapolated linearly, n >= 2.
     gain, bias: float32 (K, C), one row per noise level; ones and zeros in the published models.
     boundary: how every convolution extends its input to keep its size.
     Raises ModelError.
@@ -121,22 +121,21 @@ class SafiMask(_Rebuilt):
     boundary: str
 
     def __post_init__(self) -> None:
-        for what, values in (
-            ("convolution", self.convolutions),
-            ("dilation", self.dilations),
-            ("spline", self.splines),
-        ):
-            if len(values) != 3:
-                raise ModelError(f"mask.{what} comes {len(values)} times; a SAFI mask has 3")
+        count = len(self.convolutions)
+        if count < 2:
+            raise ModelError(f"mask.convolution comes {count} times; a SAFI mask has at least 2")
+        for what, values in (("dilation", self.dilations), ("spline", self.splines)):
+            if len(values) != count:
+                raise ModelError(f"mask.{what} comes {len(values)} times, but mask.convolution {count} times")
         first = _kernels("mask.convolution.0", self.convolutions[0], ("C", 1, "k", "k"))
         channels = first.shape[0]
         square = (channels, channels, "k", "k")
-        rest = [_kernels(f"mask.convolution.{i}", self.convolutions[i], square) for i in (1, 2)]
+        rest = [_kernels(f"mask.convolution.{i}", self.convolutions[i], square) for i in range(1, count)]
         splines = [_spline(f"mask.spline.{i}", spline, channels) for i, spline in enumerate(self.splines)]
         gain = _tensor("mask.gain", self.gain, np.float32, ("K", channels))
         if any(isinstance(d, bool) or int(d) != d or d < 1 for d in self.dilations):
-            raise ModelError(f"mask_dilations are {tuple(self.dilations)}; expected three integers of at least 1")
-        for i, kernels, dilation in zip((1, 2), rest, self.dilations[1:], strict=True):
+            raise ModelError(f"mask_dilations are {tuple(self.dilations)}; expected integers of at least 1")
+        for i, (kernels, dilation) in enumerate(zip(rest, self.dilations[1:], strict=True), 1):
             side = int(dilation) * (kernels.shape[-1] - 1) + 1
             if side > MAX_MASK_SUPPORT:
                 raise ModelError(

@@ -1,6 +1,6 @@
 """Weights files: one safetensors file per model, without pickle, and proof against damage.
 
-Tensors: `filters.0`, `filters.1`, ... (a cascade) or `filters` (composed); `mask.convolution.0..2`, `mask.spline.0..2`,
+Tensors: `filters.0`, `filters.1`, ... (a cascade) or `filters` (composed); `mask.convolution.0..`, `mask.spline.0..`,
 `mask.gain`, `mask.bias` (SAFI) or `mask.smoothing.0..`, `mask.profile`, `mask.scale` (MMR), all float32;
 `strength.unrolled`, `strength.converged`, `noise_levels` and, where known, `lipschitz`, float64.
 Metadata: the texts of HEADER, and any others, which become `Model.metadata`.
@@ -127,10 +127,11 @@ def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
     filters = FilterBank(layers, _text(metadata, "boundary"))
     mask: SafiMask | MmrMask
     if family == "safi":
+        dilations = _integers(metadata, "mask_dilations", _text(metadata, "mask_dilations").split(","))
         mask = SafiMask(
-            left.numbered("mask.convolution", at_least=3),
-            _integers(metadata, "mask_dilations", _text(metadata, "mask_dilations").split(",")),
-            left.numbered("mask.spline", at_least=3),
+            left.numbered("mask.convolution", at_least=len(dilations)),
+            dilations,
+            left.numbered("mask.spline", at_least=len(dilations)),
             left.take("mask.gain"),
             left.take("mask.bias"),
             _text(metadata, "mask_boundary"),

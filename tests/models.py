@@ -19,12 +19,13 @@ def random_filters(rng, channels=4, kernels=(5, 3), boundary="zero", composed=Fa
 
 def random_safi_mask(rng, channels=4, kernels=(5, 3, 3), dilations=(1, 2, 1), boundary="zero", levels=1):
     """Masks that spread over (0, 1); gain and bias are ones and zeros for one level, as in the published models."""
-    inputs = (1, channels, channels)
+    inputs = (1, *[channels] * (len(kernels) - 1))
     convolutions = tuple(
         rng.standard_normal((channels, n, k, k)) / (k * np.sqrt(n)) for n, k in zip(inputs, kernels, strict=True)
     )
     knots = np.linspace(-1, 1, KNOTS)
-    splines = tuple(slope * knots + 0.1 * rng.standard_normal((channels, KNOTS)) for slope in (1, 1, 4))
+    slopes = (*[1] * (len(kernels) - 1), 4)
+    splines = tuple(slope * knots + 0.1 * rng.standard_normal((channels, KNOTS)) for slope in slopes)
     shape = (levels, channels)
     gain = np.ones(shape) if levels == 1 else rng.uniform(0.5, 2, shape)
     bias = np.zeros(shape) if levels == 1 else rng.standard_normal(shape)
@@ -56,7 +57,8 @@ def random_model(
     rng = np.random.default_rng(seed)
     filters = random_filters(rng, channels, kernels, boundary, composed)
     if family == "safi":
-        mask = random_safi_mask(rng, channels, dilations=dilations, boundary=boundary, levels=len(levels))
+        sides = (5, *[3] * (len(dilations) - 1))
+        mask = random_safi_mask(rng, channels, sides, dilations, boundary, len(levels))
     else:
         mask = random_mmr_mask(rng, channels)
     made = {

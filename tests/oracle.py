@@ -167,9 +167,9 @@ def spline(x, coefficients, radius_low, radius_high):
 
 
 def safi_mask(x, convolutions, splines, gain, bias, boundary):
-    """M(x) = sigmoid(s3(V3 s2(V2 s1(gain . V1 x))) + bias): (H, W) -> (C, H, W) in (0, 1).
+    """M(x) = sigmoid(sn(Vn ... s2(V2 s1(gain . V1 x))) + bias): (H, W) -> (C, H, W) in (0, 1).
 
-    convolutions: three (weight (C_out, C_in, k, k), dilation); splines: three (C, n) on [-1, 1]; gain, bias (C,).
+    convolutions: (weight (C_out, C_in, k, k), dilation); splines: one (C, n) each on [-1, 1]; gain, bias (C,).
     Published models have gain 1, bias 0 and dilation 1.
     """
     (weight, dilation), *rest = convolutions

@@ -34,6 +34,8 @@ def model_of(name):
         return random_model("mmr", 8, kernels=(7, 7), mask=random_mmr_mask(rng, 8, (7, 7)))
     if name == "mmr, one smoothing layer":
         return random_model("mmr", 5, kernels=(5,), boundary="symmetric", mask=random_mmr_mask(rng, 5, (9,)))
+    if name == "safi, two mask layers":
+        return random_model(channels=5, kernels=(5,), boundary="symmetric", dilations=(1, 3))
     return random_model(channels=5, kernels=(5, 3), boundary="symmetric", dilations=(1, 3, 3))
 
 
@@ -42,6 +44,7 @@ MODELS = (
     "mmr, published layout",
     "mmr, one smoothing layer",
     "safi, symmetric",
+    "safi, two mask layers",
 )
 
 

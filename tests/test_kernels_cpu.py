@@ -694,7 +694,9 @@ MASK_SIZES = [(13, 13), (17, 45), (41, 64)]
 
 @pytest.mark.parametrize("size", MASK_SIZES, ids=str)
 @pytest.mark.parametrize("boundary", ["zero", "symmetric"])
-@pytest.mark.parametrize(("channels", "dilations"), [(5, (1, 2, 1)), (16, (1, 2, 3)), (40, (1, 1, 1))])
+@pytest.mark.parametrize(
+    ("channels", "dilations"), [(5, (1, 2, 1)), (16, (1, 2, 3)), (40, (1, 1, 1)), (5, (1, 2)), (5, (1, 1, 2, 1))]
+)
 def test_whole_safi_mask(rng, channels, dilations, boundary, size):
     """Two images under different conditioning."""
     model = random_model(channels=channels, kernels=(7, 7), boundary=boundary, dilations=dilations)

@@ -120,7 +120,8 @@ def test_filter_bank_refuses_an_unknown_boundary():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: {"convolutions": m.convolutions[:2]}, "mask.convolution comes 2 times; a SAFI mask has 3"),
+        (lambda m: {"convolutions": m.convolutions[:1]}, "mask.convolution comes 1 times; a SAFI mask has at least 2"),
+        (lambda m: {"convolutions": m.convolutions[:2]}, "mask.dilation comes 3 times, but mask.convolution 2 times"),
         (lambda m: {"splines": (*m.splines, m.splines[0])}, "mask.spline comes 4 times"),
         (lambda m: {"dilations": (1, 1)}, "mask.dilation comes 2 times"),
         (lambda m: {"dilations": (1, 0, 1)}, r"mask_dilations are \(1, 0, 1\)"),

@@ -25,7 +25,8 @@ from .solver.result import CONVERGED, OuterState, Solution, per_image
 Callback = Callable[[OuterState], None]
 MaskOf = Literal["magnitude", "parts"]
 
-MAX_OUTER, MAX_ITER, TOLERANCE = 10, 300, 1e-3
+MAX_OUTER, MAX_ITER, TOLERANCE = 20, 1000, 1e-3
+OUTER_TOLERANCE = 3.0  # times the tolerance of the certificate: change of the image from one mask to the next
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def make_task(
         single,
         np.repeat(conditioned.gain[None], count, axis=0),
         np.repeat(conditioned.bias[None], count, axis=0),
-        reconstruction.Limits(max_outer, max_iter, tolerance, tolerance),
+        reconstruction.Limits(max_outer, max_iter, tolerance, OUTER_TOLERANCE * tolerance),
     )
 
 
@@ -152,11 +153,7 @@ def _start(
     x: NDArray[Any]
     count = len(measurements.y)
     if x0 is None:
-        everyone = np.arange(count)
-        back = measurements.adjoint(measurements.y, everyone)
-        again = squares(measurements.apply(back, everyone))
-        step = np.divide(squares(back), again, out=np.zeros(count), where=again > 0)
-        x = (back * step.reshape(-1, 1, 1)).astype(dtype)
+        x = measurements.least_squares_step().astype(dtype)
     else:
         shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
         given = check_image("x0", x0, operator, shapes)

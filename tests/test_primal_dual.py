@@ -11,7 +11,6 @@ from models import random_model
 
 from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.operators import Blur, FourierMRI, Identity, from_functions
-from safi_fast.solver import primal_dual
 from safi_fast.solver.data_term import DiagonalData, DualData, Measurements, data_term
 from safi_fast.solver.lipschitz import squared_norm
 from safi_fast.solver.primal_dual import PrimalDual
@@ -342,14 +341,12 @@ def test_mask_of_zeros():
     np.testing.assert_allclose(state.image(ONE)[0], np.clip(problem.y, 0, 1), atol=2e-3)
 
 
-def test_step_sizes_stay_within_their_bound(monkeypatch):
-    """tau sigma ||K||^2 <= 1 at every step, however the balance moves tau."""
-    monkeypatch.setattr(primal_dual, "RESTART_LENGTH", 0.0)
-    problem, seen = PROBLEMS["mri, box"], []
-    state = problem.state(hidden=True)
-    set_step = state.workspace.set_step
-    state.workspace.set_step = lambda sigma: (seen.append((float(sigma[0]), state.tau[0])), set_step(sigma))
-    state.run(ONE, 0.0, 300, 100)
-    products = [sigma * tau * state.squared_norm for sigma, tau in seen]
-    np.testing.assert_allclose(products, 0.5, rtol=1e-6)
-    assert len({tau for _, tau in seen}) > 3
+@each_form
+def test_step_sizes_use_their_whole_bound(hidden):
+    """tau (sigma ||W||^2 + the other dual variable's sigma ||K||^2) = 1."""
+    problem = PROBLEMS["mri, box"]
+    state = problem.state(hidden=hidden)
+    norm = problem.operators[0].norm ** 2 if hidden else 1.0
+    whole = state.sigma * state.squared_norm + state.extra_sigma * norm
+    np.testing.assert_allclose(state.tau * whole, 1, rtol=1e-6)
+    np.testing.assert_allclose(state.workspace.step_size, state.sigma, rtol=1e-6)

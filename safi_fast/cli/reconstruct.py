@@ -125,8 +125,8 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="noise that the model's mask generator should expect, on the scale 0 to 255 (default: the middle of its levels)",
     )
-    parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each (default: 10)")
-    parser.add_argument("--max-iter", type=count, metavar="N", help="most inner steps under one mask (default: 300)")
+    parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each (default: 20)")
+    parser.add_argument("--max-iter", type=count, metavar="N", help="most inner steps under one mask (default: 1000)")
     parser.add_argument("--tol", type=positive, metavar="T", help="of certificate and outer change (default: 1e-3)")
     box = parser.add_mutually_exclusive_group()
     box.add_argument(

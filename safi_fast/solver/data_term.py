@@ -4,7 +4,7 @@ DiagonalData   H^T H is diagonal in Fourier (`operator.spectrum`): x is updated 
 DualData       any H: the residual H x - y has a dual variable p of its own, x is updated by projection onto the box
 
 With z = W^T u, both make a step from x and their own dual variable (`extra`) to x_hat and extra_hat, and say how far they moved.
-Step sizes are per image: tau for x, and for a dual variable the sigma that makes its share of tau sigma ||K||^2 <= 1.
+Step sizes are per image: tau for x, sigma for the dual variable; tau (sigma ||K||^2 of all dual variables together) <= 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Array = NDArray[Any]
 FloatVector = NDArray[np.float64]
 Box = tuple[float, float]
 
-SHARE = 0.5  # of tau sigma ||K||^2 <= 1 that goes to u; the rest to the other dual variable
+SPECTRUM_FLOOR = 1e-2  # of the largest of H^T H: what is less is not divided by when p is made for the certificate
+TINY = float(np.finfo(np.float32).tiny)
+MULTIPLIER_SIGMA = 0.04  # step size of p
 
 
 class Measurements:
@@ -44,6 +46,14 @@ class Measurements:
         if len(self.operators) == 1:
             return self.operators[0].adjoint(r)
         return np.stack([self.operators[b].adjoint(one) for b, one in zip(images, r, strict=True)])
+
+    def least_squares_step(self) -> Array:
+        """(B, H, W): the step of steepest descent from zero, s H^T y with s = ||H^T y||^2 / ||H H^T y||^2."""
+        everyone = np.arange(len(self.y))
+        back = self.adjoint(self.y, everyone)
+        again = squares(self.apply(back, everyone))
+        step = np.divide(squares(back), again, out=np.zeros(len(back)), where=again > 0)
+        return back * column(step, back)
 
     @property
     def diagonal(self) -> bool:
@@ -69,7 +79,15 @@ class DataTerm(Protocol):
     def start(self, x: Array) -> Array:
         """The other dual variable at the start, for all images."""
 
-    def move(self, x: Array, extra: Array, z: Array, tau: FloatVector, images: NDArray[np.int64]) -> Move: ...
+    def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
+        """sigma of the other dual variable, and sigma ||K||^2, where that of u is `own`."""
+
+    def move(
+        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+    ) -> Move: ...
+
+    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+        """A p for the certificate of the images listed; residual = H x - y, slope = H^T residual + z."""
 
 
 def squares(x: Array) -> FloatVector:
@@ -109,7 +127,14 @@ class DiagonalData:
         """v = 0."""
         return np.zeros_like(x)
 
-    def move(self, x: Array, extra: Array, z: Array, tau: FloatVector, images: NDArray[np.int64]) -> Move:
+    def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
+        """v moves as fast as z = W^T u does."""
+        sigma = np.zeros_like(own) if self.box is None else own
+        return sigma, sigma
+
+    def move(
+        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+    ) -> Move:
         """x_hat = (1 + tau H^T H)^-1 (x + tau (H^T y - z - v)); v_hat = t - sigma clip(t / sigma), t = v + sigma (2 x_hat - x)."""
         step = column(tau, x)
         right = x + step * (self.back[images] - z - extra)
@@ -117,19 +142,20 @@ class DiagonalData:
         moved = x_hat - x
         if self.box is None:
             return Move(x_hat, extra, squares(moved), np.zeros(len(x)))
-        sigma = (1 - SHARE) / step
-        t = extra + sigma * (x_hat + moved)
-        extra_hat = t - sigma * clip(t / sigma, self.box)
+        long = column(sigma, x)
+        t = extra + long * (x_hat + moved)
+        extra_hat = t - long * clip(t / long, self.box)
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
 
+    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+        """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is left."""
+        spectrum = self.spectrum[images]
+        floor = SPECTRUM_FLOOR * spectrum.max(axis=(1, 2), keepdims=True)
+        w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))
+        return residual - self.measurements.apply(w, images)
+
     def _solve(self, right: Array, step: Array, images: NDArray[np.int64]) -> Array:
-        factor = 1 + step * self.spectrum[images]
-        if np.iscomplexobj(right):
-            frequencies = scipy.fft.fft2(right, workers=workers()) / factor
-            return np.asarray(scipy.fft.ifft2(frequencies, workers=workers()), np.complex64)
-        half = right.shape[-1] // 2 + 1
-        frequencies = scipy.fft.rfft2(right, workers=workers()) / factor[..., :half]
-        return np.asarray(scipy.fft.irfft2(frequencies, s=right.shape[-2:], workers=workers()), np.float32)
+        return _filtered(right, 1 / (1 + step * self.spectrum[images]))
 
 
 class DualData:
@@ -144,15 +170,36 @@ class DualData:
         """p = H x - y."""
         return self.measurements.apply(x, np.arange(len(x))) - self.measurements.y
 
-    def move(self, x: Array, extra: Array, z: Array, tau: FloatVector, images: NDArray[np.int64]) -> Move:
+    def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
+        """p lives on the scale of the measurements, whatever the regulariser."""
+        sigma = np.full_like(own, MULTIPLIER_SIGMA)
+        return sigma, sigma * self.measurements.norm[images] ** 2
+
+    def move(
+        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+    ) -> Move:
         """x_hat = clip(x - tau (z + H^T p)); p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma)."""
         step = column(tau, x)
         x_hat = clip(x - step * (z + self.measurements.adjoint(extra, images)), self.box)
         moved = x_hat - x
-        sigma = column((1 - SHARE) / (tau * self.measurements.norm[images] ** 2), extra)
+        long = column(sigma, extra)
         residual = self.measurements.apply(x_hat + moved, images) - self.measurements.y[images]
-        extra_hat = (extra + sigma * residual) / (1 + sigma)
+        extra_hat = (extra + long * residual) / (1 + long)
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
+
+    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+        """The dual variable of the residual itself."""
+        return extra
+
+
+def _filtered(x: Array, factor: Array) -> Array:
+    """Images (n, H, W) times `factor` (n, H, W) in Fourier; that of real images is even."""
+    if np.iscomplexobj(x):
+        return np.asarray(
+            scipy.fft.ifft2(scipy.fft.fft2(x, workers=workers()) * factor, workers=workers()), np.complex64
+        )
+    frequencies = scipy.fft.rfft2(x, workers=workers()) * factor[..., : x.shape[-1] // 2 + 1]
+    return np.asarray(scipy.fft.irfft2(frequencies, s=x.shape[-2:], workers=workers()), np.float32)
 
 
 def data_term(measurements: Measurements, box: Box | None) -> DiagonalData | DualData:

@@ -6,8 +6,8 @@
 One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024, restarted reflected
-Halpern iteration). tau and sigma are balanced at every restart. u stays in the workspace; everything of the size of an image is
-NumPy here. Each image has its own step sizes, restarts and end.
+Halpern iteration). sigma follows from the ranges of u and x, tau from tau sigma ||K||^2 = 1. u stays in the workspace; everything of
+the size of an image is NumPy here. Each image has its own step sizes, restarts and end.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Active, Workspace
-from .data_term import SHARE, Array, Box, Measurements, clip, column, data_term, squares
+from .data_term import Array, Box, Measurements, clip, column, data_term, squares
 
 FloatVector = NDArray[np.float64]
 
 RESTART_FALL = 0.2  # start anew when the residual is this share of what it was after the last start
 RESTART_LENGTH = 0.4  # or when the run is this share of all steps so far
 LEAST_RUN = 3
-FIRST_TAU = (
-    0.15  # times rms(x) / (lambda sqrt(C) ||W||): tau where x and u move over their ranges in the same number of steps
-)
-DATA_TAU = 8.0  # times 1 / ||H||^2: tau at the start at most, where the residual has a dual variable
-BALANCE = 0.25  # exponent: how far tau moves towards equal primal and dual residuals at a restart
-BALANCE_LIMIT = 4.0
+SIGMA = 2.0  # times lambda sqrt(C) / (rms(x) ||W||): x and u move over their ranges in comparable numbers of steps
 TINY = float(np.finfo(np.float32).tiny)
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
@@ -100,20 +95,25 @@ class PrimalDual:
         self.extra = self.term.start(x)
         self.z = np.zeros_like(x)
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
-        scale = np.sqrt(squares(x) / x[0].size) + 1e-3
-        self.tau = FIRST_TAU * scale / (strength * (channels * squared_norm) ** 0.5)
-        if not measurements.diagonal:
-            self.tau = np.minimum(self.tau, DATA_TAU / measurements.norm**2)
+        scale = np.sqrt(squares(measurements.least_squares_step()) / x[0].size) + 1e-3  # wherever x starts
+        self.sigma = SIGMA * strength * (channels / squared_norm) ** 0.5 / scale
+        own = self.sigma * squared_norm
+        self.extra_sigma, share = self.term.steps(own, everyone)
+        self.tau = 1 / (own + share)
+        step = self.sigma.astype(np.float32)
+        workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)
         self.steps = np.zeros(len(x), np.int64)
 
-    def run(self, active: Active, tolerance: float, limit: int, check_every: int) -> ReconstructionCertificate:
-        """Until the certificate of an image is at most `tolerance`, or `limit` steps; the certificate of x_hat."""
+    def run(
+        self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int
+    ) -> ReconstructionCertificate:
+        """Until the certificate of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the certificate of x_hat."""
         count = len(self.x)
+        tolerances = np.broadcast_to(tolerance, count)
         met = np.zeros(count, bool)
         found = ReconstructionCertificate(*(np.full(count, np.inf) for _ in range(3)))
         run_length = np.zeros(count, np.int64)
         first, last, total = np.full(count, np.inf), np.full(count, np.inf), np.zeros(count, np.int64)
-        primal, dual = np.zeros(count), np.zeros(count)
         x_start, extra_start, z_start = self.x.copy(), self.extra.copy(), self.z.copy()
         fresh = np.ones(count, bool)
         running = active
@@ -123,10 +123,8 @@ class PrimalDual:
                 (run_length[a] > LEAST_RUN)
                 & ((last[a] <= RESTART_FALL * first[a]) | (run_length[a] > RESTART_LENGTH * total[a] + 20))
             )
-            self._balance(a[restart & ~fresh[a]], primal, dual)
             weight = np.where(restart, 0.0, (run_length[a] + 1) / (run_length[a] + 2))
-            self._set_steps()
-            moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], a)
+            moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], self.extra_sigma[a], a)
             weights = np.zeros(self.parts.count, np.float32)
             weights[a] = weight
             everywhere = np.concatenate([weights, weights]) if self.parts.is_complex else weights
@@ -137,10 +135,8 @@ class PrimalDual:
             w = column(weight, z_new)
             anchored = (z_new - (1 - w) * z_start[a]) / np.maximum(w, np.float32(0.25))
             z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
-            primal[a] = moved.primal / self.tau[a]
-            sigma = SHARE / (self.tau[a] * self.squared_norm)
-            dual[a] = change / sigma + moved.dual * self._extra_weight(a)
-            last[a] = np.sqrt(primal[a] + dual[a])
+            extra_weight = 1 / np.maximum(self.extra_sigma[a], TINY)
+            last[a] = np.sqrt(moved.primal / self.tau[a] + change / self.sigma[a] + moved.dual * extra_weight)
             self._store_hats(a, moved.x, moved.extra, z_hat)
             self._mix(a, weight, moved.x, moved.extra, z_new, x_start, extra_start)
             again = a[restart]
@@ -157,7 +153,7 @@ class PrimalDual:
                     certificate.gap,
                     certificate.residual,
                 )
-                met[a] = certificate.residual <= tolerance
+                met[a] = certificate.residual <= tolerances[a]
                 running = a[~met[a]]
                 if not len(running):
                     break
@@ -175,7 +171,7 @@ class PrimalDual:
         """Of x_hat, projected onto the box, with u_hat: the duality gap, relative to f(x); without a box the residuals.
 
         gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over the box of <H^T p + z, x - .>  for any p; here the
-        better of p = H x - y and the data term's own dual variable. Where f(x) is float32 rounding, x is a minimiser: 0.
+        better of p = H x - y and what the data term proposes (`DataTerm.multiplier`). Where f(x) is float32 rounding, x is a minimiser: 0.
 
         Without a box the larger of ||H^T (H x - y) + z|| / ||H^T y|| and |lambda ||M . W x||_1 - <z, x>| / f(x): both are zero at a
         minimiser and nowhere else.
@@ -192,11 +188,11 @@ class PrimalDual:
             size = np.maximum(self.size_of_back[active], TINY)
             optimality = np.maximum(np.sqrt(squares(slope)) / size, _share(gap, objective, relevant))
             return ReconstructionCertificate(objective, gap, optimality)
-        gap = penalty - inner + self._over_box(slope, x)
-        if self.term.has_multiplier:
-            own = self.extra_hat[active]
-            slope = self.measurements.adjoint(own, active) + z
-            gap = np.minimum(gap, penalty - inner + 0.5 * squares(residual - own) + self._over_box(slope, x))
+        own = self.term.multiplier(residual, slope, self.extra_hat[active], active)
+        own_slope = self.measurements.adjoint(own, active) + z
+        own_gap = 0.5 * squares(residual - own) + self._over_box(own_slope, x)
+        of_slope = np.minimum(self._over_box(slope, x), own_gap)
+        gap = penalty - inner + of_slope
         return ReconstructionCertificate(objective, gap, _share(gap, objective, relevant))
 
     # -- private ------------------------------------------------------------------------------------------------------
@@ -208,19 +204,6 @@ class PrimalDual:
 
     def _penalty(self, x: Array, active: Active) -> FloatVector:
         return self.parts.add(self.workspace.penalty(self.parts.images(active), self.parts.split(x, active)), active)
-
-    def _extra_weight(self, active: Active) -> FloatVector:
-        """1 / sigma of the data term's dual variable."""
-        norm = self.measurements.norm[active] ** 2 if self.term.has_multiplier else 1.0
-        return np.asarray(self.tau[active] * norm / (1 - SHARE))
-
-    def _set_steps(self) -> None:
-        sigma = (SHARE / (self.tau * self.squared_norm)).astype(np.float32)
-        self.workspace.set_step(np.concatenate([sigma, sigma]) if self.parts.is_complex else sigma)
-
-    def _balance(self, images: Active, primal: FloatVector, dual: FloatVector) -> None:
-        ratio = ((primal[images] + TINY) / (dual[images] + TINY)) ** (BALANCE / 2)
-        self.tau[images] *= np.clip(ratio, 1 / BALANCE_LIMIT, BALANCE_LIMIT)
 
     def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
         if len(a) == len(self.x):

@@ -15,10 +15,8 @@ from .result import CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState
 
 FloatVector = NDArray[np.float64]
 
-FIRST_TOLERANCE = (
-    0.1  # of the certificate without a mask; falls by DECAY from one outer step to the next, save for the last
-)
-DECAY = 0.3
+FIRST_TOLERANCE = 0.1  # of the certificate without a mask
+FOLLOW = 0.5  # of the last outer change: the tolerance of a convex problem, which need not be solved better than its mask is known
 CHECK_EVERY = 20
 
 
@@ -76,9 +74,7 @@ def solve(
     for outer in range(limits.outer):
         if outer:
             _update_mask(state, active, gain, bias, mask_of)
-        tolerance = max(limits.tolerance, FIRST_TOLERANCE * DECAY**outer)
-        if outer == limits.outer - 1:
-            tolerance = limits.tolerance
+        tolerance = _tolerances(limits, outer, report.outer_residual)
         steps_before = state.steps.copy()
         found = state.run(active, tolerance, limits.inner, CHECK_EVERY)
         report.outer_iterations[active] += 1
@@ -108,6 +104,13 @@ def solve(
         if not proceed or not len(active):
             break
     return report
+
+
+def _tolerances(limits: Limits, outer: int, changes: FloatVector) -> FloatVector:
+    """Of the certificates in this outer step: what was asked for in the last one and where x has settled, laxer before."""
+    laxer = np.clip(FOLLOW * changes, limits.tolerance, max(limits.tolerance, FIRST_TOLERANCE))
+    settled = (changes <= limits.outer_tolerance) | (outer == limits.outer - 1)
+    return np.where(settled, limits.tolerance, laxer)
 
 
 def _report(callback: Callable[[OuterState], None] | None, state: OuterState) -> bool:

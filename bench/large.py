@@ -3,7 +3,7 @@
     python bench/large.py memory  [--output bench/results/large_memory.json]    estimate against the measured peak
     python bench/large.py halo    [--output bench/results/large_halo.json]      how far from a cut the result still changes
     python bench/large.py tiles   [--output bench/results/large_tiles.json]     tiles against the image as a whole
-    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--output bench/results/large_time.json]
+    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--outer 5] [--output bench/results/large_time.json]
     python bench/large.py start   [--output bench/results/large_start.json]     seconds to the first result
     python bench/large.py stream  [--output bench/results/large_stream.json]    a folder, one by one and overlapped
 
@@ -39,7 +39,7 @@ image = rng.random((height, width), np.float32)
 estimate = solver.estimate_memory(image.shape, max_memory=limit)
 ready = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
-solver.denoise(image, 25 / 255, max_memory=limit)
+solver.denoise(image, 25 / 255, max_outer=2, max_inner=1, max_memory=limit)  # more steps take no more
 print(json.dumps({"estimate": estimate, "measured": status("VmHWM") - ready, "resident_ready": ready, "peak": status("VmHWM")}))
 """
 FIRST = """
@@ -138,7 +138,7 @@ def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
     def per_pixel(image: np.ndarray, repeats: int) -> float:
         start = time.perf_counter()
         for _ in range(repeats):
-            solver.denoise(image, 25 / 255, max_memory=limit)
+            solver.denoise(image, 25 / 255, max_outer=arguments.outer, max_memory=limit)
         return (time.perf_counter() - start) / image.size / repeats * 1e6
 
     per_pixel(small, 1)
@@ -147,6 +147,7 @@ def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
         {
             "size": size,
             "max_memory": limit,
+            "steps": f"{arguments.outer} x 12",
             "us_per_pixel_256_before_and_after": [round(before, 2), round(after, 2)],
             "us_per_pixel": round(large, 2),
             "ratio": round(large / ((before + after) / 2), 3),
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("mode", choices=RUNS)
     parser.add_argument("--size", type=int)
     parser.add_argument("--max-memory", type=float, default=6e9)
+    parser.add_argument("--outer", type=int, default=5)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     load = round(os.getloadavg()[0], 2)
@@ -226,7 +228,7 @@ def main() -> None:
         print(row)
     if arguments.output:
         command = f"python bench/large.py {arguments.mode}"
-        command += f" --size {arguments.size}" if arguments.size else ""
+        command += "".join(f" {word}" for word in sys.argv[2:] if "output" not in word and ".json" not in word)
         record = {
             "command": command,
             "load_average_before": load,

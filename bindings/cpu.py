@@ -145,14 +145,13 @@ class CpuEngine:
         return 4 * (3 * self.channels + 12 + (TILE / inner) ** 2).__ceil__()
 
     def workspace_bytes(self, batch: int, height: int, width: int) -> int:
-        """Memory of `workspace(batch, height, width)` once it has a mask, on the threads of the caller."""
+        """Memory of `workspace(batch, height, width)` once it has a mask.
+
+        Not counted is the work space of the threads, at most 4 MB each, which the allocator keeps from one solve for the next.
+        """
         rows, pitch, tiles = self.padded_size(height, width)
-        floats = batch * (4 * rows * pitch + 3 * height * width + 3 * self.channels * height * width)
-        floats += batch * (tiles * (TILE * TILE + 2) + 2 * height * SUMS)
-        each = 2 * _tile.WORK + _tile.EXTRA
-        if isinstance(self.mask, _SafiMaskWeights):
-            each += sum(self.mask_work_sizes())
-        return 4 * (floats + numba.get_num_threads() * each)
+        floats = 4 * rows * pitch + 3 * height * width * (1 + self.channels) + tiles * (TILE * TILE + 2) + 2 * height * SUMS
+        return 4 * batch * floats
 
     def padded_size(self, height: int, width: int) -> tuple[int, int, int]:
         """Rows and pitch of an image with the halo that its Fourier tiles read, and how many tiles there are."""
@@ -162,11 +161,6 @@ class CpuEngine:
         margin = halo - support // 2 + support - 1
         rows = max(height + 2 * halo, tiles_y * inner + margin)
         return rows, max(width + 4 + 2 * halo, tiles_x * inner + margin), tiles_y * tiles_x
-
-    def mask_work_sizes(self) -> tuple[int, int, int, int]:
-        """Floats of the work space of the SAFI mask, of one thread."""
-        large, small = _convolution.BINS * (PAIRS * self.channels + 16), _convolution.small_floats(self.groups)
-        return large, large, small, small
 
 
 class CpuWorkspace:
@@ -472,8 +466,10 @@ class CpuWorkspace:
 
     def _mask_arrays(self) -> tuple[FloatArray, ...]:
         if self.mask_work is None:
-            threads, sizes = numba.get_num_threads(), self.engine.mask_work_sizes()
-            self.mask_work = tuple(np.zeros(threads * size, np.float32) for size in sizes)
+            threads, channels = numba.get_num_threads(), self.engine.channels
+            large = threads * _convolution.BINS * (PAIRS * channels + 16)
+            small = threads * _convolution.small_floats(self.engine.groups)
+            self.mask_work = tuple(np.zeros(size, np.float32) for size in (large, large, small, small))
         return self.mask_work
 
     def _update_mmr_mask(self, active: NDArray[np.int64], weights: _MmrMaskWeights) -> None:

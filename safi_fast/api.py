@@ -305,8 +305,7 @@ class Solver:
         if blank.size == 0:
             raise InputError(f"shape is {shape!r}; expected one without a zero")
         extent = memory.Images(_result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
-        with self._on_threads():
-            return memory.peak_bytes(self._engine, extent, self._divide(extent, max_memory, False))
+        return memory.peak_bytes(self._engine, extent, self._divide(extent, max_memory, False))
 
     def reconstruct(
         self,

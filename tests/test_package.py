@@ -31,10 +31,12 @@ PUBLIC = [
     "Solver",
     "__version__",
     "denoise",
+    "estimate_memory",
     "list_models",
     "load_model",
     "reconstruct",
     "tune_strength",
+    "warmup",
 ]
 
 

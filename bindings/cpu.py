@@ -150,7 +150,8 @@ class CpuEngine:
         Not counted is the work space of the threads, at most 4 MB each, which the allocator keeps from one solve for the next.
         """
         rows, pitch, tiles = self.padded_size(height, width)
-        floats = 4 * rows * pitch + 3 * height * width * (1 + self.channels) + tiles * (TILE * TILE + 2) + 2 * height * SUMS
+        floats = 4 * rows * pitch + 3 * height * width * (1 + self.channels)
+        floats += tiles * (TILE * TILE + 2) + 2 * height * SUMS
         return 4 * batch * floats
 
     def padded_size(self, height: int, width: int) -> tuple[int, int, int]:

@@ -174,17 +174,17 @@ def start(_: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def stream(_: argparse.Namespace) -> list[dict[str, object]]:
-    """Twelve 512 x 512 16-bit PNG files read, denoised and written, one after the other and through denoise_batch."""
+    """Twelve 128 x 128 16-bit PNG files read, denoised and written, one after the other and through denoise_batch."""
     import safi_fast
     from safi_fast.io import read_image, write_image
 
     solver, sigma = safi_fast.Solver("safi-gray"), 65535 * 25 / 255
-    y = mosaic(256 * 3, 256 * 4, 25 / 255)
+    y = mosaic(128 * 3, 128 * 4, 25 / 255)
     with tempfile.TemporaryDirectory() as folder:
         like, paths = None, []
         for number in range(12):
             row, column = divmod(number, 4)
-            array = y[256 * row :, 256 * column :][:256, :256].clip(0, 1)
+            array = y[128 * row :, 128 * column :][:128, :128].clip(0, 1)
             paths.append(Path(folder) / f"{number}.png")
             import imageio.v3 as iio
 
@@ -207,7 +207,7 @@ def stream(_: argparse.Namespace) -> list[dict[str, object]]:
                 began = time.perf_counter()
                 run()
                 seconds[name].append(round(time.perf_counter() - began, 2))
-    return [{"images": 12, "size": [256, 256], **seconds}]
+    return [{"images": 12, "size": [128, 128], **seconds}]
 
 
 RUNS = {"memory": memory, "halo": halo, "tiles": tiles, "time": timing, "start": start, "stream": stream}

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import threading
 
-from .cache import discard_stale_kernels, let_threads_sleep
+from .cache import prepare_kernels
 
-let_threads_sleep()
-discard_stale_kernels()
+prepare_kernels()
 
-# ruff: noqa: E402 - what follows loads OpenMP and the compiled kernels
+# ruff: noqa: E402 - the first import of a kernel settles where its compiled form is kept
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesi
 from ..kernels.cpu.image import SUMS, gather_image, image_step, primal_step, primal_sums, set_image
 from ..model import MmrMask, Model, SafiMask
 from .border import border_taps
+from .threads import on_threads
 
 FloatArray = NDArray[np.float32]
 
@@ -144,6 +144,25 @@ class CpuEngine:
         inner = TILE + 1 - self.bank.support
         return 4 * (3 * self.channels + 12 + (TILE / inner) ** 2).__ceil__()
 
+    def workspace_bytes(self, batch: int, height: int, width: int) -> int:
+        """Memory of `workspace(batch, height, width)` once it has a mask.
+
+        Not counted is the work space of the threads, at most 4 MB each, which the allocator keeps from one solve for the next.
+        """
+        rows, pitch, tiles = self.padded_size(height, width)
+        floats = 4 * rows * pitch + 3 * height * width * (1 + self.channels)
+        floats += tiles * (TILE * TILE + 2) + 2 * height * SUMS
+        return 4 * batch * floats
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int, int]:
+        """Rows and pitch of an image with the halo that its Fourier tiles read, and how many tiles there are."""
+        support, halo = self.bank.support, self.halo
+        inner = TILE + 1 - support
+        tiles_y, tiles_x = -(-height // inner), -(-width // inner)
+        margin = halo - support // 2 + support - 1
+        rows = max(height + 2 * halo, tiles_y * inner + margin)
+        return rows, max(width + 4 + 2 * halo, tiles_x * inner + margin), tiles_y * tiles_x
+
 
 class CpuWorkspace:
     """State of a batch of dual problems; every array is float32 in the layout that kernels/cpu describes.
@@ -156,13 +175,8 @@ class CpuWorkspace:
         self.engine = engine
         self.batch, self.height, self.width = batch, height, width
         support, halo = engine.bank.support, engine.halo
-        inner = TILE + 1 - support
-        tiles_y, tiles_x = -(-height // inner), -(-width // inner)
-        margin = halo - support // 2 + support - 1
-        rows = max(height + 2 * halo, tiles_y * inner + margin)
-        pitch = max(width + 4 + 2 * halo, tiles_x * inner + margin)
+        rows, pitch, self.tile_count = engine.padded_size(height, width)
         self.geometry = np.array([batch, height, width, engine.groups, support, halo, rows, pitch], np.int64)
-        self.tile_count = tiles_y * tiles_x
         self.image_slots = np.zeros((4, batch, rows, pitch), np.float32)
         self.z = np.zeros((2, batch, height, width), np.float32)
         self.dual = np.zeros((2, batch, engine.groups, height, width, _tile.GROUP), np.float32)
@@ -479,6 +493,7 @@ class CpuBackend:
     """Numba on all cores."""
 
     name = "cpu"
+    on_threads = staticmethod(on_threads)
 
     def prepare(self, model: Model) -> CpuEngine:
         """Weights in the layout of the kernels."""

@@ -162,6 +162,10 @@ class CudaEngine:
         """u twice and M for every channel, and about thirty images."""
         return 4 * (3 * self.channels + 30)
 
+    def workspace_bytes(self, batch: int, height: int, width: int) -> int:
+        """Memory of `workspace(batch, height, width)`, roughly."""
+        return batch * height * width * self.bytes_per_pixel()
+
     def shape(self, height: int, width: int) -> Shape:
         """Sizes of one image for the launches."""
         bank = self.model.filters

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from .cache import discard_stale_kernels, let_threads_sleep
+from .cache import prepare_kernels
 
-let_threads_sleep()
-discard_stale_kernels()
+prepare_kernels()
 
-# ruff: noqa: E402 - what follows loads OpenMP and the compiled kernels
+# ruff: noqa: E402 - the first import of a kernel settles where its compiled form is kept
 import numba
 import numpy as np
 from numpy.typing import NDArray

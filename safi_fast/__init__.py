@@ -12,11 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Solver, denoise, reconstruct, tune_strength
+    from .api import Solver, denoise, estimate_memory, reconstruct, tune_strength
     from .errors import BackendError, ImageFileError, InputError, ModelError, OperatorError, SafiError
     from .model import Model
     from .models import list_models, load_model
     from .solver.result import Solution
+    from .startup import warmup
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,8 @@ _HOMES = {
     "reconstruct": "api",
     "tune_strength": "api",
     "Solver": "api",
+    "estimate_memory": "api",
+    "warmup": "startup",
     "Model": "model",
     "load_model": "models",
     "list_models": "models",
@@ -49,10 +52,12 @@ __all__ = [
     "Solver",
     "__version__",
     "denoise",
+    "estimate_memory",
     "list_models",
     "load_model",
     "reconstruct",
     "tune_strength",
+    "warmup",
 ]
 
 

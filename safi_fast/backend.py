@@ -106,12 +106,16 @@ class Engine(Protocol):
     def bytes_per_pixel(self) -> int:
         """Memory of a workspace per pixel of an image."""
 
+    def workspace_bytes(self, batch: int, height: int, width: int) -> int:
+        """Memory of a workspace of this size once it has a mask."""
+
 
 class Backend(Protocol):
     """A device that can run the kernels.
 
     Where arrays of the device are not NumPy's, a backend also has `device` (bindings/device.py; its `number`, if it has one, is that of
-    the GPU whose arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the device as NumPy array.
+    the GPU whose arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the device as NumPy array. A backend that
+    computes on threads of the host has `on_threads(count or None)`, a context in which the calling thread does so (bindings/threads.py).
     """
 
     name: str

@@ -293,7 +293,7 @@ def test_shipped_model_is_the_default():
 def test_denoise_batch_takes_images_of_any_shape():
     images = [picture(20, 22), (255 * picture(2, 18, 19)).astype(np.uint8), picture(30, 17).astype(np.float32)]
     sigmas, strengths = [SIGMA, 25, SIGMA], [0.02, 5.0, 0.03]
-    results = solver().denoise_batch(images, sigmas, strength=strengths, **QUICK)
+    results = list(solver().denoise_batch(images, sigmas, strength=strengths, **QUICK))
     assert [result.dtype for result in results] == [np.float64, np.float32, np.float32]
     for image, sigma, strength, result in zip(images, sigmas, strengths, results, strict=True):
         np.testing.assert_array_equal(result, run(image, sigma, strength=strength))
@@ -302,8 +302,8 @@ def test_denoise_batch_takes_images_of_any_shape():
 def test_denoise_batch_of_solutions_and_of_nothing():
     solutions = solver().denoise_batch([picture(20, 22)] * 2, SIGMA, return_solution=True, **QUICK)
     assert [solution.outer_iterations for solution in solutions] == [2, 2]
-    assert solver().denoise_batch([], SIGMA) == []
-    assert len(solver().denoise_batch((picture(20, 22) for _ in range(2)), SIGMA, **QUICK)) == 2
+    assert list(solver().denoise_batch([], SIGMA)) == []
+    assert len(list(solver().denoise_batch((picture(20, 22) for _ in range(2)), SIGMA, **QUICK))) == 2
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_denoise_batch_of_solutions_and_of_nothing():
 )
 def test_denoise_batch_names_the_image(images, options, message):
     with pytest.raises(InputError, match=message):
-        solver().denoise_batch([picture(*shape) for shape in images], **({"sigma": SIGMA} | QUICK | options))
+        list(solver().denoise_batch([picture(*shape) for shape in images], **({"sigma": SIGMA} | QUICK | options)))
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

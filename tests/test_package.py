@@ -31,10 +31,12 @@ PUBLIC = [
     "Solver",
     "__version__",
     "denoise",
+    "estimate_memory",
     "list_models",
     "load_model",
     "reconstruct",
     "tune_strength",
+    "warmup",
 ]
 
 
@@ -164,7 +166,11 @@ def test_the_sources_are_found():
         ("weights", ["errors", "model", "atomic"]),
         ("models", ["errors", "model", "weights"]),
         ("inverse", ["arrays", "backend", "errors", "model", "operators", "solver"]),
-        ("api", ["arrays", "backend", "errors", "inverse", "model", "models", "solver"]),
+        ("tiling", ["model"]),
+        ("memory", ["backend", "errors", "model", "tiling"]),
+        ("stream", ["arrays", "errors"]),
+        ("api", ["arrays", "backend", "errors", "model", "models", "solver", "inverse", "memory", "stream", "tiling"]),
+        ("startup", ["api", "model", "models", "operators"]),
     ],
 )
 def test_imports_point_one_way(package, allowed):

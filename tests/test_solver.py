@@ -12,7 +12,7 @@ import oracle
 import pytest
 from models import oracle_form, random_model
 
-from safi_fast import Solver, api
+from safi_fast import Solver, memory
 from safi_fast.solver import dual, outer
 from safi_fast.solver.momentum import chambolle_dossal, fista
 from safi_fast.solver.result import STATUS_MESSAGES, OuterState
@@ -308,7 +308,7 @@ def test_sigma_between_the_levels_conditions_mask_and_strength():
 def test_chunks_equal_the_whole_batch(family, schedule, monkeypatch):
     solver = solver_of(family, levels=LEVELS)
     whole = solve(solver, BATCH, BATCH_SIGMA, schedule=schedule)
-    monkeypatch.setattr(api, "BATCH_BYTES", 5 * BATCH[0].size * solver._engine.bytes_per_pixel() // 2)
+    monkeypatch.setattr(memory, "BATCH_BYTES", 5 * BATCH[0].size * solver._engine.bytes_per_pixel() // 2)
     sizes, make = [], type(solver._engine).workspace
     monkeypatch.setattr(type(solver._engine), "workspace", lambda *a: sizes.append(a[1]) or make(*a))
     assert_same(solve(solver, BATCH, BATCH_SIGMA, schedule=schedule), whole)
@@ -318,7 +318,7 @@ def test_chunks_equal_the_whole_batch(family, schedule, monkeypatch):
 def test_chunks_do_not_pile_up(monkeypatch):
     """A part of a batch is let go before the next one is set up."""
     solver, alive = solver_of(), []
-    monkeypatch.setattr(api, "BATCH_BYTES", 1)
+    monkeypatch.setattr(memory, "BATCH_BYTES", 1)
     make = type(solver._engine).workspace
 
     def counted(*arguments):
@@ -333,7 +333,7 @@ def test_chunks_do_not_pile_up(monkeypatch):
 
 
 def test_a_callback_sees_the_whole_batch(monkeypatch):
-    monkeypatch.setattr(api, "BATCH_BYTES", 1)
+    monkeypatch.setattr(memory, "BATCH_BYTES", 1)
     seen = []
 
     def stop(state):

@@ -29,6 +29,19 @@ def count(text: str) -> int:
     return _whole(text, 1, "a whole number of at least 1")
 
 
+def size(text: str) -> float:
+    """Bytes, as a number with or without KB, MB, GB or TB (powers of 1000)."""
+    number = text.strip().upper().removesuffix("B")
+    factor = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(number[-1:], 1.0)
+    try:
+        value = float(number if factor == 1 else number[:-1]) * factor
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 4GB")
+    return value
+
+
 def seed(text: str) -> int:
     """A whole number from zero."""
     return _whole(text, 0, "a whole number of at least 0")

@@ -3,24 +3,28 @@
 OUT is a file for one input file, else a folder, which is made if it is missing; results keep the names of their
 inputs. Outputs that exist are skipped, so a run that was stopped goes on where it was; each output is written whole
 or not at all. A file that cannot be read does not stop the others: it is reported at the end, with exit status 1.
-Results keep dtype, range and alpha of their input; a JPEG is compressed again (quality 95).
+Results keep dtype, range and alpha of their input; a JPEG is compressed again (quality 95). The next file is read, and the
+one before written, while one is denoised.
 """
 
 import argparse
 import time
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
-from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, solver_options
+from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, size, solver_options
 from .output import print_error, print_json, progress
 
 if TYPE_CHECKING:
     from ..io import ImageFile
 
 SHOWN_FAILURES = 20
+READ_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="value of white (default: 255 or 65535 for 8 or 16 bits, 1 for floats); sigma is scaled with it",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist instead of skipping them")
+    parser.add_argument(
+        "--max-memory", type=size, metavar="SIZE", help="such as 4GB: solve what takes more in overlapping tiles"
+    )
     add_json_argument(parser)
 
 
@@ -63,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
             prepare_folder(folder)
         session = sessions.make_session(args.model, args.backend, args.precision)
         session.check(args.sigma, **solver_options(args))
-        with progress("denoising", len(pending)) as advance:
-            for job in pending:
-                records[job] = _process(job, session, args)
+        with progress("denoising", len(pending)) as advance, closing(_solved(pending, session, args)) as results:
+            for job, result in results:
+                records[job] = _finish(job, result)
                 advance()
     _report(args, session, list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
@@ -99,26 +106,65 @@ def plan(inputs: list[Path], output: str) -> list[Job]:
     return jobs
 
 
-def _process(job: Job, session: sessions.Session, args: argparse.Namespace) -> dict[str, Any]:
-    from ..io import read_image, write_image
+@dataclass(frozen=True)
+class _Solved:
+    """What is to be written, and how it was reached."""
 
+    solution: Any
+    like: "ImageFile"
+    seconds: float
+
+
+def _solved(jobs: list[Job], session: sessions.Session, args: argparse.Namespace) -> Generator[Any, None, None]:
+    """(job, _Solved or what went wrong) of every job; reads in one thread and solves in another, ahead of the caller."""
+    from ..stream import ahead
+
+    files = ahead(((job, _attempt(_read, job)) for job in jobs), READ_AHEAD)
+    results = ((job, _attempt(_denoise, job, file, session, args)) for job, file in files)
+    return ahead(results, 1, solves=True)
+
+
+def _attempt(step: Callable[..., Any], job: Job, *arguments: Any) -> Any:
+    """What `step` gives, or the exception that concerns this job alone."""
     try:
-        file = read_image(job.source)
-        data_range = _data_range(job.source, file, args.sigma, args.data_range)
-        start = time.perf_counter()
-        solution = session.denoise(
-            file.array,
-            args.sigma,
-            data_range=data_range,
-            channel_axis=file.channel_axis,
-            **solver_options(args),
-        )
-        seconds = time.perf_counter() - start
-        write_image(job.target, solution.image, like=replace(file, data_range=data_range))
+        return step(job, *arguments)
     except (SafiError, MemoryError) as error:
-        message = str(error) or "not enough memory"
+        return error
+
+
+def _read(job: Job) -> "ImageFile":
+    from ..io import read_image
+
+    return read_image(job.source)
+
+
+def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Namespace) -> _Solved:
+    if isinstance(file, Exception):
+        raise file
+    data_range = _data_range(job.source, file, args.sigma, args.data_range)
+    options = solver_options(args)
+    if args.max_memory is not None:
+        options["max_memory"] = args.max_memory
+    start = time.perf_counter()
+    solution = session.denoise(file.array, args.sigma, data_range=data_range, channel_axis=file.channel_axis, **options)
+    return _Solved(solution, replace(file, data_range=data_range), time.perf_counter() - start)
+
+
+def _finish(job: Job, result: Any) -> dict[str, Any]:
+    """Write the result; the record of the job."""
+    if not isinstance(result, Exception):
+        result = _attempt(_write, job, result)
+    if isinstance(result, Exception):
+        message = str(result) or "not enough memory"
         return _record(job, "failed", error=message.removeprefix(f"{job.source}: "))
-    return _record(job, "denoised", seconds=seconds, **sessions.summary(solution))
+    return _record(job, "denoised", seconds=result.seconds, **sessions.summary(result.solution))
+
+
+def _write(job: Job, result: _Solved) -> _Solved:
+    from ..io import write_image
+
+    write_image(job.target, result.solution.image, like=result.like)
+    return result
 
 
 def _data_range(path: Path, file: "ImageFile", sigma: float, given: float | None) -> float:

@@ -8,6 +8,7 @@ gap         ours: u carried over, stops by duality gap and by the change between
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,13 @@ class Account:
         relative_gap, objective = self.certificate.relative_gap, self.certificate.objective.copy()
         self.history.append(OuterRecord(steps, relative_gap, objective, self.outer_residual.copy()))
         return self._report(workspace)
+
+    def uncertified(self) -> Account:
+        """The account of an image of which this solved a part: steps and status stay, gaps and changes are NaN."""
+        account, unknown = copy(self), np.full(len(self.status), np.nan)
+        account.certificate, account.outer_residual = Certificate(unknown, unknown), unknown
+        account.history = [OuterRecord(record.inner_iterations, unknown, unknown, unknown) for record in self.history]
+        return account
 
     def _report(self, workspace: Workspace) -> bool:
         if self._callback is None:

@@ -57,6 +57,7 @@ class Solution:
         `reconstruct` without a box, where the gap is infinite, |lambda ||M . W x||_1 - <z, x>| and the relative residual of optimality.
     outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its fixed point.
     history: one OuterRecord per outer step.
+    Of an image that was solved in tiles (max_memory) gap, relative_gap and outer_residual are NaN: tiles have no common certificate.
     masks: float32 (C, H, W) or (B, C, H, W) of the last outer step, where asked for.
     """
 

@@ -1,0 +1,242 @@
+"""Large images: memory and time of tiles, what a cut changes, and how good the estimate of memory is. Each mode writes JSON.
+
+    python bench/large.py memory  [--output bench/results/large_memory.json]    estimate against the measured peak
+    python bench/large.py halo    [--output bench/results/large_halo.json]      how far from a cut the result still changes
+    python bench/large.py tiles   [--output bench/results/large_tiles.json]     tiles against the image as a whole
+    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--outer 5] [--output bench/results/large_time.json]
+    python bench/large.py start   [--output bench/results/large_start.json]     seconds to the first result
+    python bench/large.py stream  [--output bench/results/large_stream.json]    a folder, one by one and overlapped
+
+Memory and start-up are measured in processes of their own. Images are mosaics of BSD68 with seeded noise (SAFI_FAST_DATA).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from problems import DATA
+
+MODELS = ("safi-gray", "mmr-gray")
+LEVELS = (5, 25, 50)
+DISTANCES = (0, 8, 16, 24, 32, 40, 48, 56, 64)
+PEAK = """
+import json, re, sys
+import numpy as np, safi_fast
+def status(key):
+    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
+name, height, width, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) or None
+solver, rng = safi_fast.Solver(name), np.random.default_rng(0)
+solver.denoise(rng.random((64, 64), np.float32), 25 / 255)
+image = rng.random((height, width), np.float32)
+estimate = solver.estimate_memory(image.shape, max_memory=limit)
+ready = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+solver.denoise(image, 25 / 255, max_outer=2, max_inner=1, max_memory=limit)  # more steps take no more
+print(json.dumps({"estimate": estimate, "measured": status("VmHWM") - ready, "resident_ready": ready, "peak": status("VmHWM")}))
+"""
+FIRST = """
+import time; start = time.perf_counter()
+import json, numpy as np, safi_fast
+image = np.random.default_rng(0).random((64, 64))
+{before}
+safi_fast.denoise(image, 25 / 255); first = time.perf_counter()
+safi_fast.denoise(image, 25 / 255)
+print(json.dumps({{"first_result": first - start, "next_result": time.perf_counter() - first}}))
+"""
+
+
+def mosaic(height: int, width: int, sigma: float) -> np.ndarray:
+    """BSD68 images side by side, (height, width) on [0, 1], with Gaussian noise of `sigma`, not clipped; seed 0."""
+    from skimage.io import imread
+
+    images = [imread(path)[:320, :320] for path in sorted((DATA / "bsd68").glob("*.png"))]
+    rows, columns = -(-height // 320), -(-width // 320)
+    picks = [images[number % len(images)] for number in range(rows * columns)]
+    blocks = [np.hstack(picks[row * columns : (row + 1) * columns]) for row in range(rows)]
+    clean = np.vstack(blocks)[:height, :width].astype(np.float32) / 255
+    return clean + np.float32(sigma) * np.random.default_rng(0).standard_normal((height, width), np.float32)
+
+
+def options_for(solver, level: int) -> dict[str, float]:
+    """mmr-gray is made for sigma 25: elsewhere its lambda is scaled with sigma."""
+    if solver.model.name != "mmr-gray" or level == 25:
+        return {}
+    return {"strength": float(solver.model.strength.unrolled[0]) * level / 25}
+
+
+def fresh(code: str, *arguments: object, **environment: str) -> dict[str, float]:
+    """What a new process prints as JSON."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment)
+    return json.loads(done.stdout)
+
+
+def memory(_: argparse.Namespace) -> list[dict[str, object]]:
+    """Estimate and measured peak above a ready solver."""
+    rows = []
+    for name in MODELS:
+        for size, limit in (((256, 256), 0), ((512, 512), 0), ((1024, 768), 0), ((1024, 1024), 300e6)):
+            found = fresh(PEAK, name, *size, limit)
+            found["estimate_over_measured"] = round(found["estimate"] / found["measured"], 3)
+            found["bytes_per_pixel"] = round(found["measured"] / (size[0] * size[1]))
+            rows.append({"model": name, "size": size, "max_memory": limit or None, **found})
+    return rows
+
+
+def halo(_: argparse.Namespace) -> list[dict[str, object]]:
+    """Largest difference at so many pixels or more from a cut, over four images of 256 x 320 cut in the middle."""
+    import safi_fast
+
+    rows = []
+    for name in MODELS:
+        solver = safi_fast.Solver(name)
+        for level in LEVELS:
+            y, worst = mosaic(512, 640, level / 255), np.zeros(160)
+            for part in (y[:256, :320], y[256:, :320], y[:256, 320:], y[256:, 320:]):
+                whole = solver.denoise(part, level / 255, **options_for(solver, level))
+                cut = solver.denoise(part[:, :160], level / 255, **options_for(solver, level))
+                worst = np.maximum(worst, abs(cut - whole[:, :160]).max(0)[::-1])
+            rows.append({"model": name, "sigma": level, **{str(d): float(worst[d:].max()) for d in DISTANCES}})
+    return rows
+
+
+def tiles(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """An image as a whole and in tiles of at most a sixth of the memory."""
+    import safi_fast
+
+    rows, size = [], (arguments.size, arguments.size) if arguments.size else (640, 640)
+    for name in MODELS:
+        solver = safi_fast.Solver(name)
+        limit = solver.estimate_memory(size) / 6
+        for level in LEVELS:
+            y, options = mosaic(*size, level / 255), options_for(solver, level)
+            whole = solver.denoise(y, level / 255, **options)
+            tiled = solver.denoise(y, level / 255, max_memory=limit, **options)
+            rows.append(
+                {"model": name, "sigma": level, "size": size, "max_memory": limit, "max_difference": float(abs(tiled - whole).max())}
+            )  # fmt: skip
+    return rows
+
+
+def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """Microseconds per pixel of a large image in tiles and of 256 x 256, measured in turn in one process, and the peak of memory."""
+    import safi_fast
+
+    solver, size, rows = safi_fast.Solver("safi-gray"), arguments.size or 4096, []
+    y = mosaic(size, size, 25 / 255)
+    small = np.ascontiguousarray(y[:256, :256])
+    limit = arguments.max_memory
+
+    def per_pixel(image: np.ndarray, repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            solver.denoise(image, 25 / 255, max_outer=arguments.outer, max_memory=limit)
+        return (time.perf_counter() - start) / image.size / repeats * 1e6
+
+    per_pixel(small, 1)
+    before, large, after = per_pixel(small, 8), per_pixel(y, 1), per_pixel(small, 8)
+    rows.append(
+        {
+            "size": size,
+            "max_memory": limit,
+            "steps": f"{arguments.outer} x 12",
+            "us_per_pixel_256_before_and_after": [round(before, 2), round(after, 2)],
+            "us_per_pixel": round(large, 2),
+            "ratio": round(large / ((before + after) / 2), 3),
+            "seconds": round(large * size * size / 1e6, 1),
+            **fresh(PEAK, "safi-gray", size, size, limit),
+        }
+    )
+    return rows
+
+
+def start(_: argparse.Namespace) -> list[dict[str, object]]:
+    """Seconds from starting to import to the first result: nothing compiled yet, compiled, and after warmup()."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, before in (
+            ("cold", ""),
+            ("cached", ""),
+            ("cached", ""),
+            ("warmup, rest cold", "safi_fast.warmup()"),
+            ("warmup, cached", "safi_fast.warmup()"),
+        ):
+            rows.append({"what": name, **fresh(FIRST.format(before=before), NUMBA_CACHE_DIR=folder)})
+    return rows
+
+
+def stream(_: argparse.Namespace) -> list[dict[str, object]]:
+    """Twelve 128 x 128 16-bit PNG files read, denoised and written, one after the other and through denoise_batch."""
+    import safi_fast
+    from safi_fast.io import read_image, write_image
+
+    solver, sigma = safi_fast.Solver("safi-gray"), 65535 * 25 / 255
+    y = mosaic(128 * 3, 128 * 4, 25 / 255)
+    with tempfile.TemporaryDirectory() as folder:
+        like, paths = None, []
+        for number in range(12):
+            row, column = divmod(number, 4)
+            array = y[128 * row :, 128 * column :][:128, :128].clip(0, 1)
+            paths.append(Path(folder) / f"{number}.png")
+            import imageio.v3 as iio
+
+            iio.imwrite(paths[-1], (array * 65535).astype(np.uint16))
+        like = read_image(paths[0])
+        out = Path(folder) / "out.png"
+
+        def one_by_one() -> None:
+            for path in paths:
+                write_image(out, solver.denoise(read_image(path).array, sigma), like)
+
+        def overlapped() -> None:
+            for result in solver.denoise_batch((read_image(path).array for path in paths), sigma):
+                write_image(out, result, like)
+
+        one_by_one()
+        seconds: dict[str, list[float]] = {"one_by_one": [], "overlapped": []}
+        for _ in range(3):
+            for name, run in (("one_by_one", one_by_one), ("overlapped", overlapped)):
+                began = time.perf_counter()
+                run()
+                seconds[name].append(round(time.perf_counter() - began, 2))
+    return [{"images": 12, "size": [128, 128], **seconds}]
+
+
+RUNS = {"memory": memory, "halo": halo, "tiles": tiles, "time": timing, "start": start, "stream": stream}
+
+
+def main() -> None:
+    """Run one mode, print its rows, and write them where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("mode", choices=RUNS)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--max-memory", type=float, default=6e9)
+    parser.add_argument("--outer", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    load = round(os.getloadavg()[0], 2)
+    rows = RUNS[arguments.mode](arguments)
+    for row in rows:
+        print(row)
+    if arguments.output:
+        command = f"python bench/large.py {arguments.mode}"
+        command += "".join(f" {word}" for word in sys.argv[2:] if "output" not in word and ".json" not in word)
+        record = {
+            "command": command,
+            "load_average_before": load,
+            "threads": len(os.sched_getaffinity(0)),
+            "rows": rows,
+        }
+        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

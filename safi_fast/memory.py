@@ -1,0 +1,86 @@
+"""How much memory a solve takes, and how images are shared out so that it stays below a limit.
+
+Counted is what a solve adds to a solver that is ready: the work space of what is solved at once, the images as float32, and the result
+in the caller's dtype. The caller's own array is there before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .backend import Engine
+from .errors import InputError
+from .model import Model
+from .tiling import Grid, grid_for, halo_of
+
+BATCH_BYTES = 2**30  # work space of images that are solved at once, where the caller sets no limit
+MAX_BATCH = 65535  # images that a GPU takes at once
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is to be solved: bytes per pixel of the result, how many images, and their size."""
+
+    itemsize: int
+    count: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Of all images."""
+        return self.count * self.height * self.width
+
+
+@dataclass(frozen=True)
+class Division:
+    """So many images at once, or one by one in the tiles of a grid."""
+
+    batch: int
+    grid: Grid | None = None
+
+
+def divide(engine: Engine, images: Images, at_once: bool = False) -> Division:
+    """Without a limit of the caller's: all `at_once`, or as many images as have a work space of BATCH_BYTES."""
+    if at_once:
+        return Division(images.count)
+    fitting = BATCH_BYTES // (images.height * images.width * engine.bytes_per_pixel())
+    return Division(min(max(1, fitting), MAX_BATCH, images.count))
+
+
+def divide_below(engine: Engine, model: Model, images: Images, max_memory: float, at_once: bool = False) -> Division:
+    """As many images at once as keep the peak below `max_memory` bytes, else tiles. Raises InputError where no tiles do."""
+
+    def fits(batch: int, height: int, width: int) -> bool:
+        return solving_bytes(engine, images, batch, height, width) <= max_memory
+
+    most = divide(engine, images, at_once).batch
+    for batch in [most] if at_once else range(most, 0, -1):
+        if fits(batch, images.height, images.width):
+            return Division(batch)
+    halo = halo_of(model)
+    grid = grid_for(images.height, images.width, halo, lambda height, width: fits(1, height, width))
+    if grid is None or finishing_bytes(images) > max_memory:
+        smallest = (min(4 * halo, images.height), min(4 * halo, images.width))
+        least = max(solving_bytes(engine, images, 1, *smallest), finishing_bytes(images))
+        raise InputError(
+            f"max_memory is {max_memory:.4g} bytes, but {images.count} image(s) of {images.height} x {images.width} pixels "
+            f"need at least {least:.4g}"
+        )
+    return Division(1, grid)
+
+
+def peak_bytes(engine: Engine, images: Images, division: Division) -> int:
+    """Most memory in use at once: during a solve, or when the results are put together."""
+    window = division.grid.window if division.grid else (images.height, images.width)
+    return max(solving_bytes(engine, images, division.batch, *window), finishing_bytes(images))
+
+
+def solving_bytes(engine: Engine, images: Images, batch: int, height: int, width: int) -> int:
+    """With a work space for `batch` windows of height x width: beside it, the images as float32 and the results so far."""
+    return 2 * 4 * images.pixels + engine.workspace_bytes(batch, height, width)
+
+
+def finishing_bytes(images: Images) -> int:
+    """The images, their results one by one and as one array, and the last in the caller's dtype before and after scaling."""
+    return (3 * 4 + 2 * images.itemsize) * images.pixels

@@ -219,7 +219,7 @@ class Solver:
             def solve(chunk: slice) -> _Part:
                 y, strength_here = images.stack[chunk], settings.strength[chunk].astype(np.float32)
                 workspace = self._engine.workspace(len(y), height, width)
-                workspace.load(y, strength_here, np.full(len(y), 1 / norm, np.float32), limits)
+                workspace.load(y, strength_here, np.full(len(y), outer.STEP[name] / norm, np.float32), limits)
                 problem = outer.Problem(
                     workspace,
                     strength_here.astype(np.float64),

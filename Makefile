@@ -39,6 +39,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python bench/rivals.py --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
 	$(BIN)/python bench/scaling.py .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
+	$(BIN)/python bench/tables.py
 
 # Hours: all of BSD68, more crops, images up to 4096 x 4096 (16 GB of memory).
 bench-full: $(VENV)/installed-dev
@@ -48,6 +49,7 @@ bench-full: $(VENV)/installed-dev
 	$(BIN)/python bench/rivals.py --limit 68 --slow 3 --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
 	$(BIN)/python -m pytest bench --full --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
 	$(BIN)/python bench/scaling.py .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
+	$(BIN)/python bench/tables.py
 
 # Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]).
 bench-gpu: $(VENV)/installed-dev

@@ -28,7 +28,7 @@ import safi_fast
 from safi_fast.metrics import psnr
 
 SIGMA = 25.0
-TABLE = {"TV": 0.12, "NLM": 0.6, "WCRR": 1.0}  # weight; h over sigma; strength
+TABLE = {"TV": 0.08, "NLM": 0.6, "WCRR": 1.0}  # weight; h over sigma; strength
 CANDIDATES = {"TV": (0.06, 0.08, 0.1, 0.12), "NLM": (0.5, 0.6, 0.7, 0.8, 0.9)}
 GUARANTEE = {"TV", "NLM", "WCRR", "MMR in PyTorch, 5 x 12", "MMR weights, gap 1e-3"}
 SLOW = {"MMR in PyTorch, 5 x 12": "MMR weights, 5 x 12"}  # and the method of equal results

@@ -10,7 +10,7 @@ from safi_fast import operators
 CASES = {
     "blur": lambda size: operators.Blur(np.full((5, 5), 1 / 25, "float32"), (size, size)),
     "mri": lambda size: operators.FourierMRI(
-        problems.line_mask((size, size), 4, 0.08, np.random.default_rng(0)), image="real"
+        problems.line_mask((size, size), 4, 0.08, np.random.default_rng(0)), mask_order="centered", image="real"
     ),
 }
 

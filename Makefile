@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test lint bench bench-full bench-gpu clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -28,9 +28,28 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+RESULTS := bench/results
+FIGURES := docs/images
+
+# About ten minutes on two idle cores.
 bench: $(VENV)/installed-dev
-	$(BIN)/python bench/race.py --output bench/results/race.json
-	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,rounds --timeout=0
+	$(BIN)/python bench/roofline.py --output $(RESULTS)/roofline.json --plot $(FIGURES)/roofline.png
+	$(BIN)/python bench/race.py --output $(RESULTS)/race.json
+	$(BIN)/python bench/fixed_point.py --tol 7e-4 --output $(RESULTS)/fixed_point.json
+	$(BIN)/python bench/rivals.py --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
+	$(BIN)/python bench/scaling.py .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
+	$(BIN)/python bench/tables.py
+
+# Hours: all of BSD68, more crops, images up to 4096 x 4096 (16 GB of memory).
+bench-full: $(VENV)/installed-dev
+	$(BIN)/python bench/roofline.py --size 1024 --output $(RESULTS)/roofline.json --plot $(FIGURES)/roofline.png
+	$(BIN)/python bench/race.py --repeats 5 --output $(RESULTS)/race.json
+	$(BIN)/python bench/fixed_point.py --tol 7e-4 --crops 5 --output $(RESULTS)/fixed_point.json
+	$(BIN)/python bench/rivals.py --limit 68 --slow 3 --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
+	$(BIN)/python -m pytest bench --full --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
+	$(BIN)/python bench/scaling.py .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
+	$(BIN)/python bench/tables.py
 
 # Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]).
 bench-gpu: $(VENV)/installed-dev

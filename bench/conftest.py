@@ -19,3 +19,17 @@ def solvers():
         "safi-gray": safi_fast.Solver("safi-gray"),
         "published-safi-layout": safi_fast.Solver(problems.published_safi_layout()),
     }
+
+
+def pytest_addoption(parser):
+    """`--full` for `make bench-full`."""
+    parser.addoption("--full", action="store_true", help="sizes and batches that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes minutes."""
+    if not config.getoption("--full"):
+        skip = pytest.mark.skip(reason="takes minutes; pass --full")
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(skip)

@@ -1,29 +1,30 @@
 """The engine against the plain PyTorch computation of the same thing, in one run on one image.
 
-    python bench/race.py [--size 256] [--repeats 3] [--output bench/results/race.json]
+    python bench/race.py [--height 481] [--width 321] [--repeats 2] [--output bench/results/race.json]
 
-Both get the same model, strength and ||W||^2 and make the same 5 x 12 steps in float32 on the same number of threads; runs alternate
-and the best of each counts. Memory is read in a process of its own.
+Both get the same model, strength and ||W||^2 and make the same 5 x 12 steps in float32 on two threads; runs alternate and the best of each
+counts, in seconds on the clock and of the processor. Memory is read in a process of its own.
+
+Published layouts race against their layers as they are (torch_baseline.py). The shipped models race against the torch network that trained
+them (safi_fast/training/network.py), which has W composed, convolves for W and multiplies spectra for W^T.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import measure
 import numpy as np
 import torch
 import torch_baseline
 from problems import SIGMA, noisy_photograph, published_mmr, published_safi_layout
 
 import safi_fast
-from safi_fast.cli.doctor import processor_name
 from safi_fast.model import MmrMask, Model
 from safi_fast.solver.lipschitz import squared_norm
 from safi_fast.weights import save_model
@@ -38,7 +39,7 @@ from problems import noisy_photograph
 imported = status("VmRSS")
 solver = safi_fast.Solver({path!r})
 solver.denoise(noisy_photograph(64, 64), 25 / 255, schedule="unrolled", lipschitz=1000.0)
-image = noisy_photograph({size}, {size})
+image = noisy_photograph({height}, {width})
 ready = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 solver.denoise(image, 25 / 255, schedule="unrolled", lipschitz=1000.0)
@@ -68,49 +69,59 @@ def torch_parameters(model: Model) -> dict[str, object]:
     )
 
 
-def timed(function) -> tuple[float, object]:
-    """Seconds and result of one call."""
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+def plain(model: Model, noisy: np.ndarray, strength: float, norm: float):
+    """The PyTorch computation of the same steps, as a function."""
+    y = torch.from_numpy(noisy)[None, None]
+    if model.filters.boundary == "zero":
+        parameters = torch_parameters(model)
+        return lambda: torch_baseline.unrolled(y, parameters, strength, norm).numpy()[0, 0]
+    from safi_fast.training.network import network_of
+
+    network, sigma = network_of(model), torch.tensor([SIGMA], dtype=torch.float32)
+
+    def run():
+        with torch.inference_mode():
+            return network(y, sigma, 5, 12).numpy()[0, 0]
+
+    return run
 
 
-def race(model: Model, size: int, repeats: int) -> dict[str, object]:
+def race(model: Model, height: int, width: int, repeats: int) -> dict[str, object]:
     """Seconds of both, their ratio and how far the results differ."""
-    noisy = noisy_photograph(size, size)
-    solver = safi_fast.Solver(model)
-    norm = squared_norm(solver._engine, size, size)
+    noisy = noisy_photograph(height, width)
+    solver = safi_fast.Solver(model, backend="cpu")
+    published = model.filters.boundary == "zero"
+    norm = squared_norm(solver._engine, height, width) if published else 1.0
+    options = {"lipschitz": norm} if published else {}
     strength = float(model.strength.unrolled[0])
-    parameters, y = torch_parameters(model), torch.from_numpy(noisy)[None, None]
+    if published:
+        options["strength"] = strength
 
     def ours():
-        return solver.denoise(noisy, SIGMA, schedule="unrolled", strength=strength, lipschitz=norm)
+        return solver.denoise(noisy, SIGMA, schedule="unrolled", **options)
 
-    def theirs():
-        return torch_baseline.unrolled(y, parameters, strength, norm).numpy()[0, 0]
-
-    ours(), torch_baseline.unrolled(y[..., :64, :64], parameters, strength, norm)
-    times = {"safi_fast": [], "torch": []}
-    for _ in range(repeats):
-        seconds, result = timed(theirs)
-        times["torch"].append(seconds)
-        seconds, own = timed(ours)
-        times["safi_fast"].append(seconds)
-    best = {name: min(values) for name, values in times.items()}
-    difference = np.abs(own - result)
+    theirs = plain(model, noisy, strength, norm)
+    ours(), plain(model, noisy[:64, :64], strength, norm)()
+    runs = measure.alternately({"torch": theirs, "safi_fast": ours}, repeats)
+    difference = np.abs(runs["safi_fast"].result - runs["torch"].result)
     return {
         "model": model.name,
+        "against": "layers as published" if published else "the network that trained it",
         "filters": model.filters.channels,
-        "size": size,
-        "seconds_safi_fast": round(best["safi_fast"], 4),
-        "seconds_torch": round(best["torch"], 3),
-        "times_faster": round(best["torch"] / best["safi_fast"], 1),
+        "height": height,
+        "width": width,
+        "seconds_safi_fast": round(runs["safi_fast"].wall, 4),
+        "seconds_torch": round(runs["torch"].wall, 3),
+        "times_faster": round(runs["torch"].wall / runs["safi_fast"].wall, 1),
+        "cpu_seconds_safi_fast": round(runs["safi_fast"].cpu, 3),
+        "cpu_seconds_torch": round(runs["torch"].cpu, 3),
+        "times_faster_cpu": round(runs["torch"].cpu / runs["safi_fast"].cpu, 1),
         "max_difference": float(difference.max()),
         "mean_difference": float(difference.mean()),
     }
 
 
-def memory(model: Model, size: int) -> dict[str, object]:
+def memory(model: Model, height: int, width: int) -> dict[str, object]:
     """Peak resident memory in a process of its own, without torch; Linux only.
 
     A fixed part (Numba, LLVM, compiled kernels, spectra of the model) is there once a first small image is done: `ready`. What grows with
@@ -119,52 +130,44 @@ def memory(model: Model, size: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.safetensors")
         save_model(model, path)
-        code = MEMORY_PROBE.format(bench=str(Path(__file__).parent), path=path, size=size)
+        code = MEMORY_PROBE.format(bench=str(Path(__file__).parent), path=path, height=height, width=width)
         output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     read = json.loads(output)
     return {
         "resident_after_import_mb": round(read["imported"] / 1e6),
         "resident_ready_mb": round(read["ready"] / 1e6),
         "peak_above_import_mb": round((read["peak"] - read["imported"]) / 1e6),
-        "peak_above_ready_bytes_per_pixel": round((read["peak"] - read["ready"]) / size**2),
-    }
-
-
-def machine() -> dict[str, object]:
-    """Where this ran and how busy it was."""
-    return {
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "torch": torch.__version__,
-        "safi_fast": safi_fast.__version__,
+        "peak_above_ready_bytes_per_pixel": round((read["peak"] - read["ready"]) / (height * width)),
     }
 
 
 def main() -> None:
     """Race both layouts and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--height", type=int, default=481)
+    parser.add_argument("--width", type=int, default=321)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    measure.use_threads()
+    before = measure.machine()
     rows = []
-    for maker in (published_mmr, published_safi_layout):
+    shipped = [lambda name=name: safi_fast.load_model(name) for name in safi_fast.list_models()]
+    for maker in (published_mmr, published_safi_layout, *shipped):
         model = maker()
         if model is None:
             print("published MMR weights: not raced, the shared data folder is missing (set SAFI_FAST_DATA)")
             continue
-        row = race(model, arguments.size, arguments.repeats) | memory(model, arguments.size)
+        row = race(model, arguments.height, arguments.width, arguments.repeats)
+        row |= memory(model, arguments.height, arguments.width)
         rows.append(row)
         print(
-            f"{row['model']}, {row['filters']} filters, {arguments.size}^2, 5 x 12 steps: safi_fast {row['seconds_safi_fast']:.3f} s, "
-            f"PyTorch {row['seconds_torch']:.2f} s: {row['times_faster']} times faster, results within {row['max_difference']:.1e}, "
+            f"{row['model']}, {row['filters']} filters, {row['height']} x {row['width']}, 5 x 12 steps: safi_fast {row['seconds_safi_fast']:.3f} s, "
+            f"PyTorch ({row['against']}) {row['seconds_torch']:.2f} s: {row['times_faster']} times faster ({row['times_faster_cpu']} in processor time), results within {row['max_difference']:.1e}, "
             f"peak memory {row['peak_above_ready_bytes_per_pixel']} bytes per pixel above a ready solver, "
             f"{row['peak_above_import_mb']} MB above the bare import"
         )
-    if arguments.output:
-        record = {"command": "python bench/race.py", "machine": machine(), "rows": rows}
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    measure.write(arguments.output, rows, before)
 
 
 if __name__ == "__main__":

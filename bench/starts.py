@@ -55,7 +55,7 @@ def end_points(solver: Solver, y: np.ndarray, sigma: float, *, outer: int) -> En
         workspace.update_mask(everyone, gain, bias)
         workspace.refresh(everyone)
         tolerance = max(FIRST_GAP * DECAY**step, LAST_GAP)
-        run_to_gap(workspace, everyone, strength, problem.rounding, tolerance, STEPS)
+        run_to_gap(workspace, everyone, strength, problem.rounding, tolerance, STEPS, np.ones(len(strength)))
         change = workspace.outer_change(everyone)
     images = workspace.image()
     distances = [np.linalg.norm(image - images[0]) / np.linalg.norm(images[0]) for image in images]

@@ -1,26 +1,66 @@
-"""pytest-benchmark: whole denoising runs and the kernels they are made of. `make bench` runs this after bench/race.py.
+"""pytest-benchmark: whole denoising runs over size and batch, and the kernels they are made of.
 
-Every entry says in extra_info what it did: pixels, steps, threads and, for a kernel, nanoseconds per pixel.
+    pytest bench --benchmark-only [--full]
+
+Sizes up to 1024^2 and batches up to 16; with --full, 4096^2 and 64. Every entry says in extra_info what it did: pixels, steps, threads
+and nanoseconds per pixel. bench/scaling.py makes the plot.
 """
 
+import measure
 import numba
 import numpy as np
 import problems
 import pytest
 
+FULL = pytest.mark.full
+SIZES = [128, 256, 512, 1024, pytest.param(2048, marks=FULL), pytest.param(4096, marks=FULL)]
+BATCHES = [1, 4, 16, pytest.param(64, marks=FULL)]
 
-def describe(benchmark, size, **facts):
-    benchmark.extra_info.update(pixels=size * size, threads=numba.get_num_threads(), dtype="float32", **facts)
+
+def describe(benchmark, pixels, **facts):
+    benchmark.extra_info.update(pixels=pixels, threads=numba.get_num_threads(), dtype="float32", **facts)
+    benchmark.extra_info["ns_per_pixel"] = round(benchmark.stats["min"] / pixels * 1e9, 1)
+    benchmark.extra_info["load_average"] = measure.machine()["load_average"][0]
 
 
-@pytest.mark.parametrize("size", [128, 256, 512])
-@pytest.mark.parametrize("model", ["safi-gray", "published-safi-layout"])
-def test_unrolled(benchmark, solvers, model, size):
+def rounds_for(pixels):
+    return 3 if pixels <= 2**19 else 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_size(benchmark, solvers, size):
     noisy = problems.noisy_photograph(size, size)
-    options = {"schedule": "unrolled", "lipschitz": 1.0}
-    benchmark.pedantic(lambda: solvers[model].denoise(noisy, problems.SIGMA, **options), rounds=3, warmup_rounds=1)
-    describe(benchmark, size, steps="5 x 12")
-    benchmark.extra_info["ns_per_pixel"] = round(benchmark.stats["min"] / size**2 * 1e9)
+    benchmark.pedantic(
+        lambda: solvers["safi-gray"].denoise(noisy, problems.SIGMA, schedule="unrolled"),
+        rounds=rounds_for(size**2),
+        warmup_rounds=1 if size <= 512 else 0,
+    )
+    describe(benchmark, size * size, size=size, batch=1, steps="5 x 12")
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_batch(benchmark, solvers, batch):
+    noisy = np.stack([problems.noisy_photograph(128, 128)] * batch)
+    benchmark.pedantic(
+        lambda: solvers["safi-gray"].denoise(noisy, problems.SIGMA, schedule="unrolled"),
+        rounds=rounds_for(batch * 128**2),
+        warmup_rounds=1,
+    )
+    describe(benchmark, batch * 128**2, size=128, batch=batch, steps="5 x 12")
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_gap(benchmark, solvers, size):
+    """To a relative gap and outer change of 1e-3."""
+    noisy, found = problems.noisy_photograph(size, size), []
+
+    def run():
+        found.append(
+            solvers["safi-gray"].denoise(noisy, problems.SIGMA, schedule="gap", tol=1e-3, return_solution=True)
+        )
+
+    benchmark.pedantic(run, rounds=2, warmup_rounds=1)
+    describe(benchmark, size * size, size=size, inner_steps=found[-1].inner_iterations, gap=found[-1].relative_gap)
 
 
 @pytest.fixture(scope="module")
@@ -49,5 +89,4 @@ KERNELS = {
 def test_kernel(benchmark, workspace, kernel):
     everyone = np.arange(1)
     benchmark.pedantic(lambda: KERNELS[kernel](workspace, everyone), rounds=10, warmup_rounds=2)
-    describe(benchmark, 256)
-    benchmark.extra_info["ns_per_pixel"] = round(benchmark.stats["min"] / 256**2 * 1e9, 1)
+    describe(benchmark, 256**2, size=256)

@@ -106,17 +106,22 @@ def unrolled(y, params, lam, lipschitz, outer=5, inner=12):
 
 
 @torch.inference_mode()
-def converged(y, params, lam, lipschitz, outer=10, inner=100, counts=None):
-    """The schedule of testing: (B, 1, H, W) -> (B, 1, H, W); `counts` receives the dual steps of each outer step."""
+def converged(y, params, lam, lipschitz, outer=10, inner=100, counts=None, last=None):
+    """The schedule of testing: (B, 1, H, W) -> (B, 1, H, W).
+
+    The list `counts` receives the dual steps of each outer step, the dictionary `last` the mask of the last one and its u.
+    """
     x, mask = y, None
     for step in range(outer):
         if step:
             mask = mask_of(x, params)
         tolerance = 1e-3 * 1e-2 ** (min(step, 5) / 5)
         fista = params["family"] == "mmr" and step > 0
-        x, made = _converged_inner(x, y, lam, lipschitz, mask, params["layers"], fista, tolerance, inner)
+        x, u, made = _converged_inner(x, y, lam, lipschitz, mask, params["layers"], fista, tolerance, inner)
         if counts is not None:
             counts.append(made)
+    if last is not None:
+        last.update(mask=mask, u=u)
     return x
 
 
@@ -136,7 +141,7 @@ def _converged_inner(x, y, lam, lipschitz, mask, layers, fista, tolerance, inner
             stop = i > 5 and torch.norm(x_new - x_old) / torch.norm(x_old) < tolerance
             t_new = (i + 6) / 3
         if stop:
-            return x_old, i + 1
+            return x_old, u, i + 1
         v = u_new + (t - 1) / t_new * (u_new - u)
         u, t, x_old = u_new, t_new, x_new
-    return x_old, inner
+    return x_old, u, inner

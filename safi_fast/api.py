@@ -256,7 +256,7 @@ class Solver:
 
             def solve(workspace: Any, y: Any, chunk: slice) -> outer.Account:
                 strength_here = settings.strength[chunk].astype(np.float32)
-                workspace.load(y, strength_here, np.full(len(y), 1 / norm, np.float32), limits)
+                workspace.load(y, strength_here, np.full(len(y), outer.STEP[name] / norm, np.float32), limits)
                 problem = outer.Problem(
                     workspace,
                     strength_here.astype(np.float64),

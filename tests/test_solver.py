@@ -136,7 +136,7 @@ def test_gap_falls_along_the_inner_steps(family, gaps, monkeypatch):
 def test_gap_schedule_asks_for_less_gap_at_every_outer_step(family):
     history = solve(solver_of(family), photograph(), schedule="gap", tol=1e-5).history
     gaps = [record.relative_gap for record in history]
-    assert gaps[-1] <= 1e-5 < gaps[0] <= 1e-2
+    assert gaps[-1] <= 1e-5 < gaps[0] <= outer.FIRST_GAP
     assert all(later <= earlier for earlier, later in pairwise(gaps) if earlier > 1e-5)
 
 

@@ -96,23 +96,29 @@ def _accept_primal(
 
 
 def run_to_gap(
-    workspace: Workspace, active: Active, strength: FloatVector, rounding: FloatVector, tolerance: float, limit: int
+    workspace: Workspace,
+    active: Active,
+    strength: FloatVector,
+    rounding: FloatVector,
+    tolerance: float,
+    limit: int,
+    t: FloatVector,
 ) -> InnerResult:
     """FISTA with adaptive restart until gap <= tolerance f(x0) + rounding ||x||; accepts the x0 that the gap certifies.
 
-    rounding (B,) matters only where f is hardly more than float32 rounding, as for a flat image.
+    rounding (B,) matters only where f is hardly more than float32 rounding, as for a flat image. t (B,) is FISTA's, one where momentum
+    starts from nothing; it is left where the run ends, for the next mask.
 
     Restart: where the dual objective has fallen, the image's momentum starts again (O'Donoghue and Candes 2015, function scheme).
     """
     tally = _Tally(active, len(strength))
     momentum = np.zeros(len(strength), np.float32)
-    t = np.ones(len(strength))
     best = np.full(len(strength), -np.inf)
     running = active
     for step in range(limit):
-        following = (1 + np.sqrt(1 + 4 * t**2)) / 2
-        momentum[:] = (t - 1) / following
-        t = following
+        following = (1 + np.sqrt(1 + 4 * t[running] ** 2)) / 2
+        momentum[running] = (t[running] - 1) / following
+        t[running] = following
         sums = StepSums.from_array(workspace.step(running, momentum))
         certificate = sums.certificate(strength[running])
         tally.steps[running] += 1

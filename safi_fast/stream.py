@@ -17,7 +17,24 @@ from .errors import InputError
 
 Item = TypeVar("Item")
 
-_solving: WeakSet[threading.Thread] = WeakSet()  # they launch kernels, and must end before the interpreter does
+
+class _Thread(threading.Thread):
+    """One that fills a queue until it is told to stop."""
+
+    def __init__(self, source: Iterable[Any], depth: int):
+        self.results: Queue[tuple[bool, Any]] = Queue(depth)
+        self.stopped = threading.Event()
+        super().__init__(target=_fill, args=(source, self.results, self.stopped), name="safi_fast.ahead", daemon=True)
+
+    def stop(self) -> None:
+        """After the item that it is at; one that waits for room puts it and sees then that it is to stop."""
+        self.stopped.set()
+        with suppress(Empty):
+            while True:
+                self.results.get_nowait()
+
+
+_solving: WeakSet[_Thread] = WeakSet()  # they launch kernels, and must end before the interpreter does
 
 
 def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Generator[Item, None, None]:
@@ -29,16 +46,14 @@ def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Genera
     An exception in `source` comes out where the item would have. Closing or dropping the generator stops the thread after the item
     that it is at; it is not waited for.
     """
-    results: Queue[tuple[bool, Any]] = Queue(depth)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_fill, args=(source, results, stopped), name="safi_fast.ahead", daemon=True)
+    thread = _Thread(source, depth)
     if solves:
         _solving.add(thread)
     thread.start()
     del source
     try:
         while True:
-            good, value = results.get()
+            good, value = thread.results.get()
             if not good:
                 if value is None:
                     return
@@ -46,10 +61,7 @@ def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Genera
             yield value
             del value
     finally:
-        stopped.set()
-        with suppress(Empty):  # a thread that waits for room puts one item more, then sees that it is to stop
-            while True:
-                results.get_nowait()
+        thread.stop()
 
 
 def stream(
@@ -116,8 +128,10 @@ def _fill(source: Iterable[Any], results: Queue[tuple[bool, Any]], stopped: thre
 
 @atexit.register
 def _end_solving_threads() -> None:
-    """Stop them between two launches, as Ctrl-C would in the main thread."""
+    """Stop them between two launches, as Ctrl-C would in the main thread, or where they wait for room."""
     for thread in list(_solving):
         if thread.is_alive() and thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-            thread.join()
+        while thread.is_alive():
+            thread.stop()
+            thread.join(0.05)

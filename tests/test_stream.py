@@ -1,6 +1,8 @@
 """denoise_batch as a stream: order, overlap, errors, an early end, bounded memory; threads; the command line's pipeline."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -153,6 +155,20 @@ def test_an_error_of_the_reader_comes_after_the_results_before_it(solver):
     assert [next(results).shape for _ in range(2)] == [(20, 22)] * 2
     with pytest.raises(OSError, match="the disc is gone"):
         next(results)
+
+
+LEFT_OPEN = """
+import time, numpy as np, safi_fast
+images = [np.full((32, 32), 0.5, np.float32)] * 6
+results = safi_fast.Solver().denoise_batch(images, sigma=0.1)
+next(results)
+time.sleep({pause})
+"""
+
+
+@pytest.mark.parametrize("pause", [0, 1], ids=["while it solves", "while it waits for room"])
+def test_a_stream_that_is_left_open_does_not_keep_the_process(pause):
+    subprocess.run([sys.executable, "-c", LEFT_OPEN.format(pause=pause)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

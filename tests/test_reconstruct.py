@@ -152,7 +152,7 @@ def test_converged_means_what_it_says(name):
     )
     assert (solution.status, solution.converged) == ("converged", True)
     assert solution.relative_gap <= 3e-3
-    assert solution.outer_residual <= 3e-3
+    assert solution.outer_residual <= 9e-3
     few = run(operator, strength=0.02, max_outer=2, max_iter=3, tol=1e-6)
     assert (few.status, few.converged) == ("max_iterations", False)
     assert (few.outer_iterations, few.inner_iterations) == (2, 6)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .arrays import positive, positive_per_image
 from .backend import Engine
 from .errors import InputError
+from .memory import Images, divide
 from .model import Model
 from .operators import Operator as Operator
 from .operators import check_operator
@@ -175,9 +176,34 @@ def check_image(name: str, value: Any, operator: Operator, shapes: Sequence[tupl
 def run(
     engine: Engine, model: Model, task: Task, *, mask_of: MaskOf = "magnitude", callback: Callback | None = None
 ) -> tuple[reconstruction.Report, NDArray[Any], NDArray[np.float32]]:
-    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks. Raises InputError for a wrong mask_of."""
+    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks. Raises InputError for a wrong mask_of.
+
+    As many images at once as `memory.divide` says; all of them where a callback wants to see them.
+    """
     if mask_of not in get_args(MaskOf):
         raise InputError(f"mask_of is {mask_of!r}; expected 'magnitude' or 'parts'")
+    count, height, width = task.start.shape
+    parts = 2 if np.iscomplexobj(task.start) else 1
+    sizes = Images(task.start.itemsize, count, height, width * parts)
+    batch = divide(engine, sizes, at_once=callback is not None).batch
+    solved = [
+        _run(engine, model, _part(task, slice(first, first + batch)), mask_of, callback)
+        for first in range(0, count, batch)
+    ]
+    reports, images, masks = zip(*solved, strict=True)
+    return reconstruction.joined(reports), np.concatenate(images), np.concatenate(masks)
+
+
+def _part(task: Task, images: slice) -> Task:
+    whole = task.measurements
+    operators = whole.operators if len(whole.operators) == 1 else whole.operators[images]
+    cut = {name: getattr(task, name)[images] for name in ("strength", "start", "gain", "bias")}
+    return replace(task, measurements=Measurements(operators, whole.y[images]), **cut)
+
+
+def _run(
+    engine: Engine, model: Model, task: Task, mask_of: MaskOf, callback: Callback | None
+) -> tuple[reconstruction.Report, NDArray[Any], NDArray[np.float32]]:
     x = task.start
     parts = 2 if np.iscomplexobj(x) else 1
     height, width = x.shape[1:]

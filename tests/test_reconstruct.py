@@ -13,7 +13,8 @@ from models import oracle_form, random_model
 from scipy.sparse.linalg import LinearOperator
 
 import safi_fast
-from safi_fast import BackendError, InputError, OperatorError, Solver
+from safi_fast import BackendError, InputError, OperatorError, Solver, memory
+from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.model import FilterBank
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, from_functions, from_scipy, from_sigpy
 from safi_fast.solver import outer, reconstruction
@@ -742,3 +743,20 @@ def test_a_solver_on_a_gpu_refuses(monkeypatch):
     safi_fast.reconstruct(measured(BLUR), BLUR, model=solver().model, **QUICK)
     safi_fast.tune_strength(measured(BLUR), BLUR, [0.1], noise_std=0.1, max_outer=1, max_iter=1)
     assert asked == ["cpu", "cpu"]
+
+
+@each_operator
+def test_a_batch_that_is_solved_in_parts_is_the_same(name, monkeypatch):
+    """Images beyond what memory allows at once are solved afterwards: same result, one account."""
+    operator = OPERATORS[name]
+    stack = np.stack([measured(operator, seed) for seed in range(3)])
+    options = QUICK | {"strength": STRENGTHS, "return_masks": True}
+    whole = run(operator, stack, **options)
+    counts = []
+    workspace = CpuEngine.workspace
+    monkeypatch.setattr(CpuEngine, "workspace", lambda self, n, *size: counts.append(n) or workspace(self, n, *size))
+    monkeypatch.setattr(memory, "BATCH_BYTES", 1)
+    parts = run(operator, stack, **options)
+    assert len(counts) == 3
+    assert_same(parts, whole)
+    assert_same(solver().reconstruct_batch(stack, [operator] * 3, box=box_of(operator), **options), whole)

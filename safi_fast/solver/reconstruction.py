@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,24 @@ def solve(
         if not proceed or not len(active):
             break
     return report
+
+
+def joined(reports: Sequence[Report]) -> Report:
+    """One report of the images of all, in order; images that needed fewer outer steps repeat their last record with 0 steps."""
+    if len(reports) == 1:
+        return reports[0]
+    history = []
+    for number in range(max(len(report.history) for report in reports)):
+        rows = [report.history[min(number, len(report.history) - 1)] for report in reports]
+        rows = [
+            row if number < len(report.history) else replace(row, inner_iterations=np.zeros_like(row.inner_iterations))
+            for row, report in zip(rows, reports, strict=True)
+        ]
+        values = {f.name: np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(OuterRecord)}
+        history.append(OuterRecord(**values))
+    names = [f.name for f in fields(Report) if f.name != "history"]
+    whole = {name: np.concatenate([getattr(report, name) for report in reports]) for name in names}
+    return Report(**whole, history=history)
 
 
 def _tolerances(limits: Limits, outer: int, changes: FloatVector) -> FloatVector:

@@ -256,10 +256,20 @@ def ct(args):
 
     for views in (60, 200):
         tuning, test = abdomen("phantom_49", views, size, 1), abdomen("phantom_149", views, size, 2)
-        yield f"abdomen, {views} views", tuning, {"phantom_149": test}, lists(tuning.operator, (5 / 255, 15 / 255, 25 / 255, 50 / 255))
+        yield (
+            f"abdomen, {views} views",
+            tuning,
+            {"phantom_149": test},
+            lists(tuning.operator, (5 / 255, 15 / 255, 25 / 255, 50 / 255)),
+        )
         for step in (3,) if views == 60 else (2, 4):
             tuning, test = tooth(step, 1, size), tooth(step, 0, size)
-            yield f"tooth, {len(test.y)} of 181 views", tuning, {"tooth": test}, lists(tuning.operator, (5 / 255, 15 / 255, 25 / 255, 50 / 255))
+            yield (
+                f"tooth, {len(test.y)} of 181 views",
+                tuning,
+                {"tooth": test},
+                lists(tuning.operator, (5 / 255, 15 / 255, 25 / 255, 50 / 255)),
+            )
 
 
 def photographs(size, build):

@@ -31,7 +31,7 @@ class Workspace(Protocol):
     """The state u, v, z = W^T(M . u), x(u) = clip(y - z), x(v) of B dual problems (design: denoising)."""
 
     def load(self, y: FloatArray, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
-        """The problems: y (B, H, W), lambda (B,), step size 1 / ||W||^2 (B,), box limits (may be infinite). x = y, no mask.
+        """The problems: y (B, H, W), lambda (B,), step size of u (B,), box limits (may be infinite). x = y, no mask.
 
         y comes as NumPy array, or as array of the device; the others are NumPy arrays.
         """

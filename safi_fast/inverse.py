@@ -74,6 +74,8 @@ def make_task(
     count = len(y)
     if first.image == "complex" and box is not None:
         raise InputError(f"box is {box!r}, but the operator has complex images; pass box=None")
+    if box is not None and not np.isfinite(box).all():
+        raise InputError(f"box is {box!r}; expected two finite numbers, which the duality gap needs, or None")
     level = (
         model.noise_levels[len(model.noise_levels) // 2]
         if noise_level is None

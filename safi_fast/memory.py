@@ -54,8 +54,8 @@ def divide_below(engine: Engine, model: Model, images: Images, max_memory: float
     def fits(batch: int, height: int, width: int) -> bool:
         return solving_bytes(engine, images, batch, height, width) <= max_memory
 
-    most = divide(engine, images, at_once).batch
-    for batch in [most] if at_once else range(most, 0, -1):
+    most = divide(engine, images, at_once).batch if finishing_bytes(images) <= max_memory else 0
+    for batch in [most] * (most > 0) if at_once else range(most, 0, -1):
         if fits(batch, images.height, images.width):
             return Division(batch)
     halo = halo_of(model)

@@ -17,6 +17,8 @@ from .errors import InputError
 
 Item = TypeVar("Item")
 
+PATIENCE = 0.2  # seconds after which a thread that waits for an item looks around
+
 
 class _Thread(threading.Thread):
     """One that fills a queue until it is told to stop."""
@@ -53,7 +55,10 @@ def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Genera
     del source
     try:
         while True:
-            good, value = thread.results.get()
+            try:  # without a limit no exception could reach a thread that waits here
+                good, value = thread.results.get(timeout=PATIENCE)
+            except Empty:
+                continue
             if not good:
                 if value is None:
                     return

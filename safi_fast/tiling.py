@@ -84,7 +84,7 @@ def spans(length: int, count: int, halo: int) -> tuple[Span, ...]:
 
 def grid_for(height: int, width: int, halo: int, fits: Callable[[int, int], bool]) -> Grid | None:
     """The grid with least work whose windows (height, width) fit; None where no window that is more halo than core does."""
-    counts = [range(1, max(1, length // (2 * halo)) + 1) for length in (height, width)]
+    counts = [range(1, max(1, length // max(1, 2 * halo)) + 1) for length in (height, width)]
     best = None
     for rows in counts[0]:
         for columns in counts[1]:

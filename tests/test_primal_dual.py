@@ -323,7 +323,7 @@ def test_problem_solved_from_the_start():
         state = problem.state()
         state = PrimalDual(
             state.workspace, Measurements([problem.operators[0]], 0 * problem.y[None]), np.array([STRENGTH]),
-            state.squared_norm, CHANNELS, state.x, problem.box,
+            squared_norm(problem.engine, *problem.shape), CHANNELS, state.x, problem.box,
         )  # fmt: skip
         found = state.run(ONE, 1e-3, 300, 5)
         assert (found.objective[0], found.gap[0], found.residual[0]) == (0, 0, 0)
@@ -347,6 +347,6 @@ def test_step_sizes_use_their_whole_bound(hidden):
     problem = PROBLEMS["mri, box"]
     state = problem.state(hidden=hidden)
     norm = problem.operators[0].norm ** 2 if hidden else 1.0
-    whole = state.sigma * state.squared_norm + state.extra_sigma * norm
+    whole = state.sigma * squared_norm(problem.engine, *problem.shape) + state.extra_sigma * norm
     np.testing.assert_allclose(state.tau * whole, 1, rtol=1e-6)
     np.testing.assert_allclose(state.workspace.step_size, state.sigma, rtol=1e-6)

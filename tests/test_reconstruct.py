@@ -760,3 +760,16 @@ def test_a_batch_that_is_solved_in_parts_is_the_same(name, monkeypatch):
     assert len(counts) == 3
     assert_same(parts, whole)
     assert_same(solver().reconstruct_batch(stack, [operator] * 3, box=box_of(operator), **options), whole)
+
+
+def test_nothing_is_converged_before_a_mask():
+    """However large tol is: the first change that counts is the one from one mask to the next."""
+    operator = OPERATORS["identity"]
+    solution = run(operator, tol=1.0, max_outer=4, return_masks=True)
+    assert (solution.status, solution.outer_iterations) == ("converged", 2)
+    assert solution.masks.min() < 1
+
+
+def test_an_infinite_box_is_refused():
+    with pytest.raises(InputError, match=r"box is \(0\.0, inf\); expected two finite numbers"):
+        run(OPERATORS["identity"], box=(0.0, np.inf))

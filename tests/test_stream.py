@@ -166,6 +166,20 @@ time.sleep({pause})
 """
 
 
+BLOCKED = """
+import threading, numpy as np, safi_fast
+def source():
+    yield np.full((32, 32), 0.5, np.float32)
+    threading.Event().wait()
+results = safi_fast.Solver().denoise_batch(source(), sigma=0.1)
+next(results)
+"""
+
+
+def test_a_source_that_blocks_does_not_keep_the_process():
+    subprocess.run([sys.executable, "-c", BLOCKED], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("pause", [0, 1], ids=["while it solves", "while it waits for room"])
 def test_a_stream_that_is_left_open_does_not_keep_the_process(pause):
     subprocess.run([sys.executable, "-c", LEFT_OPEN.format(pause=pause)], check=True, timeout=60)

@@ -72,9 +72,7 @@ class Move:
 
 
 class DataTerm(Protocol):
-    """See the module. has_multiplier: whether the other dual variable is p, that of the residual."""
-
-    has_multiplier: bool
+    """See the module."""
 
     def start(self, x: Array) -> Array:
         """The other dual variable at the start, for all images."""
@@ -111,8 +109,6 @@ def clip(x: Array, box: Box | None) -> Array:
 
 class DiagonalData:
     """Exact: (1 + tau H^T H)^-1 by Fourier multipliers; v is the dual variable of the box (none without a box)."""
-
-    has_multiplier = False
 
     def __init__(self, measurements: Measurements, box: Box | None):
         self.measurements, self.box = measurements, box
@@ -160,8 +156,6 @@ class DiagonalData:
 
 class DualData:
     """Any H: p is the dual variable of the residual."""
-
-    has_multiplier = True
 
     def __init__(self, measurements: Measurements, box: Box | None):
         self.measurements, self.box = measurements, box

@@ -1,6 +1,6 @@
 """The inner loops: accelerated projected gradient on the dual of one convex problem, image by image.
 
-u <- clip(v + (M . W x(v)) / L, -lambda, lambda),   v <- u + momentum (u - u_old),   x(v) = clip(y - W^T(M . v))
+u <- clip(v + step M . W x(v), -lambda, lambda),   v <- u + momentum (u - u_old),   x(v) = clip(y - W^T(M . v))
 """
 
 from __future__ import annotations

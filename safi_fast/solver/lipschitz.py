@@ -1,4 +1,4 @@
-"""||W||^2 at the size of the image: the step length of the dual iteration is its inverse.
+"""||W||^2 at the size of the image: the step sizes of the dual iterations are in units of its inverse.
 
 Lanczos on W^T W with a seeded start. Its estimates grow from below; after STEPS of them they lie within 1 % of the largest eigenvalue, which
 SAFETY covers (tests/test_kernels_cpu.py compares with a long power iteration). Fourier bounds of the filters do not hold for

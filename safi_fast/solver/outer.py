@@ -149,7 +149,7 @@ def converged(problem: Problem, plan: Plan, callback: Callback | None = None) ->
 
 
 def gap(problem: Problem, plan: Plan, callback: Callback | None = None) -> Account:
-    """Until relative gap and outer change are both at most plan.tolerance; images that are done stay as they are.
+    """Until relative gap (but for float32 rounding) and change from one mask to the next are both at most plan.tolerance.
 
     u and FISTA's t live on under the next mask: the problem changes little, and restarts catch a momentum that leads astray.
     """
@@ -161,14 +161,17 @@ def gap(problem: Problem, plan: Plan, callback: Callback | None = None) -> Accou
             workspace.collapse_momentum(account.active)
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.refresh(account.active)
-        tolerance = max(plan.tolerance, FIRST_GAP * GAP_DECAY**outer)
+        last = outer == plan.outer - 1
+        tolerance = plan.tolerance if last else max(plan.tolerance, FIRST_GAP * GAP_DECAY**outer)
         result = run_to_gap(workspace, account.active, problem.strength, problem.rounding, tolerance, plan.inner, t)
         proceed = account.close_step(workspace, result)
         images = account.active
         done = result.met & (
             (account.certificate.relative_gap[images] <= plan.tolerance) | (tolerance == plan.tolerance)
         )
-        done &= account.outer_residual[images] <= plan.tolerance
+        done &= (account.outer_residual[images] <= plan.tolerance) & (
+            outer > 0
+        )  # before, there is no mask to compare with
         account.status[images[done]] = CONVERGED
         account.active = images[~done]
         if not proceed or not len(account.active):

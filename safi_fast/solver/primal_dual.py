@@ -83,7 +83,6 @@ class PrimalDual:
         box: Box | None,
     ):
         self.workspace, self.measurements, self.strength, self.box = workspace, measurements, strength, box
-        self.squared_norm = squared_norm
         everyone = np.arange(len(x))
         self.size_of_back = np.sqrt(squares(measurements.adjoint(measurements.y, everyone)))
         # below these f is float32 rounding: of the data, and times ||x|| of W x (as in outer.Problem.rounding)

@@ -93,9 +93,10 @@ def solve(
                 report.outer_residual.copy(),
             )
         )
-        done = (report.certificate[active] <= limits.tolerance) & (
-            report.outer_residual[active] <= limits.outer_tolerance
-        )
+        settled = (report.outer_residual[active] <= limits.outer_tolerance) & (
+            outer > 0
+        )  # there is no change of mask before
+        done = (report.certificate[active] <= limits.tolerance) & settled
         report.status[active[done]] = CONVERGED
         proceed = _report(callback, OuterState(outer, active.copy(), report.history[-1], before.copy))
         active = active[~done]

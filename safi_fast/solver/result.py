@@ -15,7 +15,7 @@ MAX_ITERATIONS = "max_iterations"
 STOPPED = "stopped"
 
 STATUS_MESSAGES = {
-    CONVERGED: "The stopping rule was met: relative gap and outer change (gap), or the published rules (converged).",
+    CONVERGED: "The stopping rule was met: relative gap and outer change (gap, reconstruct), or the published rules (converged).",
     COMPLETED: "The fixed number of steps was done; `unrolled` has no stopping rule.",
     MAX_ITERATIONS: "The limit of steps was reached before the stopping rule was met.",
     STOPPED: "The callback raised StopIteration.",

@@ -216,5 +216,5 @@ def test_shapes_that_have_no_estimate(shape, options, message, solvers):
 
 
 def test_a_stack_whose_results_alone_exceed_the_limit_is_refused(solvers):
-    with pytest.raises(InputError, match="max_memory is 6e.08 bytes, but 1000 image"):
+    with pytest.raises(InputError, match=r"max_memory is 6e.08 bytes, but 1000 image"):
         solvers["mmr-gray"].estimate_memory((1000, 256, 256), max_memory=600e6)

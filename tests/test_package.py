@@ -165,7 +165,7 @@ def test_the_sources_are_found():
         ("backend", ["errors", "model", "bindings"]),  # bindings by name, when a backend is chosen
         ("weights", ["errors", "model", "atomic"]),
         ("models", ["errors", "model", "weights"]),
-        ("inverse", ["arrays", "backend", "errors", "model", "operators", "solver"]),
+        ("inverse", ["arrays", "backend", "errors", "memory", "model", "operators", "solver"]),
         ("tiling", ["model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("stream", ["arrays", "errors"]),

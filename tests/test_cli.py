@@ -336,7 +336,8 @@ class TestStreams:
 
 
 TERMINATED_WRITE = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 from types import SimpleNamespace
 import safi_fast.cli.session as sessions
 from safi_fast.cli.main import main

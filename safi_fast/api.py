@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from os import PathLike
 from typing import Any
@@ -29,7 +29,7 @@ from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
 from .solver.lipschitz import squared_norm
-from .solver.result import CONVERGED, OuterState, Solution, per_image
+from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
 from .stream import stream
 from .tiling import Grid
 
@@ -110,7 +110,7 @@ def estimate_memory(
     """Bytes that `denoise` of an image of `shape` and `dtype` takes at its peak, in addition to a solver that is ready.
 
     shape, channel_axis, model, max_memory, backend: as for `denoise`. The image itself is not counted, its result is. On the CPU the
-    estimate lies within 15 % from 256 x 256 on of what is measured, on a GPU it is rough. What is there before, Numba and the weights, is 140 to 170 MB.
+    estimate lies within 15 % from 256 x 256 on of what is measured, on a GPU it is rough. What is there before, Numba and the weights, is 140 to 220 MB.
     Raises InputError, ModelError, BackendError.
     """
     solver = _solver(_resolve(model), backend, None, os.getpid())
@@ -658,17 +658,9 @@ def _solution(parts: list[_Part], images: _Images) -> Solution:
 
 
 def _history(parts: list[_Part], single: bool) -> tuple[Any, ...]:
-    """The records of all parts, image after image; a part that needed fewer outer steps repeats its last record with 0 steps."""
-    length = max(len(account.history) for account, _, _ in parts)
-    records = []
-    for number in range(length):
-        rows = []
-        for account, _, _ in parts:
-            record = account.history[min(number, len(account.history) - 1)]
-            if number >= len(account.history):
-                record = replace(record, inner_iterations=np.zeros_like(record.inner_iterations))
-            rows.append(record)
-        fields = ("inner_iterations", "relative_gap", "objective", "outer_residual")
-        joined = {key: np.concatenate([getattr(row, key) for row in rows]) for key in fields}
-        records.append(replace(rows[0], **{key: per_image(values, single) for key, values in joined.items()}))
-    return tuple(records)
+    """The records of all parts, image after image."""
+    records = joined_history([account.history for account, _, _ in parts])
+    return tuple(
+        OuterRecord(**{f.name: per_image(getattr(record, f.name), single) for f in fields(OuterRecord)})
+        for record in records
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..backend import Active, FloatArray
 from .data_term import Array, squares
 from .primal_dual import PrimalDual
-from .result import CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState
+from .result import CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState, joined_history
 
 FloatVector = NDArray[np.float64]
 
@@ -111,18 +111,9 @@ def joined(reports: Sequence[Report]) -> Report:
     """One report of the images of all, in order; images that needed fewer outer steps repeat their last record with 0 steps."""
     if len(reports) == 1:
         return reports[0]
-    history = []
-    for number in range(max(len(report.history) for report in reports)):
-        rows = [report.history[min(number, len(report.history) - 1)] for report in reports]
-        rows = [
-            row if number < len(report.history) else replace(row, inner_iterations=np.zeros_like(row.inner_iterations))
-            for row, report in zip(rows, reports, strict=True)
-        ]
-        values = {f.name: np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(OuterRecord)}
-        history.append(OuterRecord(**values))
     names = [f.name for f in fields(Report) if f.name != "history"]
     whole = {name: np.concatenate([getattr(report, name) for report in reports]) for name in names}
-    return Report(**whole, history=history)
+    return Report(**whole, history=joined_history([report.history for report in reports]))
 
 
 def _tolerances(limits: Limits, outer: int, changes: FloatVector) -> FloatVector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,6 +43,21 @@ class OuterRecord:
     relative_gap: PerImage
     objective: PerImage
     outer_residual: PerImage
+
+
+def joined_history(histories: Sequence[Sequence[OuterRecord]]) -> list[OuterRecord]:
+    """One history of batches that were solved one after the other; one that made fewer outer steps repeats its last record with 0 steps."""
+    joined = []
+    for number in range(max(map(len, histories))):
+        rows = []
+        for history in histories:
+            row = history[min(number, len(history) - 1)]
+            if number >= len(history):
+                row = replace(row, inner_iterations=np.zeros_like(row.inner_iterations))
+            rows.append(row)
+        values = {f.name: np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(OuterRecord)}
+        joined.append(OuterRecord(**values))
+    return joined
 
 
 @dataclass(frozen=True)

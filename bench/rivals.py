@@ -205,9 +205,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         ours = row["method"].startswith(("safi", "mmr", "MMR weights"))
         color = "tab:red" if row["method"].startswith("safi") else "tab:orange" if ours else "tab:blue"
         axes.plot(row["seconds"], row["psnr"], "o" if ours else "s", color=color, markersize=8)
-        axes.annotate(
-            row["method"], (row["seconds"], row["psnr"]), xytext=(6, 5), textcoords="offset points", fontsize=8
+        left = any(
+            1 < other["seconds"] / row["seconds"] < 3 and abs(other["psnr"] - row["psnr"]) < 0.1 for other in rows
         )
+        axes.annotate(
+            row["method"], (row["seconds"], row["psnr"]), xytext=(-7 if left else 7, -3), textcoords="offset points",
+            fontsize=8, ha="right" if left else "left",
+        )  # fmt: skip
     ladder = sorted((r["seconds"], r["psnr"]) for r in rows if r["method"].startswith("safi-gray "))
     axes.plot(*zip(*ladder, strict=True), "-", color="tab:red", alpha=0.5)
     axes.set(xscale="log", xlabel="seconds per image, 2 CPU cores", ylabel="PSNR in dB")

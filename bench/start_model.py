@@ -4,8 +4,9 @@ python bench/start_model.py --filters-of safi-gray --channels 32 --output start.
 python bench/start_model.py --filters-of safi-gray --channels 64 --mask-layers 2 --output start.safetensors
 python bench/start_model.py --filters-of safi-gray --channels 32 --family mmr --sigma 25 --output start.safetensors
 
---family safi keeps the mask layers of the chosen channels: the first and the last with --mask-layers 2, and with 4 a 3 x 3 layer that
-changes nothing is put before the last; --family mmr, which is for one noise level, has a mask that falls with the local filter response. Nothing is fitted.
+--family safi keeps the mask layers of the chosen channels: the first and the last with --mask-layers 2; with 4 a 3 x 3 layer that
+changes nothing is put before the last. With 1 only the first is left, and a 1 x 1 layer that changes nothing follows it, since a file has two
+or more: train with --fixed convolutions.1 splines.1, so that it stays so. --family mmr, which is for one noise level, has a mask that falls with the local filter response. Nothing is fitted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safi_fast.weights import save_model
 KNOTS = 21
 SMOOTHING = 7  # side in pixels of both layers of G
 REACH = 1.2  # the mask has fallen to 0 where the smoothed response is this many times the noise in it
-LAYERS = {2: (0, 2), 3: (0, 1, 2)}
+LAYERS = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}
 
 Filters = NDArray[np.float64]
 
@@ -46,12 +47,13 @@ def safi_model(source: Model, channels: int, layers: int) -> Model:
     convolutions = [mask.convolutions[i][chosen][:, chosen if i else [0]] for i in kept]
     splines = [mask.splines[i][chosen] for i in kept]
     dilations = [mask.dilations[i] for i in kept]
-    if layers == 4:
-        same = np.zeros((channels, channels, 3, 3), np.float32)
-        same[range(channels), range(channels), 1, 1] = 1
-        convolutions.insert(2, same)
-        splines.insert(2, np.linspace(-1, 1, splines[0].shape[1], dtype=np.float32)[None].repeat(channels, 0))
-        dilations.insert(2, 1)
+    if layers in (1, 4):
+        place, side = (1, 1) if layers == 1 else (2, 3)
+        same = np.zeros((channels, channels, side, side), np.float32)
+        same[range(channels), range(channels), side // 2, side // 2] = 1
+        convolutions.insert(place, same)
+        splines.insert(place, np.linspace(-1, 1, splines[0].shape[1], dtype=np.float32)[None].repeat(channels, 0))
+        dilations.insert(place, 1)
     part = SafiMask(
         tuple(convolutions), tuple(dilations), tuple(splines), mask.gain[:, chosen], mask.bias[:, chosen], mask.boundary
     )
@@ -80,7 +82,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--filters-of", required=True, metavar="NAME|PATH")
     parser.add_argument("--family", choices=("safi", "mmr"), default="safi")
     parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--mask-layers", type=int, choices=(2, 3, 4), default=3)
+    parser.add_argument("--mask-layers", type=int, choices=(1, 2, 3, 4), default=3)
     parser.add_argument("--sigma", type=float, default=25.0, metavar="S", help="noise level of an mmr model")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.safetensors")
     args = parser.parse_args(words)

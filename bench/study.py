@@ -7,6 +7,7 @@
     python bench/study.py updates     --data SET12 --sigma 25    no mask, one update, five, ten
     python bench/study.py starts      --data SET12 --sigma 25    where the outer iteration ends from other starts
     python bench/study.py real        --data MICRO               microscopy pairs, PSNR after an affine fit
+    python bench/study.py color       --sigma 25                 photographs of scikit-image, as luma and chroma, by channel, and BM3D
 
 Common arguments: --model NAME|PATH, --limit N, --crop SIDE, --output FILE.json. Noise and PSNR are those of `safi-fast evaluate`.
 """
@@ -45,6 +46,7 @@ SCHEDULES = (
     (3, 4),
 )
 UPDATES = (0, 1, 5, 10)
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 CROP = 96  # pixels; of the crops that `updates` tunes lambda on
 FAIR_STEPS = 40  # inner steps of an outer step in `updates`: enough that more updates do not merely mean more steps
 REAL_PAIRS = (
@@ -170,6 +172,26 @@ def real(args: argparse.Namespace, solver: Solver) -> list[dict[str, Any]]:
     return rows
 
 
+def color(args: argparse.Namespace, solver: Solver) -> list[dict[str, Any]]:
+    """PSNR over all channels of the colour photographs that come with scikit-image, their middle 256 x 256 pixels."""
+    from bm3d import bm3d_rgb
+    from skimage import data
+
+    rows: list[dict[str, Any]] = []
+    for index, name in enumerate(PHOTOGRAPHS):
+        photograph = getattr(data, name)().astype(np.float32) / 255
+        x = np.dstack([images.centre(photograph[..., channel], 256) for channel in range(3)])
+        y = images.add_noise(x, args.sigma / 255, 0, index)
+        found = {
+            mode: psnr(x, solver.denoise(y, args.sigma / 255, channel_axis=-1, color=mode).clip(0, 1))
+            for mode in ("luma-chroma", "separate")
+        }
+        rival = bm3d_rgb(y.astype(np.float64), args.sigma / 255).clip(0, 1)
+        rows.append({"image": name, "noisy": psnr(x, y), **found, "bm3d_rgb": psnr(x, rival)})
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "image"}
+    return [*rows, {"image": "mean", **means}]
+
+
 def fitted_psnr(reference: np.ndarray, image: np.ndarray) -> float:
     """PSNR in dB of the a image + b that comes nearest to the reference (least squares), peak 1."""
     design = np.column_stack([image.ravel().astype(np.float64), np.ones(image.size)])
@@ -177,14 +199,16 @@ def fitted_psnr(reference: np.ndarray, image: np.ndarray) -> float:
     return psnr(reference, fit.reshape(reference.shape))
 
 
-COMMANDS = {function.__name__: function for function in (bm3d, seeds, schedules, convergence, updates, starts, real)}
+COMMANDS = {
+    function.__name__: function for function in (bm3d, seeds, schedules, convergence, updates, starts, real, color)
+}
 
 
 def main(words: list[str] | None = None) -> None:
     """One study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=COMMANDS)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="needed by all but `color`")
     parser.add_argument("--sigma", type=float, default=25.0, metavar="S")
     parser.add_argument("--model", default=None, metavar="NAME|PATH")
     parser.add_argument("--limit", type=int, metavar="N")
@@ -192,6 +216,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--outer", type=int, default=40, metavar="N", help="of `starts`: outer steps (default: 40)")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args(words)
+    if args.data is None and args.study != "color":
+        parser.error(f"{args.study} needs --data")
     solver = Solver(args.model, backend="cpu")
     rows = COMMANDS[args.study](args, solver)
     images.report(rows, args.output, **images.identity(solver.model))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import color as colors
 from . import inverse, memory
 from .arrays import (
     ArrayKind,
@@ -51,6 +52,7 @@ def denoise(
     model: Model | str | PathLike[str] | None = None,
     data_range: float | None = None,
     channel_axis: int | None = None,
+    color: str | None = None,
     schedule: str | None = None,
     box: tuple[float, float] | None = (0.0, 1.0),
     strength: Any = None,
@@ -71,10 +73,13 @@ def denoise(
     sigma: standard deviation of the noise, in the units of the image; a number, or one per image (B,).
     model: a Model, the name of a shipped one (`list_models`) or a path to a weights file; None: "safi-gray".
     data_range: the value of white; by default 255 for uint8, 65535 for uint16, 1.0 for floating point.
-    channel_axis: axis of colour channels, denoised one by one; None for grey.
+    channel_axis: axis of colour channels; None for grey.
+    color: "luma-chroma": three channels, taken for red, green and blue with noise of one strength, are denoised as one plane of luma
+        and two of chroma, which keeps more detail; "separate": each channel for itself; None: the first for three channels. What a
+        Solution or a callback says of luma and chroma (steps, gaps, masks, images) is said of these planes.
     schedule: "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative duality
         gap of `tol`); None: what the model was trained for.
-    box: bounds of the solution as a share of data_range; None for none.
+    box: bounds of the solution as a share of data_range; None for none. Luma and chroma have none; the colours are clipped in the end.
     strength: lambda in the units of the image, a number or one per image, instead of the model's.
     lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image.
     max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
@@ -92,7 +97,7 @@ def denoise(
     """
     solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(
-        image, sigma, data_range=data_range, channel_axis=channel_axis, schedule=schedule, box=box, strength=strength,
+        image, sigma, data_range=data_range, channel_axis=channel_axis, color=color, schedule=schedule, box=box, strength=strength,
         lipschitz=lipschitz, max_outer=max_outer, max_inner=max_inner, tol=tol, max_memory=max_memory, callback=callback,
         return_solution=return_solution,
     )  # fmt: skip
@@ -219,6 +224,7 @@ class Solver:
         *,
         data_range: float | None = None,
         channel_axis: int | None = None,
+        color: str | None = None,
         schedule: str | None = None,
         box: tuple[float, float] | None = (0.0, 1.0),
         strength: Any = None,
@@ -242,6 +248,8 @@ class Solver:
             limits = (-np.inf, np.inf) if box is None else _box(box)
             if data_range is None and limits == (0.0, 1.0):
                 check_unit_range("image", images.stack, float(settings.sigma.max()))
+            if colors.mixes(color, images.channels):
+                images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
             whole = callback is not None
             if whole and len(images.stack) > memory.MAX_BATCH:
                 raise InputError(
@@ -483,6 +491,9 @@ class _Images:
     scale: float
     shape: tuple[int, ...]
     channel_axis: int | None
+    color_limits: tuple[float, float] | None = (
+        None  # the stack is luma and chroma, and the colours are clipped to these
+    )
 
     @classmethod
     def of(
@@ -523,8 +534,19 @@ class _Images:
         """Whether the caller gave one grey image, not a stack."""
         return len(self.shape) == 2
 
+    @property
+    def channels(self) -> int | None:
+        """Of a colour image; None for grey."""
+        return None if self.channel_axis is None else self.shape[self.channel_axis]
+
+    def in_luma_chroma(self, limits: tuple[float, float]) -> _Images:
+        """These as luma and chroma; `restore` clips the colours to `limits`."""
+        return replace(self, stack=colors.to_luma_chroma(self.kind.module, self.stack), color_limits=limits)
+
     def restore(self, stack: Any) -> Any:
         """A stack of results (of kind.module) in the caller's shape, range and library."""
+        if self.color_limits is not None:
+            stack = colors.to_rgb(self.kind.module, stack, self.color_limits)
         values = stack.astype(self.dtype) * self.dtype.type(self.scale)
         if self.channel_axis is None:
             return self.kind.wrap(values.reshape(self.shape))
@@ -569,7 +591,7 @@ class _Settings:
 
     def __init__(self, model: Model, images: _Images, sigma: Any, strength: Any, schedule: str):
         count = len(images.stack)
-        repeat = 1 if images.channel_axis is None else images.shape[images.channel_axis]
+        repeat = images.channels or 1
         batch = count // repeat
         self.sigma = positive_per_image("sigma", sigma, batch).repeat(repeat) / images.scale
         levels = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(self.sigma)}

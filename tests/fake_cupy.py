@@ -89,6 +89,9 @@ class FakeArray:
     def __add__(self, other):
         return self._with(operator.add, other)
 
+    def __sub__(self, other):
+        return self._with(operator.sub, other)
+
     def __mul__(self, other):
         return self._with(operator.mul, other)
 
@@ -229,6 +232,13 @@ class FakeCupy(ModuleType):
 
     def moveaxis(self, values, source, target):
         return values._view(np.moveaxis(values.host, source, target))
+
+    def matmul(self, left, right):
+        assert isinstance(left, FakeArray)
+        return left._with(np.matmul, right)
+
+    def clip(self, values, low, high):
+        return values._new(np.clip(values.host, low, high))
 
     def concatenate(self, arrays):
         assert all(isinstance(array, FakeArray) for array in arrays)

@@ -56,12 +56,12 @@ def test_shapes(shape):
 
 @pytest.mark.parametrize(("dimensions", "axis"), [(3, -1), (3, 0), (3, 1), (4, -1), (4, 0), (4, 1), (4, -3)])
 def test_channel_axis(dimensions, axis):
-    """Channels are denoised one by one, wherever their axis is; sigma and strength may be given per image."""
+    """Channels are denoised one by one where asked for, wherever their axis is; sigma and strength may be given per image."""
     batch, channels = (1 if dimensions == 3 else 2), 3
     planes, several = picture(batch, channels, 18, 21), Solver(random_model(levels=(15 / 255, 35 / 255)))
     sigma, strength = np.array([20, 30][:batch]) / 255, 0.03 * np.arange(1, batch + 1)
     image = np.moveaxis(planes if dimensions == 4 else planes[0], -3, axis)
-    result = several.denoise(image, sigma, strength=strength, channel_axis=axis, **QUICK)
+    result = several.denoise(image, sigma, strength=strength, channel_axis=axis, color="separate", **QUICK)
     assert result.shape == image.shape
     assert result.flags.c_contiguous
     back = np.moveaxis(result, axis, -3).reshape(planes.shape)

@@ -128,9 +128,12 @@ class TestDenoise:
     def test_options_reach_the_solver(self, tmp_path, solver):
         save(tmp_path / "a.png", RNG.integers(0, 256, (H, W, 3), dtype=np.uint8))
         options = ("--schedule", "gap", "--strength", 0.5, "--max-outer", 3, "--max-inner", 7, "--tol", 1e-3)
+        options += ("--color", "separate")
         assert denoise(tmp_path / "a.png", "-o", tmp_path / "out.png", *options) == 0
         expected = {"schedule": "gap", "strength": 0.5 * 255, "max_outer": 3, "max_inner": 7, "tol": 1e-3}
-        assert solver.calls == [{"sigma": 25.0, "data_range": 255.0, "channel_axis": -1, **expected}]
+        assert solver.calls == [
+            {"sigma": 25.0, "data_range": 255.0, "channel_axis": -1, "color": "separate", **expected}
+        ]
 
     def test_a_second_run_does_only_what_is_missing(self, tmp_path, solver, folder, capsys):
         out = tmp_path / "out"

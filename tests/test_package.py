@@ -162,6 +162,7 @@ def test_the_sources_are_found():
         ("errors", []),
         ("model", ["errors"]),
         ("arrays", ["errors"]),
+        ("color", ["errors"]),
         ("backend", ["errors", "model", "bindings"]),  # bindings by name, when a backend is chosen
         ("weights", ["errors", "model", "atomic"]),
         ("models", ["errors", "model", "weights"]),
@@ -169,7 +170,22 @@ def test_the_sources_are_found():
         ("tiling", ["model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("stream", ["arrays", "errors"]),
-        ("api", ["arrays", "backend", "errors", "model", "models", "solver", "inverse", "memory", "stream", "tiling"]),
+        (
+            "api",
+            [
+                "arrays",
+                "backend",
+                "color",
+                "errors",
+                "model",
+                "models",
+                "solver",
+                "inverse",
+                "memory",
+                "stream",
+                "tiling",
+            ],
+        ),
         ("startup", ["api", "model", "models", "operators"]),
     ],
 )

@@ -155,6 +155,15 @@ def test_a_release_has_the_scores_of_its_own_weights_only(solver):
             release.released(tuned, "bad", **facts, evaluations=[wrong])
 
 
+@pytest.mark.parametrize(("layers", "sides"), [(1, [5, 1]), (2, [5, 3]), (3, [5, 3, 3]), (4, [5, 3, 3, 3])])
+def test_the_start_of_safi_training_has_the_mask_layers_asked_for(layers, sides):
+    source = random_model(channels=6, boundary="symmetric", composed=True, levels=(5 / 255, 50 / 255))
+    model = start_model.safi_model(source, 4, layers)
+    assert [v.shape[-1] for v in model.mask.convolutions] == sides
+    image = np.random.default_rng(0).random((40, 40), np.float32)
+    assert np.isfinite(Solver(model, backend="cpu").denoise(image, SIGMA / 255)).all()
+
+
 def test_the_start_of_mmr_training_denoises_already(folder):
     source = random_model(channels=6, boundary="symmetric", composed=True, levels=(5 / 255, 50 / 255))
     model = start_model.mmr_model(source, 4, 25 / 255)

@@ -109,6 +109,7 @@ def test_tiles_of_batches_colour_and_other_dtypes(boundary):
     for image, options in (
         (rng.random((2, 130, 70)), {}),
         ((255 * rng.random((130, 70, 3))).astype(np.uint8), {"channel_axis": -1}),
+        ((255 * rng.random((130, 70, 3))).astype(np.uint8), {"channel_axis": -1, "color": "separate"}),
     ):
         sigma = SIGMA * (255 if image.dtype == np.uint8 else 1)
         whole = solver.denoise(image, sigma, max_outer=2, max_inner=3, **options)

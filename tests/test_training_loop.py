@@ -186,6 +186,23 @@ def test_other_settings_cannot_be_resumed(images):
     Trainer.resume(state, images, dataclasses.replace(SMALL, steps=9, log_every=7))
     with pytest.raises(InputError, match="inner is 6, but the run to resume has 4"):
         Trainer.resume(state, images, dataclasses.replace(SMALL, inner=6))
+    del state["settings"]["fixed"]  # a run of before there was this setting
+    Trainer.resume(state, images, SMALL)
+    with pytest.raises(InputError, match=r"fixed is \['gain'\], but the run to resume has \[\]"):
+        Trainer.resume(state, images, dataclasses.replace(SMALL, fixed=("gain",)))
+
+
+def test_fixed_parameters_stay_as_they_are(images):
+    one = trainer(images, dataclasses.replace(SMALL, fixed=("convolutions.1",)))
+    before = weights(one)
+    for step in range(3):
+        one.step(step / 4)
+    after = weights(one)
+    torch.testing.assert_close(after["convolutions.1"], before["convolutions.1"], rtol=0, atol=0)
+    torch.testing.assert_close(one.averaged.state_dict()["convolutions.1"], before["convolutions.1"], rtol=0, atol=0)
+    assert not torch.equal(after["convolutions.0"], before["convolutions.0"])
+    with pytest.raises(InputError, match=r"fixed has .V2.; expected names among .*convolutions\.1"):
+        trainer(images, dataclasses.replace(SMALL, fixed=("V2",)))
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..color import MODES
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, size, solver_options
@@ -49,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="R",
         help="value of white (default: 255 or 65535 for 8 or 16 bits, 1 for floats); sigma is scaled with it",
+    )
+    parser.add_argument(
+        "--color",
+        choices=MODES,
+        help="colour images as luma and chroma (default), or each channel for itself",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist instead of skipping them")
     parser.add_argument(
@@ -145,6 +151,8 @@ def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Name
     options = solver_options(args)
     if args.max_memory is not None:
         options["max_memory"] = args.max_memory
+    if file.channel_axis is not None:
+        options["color"] = args.color
     start = time.perf_counter()
     solution = session.denoise(file.array, args.sigma, data_range=data_range, channel_axis=file.channel_axis, **options)
     return _Solved(solution, replace(file, data_range=data_range), time.perf_counter() - start)

@@ -71,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--patch", type=count, default=72, metavar="P", help="their side in pixels (default: 72)")
     add("--pool", type=count, default=256, metavar="N", help="patches under way (default: 256)")
     add("--rate", type=positive, default=1.0, metavar="F", help="factor on all learning rates (default: 1)")
+    add(
+        "--fixed", nargs="*", default=(), metavar="NAME",
+        help="parameters that stay as they start, by their names in torch, like convolutions.1",
+    )  # fmt: skip
     add("--checkpoint-every", type=duration, default=300.0, metavar="T", help="time between checkpoints (default: 5m)")
     add("--validate-every", type=duration, default=600.0, metavar="T", help="time between validations (default: 10m)")
     add("--threads", type=count, metavar="N", help="processor threads (default: all)")
@@ -153,6 +157,7 @@ def _settings(args: argparse.Namespace, network: Any) -> "Settings":
         filter_rate=1e-3 * args.rate,
         strength_rate=3e-3 * args.rate,
         mask_rate=7e-4 * args.rate,
+        fixed=tuple(args.fixed),
         seed=args.seed,
         checkpoint_seconds=args.checkpoint_every,
         validation_seconds=args.validate_every,

@@ -1,6 +1,6 @@
 """What a training run is told, in one checked value."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import InputError
@@ -19,6 +19,7 @@ class Settings:
     schedule, so that the iteration stays good beyond it.
     filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they fall with a cosine to
     `last_rate` of that. average: the exponential average of the weights keeps this share at each step. clip: largest norm of a gradient.
+    fixed: parameters of the network (names as torch has them, like convolutions.1) that keep the values they start with.
     Raises InputError.
     """
 
@@ -40,6 +41,7 @@ class Settings:
     last_rate: float = 0.01
     average: float = 0.998
     clip: float = 10.0
+    fixed: tuple[str, ...] = ()
     seed: int = 0
     checkpoint_seconds: float = 300.0
     validation_seconds: float = 600.0
@@ -77,10 +79,12 @@ class Settings:
 
     def check_resumable(self, record: dict[str, Any]) -> None:
         """Raise InputError where a run with the settings `record` cannot go on with these."""
+        unsaid = {field.name: field.default for field in fields(self)}  # settings younger than the run
         for name, value in self.record().items():
-            if name not in MAY_CHANGE and _plain(record.get(name)) != _plain(value):
+            earlier = _plain(record.get(name, unsaid[name]))
+            if name not in MAY_CHANGE and earlier != _plain(value):
                 raise InputError(
-                    f"{name} is {_plain(value)}, but the run to resume has {_plain(record.get(name))}; "
+                    f"{name} is {_plain(value)}, but the run to resume has {earlier}; "
                     f"pass what it was started with, or train in another folder"
                 )
 

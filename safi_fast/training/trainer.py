@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import InputError
 from .data import Image, draw_patch
 from .filters import FilterOperator
 from .inner import DualState, dual_steps, momenta, primal, start, trained_steps
@@ -37,6 +38,7 @@ class Trainer:
         _keep_freed_memory()
         kernels.use_threads(torch.get_num_threads())
         self.network, self.images, self.settings = network, images, settings
+        _fix(network, settings.fixed)
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         self.pool = Pool(settings.pool, network.channels, settings.side)
         self.rng = np.random.default_rng(settings.seed)
@@ -127,6 +129,15 @@ class Trainer:
         with torch.no_grad():
             for mean, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
+
+
+def _fix(network: Network, names: Sequence[str]) -> None:
+    """Leave these parameters out of the training. Raises InputError for one that the network has not."""
+    parameters = dict(network.named_parameters())
+    for name in names:
+        if name not in parameters:
+            raise InputError(f"fixed has {name!r}; expected names among {', '.join(parameters)}")
+        parameters[name].requires_grad_(False)
 
 
 def _parameter_groups(network: Network, settings: Settings) -> list[dict[str, Any]]:

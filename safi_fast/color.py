@@ -32,11 +32,13 @@ def to_luma_chroma(xp: Any, stack: Any) -> Any:
     """Planes (3 B, H, W), red, green, blue of each image, as luma (range 0 to sqrt(3)) and two of chroma; xp: their array module."""
     colors = stack.reshape(-1, CHANNELS, stack.shape[1] * stack.shape[2])
     turned = xp.matmul(xp.asarray(AXES, stack.dtype), colors)
-    return (turned + xp.asarray(ORIGIN, stack.dtype)).reshape(stack.shape)
+    turned += xp.asarray(ORIGIN, stack.dtype)
+    return turned.reshape(stack.shape)
 
 
 def to_rgb(xp: Any, stack: Any, limits: tuple[float, float]) -> Any:
     """The inverse of `to_luma_chroma`, clipped to `limits`."""
     planes = stack.reshape(-1, CHANNELS, stack.shape[1] * stack.shape[2])
-    turned = xp.matmul(xp.asarray(AXES.T, stack.dtype), planes - xp.asarray(ORIGIN, stack.dtype))
-    return xp.clip(turned, *limits).reshape(stack.shape)
+    turned = xp.matmul(xp.asarray(AXES.T, stack.dtype), planes)
+    turned -= xp.asarray(AXES.T @ ORIGIN, stack.dtype)
+    return xp.clip(turned, *limits, out=turned).reshape(stack.shape)

@@ -378,9 +378,9 @@ class Solver:
     ) -> Iterator[Any]:
         """`denoise` for a stream of images of any shapes: an iterator over the results, in the order of the images.
 
-        Images are taken from `images` in one thread and solved in another, while the caller uses the result before: reading, solving
-        and writing overlap, and a callback is called in the second thread. Both threads start with the first `next` and stop when the
-        iterator is closed or dropped. At most read_ahead + 2 images and 3 results are alive at once. Every result is the one of
+        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another, while the caller uses the
+        result before: reading, solving and writing overlap, and a callback is called in the second thread. Both threads start with the
+        first `next` and stop when the iterator is closed or dropped. At most read_ahead + 2 images and 3 results are alive at once. Every result is the one of
         `denoise`, bit for bit.
 
         sigma, strength: a number, or an iterable with one for each image. read_ahead: images that wait to be solved.

@@ -219,6 +219,26 @@ def test_every_image_has_its_values():
     assert list(results) == [(1, 0.5, 3.0), (2, 0.25, 3.0)]
 
 
+def test_values_are_read_beside_their_images():
+    """In the thread that reads images, each after its image: one source may hold both."""
+    events = []
+
+    def source(name, values):
+        for value in values:
+            events.append((name, value, threading.get_ident()))
+            yield value
+
+    def solve(image, sigma):
+        solved.append(threading.get_ident())
+        return image, sigma
+
+    solved = []
+    assert list(stream(source("image", [1, 2]), {"sigma": source("sigma", [0.5, 0.25])}, solve, 1)) == [(1, 0.5), (2, 0.25)]
+    assert [event[:2] for event in events] == [("image", 1), ("sigma", 0.5), ("image", 2), ("sigma", 0.25)]
+    (reader,) = {thread for _, _, thread in events}
+    assert reader not in {*solved, threading.get_ident()}
+
+
 # -------------------------------------------------------------------------------------------------------------- threads
 
 

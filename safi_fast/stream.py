@@ -85,8 +85,7 @@ def stream(
 def _solved(
     images: Iterable[Any], settings: dict[str, Iterator[float]], solve: Callable[..., Item], read_ahead: int
 ) -> Iterator[Item]:
-    number = 0
-    for image, own in ahead(_with_settings(images, settings), read_ahead):
+    for number, (image, own) in enumerate(ahead(_with_settings(images, settings), read_ahead)):
         try:
             result = solve(image, **own)
         except InputError as error:
@@ -94,7 +93,6 @@ def _solved(
         del image
         yield result
         del result
-        number += 1
 
 
 def _with_settings(

@@ -233,7 +233,10 @@ def test_values_are_read_beside_their_images():
         return image, sigma
 
     solved = []
-    assert list(stream(source("image", [1, 2]), {"sigma": source("sigma", [0.5, 0.25])}, solve, 1)) == [(1, 0.5), (2, 0.25)]
+    assert list(stream(source("image", [1, 2]), {"sigma": source("sigma", [0.5, 0.25])}, solve, 1)) == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
     assert [event[:2] for event in events] == [("image", 1), ("sigma", 0.5), ("image", 2), ("sigma", 0.25)]
     (reader,) = {thread for _, _, thread in events}
     assert reader not in {*solved, threading.get_ident()}

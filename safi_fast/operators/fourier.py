@@ -6,6 +6,7 @@ import os
 from functools import cache
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
@@ -30,6 +31,11 @@ def centered_order(array: NDArray[Any]) -> NDArray[Any]:
     """The inverse of `fft_order`."""
     result: NDArray[Any] = fft.fftshift(array, axes=IMAGE_AXES)
     return result
+
+
+def opposite(array: NDArray[Any]) -> NDArray[Any]:
+    """What lies at frequency -k, for every k; FFT order."""
+    return np.roll(array[..., ::-1, ::-1], (1, 1), IMAGE_AXES)
 
 
 def forward(array: NDArray[Any], axes: tuple[int, ...] = IMAGE_AXES) -> NDArray[Any]:

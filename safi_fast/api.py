@@ -208,7 +208,7 @@ class Solver:
         """model, backend: as in `denoise`, except that the GPU is CuPy's current one.
 
         precision: of the products in the heavy convolutions on a GPU: "float32", or on tensor cores "tf32" or "bf16x3".
-        threads: of the CPU kernels; None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use
+        threads: of the CPU kernels and of the operators' Fourier transforms; None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use
             (docs/large-images.md). No effect on a GPU.
         Raises ModelError, InputError, BackendError.
         """

@@ -1,9 +1,8 @@
-"""Fourier transforms of the operators: SciPy's, in single precision, with as many threads as this process may use."""
+"""Fourier transforms of the operators: SciPy's, in single precision, on as many threads as the kernels."""
 
 from __future__ import annotations
 
-import os
-from functools import cache
+import importlib
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,9 @@ MOST_WORKERS = 8  # images of usual sizes do not gain from more
 IMAGE_AXES = (-2, -1)
 
 
-@cache
 def workers() -> int:
-    """Threads of a transform."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, allowed)
+    """Threads of a transform: within a solve those of the solver, see bindings/threads.py."""
+    return min(MOST_WORKERS, int(importlib.import_module("safi_fast.bindings.threads").threads_here()))
 
 
 def fft_order(array: NDArray[Any]) -> NDArray[Any]:

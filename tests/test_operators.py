@@ -94,6 +94,12 @@ def cases():
                 ),
             )
         yield (
+            f"mri-two-orders-{image}",
+            lambda shape, image=image: FourierMRI(
+                random_mask(*shape), mask_order="centered", kspace_order="fft", image=image
+            ),
+        )
+        yield (
             f"mri-lines-{image}",
             lambda shape, image=image: FourierMRI(lines(*shape), mask_order="centered", image=image),
         )

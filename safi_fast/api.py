@@ -148,8 +148,8 @@ def reconstruct(
     data_range: the value of white. Measurements are divided by it, the result is multiplied by it.
     box: bounds of the solution as a share of data_range; None for none, as complex images need it.
     x0: where to start, (H, W) or (B, H, W); by default one gradient step from zero.
-    max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (box) or relative optimality residual (no box)
-        at which an image is converged, once it changes by no more than three times that from one mask to the next.
+    max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (without a box: over a ball, see Solution) at
+        which an image is converged, once it changes by no more than three times that from one mask to the next.
     mask_of: for complex images, one mask of the magnitude, or one for each of real and imaginary part.
     callback: called with an OuterState after every outer step; may raise StopIteration.
 

@@ -108,14 +108,14 @@ class TestMri:
         assert record["data_range_rule"] == "99.9 % quantile of the zero-filled magnitude"
         assert (record["kspace_order"], record["layout"], record["box"]) == ("centered", "hw", None)
         (solved,) = record["solved"]
-        assert solved["certificate"] == "relative residual of optimality"
+        assert solved["certificate"] == "relative duality gap over a ball"
         assert (solved["solver_status"], solved["outer_iterations"]) == ("max_iterations", 2)
         assert len(solved["history"]) == 2
         assert solved["sampled_share"] == pytest.approx(LINES.mean())
         assert run("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH, "--overwrite") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "strength     0.001"
-        assert lines[1].endswith("or less: relative residual of optimality")
+        assert lines[1].endswith("or less: relative duality gap over a ball")
         assert "slices per minute, 1 of them without reaching the tolerance" in lines[2]
 
     def test_orders_and_masks(self, run, model):

@@ -337,7 +337,7 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
     seconds = time.perf_counter() - start
     advance(_max_outer(args) - seen)
     history = [(float(np.max(r.relative_gap)), float(np.max(r.outer_residual))) for r in solution.history]
-    certificate = "relative residual of optimality" if study.box is None else "relative duality gap"
+    certificate = "relative duality gap over a ball" if study.box is None else "relative duality gap"
     facts = {
         "slice": number,
         "seconds": seconds,

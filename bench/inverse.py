@@ -427,9 +427,7 @@ def main() -> None:
     parser.add_argument("--tv-steps", type=int, default=3000)
     parser.add_argument("--kernels", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--wcrr", action="store_true")
-    parser.add_argument(
-        "--cases", default="", help="only cases with this in their name; the file keeps all else"
-    )
+    parser.add_argument("--cases", default="", help="only cases with this in their name; the file keeps all else")
     args = parser.parse_args()
     if args.command == "tables":
         tables()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .device import Device
 from .launch import Launch, ceil_div
 from .module import source
+from .threads import on_threads
 
 FloatArray = NDArray[np.float32]
 
@@ -146,7 +147,7 @@ class CpuProjector:
         rows = np.empty(batch * height * (width + 2), np.float32)
         columns = np.empty(batch * width * (height + 2), np.float32)
         y = np.empty((batch, t.views, t.detectors), np.float32)
-        with self._lock:
+        with self._lock, on_threads(None):
             self._kernels.line_sums(_flat(x), rows, columns, geometry)
             self._kernels.project(
                 rows, columns, t.edges, t.coefficients, t.gains, t.major, y.reshape(-1), geometry
@@ -159,7 +160,7 @@ class CpuProjector:
         geometry = t.geometry(batch)
         sums = np.empty(batch * t.views * (t.detectors + 2), np.float32)
         x = np.empty((batch, *t.shape), np.float32)
-        with self._lock:
+        with self._lock, on_threads(None):
             self._kernels.view_sums(_flat(y), t.weights, sums, geometry)
             self._kernels.back_project(sums, t.coefficients, t.major, x.reshape(-1), geometry)
         return x
@@ -168,7 +169,7 @@ class CpuProjector:
         """(B, V, K) to (B, H, W): for filtered back projection."""
         t, geometry = self.tables, self.tables.geometry(len(y))
         x = np.empty((len(y), *t.shape), np.float32)
-        with self._lock:
+        with self._lock, on_threads(None):
             self._kernels.smear(
                 _flat(np.pad(y, ((0, 0), (0, 0), (1, 2)))), t.coefficients, t.major, x.reshape(-1), geometry
             )

@@ -1,22 +1,28 @@
-"""How many threads the CPU kernels use. Numba is imported on first use.
+"""How many threads the CPU kernels, and the Fourier transforms of operators, use. Numba is imported on first use.
 
 Without a request: what NUMBA_NUM_THREADS says, else OMP_NUM_THREADS (which Dask sets for its workers), else the CPUs that this process
 may use: those of its affinity mask, at most the quota of its control group. joblib's inner_max_num_threads sets these variables.
-A count set with numba.set_num_threads in the calling thread goes before all of that.
+A count set with numba.set_num_threads in the calling thread goes before all of that, unless it is Numba's whole pool: Numba does not
+tell whether that was set or is what a thread begins with.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from ..errors import InputError
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+
+_entered = threading.local()  # count: of the innermost `on_threads` that the thread is in
 
 
 def usable_cpus() -> int:
@@ -26,6 +32,7 @@ def usable_cpus() -> int:
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 
 
+@cache
 def cpu_quota(root: Path = CONTROL_GROUPS, membership: Path = MEMBERSHIP) -> float | None:
     """CPUs that the control groups of this process grant, the strictest of its ancestors; None without a limit.
 
@@ -89,17 +96,25 @@ def threads_to_use(asked: int | None) -> int:
             )
         return asked
     current = int(numba.get_num_threads())
-    return current if current != pool else min(pool, default_threads())
+    chosen = current != pool or current == getattr(_entered, "count", None)
+    return current if chosen else min(pool, default_threads())
+
+
+def threads_here() -> int:
+    """`threads_to_use(None)`, and the same without Numba where that is not loaded: for what is no kernel but computes beside them."""
+    return threads_to_use(None) if "numba" in sys.modules else default_threads()
 
 
 @contextmanager
 def on_threads(asked: int | None) -> Iterator[int]:
-    """In this context the calling thread launches its kernels on `threads_to_use(asked)` threads."""
+    """In this context the calling thread launches its kernels on `threads_to_use(asked)` threads; nested, without a request, on those it had."""
     import numba
 
-    count, before = threads_to_use(asked), numba.get_num_threads()
+    count, before, outside = threads_to_use(asked), numba.get_num_threads(), getattr(_entered, "count", None)
     numba.set_num_threads(count)
+    _entered.count = count
     try:
         yield count
     finally:
+        _entered.count = outside
         numba.set_num_threads(before)

@@ -153,8 +153,8 @@ def reconstruct(
     data_range: the value of white. Measurements are divided by it, the result is multiplied by it.
     box: bounds of the solution as a share of data_range; None for none, as complex images need it.
     x0: where to start, (H, W) or (B, H, W); by default one gradient step from zero.
-    max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (box) or relative optimality residual (no box)
-        at which an image is converged, once it changes by no more than three times that from one mask to the next.
+    max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (without a box: over a ball, see Solution) at
+        which an image is converged, once it changes by no more than three times that from one mask to the next.
     mask_of: for complex images, one mask of the magnitude, or one for each of real and imaginary part.
     callback: called with an OuterState after every outer step; may raise StopIteration.
 
@@ -175,18 +175,28 @@ def tune_strength(
     *,
     reference: Any = None,
     noise_std: float | None = None,
+    holdout: float | None = None,
+    seed: int = 0,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
     **options: Any,
 ) -> inverse.Tuning:
-    """The strength among `candidates` whose reconstruction is nearest to `reference`, or whose residual fits the noise.
+    """The strength among `candidates` that fits best: by a known image, by the noise, or by measurements that are left out.
 
-    reference: the true image (H, W) of this or of a similar measurement. noise_std: standard deviation of the noise of each real
-    number measured (discrepancy principle). options: as for `reconstruct`. All candidates are solved as one batch.
+    reference: the true image (H, W) of this or of a similar measurement: the reconstruction nearest to it.
+    noise_std: standard deviation of the noise of each real number measured: the residual that fits it (discrepancy principle).
+    holdout: share of the measurements, between 0 and 1, such as 0.1, that is left out of the reconstructions: the one that predicts
+        them best, in mean squared error. Nothing need be known, but the noise of what is left out must be independent of the rest, and
+        from a few hundred numbers the score is uncertain. Left out are whole views of CT, samples of FourierMRI and SenseMRI in all coils
+        at once (outside of the fully sampled square in the middle, up to a quarter of the smaller side; for real images with the sample of
+        the opposite frequency), known pixels of Mask, and single numbers of other operators. seed: of the draw.
+    options: as for `reconstruct`; with `holdout`, x0 should not come from what is left out. All candidates are solved as one batch.
     Returns a Tuning. Raises as `reconstruct`.
     """
     solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
-    return solver.tune_strength(measurement, operator, candidates, reference=reference, noise_std=noise_std, **options)
+    return solver.tune_strength(
+        measurement, operator, candidates, reference=reference, noise_std=noise_std, holdout=holdout, seed=seed, **options
+    )  # fmt: skip
 
 
 class Solver:
@@ -203,7 +213,7 @@ class Solver:
         """model, backend: as in `denoise`, except that the GPU is CuPy's current one.
 
         precision: of the products in the heavy convolutions on a GPU: "float32", or on tensor cores "tf32" or "bf16x3".
-        threads: of the CPU kernels; None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use
+        threads: of the CPU kernels and of the operators' Fourier transforms; None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use
             (docs/large-images.md). No effect on a GPU.
         Raises ModelError, InputError, BackendError.
         """
@@ -363,13 +373,16 @@ class Solver:
         *,
         reference: Any = None,
         noise_std: float | None = None,
+        holdout: float | None = None,
+        seed: int = 0,
         **options: Any,
     ) -> inverse.Tuning:
         """The strength among `candidates` that fits best; all are solved as one batch. See `safi_fast.tune_strength`."""
         strengths = positive_per_image("candidates", candidates, max(1, np.size(candidates)))
-        if (reference is None) == (noise_std is None):
+        if [reference is None, noise_std is None, holdout is None].count(False) != 1:
             raise InputError(
-                "pass either reference=... (a known image) or noise_std=... (of a measurement, per real number)"
+                "pass one of reference=... (a known image), noise_std=... (of a measurement, per real number) and holdout=... (a share of "
+                "the measurements)"
             )
         if noise_std is not None:
             noise_std = positive("noise_std", noise_std)
@@ -377,8 +390,9 @@ class Solver:
         y = inverse.check_single(only, measurement)
         if reference is not None:
             reference = inverse.check_image("reference", reference, only, [only.shape_in])
-        found = self.reconstruct(np.stack([y] * len(strengths)), only, strength=strengths, **options)
-        scores, by = inverse.score(found.image, only, y, reference, noise_std)
+        fitted, lost = (only, None) if holdout is None else inverse.hold_out(only, holdout, seed)
+        found = self.reconstruct(np.stack([y] * len(strengths)), fitted, strength=strengths, **options)
+        scores, by = inverse.score(found.image, only, y, reference=reference, noise_std=noise_std, lost=lost)
         return inverse.Tuning(float(strengths[np.argmin(scores)]), strengths, scores, by)
 
     def denoise_batch(
@@ -386,9 +400,9 @@ class Solver:
     ) -> Iterator[Any]:
         """`denoise` for a stream of images of any shapes: an iterator over the results, in the order of the images.
 
-        Images are taken from `images` in one thread and solved in another, while the caller uses the result before: reading, solving
-        and writing overlap, and a callback is called in the second thread. Both threads start with the first `next` and stop when the
-        iterator is closed or dropped. At most read_ahead + 2 images and 3 results are alive at once. Every result is the one of
+        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another, while the caller uses the
+        result before: reading, solving and writing overlap, and a callback is called in the second thread. Both threads start with the
+        first `next` and stop when the iterator is closed or dropped. At most read_ahead + 2 images and 3 results are alive at once. Every result is the one of
         `denoise`, bit for bit.
 
         sigma, strength: a number, or an iterable with one for each image. read_ahead: images that wait to be solved.

@@ -141,9 +141,10 @@ def _describe_cpu() -> BackendReport:
     try:
         importlib.import_module("safi_fast.bindings.cache").let_threads_sleep()
         numba = importlib.import_module("numba")
+        threads = importlib.import_module("safi_fast.bindings.threads").threads_here()
     except ImportError as error:
         return BackendReport("cpu", False, f"Numba cannot be imported ({error}); run: pip install numba")
-    return BackendReport("cpu", True, f"Numba {numba.__version__} on {numba.get_num_threads()} threads.")
+    return BackendReport("cpu", True, f"Numba {numba.__version__} on {threads} threads.")
 
 
 def _describe_cuda() -> BackendReport:

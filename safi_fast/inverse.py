@@ -17,6 +17,7 @@ from .model import Model
 from .operators import Operator as Operator
 from .operators import check_operator
 from .operators.base import finite, numbers
+from .operators.holdout import hold_out as hold_out
 from .solver import reconstruction
 from .solver.data_term import Box, Measurements, squares
 from .solver.lipschitz import squared_norm
@@ -256,8 +257,8 @@ def solution(
 class Tuning:
     """What `tune_strength` found: the best strength, and the score of each candidate (the lower the better).
 
-    by: "reference" (mean squared error) or "discrepancy" (| ||H x - y||^2 / (m noise_std^2) - 1 |, m the real numbers measured: those
-    that are not zero).
+    by: "reference" (mean squared error), "discrepancy" (| ||H x - y||^2 / (m noise_std^2) - 1 |, m the real numbers measured: those
+    that are not zero) or "holdout" (mean squared error of predicting the numbers that were left out).
     """
 
     strength: float
@@ -267,13 +268,21 @@ class Tuning:
 
 
 def score(
-    images: NDArray[Any], operator: Operator, y: NDArray[Any], reference: Any, noise_std: float | None
+    images: NDArray[Any],
+    operator: Operator,
+    y: NDArray[Any],
+    *,
+    reference: Any = None,
+    noise_std: float | None = None,
+    lost: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], str]:
-    """Scores of candidate images (n, H, W) by a reference, a real one by the magnitude, or by the discrepancy principle."""
+    """Scores of candidate images (n, H, W) by a reference, a real one by the magnitude; by the discrepancy principle; or by what was lost."""
     if reference is not None:
         shown = np.abs(images) if np.iscomplexobj(images) and not np.iscomplexobj(reference) else images
         return squares(shown - reference) / reference.size, "reference"
+    difference = operator.apply(images) - y
+    if lost is not None:
+        return squares(difference[:, lost]) / np.count_nonzero(lost), "holdout"
     assert noise_std is not None
-    residual = squares(operator.apply(images) - y)
     measured = max(1, int(np.count_nonzero(y))) * (2 if np.iscomplexobj(y) else 1)
-    return np.abs(residual / (measured * noise_std**2) - 1), "discrepancy"
+    return np.abs(squares(difference) / (measured * noise_std**2) - 1), "discrepancy"

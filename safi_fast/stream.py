@@ -85,18 +85,32 @@ def stream(
 def _solved(
     images: Iterable[Any], settings: dict[str, Iterator[float]], solve: Callable[..., Item], read_ahead: int
 ) -> Iterator[Item]:
-    number = -1
-    for number, image in enumerate(ahead(images, read_ahead)):
+    for number, (image, own) in enumerate(ahead(_with_settings(images, settings), read_ahead)):
         try:
-            result = solve(image, **{name: _next(name, values) for name, values in settings.items()})
+            result = solve(image, **own)
         except InputError as error:
             raise InputError(f"images[{number}]: {error}") from error
         del image
         yield result
         del result
+
+
+def _with_settings(
+    images: Iterable[Any], settings: dict[str, Iterator[float]]
+) -> Iterator[tuple[Any, dict[str, float]]]:
+    """Every image with its values, which are read after it, in the thread that reads images."""
+    number = 0
+    for image in images:
+        try:
+            own = {name: _next(name, values) for name, values in settings.items()}
+        except InputError as error:
+            raise InputError(f"images[{number}]: {error}") from error
+        yield image, own
+        del image
+        number += 1
     for name, values in settings.items():
         if not isinstance(values, repeat) and next(values, None) is not None:
-            raise InputError(f"{name} has more values than there are images, which are {number + 1}")
+            raise InputError(f"{name} has more values than there are images, which are {number}")
 
 
 def _values(name: str, value: Any, images: Iterable[Any]) -> Iterator[float]:

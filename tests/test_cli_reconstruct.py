@@ -108,14 +108,14 @@ class TestMri:
         assert record["data_range_rule"] == "99.9 % quantile of the zero-filled magnitude"
         assert (record["kspace_order"], record["layout"], record["box"]) == ("centered", "hw", None)
         (solved,) = record["solved"]
-        assert solved["certificate"] == "relative residual of optimality"
+        assert solved["certificate"] == "relative duality gap over a ball"
         assert (solved["solver_status"], solved["outer_iterations"]) == ("max_iterations", 2)
         assert len(solved["history"]) == 2
         assert solved["sampled_share"] == pytest.approx(LINES.mean())
         assert run("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH, "--overwrite") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "strength     0.001"
-        assert lines[1].endswith("or less: relative residual of optimality")
+        assert lines[1].endswith("or less: relative duality gap over a ball")
         assert "slices per minute, 1 of them without reaching the tolerance" in lines[2]
 
     def test_orders_and_masks(self, run, model):
@@ -463,6 +463,20 @@ class TestStrength:
         assert "is the" not in capsys.readouterr().err
         assert run("deblur", "in.png", *tail, "--candidates", "1e-4:2e-4:2", "--overwrite") == 0
         assert "is the largest that was tried; pass --candidates LOW:HIGH:N around it" in capsys.readouterr().err
+
+    def test_by_measurements_left_out(self, run, tmp_path, capsys):
+        operator = TestCt().parallel()
+        np.save("s.npy", operator.apply(phantom(33, 33)) + 0.05 * RNG.standard_normal(operator.shape_out))
+        tail = ("--angles", "0:180:24", "--geometry", "parallel", "-o", "x.npy", "--holdout", 0.2, "--report", "r.json")
+        assert run("ct", "s.npy", *tail, "--candidates", "1e-3:10:3") == 0
+        tuning = json.loads((tmp_path / "r.json").read_text())["tuning"]
+        assert tuning["by"] == "holdout"
+        assert len(tuning["scores"]) == 3
+        assert "(chosen by holdout)" in capsys.readouterr().out
+        assert run("ct", "s.npy", *tail[:-4], "--holdout", 1) == 2
+        assert "'1' is not a share between 0 and 1" in capsys.readouterr().err
+        assert run("ct", "s.npy", *tail, "--noise-std", 1) == 2
+        assert "not allowed with" in capsys.readouterr().err
 
     def test_candidates_follow_the_operator(self, run, tmp_path, monkeypatch):
         monkeypatch.setattr(command, "PIXELS_AT_ONCE", 3 * 33 * 33)

@@ -13,11 +13,13 @@ from safi_fast.operators import (
     Identity,
     Mask,
     Operator,
+    ParallelBeamCT,
     SenseMRI,
     check_adjoint,
     check_norm,
     check_operator,
 )
+from safi_fast.operators.holdout import hold_out
 
 RNG = np.random.default_rng(7)
 BOUNDARIES = {"symmetric": "reflect", "zero": "constant", "circular": "wrap"}  # and their names in scipy.ndimage
@@ -91,6 +93,12 @@ def cases():
                     smooth_maps(3, *shape), random_mask(*shape), mask_order=order, image=image
                 ),
             )
+        yield (
+            f"mri-two-orders-{image}",
+            lambda shape, image=image: FourierMRI(
+                random_mask(*shape), mask_order="centered", kspace_order="fft", image=image
+            ),
+        )
         yield (
             f"mri-lines-{image}",
             lambda shape, image=image: FourierMRI(lines(*shape), mask_order="centered", image=image),
@@ -325,6 +333,68 @@ def test_unsampled_measurements_do_not_count():
     np.testing.assert_array_equal(
         operator.check_measurement(full), np.where(lines(20, 48), full, 0).astype(np.complex64)
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- hold-out
+
+
+def test_an_operator_that_lost_measurements(operator):
+    """It is the whole one, zero where measurements were lost, an operator in its own right, and diagonal in Fourier where MRI was."""
+    rest, lost = hold_out(operator, 0.3, 5)
+    x, y = images(operator, 2), measurements(operator, 2)
+    assert lost.shape == operator.shape_out
+    assert lost.any()
+    np.testing.assert_array_equal(rest.apply(x), np.where(lost, 0, operator.apply(x)))
+    assert relative(rest.adjoint(y), operator.adjoint(np.where(lost, 0, y))) < ROUNDING
+    filled = rest.check_measurement(np.where(lost, np.float32(1e6), 0 * y))
+    assert not rest.adjoint(filled).any()
+    assert rest.norm <= operator.norm
+    check_operator(rest)
+    assert (rest.name, rest.image, rest.complex) == (operator.name, operator.image, operator.complex)
+    if isinstance(operator, FourierMRI):
+        assert rest.spectrum is not None
+    np.testing.assert_array_equal(lost, hold_out(operator, 0.3, 5)[1])
+    assert (lost != hold_out(operator, 0.3, 6)[1]).any()
+
+
+@pytest.mark.parametrize("order", ["centered", "fft"])
+def test_samples_are_lost_in_all_coils_and_opposite_ones_together(order):
+    mask = lines(32, 40, order)
+    coils, one = SenseMRI(smooth_maps(3, 32, 40), mask, mask_order=order), FourierMRI(mask, mask_order=order)
+    for operator in (coils, one):
+        lost = hold_out(operator, 0.25, 0)[1]
+        lost = lost if operator is one else lost[0]
+        assert (hold_out(coils, 0.25, 0)[1] == hold_out(coils, 0.25, 0)[1][:1]).all()
+        assert not (lost & ~mask).any()
+        middle = lost if order == "centered" else np.fft.fftshift(lost)
+        assert not middle[16 - 3 : 16 + 4, 20 - 3 : 20 + 4].any()  # fully sampled, and a quarter of 32 at most
+        assert lost.sum() == pytest.approx(0.25 * (mask.sum() - 49), abs=1.5)
+    there = np.fft.ifftshift(lost) if order == "centered" else lost
+    both = np.fft.ifftshift(mask) if order == "centered" else mask
+    both = both & np.roll(both[::-1, ::-1], (1, 1), (0, 1))
+    np.testing.assert_array_equal(there & both, np.roll(there[::-1, ::-1], (1, 1), (0, 1)) & both)
+
+
+def test_known_pixels_and_whole_views_are_lost():
+    known = random_mask(20, 18)
+    lost = hold_out(Mask(known), 0.1, 0)[1]
+    assert lost.sum() == round(0.1 * known.sum())
+    assert not (lost & ~known).any()
+    views = hold_out(ParallelBeamCT((16, 16), np.linspace(0, 3, 10), 25), 0.2, 0)[1]
+    assert views.shape == (10, 25)
+    assert sorted(views.sum(1)) == [0] * 8 + [25] * 2
+
+
+@pytest.mark.parametrize(
+    ("operator", "share", "message"),
+    [
+        (Mask(np.eye(1, 5)), 0.5, "holdout is 0.5, which leaves out 0 of 1 measurements of Mask that can be left out"),
+        (FourierMRI(np.eye(9), mask_order="fft"), 0.99, "leaves out 8 of 8 measurements of FourierMRI .*; expected at"),
+    ],
+)
+def test_too_little_is_left_of_an_operator(operator, share, message):
+    with pytest.raises(InputError, match=message):
+        hold_out(operator, share, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- checks

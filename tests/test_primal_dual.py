@@ -222,7 +222,7 @@ def test_solution_is_the_references(name, hidden):
     best, lowest = problem.solution
     x = state.image(ONE)[0]
     reached = problem.objective(x)
-    assert found.residual[0] <= 5e-5
+    assert found.relative_gap[0] <= 5e-5
     assert found.objective[0] == pytest.approx(reached, rel=ROUNDING)
     assert -ROUNDING <= reached / lowest - 1 <= 1e-4
     assert distance(x, best) < (3e-2 if problem.is_complex else 1e-2)
@@ -235,25 +235,65 @@ def test_solution_is_the_references(name, hidden):
 @each_form
 @each_problem
 def test_certificate_holds_at_every_step(name, hidden):
-    """f(x) - f* <= gap with a box; without one <= gap + ||slope|| ||x - x*||. Never negative, and it falls to the tolerance."""
+    """f(x) - f* <= gap, without a box as far as x* lies in the ball, else in proportion. Never negative, and it falls to the tolerance."""
     problem = PROBLEMS[name]
     best, lowest = problem.solution
     state, seen = problem.state(hidden=hidden), []
-    size = np.linalg.norm(problem.operators[0].adjoint(problem.y))
     for steps in (1, 1, 1, 2, 5, 10, 20, 40, 80, 160, 320):
         found = state.run(ONE, 0.0, steps, steps)
         x = state.image(ONE)[0]
         off = problem.objective(x) - lowest
-        objective, gap, residual = found.objective[0], found.gap[0], found.residual[0]
+        objective, gap = found.objective[0], found.gap[0]
         assert gap >= -1e-6 * objective
+        assert found.relative_gap[0] == pytest.approx(gap / objective)
+        far = 1.0
         if problem.box is None:
-            gap += residual * size * np.linalg.norm(x - best)
-            assert residual >= found.gap[0] / objective
-        else:
-            assert residual == pytest.approx(gap / objective)
-        assert -ROUNDING * lowest <= off <= gap + ROUNDING * objective
-        seen.append(residual)
+            radius = max(np.linalg.norm(x), state.least_radius[0])
+            far = max(far, np.linalg.norm(x - best) / radius)
+        assert -ROUNDING * lowest <= off <= far * gap + ROUNDING * objective
+        seen.append(gap / objective)
     assert min(seen[-3:]) < max(seen[:3]) / 20
+
+
+@each_form
+@pytest.mark.parametrize("name", [name for name, problem in PROBLEMS.items() if problem.box is None])
+def test_no_image_of_the_ball_is_better(name, hidden):
+    """The gap without a box, recomputed in float64 from x and u, bounds f(x) - f(x') for random x' of the ball, far and near."""
+    problem, rng = PROBLEMS[name], np.random.default_rng(0)
+    state = problem.state(hidden=hidden)
+    best, _ = problem.solution
+    for steps in (5, 100):
+        gap = state.run(ONE, 0.0, steps, steps).gap[0]
+        x = state.image(ONE)[0].astype(complex if problem.is_complex else float)
+        radius = max(np.linalg.norm(x), state.least_radius[0])
+        towards = [best - x, -x, *rng.standard_normal((20, *x.shape))]
+        others = [x + share * radius * d / np.linalg.norm(d) for d in towards for share in (1e-3, 0.1, 1.0)]
+        value = problem.objective(x)
+        assert all(value - problem.objective(other) <= gap + ROUNDING * value for other in others)
+
+
+def test_ball_of_a_start_at_zero():
+    """Where x is zero the ball is not: zero is no minimiser, and the gap says so."""
+    problem = PROBLEMS["complex mri"]
+    for hidden in (False, True):
+        state = problem.state(hidden=hidden)
+        found, zero = state.certificate(ONE), problem.objective(np.zeros(problem.shape, complex))
+        assert not state.image(ONE).any()
+        assert found.relative_gap[0] > 0.5
+        assert found.gap[0] >= zero - problem.solution[1]
+
+
+@each_form
+@pytest.mark.parametrize("name", [name for name, problem in PROBLEMS.items() if problem.box is None])
+def test_gap_is_zero_at_the_minimiser(name, hidden):
+    """Of the reference, where z = -H^T (H x - y)."""
+    problem = PROBLEMS[name]
+    operator = problem.operators[hidden]
+    state = problem.state(hidden=hidden)
+    x = problem.solution[0].astype(state.x.dtype)[None]
+    residual = operator.apply(x) - problem.y
+    state.x_hat, state.z_hat, state.extra_hat = x, -operator.adjoint(residual), residual if hidden else 0 * x
+    assert abs(state.certificate(ONE).relative_gap[0]) < 1e-5
 
 
 @each_problem
@@ -264,12 +304,11 @@ def test_both_forms_reach_one_image(name):
     for hidden in (False, True):
         state = problem.state(hidden=hidden)
         found = state.run(ONE, 1e-4, 2500, 20)
-        assert found.residual[0] <= 1e-4
+        assert found.relative_gap[0] <= 1e-4
         images.append(state.image(ONE)[0])
         values.append(found.objective[0])
         gaps.append(found.gap[0])
-    if problem.box is not None:
-        assert abs(values[0] - values[1]) <= max(gaps) + ROUNDING * values[0]
+    assert abs(values[0] - values[1]) <= max(gaps) + ROUNDING * values[0]
     assert values[0] == pytest.approx(values[1], rel=1e-3)
     assert distance(images[0], images[1]) < 2e-2
 
@@ -308,8 +347,8 @@ def test_limit_and_checks():
     state = problem.state()
     found = state.run(ONE, 0.0, 7, 20)
     assert state.steps[0] == 7
-    assert np.isfinite(found.residual[0])
-    assert found.residual[0] == state.certificate(ONE).residual[0]
+    assert np.isfinite(found.relative_gap[0])
+    assert found.relative_gap[0] == state.certificate(ONE).relative_gap[0]
     state.run(ONE, 1e9, 100, 20)
     assert state.steps[0] == 27
 
@@ -326,7 +365,7 @@ def test_problem_solved_from_the_start():
             squared_norm(problem.engine, *problem.shape), CHANNELS, state.x, problem.box,
         )  # fmt: skip
         found = state.run(ONE, 1e-3, 300, 5)
-        assert (found.objective[0], found.gap[0], found.residual[0]) == (0, 0, 0)
+        assert (found.objective[0], found.gap[0], found.relative_gap[0]) == (0, 0, 0)
         assert state.steps[0] == 5
         assert not state.image(ONE).any()
 
@@ -337,7 +376,7 @@ def test_mask_of_zeros():
     state = problem.state()
     state.workspace.mask[...] = 0
     found = state.run(ONE, 1e-5, 400, 20)
-    assert found.residual[0] <= 1e-5
+    assert found.relative_gap[0] <= 1e-5
     np.testing.assert_allclose(state.image(ONE)[0], np.clip(problem.y, 0, 1), atol=2e-3)
 
 

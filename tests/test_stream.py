@@ -219,6 +219,29 @@ def test_every_image_has_its_values():
     assert list(results) == [(1, 0.5, 3.0), (2, 0.25, 3.0)]
 
 
+def test_values_are_read_beside_their_images():
+    """In the thread that reads images, each after its image: one source may hold both."""
+    events = []
+
+    def source(name, values):
+        for value in values:
+            events.append((name, value, threading.get_ident()))
+            yield value
+
+    def solve(image, sigma):
+        solved.append(threading.get_ident())
+        return image, sigma
+
+    solved = []
+    assert list(stream(source("image", [1, 2]), {"sigma": source("sigma", [0.5, 0.25])}, solve, 1)) == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
+    assert [event[:2] for event in events] == [("image", 1), ("sigma", 0.5), ("image", 2), ("sigma", 0.25)]
+    (reader,) = {thread for _, _, thread in events}
+    assert reader not in {*solved, threading.get_ident()}
+
+
 # -------------------------------------------------------------------------------------------------------------- threads
 
 
@@ -249,6 +272,52 @@ def test_the_thread_that_solves_has_as_many_as_the_caller(solver, monkeypatch):
         assert seen_threads(solver, monkeypatch, call) == {1}
     finally:
         numba.set_num_threads(before)
+
+
+def test_operators_follow_the_solver(monkeypatch):
+    """Fourier transforms and projectors: in a solve as many threads as its kernels, outside the default."""
+    from safi_fast.bindings import threads
+    from safi_fast.operators import FourierMRI, ParallelBeamCT, fourier
+
+    seen, pool = [], numba.config.NUMBA_NUM_THREADS
+    monkeypatch.setattr(threads, "default_threads", lambda: 1)
+    mri = FourierMRI(np.ones((16, 16)), mask_order="fft", check_order=False)
+    ct = ParallelBeamCT((16, 16), np.linspace(0, 3, 5), 23)
+    kernel = ct._projector._kernels.line_sums
+    look = lambda *a: seen.append(numba.get_num_threads()) or kernel(*a)  # noqa: E731
+    monkeypatch.setattr(
+        ct._projector, "_kernels", SimpleNamespace(**vars(ct._projector._kernels) | {"line_sums": look})
+    )
+    transform = fourier.fft.fftn
+    monkeypatch.setattr(fourier.fft, "fftn", lambda *a, **k: seen.append(k["workers"]) or transform(*a, **k))
+    for operator in (mri, ct):
+        image = np.ones(operator.shape_in, np.float32)
+        y = operator.apply(image)
+        operator.norm  # noqa: B018 - made outside of the solve
+        assert set(seen) == {1}
+        for count in sorted({1, pool}):
+            seen.clear()
+            Solver(random_model(), threads=count).reconstruct(y, operator, strength=0.1, max_outer=1, max_iter=2)
+            assert set(seen) == {min(count, 8)}
+        seen.clear()
+    assert numba.get_num_threads() == pool
+
+
+def test_nested_requests(monkeypatch):
+    from safi_fast.bindings import threads
+
+    pool = numba.config.NUMBA_NUM_THREADS
+    monkeypatch.setattr(threads, "default_threads", lambda: 1)
+    assert threads.threads_here() == 1
+    with threads.on_threads(pool):
+        with threads.on_threads(None) as count:
+            assert count == pool
+        with threads.on_threads(1), threads.on_threads(None) as count:
+            assert count == threads.threads_here() == 1
+        assert threads.threads_here() == pool
+    assert threads.threads_here() == 1
+    monkeypatch.delitem(sys.modules, "numba")
+    assert threads.threads_here() == 1
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, 10**6])

@@ -131,11 +131,12 @@ def _cores() -> int:
 
 
 def _threads() -> int | None:
+    from ..bindings.threads import threads_to_use
+
     try:
-        import numba
+        return int(threads_to_use(None))
     except ImportError:
         return None
-    return int(numba.get_num_threads())
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ others: it is reported at the end, with exit status 1.
 
 The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength, or
 have it chosen among --candidates, once, on the first slice of the first input: --noise-std takes the strength whose residual
-fits that noise, --tune-reference the one nearest to a known image of that slice. The report states what was chosen.
+fits that noise, --holdout the one that best predicts measurements it was not fitted to, --tune-reference the one nearest to
+a known image of that slice. The report states what was chosen.
 """
 
 import argparse
@@ -113,6 +114,12 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose the strength by the standard deviation of the noise of each real number measured (mri, ct: in the units of "
         "the file; images: on the scale 0 to 255)",
     )
+    strength.add_argument(
+        "--holdout",
+        type=share,
+        metavar="SHARE",
+        help="choose the strength by predicting this share of the measurements, such as 0.1, from the others (CT: whole views)",
+    )
     parser.add_argument(
         "--candidates",
         type=candidates,
@@ -168,6 +175,14 @@ def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) ->
     parser.add_argument("--report", type=Path, metavar="FILE", help="write that JSON object to a file")
 
 
+def share(text: str) -> float:
+    """A number between 0 and 1."""
+    value = positive(text)
+    if not value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
+    return value
+
+
 def candidates(text: str) -> Array:
     """LOW:HIGH:N as N numbers at equal ratios."""
     try:
@@ -196,10 +211,10 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct what is not done yet; 1 if any input failed."""
     from ..atomic import prepare_folder
 
-    if args.strength is None and args.tune_reference is None and args.noise_std is None:
+    if all(given is None for given in (args.strength, args.tune_reference, args.noise_std, args.holdout)):
         raise UsageError(
-            "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), or "
-            "--tune-reference FILE (the true image of the first slice)"
+            "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), --holdout SHARE (of "
+            "the measurements), or --tune-reference FILE (the true image of the first slice)"
         )
     if args.box and not args.box[0] < args.box[1]:
         raise UsageError(f"--box {args.box[0]:g} {args.box[1]:g}: expected LOW below HIGH")
@@ -322,7 +337,7 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
     seconds = time.perf_counter() - start
     advance(_max_outer(args) - seen)
     history = [(float(np.max(r.relative_gap)), float(np.max(r.outer_residual))) for r in solution.history]
-    certificate = "relative residual of optimality" if study.box is None else "relative duality gap"
+    certificate = "relative duality gap over a ball" if study.box is None else "relative duality gap"
     facts = {
         "slice": number,
         "seconds": seconds,
@@ -366,6 +381,8 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     y, x0, reference = made.measurement, made.x0, None
     if y.ndim > len(operator.shape_out):
         y, x0 = y[len(y) // 2], None if x0 is None else x0[len(x0) // 2]
+    if args.holdout:
+        x0 = None  # it was made from what is left out as well
     if args.tune_reference:
         reference = _reference(args, study, made, number)
     tried = operator.norm**2 * np.geomspace(LOW, HIGH, CANDIDATES) if args.candidates is None else args.candidates
@@ -380,6 +397,7 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
                 part,
                 reference=reference,
                 noise_std=None if args.noise_std is None else args.noise_std * study.noise_unit,
+                holdout=args.holdout,
                 x0=None if x0 is None else np.stack([x0] * len(part)),
                 **_options(args, study),
             )

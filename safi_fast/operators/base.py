@@ -34,7 +34,8 @@ class Operator(ABC):
     """A forward operator.
 
     A subclass gives `_apply` and `_adjoint` for a batch (B, ...). It may give `_normal` where H^T H has a cheaper way, `spectrum` where
-    H^T H is diagonal in Fourier space, `norm` where it is known in closed form, and `_norm_bound` where only a bound of it is known.
+    H^T H is diagonal in Fourier space, `norm` where it is known in closed form, and `_norm_bound` where only a bound of it is known;
+    `_lots` and `_without` where measurements belong together or some are none.
     """
 
     def __init__(
@@ -79,6 +80,15 @@ class Operator(ABC):
     def _norm_bound(self) -> float:
         """An upper bound of the norm."""
         return float("inf")
+
+    def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Random numbers, of a shape that broadcasts to shape_out: measurements with the smallest are left out first, those that share one
+        together, never those with infinity. For `hold_out`."""
+        return rng.random(self.shape_out)
+
+    def _without(self, lost: NDArray[np.bool_]) -> Operator | None:
+        """This operator without the measurements `lost` (*shape_out), where there is a better way than to set them to zero."""
+        return None
 
     def apply(self, x: Any) -> NDArray[Any]:
         """H x for x (..., H, W). Raises InputError for a wrong shape or a complex x where images are real."""

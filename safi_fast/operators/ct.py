@@ -89,6 +89,9 @@ class Tomography(Operator):
         result: NDArray[Any] = self._projector.back_project(y)
         return result
 
+    def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        return rng.random((len(self.angles), 1))
+
     @cached_property
     def norm(self) -> float:
         """||H||, from above: for x > 0 and H >= 0 no eigenvalue of H^T H exceeds max (H^T H x) / x (Collatz and Wielandt)."""
@@ -341,3 +344,6 @@ class _AstraParallel(Operator):
 
     def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
         return np.stack([np.asarray(self._operator.BP(sinogram)) for sinogram in y])
+
+    def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        return rng.random((self.shape_out[0], 1))

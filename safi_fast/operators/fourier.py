@@ -1,11 +1,11 @@
-"""Fourier transforms of the operators: SciPy's, in single precision, with as many threads as this process may use."""
+"""Fourier transforms of the operators: SciPy's, in single precision, on as many threads as the kernels."""
 
 from __future__ import annotations
 
-import os
-from functools import cache
+import importlib
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
@@ -13,11 +13,9 @@ MOST_WORKERS = 8  # images of usual sizes do not gain from more
 IMAGE_AXES = (-2, -1)
 
 
-@cache
 def workers() -> int:
-    """Threads of a transform."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, allowed)
+    """Threads of a transform: within a solve those of the solver, see bindings/threads.py."""
+    return min(MOST_WORKERS, int(importlib.import_module("safi_fast.bindings.threads").threads_here()))
 
 
 def fft_order(array: NDArray[Any]) -> NDArray[Any]:
@@ -30,6 +28,11 @@ def centered_order(array: NDArray[Any]) -> NDArray[Any]:
     """The inverse of `fft_order`."""
     result: NDArray[Any] = fft.fftshift(array, axes=IMAGE_AXES)
     return result
+
+
+def opposite(array: NDArray[Any]) -> NDArray[Any]:
+    """What lies at frequency -k, for every k; FFT order."""
+    return np.roll(array[..., ::-1, ::-1], (1, 1), IMAGE_AXES)
 
 
 def forward(array: NDArray[Any], axes: tuple[int, ...] = IMAGE_AXES) -> NDArray[Any]:

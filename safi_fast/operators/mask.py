@@ -35,6 +35,12 @@ class Mask(Operator):
     def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._apply(x)
 
+    def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        return np.where(self.mask, rng.random(self.mask.shape), np.inf)
+
+    def _without(self, lost: NDArray[np.bool_]) -> Operator:
+        return Mask(self.mask & ~lost, image=self.image)
+
     def check_measurement(self, y: Any) -> NDArray[Any]:
         """y (..., H, W), zero where the mask is False, whatever it was there. Raises InputError as in Operator."""
         array = self._checked("measurement", y, self.shape_out, self._measured)

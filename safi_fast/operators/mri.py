@@ -24,8 +24,8 @@ from scipy import fft
 
 from ..errors import InputError
 from .base import Image, Operator, finite, numbers
-from .fourier import IMAGE_AXES, centered_order, fft_order, forward, inverse, workers
-from .sampling import Order, check_energy, in_fft_order, known_order, sampling_mask, varied_axes
+from .fourier import centered_order, fft_order, forward, inverse, opposite, workers
+from .sampling import Order, check_energy, in_fft_order, known_order, sampled_centre, sampling_mask, varied_axes
 
 
 class _CartesianMRI(Operator):
@@ -65,6 +65,14 @@ class _CartesianMRI(Operator):
         if self._check_order:
             check_energy("measurement", kspace, self.kspace_order)
         return kspace * self.mask
+
+    def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Of samples, in the order of k-space. Those of frequencies k and -k tell the same of a real image."""
+        lots = rng.random(self.shape_in)
+        if self.image == "real":
+            lots = np.minimum(lots, opposite(lots))
+        lots[(self._mask == 0) | sampled_centre(self._mask > 0)] = np.inf
+        return self._origin_back(lots)
 
     def _origin_first(self, x: NDArray[Any]) -> NDArray[Any]:
         return fft_order(x) if self.kspace_order == "centered" else x
@@ -129,13 +137,18 @@ class FourierMRI(_CartesianMRI):
         result: NDArray[Any] = fft.irfft2(product, s=self.shape_in, overwrite_x=True, workers=workers())
         return result
 
+    def _without(self, lost: NDArray[np.bool_]) -> Operator:
+        return FourierMRI(
+            self.mask & ~lost, mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False
+        )
+
     @cached_property
     def spectrum(self) -> NDArray[np.float32]:
         """(H, W) in FFT order: M(k), or (M(k) + M(-k)) / 2 for real images."""
         mask: NDArray[np.float32] = self._mask
         if self.image == "complex":
             return mask
-        return np.asarray((mask + np.roll(mask[::-1, ::-1], (1, 1), IMAGE_AXES)) / 2, np.float32)
+        return np.asarray((mask + opposite(mask)) / 2, np.float32)
 
     @cached_property
     def norm(self) -> float:
@@ -177,6 +190,11 @@ class SenseMRI(_CartesianMRI):
     def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
         x = self._origin_first(x)
         return self._origin_back(np.stack([self._combined(self._projected(self._maps * image)) for image in x]))
+
+    def _without(self, lost: NDArray[np.bool_]) -> Operator:
+        return SenseMRI(
+            self.maps, self.mask & ~lost[0], mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False
+        )  # fmt: skip
 
     def _combined(self, coils: NDArray[Any]) -> NDArray[Any]:
         """(C, H, W) to (H, W)."""

@@ -94,6 +94,18 @@ def chance(mask: NDArray[np.bool_]) -> float:
     return smallest
 
 
+def sampled_centre(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest square around frequency zero, of a quarter of the smaller side at most, in which everything is sampled. (H, W), FFT order."""
+    centre = np.zeros_like(mask)
+    for side in range(1, min(mask.shape) // 4 + 1, 2):
+        near = np.arange(-(side // 2), side // 2 + 1)
+        square = np.ix_(near, near)
+        if not mask[square].all():
+            break
+        centre[square] = True
+    return centre
+
+
 def check_energy(name: str, kspace: NDArray[Any], order: Order) -> None:
     """Raise InputError where the energy of k-space lies where the other order has its low frequencies. kspace: (..., H, W)."""
     said, turned = (_low_energy(in_fft_order(kspace, which)) for which in (order, other(order)))

@@ -32,11 +32,11 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 @dataclass
 class ReconstructionCertificate:
-    """Of one image each: objective f(x), duality gap (box) or residual of optimality (no box), both relative."""
+    """Of one image each: objective f(x), duality gap over the box, or over a ball where there is no box, and gap / f(x)."""
 
     objective: FloatVector
     gap: FloatVector
-    residual: FloatVector
+    relative_gap: FloatVector
 
 
 class Parts:
@@ -84,7 +84,6 @@ class PrimalDual:
     ):
         self.workspace, self.measurements, self.strength, self.box = workspace, measurements, strength, box
         everyone = np.arange(len(x))
-        self.size_of_back = np.sqrt(squares(measurements.adjoint(measurements.y, everyone)))
         # below these f is float32 rounding: of the data, and times ||x|| of W x (as in outer.Problem.rounding)
         self.rounding_of_data = 0.5 * ROUNDING**2 * squares(measurements.y)
         self.rounding_of_penalty = ROUNDING * strength * (squared_norm * channels * x[0].size) ** 0.5
@@ -94,7 +93,10 @@ class PrimalDual:
         self.extra = self.term.start(x)
         self.z = np.zeros_like(x)
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
-        scale = np.sqrt(squares(measurements.least_squares_step()) / x[0].size) + 1e-3  # wherever x starts
+        self.least_radius = np.sqrt(
+            squares(measurements.least_squares_step())
+        )  # the size of an image, wherever x starts
+        scale = self.least_radius / x[0].size ** 0.5 + 1e-3
         self.sigma = SIGMA * strength * (channels / squared_norm) ** 0.5 / scale
         own = self.sigma * squared_norm
         self.extra_sigma, share = self.term.steps(own, everyone)
@@ -147,12 +149,12 @@ class PrimalDual:
             self.steps[a] += 1
             if (step + 1) % check_every == 0 or step + 1 == limit:
                 certificate = self.certificate(a)
-                found.objective[a], found.gap[a], found.residual[a] = (
+                found.objective[a], found.gap[a], found.relative_gap[a] = (
                     certificate.objective,
                     certificate.gap,
-                    certificate.residual,
+                    certificate.relative_gap,
                 )
-                met[a] = certificate.residual <= tolerances[a]
+                met[a] = certificate.relative_gap <= tolerances[a]
                 running = a[~met[a]]
                 if not len(running):
                     break
@@ -167,13 +169,13 @@ class PrimalDual:
         self.z[active] = self.parts.join(self.workspace.adjoint_of_dual(self.parts.images(active)), active)
 
     def certificate(self, active: Active) -> ReconstructionCertificate:
-        """Of x_hat, projected onto the box, with u_hat: the duality gap, relative to f(x); without a box the residuals.
+        """Of x_hat, projected onto the box, with u_hat: the duality gap, and relative to f(x).
 
-        gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over the box of <H^T p + z, x - .>  for any p; here the
-        better of p = H x - y and what the data term proposes (`DataTerm.multiplier`). Where f(x) is float32 rounding, x is a minimiser: 0.
+        gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over x' of <H^T p + z, x - x'>  for any p; here the better of
+        p = H x - y and what the data term proposes (`DataTerm.multiplier`). Where f(x) is float32 rounding, x is a minimiser: 0.
 
-        Without a box the larger of ||H^T (H x - y) + z|| / ||H^T y|| and |lambda ||M . W x||_1 - <z, x>| / f(x): both are zero at a
-        minimiser and nowhere else.
+        x' is any image of the box. Without a box it is any image of the ball ||x' - x|| <= R, R the larger of ||x|| and the size of the
+        least-squares step, and the maximum is R ||H^T p + z||; f being convex, f(x) - f(x') <= gap ||x' - x|| / R for all others.
         """
         x, z = clip(self.x_hat[active], self.box), self.z_hat[active]
         residual = self.measurements.apply(x, active) - self.measurements.y[active]
@@ -181,23 +183,20 @@ class PrimalDual:
         objective = 0.5 * squares(residual) + penalty
         inner = np.sum((x.conj() * z).real, axis=(1, 2), dtype=np.float64)
         slope = self.measurements.adjoint(residual, active) + z
-        relevant = objective > self.rounding_of_data[active] + self.rounding_of_penalty[active] * np.sqrt(squares(x))
-        if self.box is None:
-            gap = np.abs(penalty - inner)
-            size = np.maximum(self.size_of_back[active], TINY)
-            optimality = np.maximum(np.sqrt(squares(slope)) / size, _share(gap, objective, relevant))
-            return ReconstructionCertificate(objective, gap, optimality)
         own = self.term.multiplier(residual, slope, self.extra_hat[active], active)
         own_slope = self.measurements.adjoint(own, active) + z
-        own_gap = 0.5 * squares(residual - own) + self._over_box(own_slope, x)
-        of_slope = np.minimum(self._over_box(slope, x), own_gap)
-        gap = penalty - inner + of_slope
-        return ReconstructionCertificate(objective, gap, _share(gap, objective, relevant))
+        own_gap = 0.5 * squares(residual - own) + self._furthest(own_slope, x, active)
+        gap = penalty - inner + np.minimum(self._furthest(slope, x, active), own_gap)
+        relevant = objective > self.rounding_of_data[active] + self.rounding_of_penalty[active] * np.sqrt(squares(x))
+        relative = np.divide(gap, objective, out=np.zeros_like(gap), where=relevant)
+        return ReconstructionCertificate(objective, gap, relative)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _over_box(self, slope: Array, x: Array) -> FloatVector:
-        assert self.box is not None
+    def _furthest(self, slope: Array, x: Array, active: Active) -> FloatVector:
+        """max of <slope, x - x'> over the box, or without one over the ball around x."""
+        if self.box is None:
+            return np.asarray(np.maximum(np.sqrt(squares(x)), self.least_radius[active]) * np.sqrt(squares(slope)))
         far = np.where(slope > 0, np.float32(self.box[0]), np.float32(self.box[1]))
         return np.asarray(np.sum(slope * (x - far), axis=(1, 2), dtype=np.float64))
 
@@ -225,8 +224,3 @@ class PrimalDual:
             w = column(weight, hat)
             state[a] = np.where(w > 0, w * (2 * hat - state[a]) + (1 - w) * start[a], hat)
         self.z[a] = z_new
-
-
-def _share(gap: FloatVector, objective: FloatVector, relevant: NDArray[np.bool_]) -> FloatVector:
-    """gap / objective where that is relevant, else 0."""
-    return np.divide(gap, objective, out=np.zeros_like(gap), where=relevant)

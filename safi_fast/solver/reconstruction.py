@@ -83,7 +83,7 @@ def solve(
         report.outer_residual[active] = relative_change(x, before[active])
         before[active] = x
         report.objective[active], report.gap[active], report.certificate[active] = (
-            found.objective[active], found.gap[active], found.residual[active],
+            found.objective[active], found.gap[active], found.relative_gap[active],
         )  # fmt: skip
         report.history.append(
             OuterRecord(

@@ -69,7 +69,8 @@ class Solution:
     converged: status == "converged".
     outer_iterations, inner_iterations: steps made (inner: the sum over outer steps).
     gap, relative_gap: duality gap f(x) - f* <= gap of the last convex problem, for the image on [0, 1]; relative to f(x). From
-        `reconstruct` without a box, where the gap is infinite, |lambda ||M . W x||_1 - <z, x>| and the relative residual of optimality.
+        `reconstruct` without a box it is that over the ball ||x' - x|| <= R, R the larger of ||x|| and the size of one least-squares step
+        from zero: f(x) - f(x') <= gap for all images x' of it, f(x) - f(x') <= gap ||x' - x|| / R for others.
     outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its fixed point.
     history: one OuterRecord per outer step.
     Of an image that was solved in tiles (max_memory) gap, relative_gap and outer_residual are NaN: tiles have no common certificate.

@@ -233,9 +233,8 @@ class FakeCupy(ModuleType):
     def moveaxis(self, values, source, target):
         return values._view(np.moveaxis(values.host, source, target))
 
-    def matmul(self, left, right):
-        assert isinstance(left, FakeArray)
-        return left._with(np.matmul, right)
+    def empty_like(self, values):
+        return values._new(np.full_like(values.host, np.nan))
 
     def clip(self, values, low, high, out):
         assert out is values

@@ -155,13 +155,25 @@ def test_a_release_has_the_scores_of_its_own_weights_only(solver):
             release.released(tuned, "bad", **facts, evaluations=[wrong])
 
 
-@pytest.mark.parametrize(("layers", "sides"), [(1, [5, 1]), (2, [5, 3]), (3, [5, 3, 3]), (4, [5, 3, 3, 3])])
-def test_the_start_of_safi_training_has_the_mask_layers_asked_for(layers, sides):
+def test_the_start_of_safi_training_has_the_mask_layers_asked_for():
     source = random_model(channels=6, boundary="symmetric", composed=True, levels=(5 / 255, 50 / 255))
-    model = start_model.safi_model(source, 4, layers)
-    assert [v.shape[-1] for v in model.mask.convolutions] == sides
     image = np.random.default_rng(0).random((40, 40), np.float32)
-    assert np.isfinite(Solver(model, backend="cpu").denoise(image, SIGMA / 255)).all()
+    models = {layers: start_model.safi_model(source, 4, layers) for layers in (1, 2, 3, 4)}
+    sides = {layers: [v.shape[-1] for v in model.mask.convolutions] for layers, model in models.items()}
+    assert sides == {1: [5, 1], 2: [5, 3], 3: [5, 3, 3], 4: [5, 3, 3, 3]}
+    results = {layers: Solver(model, backend="cpu").denoise(image, SIGMA / 255) for layers, model in models.items()}
+    np.testing.assert_allclose(results[4], results[3], atol=1e-6)
+    np.testing.assert_array_equal(models[1].mask.convolutions[1][..., 0, 0], np.eye(4))
+    np.testing.assert_allclose(
+        models[1].mask.splines[1], np.linspace(-1, 1, models[1].mask.splines[1].shape[1])[None].repeat(4, 0), atol=1e-7
+    )
+    assert abs(results[1] - results[2]).max() > 1e-6
+
+
+def test_a_study_of_files_needs_data(capsys):
+    with pytest.raises(SystemExit):
+        study.main(["seeds"])
+    assert "seeds needs --data" in capsys.readouterr().err
 
 
 def test_the_start_of_mmr_training_denoises_already(folder):

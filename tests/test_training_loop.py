@@ -192,17 +192,40 @@ def test_other_settings_cannot_be_resumed(images):
         Trainer.resume(state, images, dataclasses.replace(SMALL, fixed=("gain",)))
 
 
-def test_fixed_parameters_stay_as_they_are(images):
-    one = trainer(images, dataclasses.replace(SMALL, fixed=("convolutions.1",)))
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("safi", "convolutions.1"),
+        ("safi", "layers.0"),
+        ("safi", "log_strength"),
+        ("mmr", "smoothing.0"),
+        ("mmr", "layers.0"),
+    ],
+)
+def test_fixed_parameters_stay_as_they_are(images, family, name):
+    settings = dataclasses.replace(SMALL, fixed=(name,))
+    one = trainer(images, settings, family)
     before = weights(one)
-    for step in range(3):
+    for step in range(2):
         one.step(step / 4)
+    one = Trainer.resume(one.state_dict(), images, settings)
+    one.step(0.5)
     after = weights(one)
-    torch.testing.assert_close(after["convolutions.1"], before["convolutions.1"], rtol=0, atol=0)
-    torch.testing.assert_close(one.averaged.state_dict()["convolutions.1"], before["convolutions.1"], rtol=0, atol=0)
-    assert not torch.equal(after["convolutions.0"], before["convolutions.0"])
-    with pytest.raises(InputError, match=r"fixed has .V2.; expected names among .*convolutions\.1"):
-        trainer(images, dataclasses.replace(SMALL, fixed=("V2",)))
+    torch.testing.assert_close(after[name], before[name], rtol=0, atol=0)
+    torch.testing.assert_close(one.averaged.state_dict()[name], before[name], rtol=0, atol=0)
+    assert any(not torch.equal(after[other], before[other]) for other in after)
+
+
+def test_what_cannot_be_fixed_is_refused(images):
+    every = tuple(name for name, _ in trainer(images).network.named_parameters())
+    for fixed, message in (
+        (("V2",), r"fixed has 'V2'; expected names among .*convolutions\.1"),
+        (every, "fixed names every parameter"),
+    ):
+        with pytest.raises(InputError, match=message):
+            trainer(images, dataclasses.replace(SMALL, fixed=fixed))
+    with pytest.raises(InputError, match="fixed is 'gain'; expected a sequence of names"):
+        dataclasses.replace(SMALL, fixed="gain")
 
 
 # -------------------------------------------------------------------------------------------------------- command line

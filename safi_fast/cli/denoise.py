@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--color",
         choices=MODES,
-        help="colour images as luma and chroma (default), or each channel for itself",
+        help="solve red, green and blue as luma and chroma (default), or each of the three channels for itself, as stains and spectra need",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist instead of skipping them")
     parser.add_argument(

@@ -72,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pool", type=count, default=256, metavar="N", help="patches under way (default: 256)")
     add("--rate", type=positive, default=1.0, metavar="F", help="factor on all learning rates (default: 1)")
     add(
-        "--fixed", nargs="*", default=(), metavar="NAME",
-        help="parameters that stay as they start, by their names in torch, like convolutions.1",
+        "--fixed", nargs="+", default=(), metavar="NAME",
+        help="parameters that stay as they start, by their names in torch, like convolutions.1; the same again with --resume",
     )  # fmt: skip
     add("--checkpoint-every", type=duration, default=300.0, metavar="T", help="time between checkpoints (default: 5m)")
     add("--validate-every", type=duration, default=600.0, metavar="T", help="time between validations (default: 10m)")

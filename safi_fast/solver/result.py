@@ -73,6 +73,7 @@ class Solution:
         from zero: f(x) - f(x') <= gap for all images x' of it, f(x) - f(x') <= gap ||x' - x|| / R for others.
     outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its fixed point.
     history: one OuterRecord per outer step.
+    Of a colour image all of these have a value per channel, or per plane of luma and chroma, whose colours are clipped to the box afterwards.
     Of an image that was solved in tiles (max_memory) gap, relative_gap and outer_residual are NaN: tiles have no common certificate.
     masks: float32 (C, H, W) or (B, C, H, W) of the last outer step, where asked for.
     """

@@ -60,6 +60,8 @@ class Settings:
             raise InputError(f"trained is {self.trained}, but an outer step has only {self.inner} inner steps")
         if not 0 <= 2 * self.crop < self.side:
             raise InputError(f"crop is {self.crop}; nothing of a patch of {self.side} x {self.side} would be left")
+        if isinstance(self.fixed, str):
+            raise InputError(f"fixed is {self.fixed!r}; expected a sequence of names")
         if self.pool < self.batch:
             raise InputError(f"pool is {self.pool}; expected at least one batch, {self.batch}")
 

@@ -138,6 +138,8 @@ def _fix(network: Network, names: Sequence[str]) -> None:
         if name not in parameters:
             raise InputError(f"fixed has {name!r}; expected names among {', '.join(parameters)}")
         parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise InputError("fixed names every parameter; nothing is left to train")
 
 
 def _parameter_groups(network: Network, settings: Settings) -> list[dict[str, Any]]:

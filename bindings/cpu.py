@@ -27,7 +27,8 @@ from ..kernels.cpu.depthwise import depthwise
 from ..kernels.cpu.features import features
 from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesis
-from ..kernels.cpu.image import SUMS, gather_image, image_step, primal_step, primal_sums, set_image
+from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_step, primal_sums, set_image
+from ..kernels.cpu.state import collapse_momentum
 from ..model import MmrMask, Model, SafiMask
 from .border import border_taps
 from .threads import on_threads
@@ -226,13 +227,13 @@ class CpuWorkspace:
 
     def outer_change(self, active: NDArray[np.int64]) -> NDArray[np.float64]:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call compares with y."""
-        now = self.image()[active].reshape(len(active), -1)
-        before = self.reference[active].reshape(len(active), -1)
-        change = np.linalg.norm(now - before, axis=1) / np.maximum(
-            np.linalg.norm(before, axis=1), np.finfo(np.float32).tiny
-        )
-        self.reference[active] = now.reshape(-1, self.height, self.width)
-        return change.astype(np.float64)
+        with _LAUNCH:
+            outer_sums(
+                active, self.accepted, self._flat_image, self.reference.reshape(-1), self.sums.reshape(-1), self.geometry
+            )
+        change, size = self.sums[active, :, :2].sum(1).T
+        result: NDArray[np.float64] = np.sqrt(change / np.maximum(size, np.finfo(np.float64).tiny))
+        return result
 
     # -- filter bank --------------------------------------------------------------------------------------------------
 
@@ -248,12 +249,8 @@ class CpuWorkspace:
 
     def collapse_momentum(self, active: NDArray[np.int64]) -> None:
         """u = v, momentum zero: the extrapolated point becomes the iterate, and the other slot is free."""
-        for b in active:
-            if self.carried[b] != 0:
-                u, previous = self.dual[self.slot[b], b], self.dual[1 - self.slot[b], b]
-                previous -= u
-                previous *= -self.carried[b]
-                u += previous
+        with _LAUNCH:
+            collapse_momentum(active, self.slot, self._flat_dual, self.carried, self.geometry)
         self.carried[active] = 0
 
     def refresh(self, active: NDArray[np.int64]) -> None:
@@ -394,7 +391,8 @@ class CpuWorkspace:
     def update_mask(self, active: NDArray[np.int64], gain: FloatArray, bias: FloatArray) -> None:
         """M = mask(x) of the accepted images; gain and bias are (B, C). Needs collapsed momentum: the spare slot of u is scratch."""
         if self.mask is None:
-            self.mask = np.ones((self.batch, self.engine.groups, self.height, self.width, _tile.GROUP), np.float32)
+            self.mask = np.empty((self.batch, self.engine.groups, self.height, self.width, _tile.GROUP), np.float32)
+            self.mask[np.setdiff1d(np.arange(self.batch), active)] = 1  # the kernels write the others whole
         with _LAUNCH:
             if isinstance(self.engine.mask, _SafiMaskWeights):
                 self._update_safi_mask(active, self.engine.mask, gain, bias)

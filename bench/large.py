@@ -3,7 +3,7 @@
     python bench/large.py memory  [--output bench/results/large_memory.json]    estimate against the measured peak
     python bench/large.py halo    [--output bench/results/large_halo.json]      how far from a cut the result still changes
     python bench/large.py tiles   [--output bench/results/large_tiles.json]     tiles against the image as a whole
-    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--outer 5] [--output bench/results/large_time.json]
+    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--outer 5] [--rounds 6] [--output bench/results/large_time.json]
     python bench/large.py start   [--output bench/results/large_start.json]     seconds to the first result
     python bench/large.py stream  [--output bench/results/large_stream.json]    a folder, one by one and overlapped
 
@@ -19,17 +19,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import measure
 import numpy as np
 from problems import DATA
 
 MODELS = ("safi-gray", "mmr-gray")
 LEVELS = (5, 25, 50)
+SIZES = (*(((side, side), 0) for side in (64, 96, 128, 192, 256, 512)), ((1024, 768), 0), ((1024, 1024), 300e6))
 DISTANCES = (0, 8, 16, 24, 32, 40, 48, 56, 64)
+SMALL = 256  # to side, of the image that a large one is compared with
 PEAK = """
-import json, re, sys
+import ctypes, json, re, sys
 import numpy as np, safi_fast
+trim = getattr(ctypes.CDLL(None), "malloc_trim", int)  # what the small image has freed goes back to the system
 def status(key):
     return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
 name, height, width, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) or None
@@ -37,6 +43,7 @@ solver, rng = safi_fast.Solver(name), np.random.default_rng(0)
 solver.denoise(rng.random((64, 64), np.float32), 25 / 255)
 image = rng.random((height, width), np.float32)
 estimate = solver.estimate_memory(image.shape, max_memory=limit)
+trim(0)
 ready = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 solver.denoise(image, 25 / 255, max_outer=2, max_inner=1, max_memory=limit)  # more steps take no more
@@ -83,7 +90,7 @@ def memory(_: argparse.Namespace) -> list[dict[str, object]]:
     """Estimate and measured peak above a ready solver."""
     rows = []
     for name in MODELS:
-        for size, limit in (((256, 256), 0), ((512, 512), 0), ((1024, 768), 0), ((1024, 1024), 300e6)):
+        for size, limit in SIZES:
             found = fresh(PEAK, name, *size, limit)
             found["estimate_over_measured"] = round(found["estimate"] / found["measured"], 3)
             found["bytes_per_pixel"] = round(found["measured"] / (size[0] * size[1]))
@@ -127,35 +134,67 @@ def tiles(arguments: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """Microseconds per pixel of a large image in tiles and of 256 x 256, measured in turn in one process, and the peak of memory."""
+    """Microseconds per pixel of large images over those of 256 x 256, on the clock and of the processor, and the peak of memory.
+
+    256 x 256 is solved before and after the large image and, with its clocks stopped, before each of its tiles; the median counts.
+    """
     import safi_fast
+    from safi_fast.bindings.threads import threads_to_use
 
-    solver, size, rows = safi_fast.Solver("safi-gray"), arguments.size or 4096, []
-    y = mosaic(size, size, 25 / 255)
-    small = np.ascontiguousarray(y[:256, :256])
-    limit = arguments.max_memory
+    solver, rows = safi_fast.Solver("safi-gray", backend="cpu"), []
+    sizes = [arguments.size] if arguments.size else [1024, 2048, 4096]
+    noisy = mosaic(sizes[-1], sizes[-1], 25 / 255)
+    small = np.ascontiguousarray(noisy[:SMALL, :SMALL])
 
-    def per_pixel(image: np.ndarray, repeats: int) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            solver.denoise(image, 25 / 255, max_outer=arguments.outer, max_memory=limit)
-        return (time.perf_counter() - start) / image.size / repeats * 1e6
+    def solve(image: np.ndarray) -> measure.Timing:
+        return measure.timed(
+            lambda: solver.denoise(image, 25 / 255, max_outer=arguments.outer, max_memory=arguments.max_memory)
+        )
 
-    per_pixel(small, 1)
-    before, large, after = per_pixel(small, 8), per_pixel(y, 1), per_pixel(small, 8)
-    rows.append(
-        {
-            "size": size,
-            "max_memory": limit,
-            "steps": f"{arguments.outer} x 12",
-            "us_per_pixel_256_before_and_after": [round(before, 2), round(after, 2)],
-            "us_per_pixel": round(large, 2),
-            "ratio": round(large / ((before + after) / 2), 3),
-            "seconds": round(large * size * size / 1e6, 1),
-            **fresh(PEAK, "safi-gray", size, size, limit),
-        }
-    )
+    solve(small)
+    for size in sizes:
+        runs, pauses = [], []
+
+        def pause(runs=runs) -> None:
+            runs.extend(solve(small) for _ in range(arguments.rounds))
+
+        with before_tiles(solver, lambda pauses=pauses, pause=pause: pauses.append(measure.timed(pause))):
+            whole = solve(np.ascontiguousarray(noisy[:size, :size]))
+        pause()
+        row = {"size": size, "max_memory": arguments.max_memory, "steps": f"{arguments.outer} x 12"}
+        row |= {"threads": threads_to_use(None), "tiles": len(pauses), "runs_256": len(runs)}
+        for clock in ("wall", "cpu"):
+            seconds = getattr(whole, clock) - sum(getattr(made, clock) for made in pauses)
+            large, each = seconds / size**2, [getattr(made, clock) / small.size for made in runs]
+            row |= {
+                f"{clock}_seconds": round(seconds, 2),
+                f"{clock}_us_per_pixel": round(large * 1e6, 2),
+                f"{clock}_us_per_pixel_256": [round(float(np.quantile(each, q)) * 1e6, 2) for q in (0, 0.5, 1)],
+                f"{clock}_ratio": round(large / float(np.median(each)), 3),
+            }
+        rows.append(row | fresh(PEAK, "safi-gray", size, size, arguments.max_memory))
+        print(rows[-1], flush=True)
     return rows
+
+
+@contextmanager
+def before_tiles(solver, pause: Callable[[], None]) -> Iterator[None]:
+    """Calls `pause` whenever a work space of the solver, but for those of small images, gets its next tile."""
+    engine = solver._engine
+    make = engine.workspace
+
+    def workspace(batch: int, height: int, width: int):
+        made = make(batch, height, width)
+        if height * width > SMALL**2:
+            load = made.load
+            made.load = lambda *problem: (pause(), load(*problem))
+        return made
+
+    engine.workspace = workspace
+    try:
+        yield
+    finally:
+        del engine.workspace
 
 
 def start(_: argparse.Namespace) -> list[dict[str, object]]:
@@ -220,12 +259,13 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--max-memory", type=float, default=6e9)
     parser.add_argument("--outer", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6, help="runs of 256 x 256 before each tile, for time")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     load = round(os.getloadavg()[0], 2)
     rows = RUNS[arguments.mode](arguments)
-    for row in rows:
-        print(row)
+    if arguments.mode != "time":  # which prints as it goes
+        print(*rows, sep="\n")
     if arguments.output:
         command = f"python bench/large.py {arguments.mode}"
         command += "".join(f" {word}" for word in sys.argv[2:] if "output" not in word and ".json" not in word)

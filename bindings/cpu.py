@@ -36,6 +36,7 @@ from .threads import on_threads
 FloatArray = NDArray[np.float32]
 
 PAIRS = 24  # tile pairs that share one pass over the spectra of a mask layer: 3 MB of channels per thread at C = 64
+WORK = (_tile.WORK, _tile.WORK, _tile.EXTRA)  # floats of one thread's work space for the filter bank: re, im, extra
 _LAUNCH = threading.RLock()
 
 
@@ -97,6 +98,13 @@ class _SafiMaskWeights:
         self.no_bias = np.zeros(channels, np.float32)
 
     @staticmethod
+    def work(groups: int) -> tuple[int, ...]:
+        """Floats of one thread's work space: re, im, small_re, small_im of kernels/cpu/convolution.py."""
+        large = _convolution.BINS * (PAIRS * groups * _tile.GROUP + 16)
+        small = int(_convolution.small_floats(groups))
+        return large, large, small, small
+
+    @staticmethod
     def _spectra(kernel: np.ndarray, channels: int) -> tuple[FloatArray, FloatArray]:
         bins = SMALL_TILE**2
         spectra = np.conj(np.fft.fft2(kernel, (SMALL_TILE, SMALL_TILE))) / bins
@@ -146,14 +154,21 @@ class CpuEngine:
         return 4 * (3 * self.channels + 12 + (TILE / inner) ** 2).__ceil__()
 
     def workspace_bytes(self, batch: int, height: int, width: int) -> int:
-        """Memory of `workspace(batch, height, width)` once it has a mask.
-
-        Not counted is the work space of the threads, at most 4 MB each, which the allocator keeps from one solve for the next.
-        """
+        """Memory of `workspace(batch, height, width)` once it has a mask, on the threads that kernels would use now."""
         rows, pitch, tiles = self.padded_size(height, width)
         floats = 4 * rows * pitch + 3 * height * width * (1 + self.channels)
         floats += tiles * (TILE * TILE + 2) + 2 * height * SUMS
-        return 4 * batch * floats
+        return 4 * (batch * floats + self._work_floats(batch, height, width))
+
+    def _work_floats(self, batch: int, height: int, width: int) -> int:
+        """Work space of the threads that find work; that of the others is never written."""
+        threads, tiles = numba.get_num_threads(), self.padded_size(height, width)[2]
+        floats = min(threads, batch * tiles) * sum(WORK)
+        if isinstance(self.mask, _SafiMaskWeights):
+            inner = SMALL_TILE + 1 - max(self.mask.supports)
+            pairs = -(-(-(-height // inner) * -(-width // inner)) // 2)
+            floats += min(threads, batch * -(-pairs // PAIRS)) * sum(self.mask.work(self.groups))
+        return floats
 
     def padded_size(self, height: int, width: int) -> tuple[int, int, int]:
         """Rows and pitch of an image with the halo that its Fourier tiles read, and how many tiles there are."""
@@ -191,7 +206,7 @@ class CpuWorkspace:
         self.carried = np.zeros(batch, np.float32)  # v = u + carried (u - u_previous)
         self.has_mask = False
         threads = numba.get_num_threads()
-        self.work = tuple(np.zeros(threads * size, np.float32) for size in (_tile.WORK, _tile.WORK, _tile.EXTRA))
+        self.work = tuple(np.zeros(threads * size, np.float32) for size in WORK)
         self.mask_work: tuple[FloatArray, ...] | None = None
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -229,8 +244,8 @@ class CpuWorkspace:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call compares with y."""
         with _LAUNCH:
             outer_sums(
-                active, self.accepted, self._flat_image, self.reference.reshape(-1), self.sums.reshape(-1), self.geometry
-            )
+                active, self.accepted, self._flat_image, self.reference.reshape(-1), self.sums.reshape(-1), self.geometry,
+            )  # fmt: skip
         change, size = self.sums[active, :, :2].sum(1).T
         result: NDArray[np.float64] = np.sqrt(change / np.maximum(size, np.finfo(np.float64).tiny))
         return result
@@ -460,15 +475,13 @@ class CpuWorkspace:
             _convolution.convolution(
                 active, *places[layer], *places[layer + 1], weights.supports[layer], weights.symmetric,
                 *weights.spectra[layer], *weights.splines[layer + 1].arguments, flat_bias, layer == layers - 1, PAIRS,
-                *self._mask_arrays(), self.geometry,
+                *self._mask_arrays(weights), self.geometry,
             )  # fmt: skip
 
-    def _mask_arrays(self) -> tuple[FloatArray, ...]:
+    def _mask_arrays(self, weights: _SafiMaskWeights) -> tuple[FloatArray, ...]:
         if self.mask_work is None:
-            threads, channels = numba.get_num_threads(), self.engine.channels
-            large = threads * _convolution.BINS * (PAIRS * channels + 16)
-            small = threads * _convolution.small_floats(self.engine.groups)
-            self.mask_work = tuple(np.zeros(size, np.float32) for size in (large, large, small, small))
+            threads = numba.get_num_threads()
+            self.mask_work = tuple(np.zeros(threads * size, np.float32) for size in weights.work(self.engine.groups))
         return self.mask_work
 
     def _update_mmr_mask(self, active: NDArray[np.int64], weights: _MmrMaskWeights) -> None:

@@ -213,40 +213,50 @@ def start(_: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def stream(_: argparse.Namespace) -> list[dict[str, object]]:
-    """Twelve 128 x 128 16-bit PNG files read, denoised and written, one after the other and through denoise_batch."""
+    """Twelve 128 x 128 16-bit PNG files read, denoised and written, one after the other and through denoise_batch.
+
+    wait: seconds that reading and writing sleep for each file beside their work, as for a disc behind a network.
+    """
+    import imageio.v3 as iio
+
     import safi_fast
     from safi_fast.io import read_image, write_image
 
-    solver, sigma = safi_fast.Solver("safi-gray"), 65535 * 25 / 255
+    solver, sigma, rows = safi_fast.Solver("safi-gray", backend="cpu"), 65535 * 25 / 255, []
     y = mosaic(128 * 3, 128 * 4, 25 / 255)
     with tempfile.TemporaryDirectory() as folder:
-        like, paths = None, []
-        for number in range(12):
+        paths = [Path(folder) / f"{number}.png" for number in range(12)]
+        for number, path in enumerate(paths):
             row, column = divmod(number, 4)
             array = y[128 * row :, 128 * column :][:128, :128].clip(0, 1)
-            paths.append(Path(folder) / f"{number}.png")
-            import imageio.v3 as iio
+            iio.imwrite(path, (array * 65535).astype(np.uint16))
+        like, out = read_image(paths[0]), Path(folder) / "out.png"
 
-            iio.imwrite(paths[-1], (array * 65535).astype(np.uint16))
-        like = read_image(paths[0])
-        out = Path(folder) / "out.png"
+        def read(path: Path, wait: float) -> np.ndarray:
+            time.sleep(wait)
+            return read_image(path).array
 
-        def one_by_one() -> None:
+        def write(result: np.ndarray, wait: float) -> None:
+            time.sleep(wait)
+            write_image(out, result, like)
+
+        def one_by_one(wait: float) -> None:
             for path in paths:
-                write_image(out, solver.denoise(read_image(path).array, sigma), like)
+                write(solver.denoise(read(path, wait), sigma), wait)
 
-        def overlapped() -> None:
-            for result in solver.denoise_batch((read_image(path).array for path in paths), sigma):
-                write_image(out, result, like)
+        def overlapped(wait: float) -> None:
+            for result in solver.denoise_batch((read(path, wait) for path in paths), sigma):
+                write(result, wait)
 
-        one_by_one()
-        seconds: dict[str, list[float]] = {"one_by_one": [], "overlapped": []}
-        for _ in range(3):
-            for name, run in (("one_by_one", one_by_one), ("overlapped", overlapped)):
-                began = time.perf_counter()
-                run()
-                seconds[name].append(round(time.perf_counter() - began, 2))
-    return [{"images": 12, "size": [128, 128], **seconds}]
+        one_by_one(0)
+        for wait in (0, 0.05, 0.2):
+            runs = {run.__name__: [] for run in (one_by_one, overlapped)}
+            for _ in range(5):
+                for run in (one_by_one, overlapped):
+                    runs[run.__name__].append(round(measure.timed(lambda run=run, wait=wait: run(wait)).wall, 2))
+            least = {f"least_{name}": min(seconds) for name, seconds in runs.items()}
+            rows.append({"images": 12, "size": [128, 128], "wait": wait, **least, **runs})
+    return rows
 
 
 RUNS = {"memory": memory, "halo": halo, "tiles": tiles, "time": timing, "start": start, "stream": stream}

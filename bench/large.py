@@ -139,7 +139,6 @@ def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
     256 x 256 is solved before and after the large image and, with its clocks stopped, before each of its tiles; the median counts.
     """
     import safi_fast
-    from safi_fast.bindings.threads import threads_to_use
 
     solver, rows = safi_fast.Solver("safi-gray", backend="cpu"), []
     sizes = [arguments.size] if arguments.size else [1024, 2048, 4096]
@@ -162,7 +161,7 @@ def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
             whole = solve(np.ascontiguousarray(noisy[:size, :size]))
         pause()
         row = {"size": size, "max_memory": arguments.max_memory, "steps": f"{arguments.outer} x 12"}
-        row |= {"threads": threads_to_use(None), "tiles": len(pauses), "runs_256": len(runs)}
+        row |= {"tiles": len(pauses), "runs_256": len(runs)}
         for clock in ("wall", "cpu"):
             seconds = getattr(whole, clock) - sum(getattr(made, clock) for made in pauses)
             large, each = seconds / size**2, [getattr(made, clock) / small.size for made in runs]
@@ -251,7 +250,7 @@ def stream(_: argparse.Namespace) -> list[dict[str, object]]:
         one_by_one(0)
         for wait in (0, 0.05, 0.2):
             runs = {run.__name__: [] for run in (one_by_one, overlapped)}
-            for _ in range(5):
+            for _ in range(3):
                 for run in (one_by_one, overlapped):
                     runs[run.__name__].append(round(measure.timed(lambda run=run, wait=wait: run(wait)).wall, 2))
             least = {f"least_{name}": min(seconds) for name, seconds in runs.items()}
@@ -272,6 +271,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="runs of 256 x 256 before each tile, for time")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    from safi_fast.bindings.threads import threads_to_use
+
     load = round(os.getloadavg()[0], 2)
     rows = RUNS[arguments.mode](arguments)
     if arguments.mode != "time":  # which prints as it goes
@@ -282,7 +283,7 @@ def main() -> None:
         record = {
             "command": command,
             "load_average_before": load,
-            "threads": len(os.sched_getaffinity(0)),
+            "threads": threads_to_use(None),
             "rows": rows,
         }
         arguments.output.write_text(json.dumps(record, indent=2) + "\n")

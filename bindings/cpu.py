@@ -98,13 +98,6 @@ class _SafiMaskWeights:
         self.no_bias = np.zeros(channels, np.float32)
 
     @staticmethod
-    def work(groups: int) -> tuple[int, ...]:
-        """Floats of one thread's work space: re, im, small_re, small_im of kernels/cpu/convolution.py."""
-        large = _convolution.BINS * (PAIRS * groups * _tile.GROUP + 16)
-        small = int(_convolution.small_floats(groups))
-        return large, large, small, small
-
-    @staticmethod
     def _spectra(kernel: np.ndarray, channels: int) -> tuple[FloatArray, FloatArray]:
         bins = SMALL_TILE**2
         spectra = np.conj(np.fft.fft2(kernel, (SMALL_TILE, SMALL_TILE))) / bins
@@ -167,8 +160,14 @@ class CpuEngine:
         if isinstance(self.mask, _SafiMaskWeights):
             inner = SMALL_TILE + 1 - max(self.mask.supports)
             pairs = -(-(-(-height // inner) * -(-width // inner)) // 2)
-            floats += min(threads, batch * -(-pairs // PAIRS)) * sum(self.mask.work(self.groups))
+            floats += min(threads, batch * -(-pairs // PAIRS)) * sum(self.mask_work)
         return floats
+
+    @property
+    def mask_work(self) -> tuple[int, int, int, int]:
+        """Floats of one thread's work space for convolutions: re, im, small_re, small_im of kernels/cpu/convolution.py."""
+        large, small = _convolution.BINS * (PAIRS * self.channels + 16), int(_convolution.small_floats(self.groups))
+        return large, large, small, small
 
     def padded_size(self, height: int, width: int) -> tuple[int, int, int]:
         """Rows and pitch of an image with the halo that its Fourier tiles read, and how many tiles there are."""
@@ -475,13 +474,13 @@ class CpuWorkspace:
             _convolution.convolution(
                 active, *places[layer], *places[layer + 1], weights.supports[layer], weights.symmetric,
                 *weights.spectra[layer], *weights.splines[layer + 1].arguments, flat_bias, layer == layers - 1, PAIRS,
-                *self._mask_arrays(weights), self.geometry,
+                *self._mask_arrays(), self.geometry,
             )  # fmt: skip
 
-    def _mask_arrays(self, weights: _SafiMaskWeights) -> tuple[FloatArray, ...]:
+    def _mask_arrays(self) -> tuple[FloatArray, ...]:
         if self.mask_work is None:
             threads = numba.get_num_threads()
-            self.mask_work = tuple(np.zeros(threads * size, np.float32) for size in weights.work(self.engine.groups))
+            self.mask_work = tuple(np.zeros(threads * size, np.float32) for size in self.engine.mask_work)
         return self.mask_work
 
     def _update_mmr_mask(self, active: NDArray[np.int64], weights: _MmrMaskWeights) -> None:

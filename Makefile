@@ -31,10 +31,10 @@ lint: $(VENV)/installed-dev
 RESULTS := bench/results
 FIGURES := docs/images
 
-# About ten minutes on two idle cores.
+# Less than ten minutes on two idle cores, once kernels are compiled; bench/tables.py prints what each part took.
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/roofline.py --output $(RESULTS)/roofline.json --plot $(FIGURES)/roofline.png
-	$(BIN)/python bench/race.py --output $(RESULTS)/race.json
+	$(BIN)/python bench/race.py --repeats 1 --output $(RESULTS)/race.json
 	$(BIN)/python bench/fixed_point.py --tol 7e-4 --output $(RESULTS)/fixed_point.json
 	$(BIN)/python bench/rivals.py --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
@@ -49,6 +49,9 @@ bench-full: $(VENV)/installed-dev
 	$(BIN)/python bench/rivals.py --limit 68 --slow 3 --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
 	$(BIN)/python -m pytest bench --full --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
 	$(BIN)/python bench/scaling.py .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
+	$(BIN)/python bench/large.py time --output $(RESULTS)/large_time.json
+	$(BIN)/python bench/large.py memory --output $(RESULTS)/large_memory.json
+	$(BIN)/python bench/large.py stream --output $(RESULTS)/large_stream.json
 	$(BIN)/python bench/tables.py
 
 # Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]).

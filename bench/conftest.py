@@ -1,12 +1,14 @@
 """Fixtures of the benchmarks. Nothing here is imported by the library."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import measure
 import problems
 
 import safi_fast
@@ -33,3 +35,8 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "full" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_benchmark_update_json(output_json):
+    """How long it all took, for bench/scaling.py."""
+    output_json["seconds_taken"] = round(time.perf_counter() - measure.STARTED, 1)

@@ -3,7 +3,7 @@
     python bench/large.py memory  [--output bench/results/large_memory.json]    estimate against the measured peak
     python bench/large.py halo    [--output bench/results/large_halo.json]      how far from a cut the result still changes
     python bench/large.py tiles   [--output bench/results/large_tiles.json]     tiles against the image as a whole
-    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--outer 5] [--output bench/results/large_time.json]
+    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--outer 5] [--rounds 6] [--output bench/results/large_time.json]
     python bench/large.py start   [--output bench/results/large_start.json]     seconds to the first result
     python bench/large.py stream  [--output bench/results/large_stream.json]    a folder, one by one and overlapped
 
@@ -15,21 +15,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import measure
 import numpy as np
 from problems import DATA
 
 MODELS = ("safi-gray", "mmr-gray")
 LEVELS = (5, 25, 50)
+SIZES = (*(((side, side), 0) for side in (64, 96, 128, 192, 256, 512)), ((1024, 768), 0), ((1024, 1024), 300e6))
 DISTANCES = (0, 8, 16, 24, 32, 40, 48, 56, 64)
+TWICE = 2048
+SMALL = 256  # to side, of the image that a large one is compared with
+CLOCKS = ("wall", "cpu", "user")
 PEAK = """
-import json, re, sys
+import ctypes, json, re, sys
 import numpy as np, safi_fast
+trim = getattr(ctypes.CDLL(None), "malloc_trim", int)  # what the small image has freed goes back to the system
 def status(key):
     return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
 name, height, width, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) or None
@@ -37,6 +46,7 @@ solver, rng = safi_fast.Solver(name), np.random.default_rng(0)
 solver.denoise(rng.random((64, 64), np.float32), 25 / 255)
 image = rng.random((height, width), np.float32)
 estimate = solver.estimate_memory(image.shape, max_memory=limit)
+trim(0)
 ready = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 solver.denoise(image, 25 / 255, max_outer=2, max_inner=1, max_memory=limit)  # more steps take no more
@@ -83,7 +93,7 @@ def memory(_: argparse.Namespace) -> list[dict[str, object]]:
     """Estimate and measured peak above a ready solver."""
     rows = []
     for name in MODELS:
-        for size, limit in (((256, 256), 0), ((512, 512), 0), ((1024, 768), 0), ((1024, 1024), 300e6)):
+        for size, limit in SIZES:
             found = fresh(PEAK, name, *size, limit)
             found["estimate_over_measured"] = round(found["estimate"] / found["measured"], 3)
             found["bytes_per_pixel"] = round(found["measured"] / (size[0] * size[1]))
@@ -126,36 +136,80 @@ def tiles(arguments: argparse.Namespace) -> list[dict[str, object]]:
     return rows
 
 
+def seconds() -> np.ndarray:
+    """Now, on three clocks (CLOCKS): the wall's, the processor's, and the processor's without the system, which makes memory ready."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return np.array([time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_utime])
+
+
 def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """Microseconds per pixel of a large image in tiles and of 256 x 256, measured in turn in one process, and the peak of memory."""
+    """Microseconds per pixel of large images over those of 256 x 256, on three clocks, and the peak of memory.
+
+    256 x 256 is solved before and after the large image and, with its clocks stopped, before each of its tiles; the median counts. Images
+    up to TWICE are solved twice and the shorter run counts: pages that a virtual machine touches first come from its host, which takes long.
+    """
     import safi_fast
 
-    solver, size, rows = safi_fast.Solver("safi-gray"), arguments.size or 4096, []
-    y = mosaic(size, size, 25 / 255)
-    small = np.ascontiguousarray(y[:256, :256])
-    limit = arguments.max_memory
+    solver, rows = safi_fast.Solver("safi-gray", backend="cpu"), []
+    sizes = [arguments.size] if arguments.size else [1024, 2048, 4096]
+    noisy = mosaic(sizes[-1], sizes[-1], 25 / 255)
+    small = np.ascontiguousarray(noisy[:SMALL, :SMALL])
 
-    def per_pixel(image: np.ndarray, repeats: int) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            solver.denoise(image, 25 / 255, max_outer=arguments.outer, max_memory=limit)
-        return (time.perf_counter() - start) / image.size / repeats * 1e6
+    def solve(image: np.ndarray) -> np.ndarray:
+        began = seconds()
+        solver.denoise(image, 25 / 255, max_outer=arguments.outer, max_memory=arguments.max_memory)
+        return seconds() - began
 
-    per_pixel(small, 1)
-    before, large, after = per_pixel(small, 8), per_pixel(y, 1), per_pixel(small, 8)
-    rows.append(
-        {
-            "size": size,
-            "max_memory": limit,
-            "steps": f"{arguments.outer} x 12",
-            "us_per_pixel_256_before_and_after": [round(before, 2), round(after, 2)],
-            "us_per_pixel": round(large, 2),
-            "ratio": round(large / ((before + after) / 2), 3),
-            "seconds": round(large * size * size / 1e6, 1),
-            **fresh(PEAK, "safi-gray", size, size, limit),
-        }
-    )
+    solve(small)
+    for size in sizes:
+        image, runs, pauses = np.ascontiguousarray(noisy[:size, :size]), [], []
+
+        def pause(runs=runs, pauses=pauses) -> None:
+            began = seconds()
+            runs.extend(solve(small) for _ in range(arguments.rounds))
+            pauses.append(seconds() - began)
+
+        made = []
+        for _ in range(2 if size <= TWICE else 1):
+            pauses.clear()
+            with before_tiles(solver, pause):
+                made.append(solve(image) - sum(pauses))
+        tiles = len(pauses)
+        pause()
+        whole = np.min(made, 0)
+        large, each = whole / size**2 * 1e6, np.array(runs) / small.size * 1e6
+        row = {"size": size, "max_memory": arguments.max_memory, "steps": f"{arguments.outer} x 12", "tiles": tiles}
+        row |= {"runs": len(made), "runs_of_256": len(runs)}
+        for number, clock in enumerate(CLOCKS):
+            row |= {
+                f"{clock}_seconds": whole[number].round(2).item(),
+                f"{clock}_us_per_pixel": large[number].round(2).item(),
+                f"{clock}_us_per_pixel_of_256": np.quantile(each[:, number], (0, 0.5, 1)).round(2).tolist(),
+                f"{clock}_ratio": (large[number] / np.median(each[:, number])).round(3).item(),
+            }
+        print(row, flush=True)
+        rows.append(row | fresh(PEAK, "safi-gray", size, size, arguments.max_memory))
     return rows
+
+
+@contextmanager
+def before_tiles(solver, pause: Callable[[], None]) -> Iterator[None]:
+    """Calls `pause` whenever a work space of the solver, but for those of small images, gets its next tile."""
+    engine = solver._engine
+    make = engine.workspace
+
+    def workspace(batch: int, height: int, width: int):
+        made = make(batch, height, width)
+        if height * width > SMALL**2:
+            load = made.load
+            made.load = lambda *problem: (pause(), load(*problem))
+        return made
+
+    engine.workspace = workspace
+    try:
+        yield
+    finally:
+        del engine.workspace
 
 
 def start(_: argparse.Namespace) -> list[dict[str, object]]:
@@ -174,40 +228,50 @@ def start(_: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def stream(_: argparse.Namespace) -> list[dict[str, object]]:
-    """Twelve 128 x 128 16-bit PNG files read, denoised and written, one after the other and through denoise_batch."""
+    """Twelve 128 x 128 16-bit PNG files read, denoised and written, one after the other and through denoise_batch.
+
+    wait: seconds that reading and writing sleep for each file beside their work, as for a disc behind a network.
+    """
+    import imageio.v3 as iio
+
     import safi_fast
     from safi_fast.io import read_image, write_image
 
-    solver, sigma = safi_fast.Solver("safi-gray"), 65535 * 25 / 255
+    solver, sigma, rows = safi_fast.Solver("safi-gray", backend="cpu"), 65535 * 25 / 255, []
     y = mosaic(128 * 3, 128 * 4, 25 / 255)
     with tempfile.TemporaryDirectory() as folder:
-        like, paths = None, []
-        for number in range(12):
+        paths = [Path(folder) / f"{number}.png" for number in range(12)]
+        for number, path in enumerate(paths):
             row, column = divmod(number, 4)
             array = y[128 * row :, 128 * column :][:128, :128].clip(0, 1)
-            paths.append(Path(folder) / f"{number}.png")
-            import imageio.v3 as iio
+            iio.imwrite(path, (array * 65535).astype(np.uint16))
+        like, out = read_image(paths[0]), Path(folder) / "out.png"
 
-            iio.imwrite(paths[-1], (array * 65535).astype(np.uint16))
-        like = read_image(paths[0])
-        out = Path(folder) / "out.png"
+        def read(path: Path, wait: float) -> np.ndarray:
+            time.sleep(wait)
+            return read_image(path).array
 
-        def one_by_one() -> None:
+        def write(result: np.ndarray, wait: float) -> None:
+            time.sleep(wait)
+            write_image(out, result, like)
+
+        def one_by_one(wait: float) -> None:
             for path in paths:
-                write_image(out, solver.denoise(read_image(path).array, sigma), like)
+                write(solver.denoise(read(path, wait), sigma), wait)
 
-        def overlapped() -> None:
-            for result in solver.denoise_batch((read_image(path).array for path in paths), sigma):
-                write_image(out, result, like)
+        def overlapped(wait: float) -> None:
+            for result in solver.denoise_batch((read(path, wait) for path in paths), sigma):
+                write(result, wait)
 
-        one_by_one()
-        seconds: dict[str, list[float]] = {"one_by_one": [], "overlapped": []}
-        for _ in range(3):
-            for name, run in (("one_by_one", one_by_one), ("overlapped", overlapped)):
-                began = time.perf_counter()
-                run()
-                seconds[name].append(round(time.perf_counter() - began, 2))
-    return [{"images": 12, "size": [128, 128], **seconds}]
+        one_by_one(0)
+        for wait in (0, 0.05, 0.2):
+            runs = {run.__name__: [] for run in (one_by_one, overlapped)}
+            for _ in range(3):
+                for run in (one_by_one, overlapped):
+                    runs[run.__name__].append(round(measure.timed(lambda run=run, wait=wait: run(wait)).wall, 2))
+            least = {f"least_{name}": min(seconds) for name, seconds in runs.items()}
+            rows.append({"images": 12, "size": [128, 128], "wait": wait, **least, **runs})
+    return rows
 
 
 RUNS = {"memory": memory, "halo": halo, "tiles": tiles, "time": timing, "start": start, "stream": stream}
@@ -220,19 +284,21 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--max-memory", type=float, default=6e9)
     parser.add_argument("--outer", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6, help="runs of 256 x 256 before each tile, for time")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    from safi_fast.bindings.threads import threads_to_use
+
     load = round(os.getloadavg()[0], 2)
     rows = RUNS[arguments.mode](arguments)
-    for row in rows:
-        print(row)
+    print(*rows, sep="\n")
     if arguments.output:
         command = f"python bench/large.py {arguments.mode}"
         command += "".join(f" {word}" for word in sys.argv[2:] if "output" not in word and ".json" not in word)
         record = {
             "command": command,
             "load_average_before": load,
-            "threads": len(os.sched_getaffinity(0)),
+            "threads": threads_to_use(None),
             "rows": rows,
         }
         arguments.output.write_text(json.dumps(record, indent=2) + "\n")

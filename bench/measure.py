@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 THREADS = 2  # of every method
+STARTED = time.perf_counter()
 
 
 class Timing(NamedTuple):
@@ -77,7 +78,8 @@ def command() -> str:
 
 
 def write(path: Path | None, rows: Sequence[dict[str, Any]], before: dict[str, Any], **facts: Any) -> None:
-    """The rows, the command and the machine as it was before and after the run."""
+    """The rows, the command, how long it took since this was imported, and the machine as it was before and after."""
     if path is not None:
-        record = {"command": command(), "machine": before, "load_after": machine()["load_average"], **facts}
+        taken = {"seconds_taken": round(time.perf_counter() - STARTED, 1)}
+        record = {"command": command(), "machine": before, "load_after": machine()["load_average"], **taken, **facts}
         path.write_text(json.dumps({**record, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")

@@ -40,9 +40,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    made = json.loads(arguments.source.read_text(encoding="utf-8"))["benchmarks"]
-    rows = [{"test": entry["name"], "seconds": entry["stats"]["min"], **entry["extra_info"]} for entry in made]
-    measure.write(arguments.output, rows, measure.machine())
+    made = json.loads(arguments.source.read_text(encoding="utf-8"))
+    rows = [
+        {"test": entry["name"], "seconds": entry["stats"]["min"], **entry["extra_info"]} for entry in made["benchmarks"]
+    ]
+    measure.write(arguments.output, rows, measure.machine(), seconds_taken=made["seconds_taken"])
     if arguments.plot:
         plot(rows, arguments.plot)
 

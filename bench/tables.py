@@ -104,10 +104,12 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def main() -> None:
-    """Put every table into its place."""
+    """Put every table into its place, and say how long its measurement took."""
     page = PAGE.read_text(encoding="utf-8")
     for name, make in TABLES.items():
-        table = make(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+        record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        print(f"{name}: {record.get('seconds_taken', '?')} s")
+        table = make(record)
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         page = pattern.sub(lambda match, table=table: f"{match[1]}\n{table}\n\n{match[2]}", page)
     PAGE.write_text(page, encoding="utf-8")

@@ -27,7 +27,8 @@ from ..kernels.cpu.depthwise import depthwise
 from ..kernels.cpu.features import features
 from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesis
-from ..kernels.cpu.image import SUMS, gather_image, image_step, primal_step, primal_sums, set_image
+from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_step, primal_sums, set_image
+from ..kernels.cpu.state import collapse_momentum
 from ..model import MmrMask, Model, SafiMask
 from .border import border_taps
 from .threads import on_threads
@@ -35,6 +36,7 @@ from .threads import on_threads
 FloatArray = NDArray[np.float32]
 
 PAIRS = 24  # tile pairs that share one pass over the spectra of a mask layer: 3 MB of channels per thread at C = 64
+WORK = (_tile.WORK, _tile.WORK, _tile.EXTRA)  # floats of one thread's work space for the filter bank: re, im, extra
 _LAUNCH = threading.RLock()
 
 
@@ -145,14 +147,27 @@ class CpuEngine:
         return 4 * (3 * self.channels + 12 + (TILE / inner) ** 2).__ceil__()
 
     def workspace_bytes(self, batch: int, height: int, width: int) -> int:
-        """Memory of `workspace(batch, height, width)` once it has a mask.
-
-        Not counted is the work space of the threads, at most 4 MB each, which the allocator keeps from one solve for the next.
-        """
+        """Memory of `workspace(batch, height, width)` once it has a mask, on the threads that kernels would use now."""
         rows, pitch, tiles = self.padded_size(height, width)
         floats = 4 * rows * pitch + 3 * height * width * (1 + self.channels)
         floats += tiles * (TILE * TILE + 2) + 2 * height * SUMS
-        return 4 * batch * floats
+        return 4 * (batch * floats + self._work_floats(batch, height, width))
+
+    def _work_floats(self, batch: int, height: int, width: int) -> int:
+        """Work space of the threads that find work; that of the others is never written."""
+        threads, tiles = numba.get_num_threads(), self.padded_size(height, width)[2]
+        floats = min(threads, batch * tiles) * sum(WORK)
+        if isinstance(self.mask, _SafiMaskWeights):
+            inner = SMALL_TILE + 1 - max(self.mask.supports)
+            pairs = -(-(-(-height // inner) * -(-width // inner)) // 2)
+            floats += min(threads, batch * -(-pairs // PAIRS)) * sum(self.mask_work)
+        return floats
+
+    @property
+    def mask_work(self) -> tuple[int, int, int, int]:
+        """Floats of one thread's work space for convolutions: re, im, small_re, small_im of kernels/cpu/convolution.py."""
+        large, small = _convolution.BINS * (PAIRS * self.channels + 16), int(_convolution.small_floats(self.groups))
+        return large, large, small, small
 
     def padded_size(self, height: int, width: int) -> tuple[int, int, int]:
         """Rows and pitch of an image with the halo that its Fourier tiles read, and how many tiles there are."""
@@ -190,7 +205,7 @@ class CpuWorkspace:
         self.carried = np.zeros(batch, np.float32)  # v = u + carried (u - u_previous)
         self.has_mask = False
         threads = numba.get_num_threads()
-        self.work = tuple(np.zeros(threads * size, np.float32) for size in (_tile.WORK, _tile.WORK, _tile.EXTRA))
+        self.work = tuple(np.zeros(threads * size, np.float32) for size in WORK)
         self.mask_work: tuple[FloatArray, ...] | None = None
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -226,13 +241,13 @@ class CpuWorkspace:
 
     def outer_change(self, active: NDArray[np.int64]) -> NDArray[np.float64]:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call compares with y."""
-        now = self.image()[active].reshape(len(active), -1)
-        before = self.reference[active].reshape(len(active), -1)
-        change = np.linalg.norm(now - before, axis=1) / np.maximum(
-            np.linalg.norm(before, axis=1), np.finfo(np.float32).tiny
-        )
-        self.reference[active] = now.reshape(-1, self.height, self.width)
-        return change.astype(np.float64)
+        with _LAUNCH:
+            outer_sums(
+                active, self.accepted, self._flat_image, self.reference.reshape(-1), self.sums.reshape(-1), self.geometry,
+            )  # fmt: skip
+        change, size = self.sums[active, :, :2].sum(1).T
+        result: NDArray[np.float64] = np.sqrt(change / np.maximum(size, np.finfo(np.float64).tiny))
+        return result
 
     # -- filter bank --------------------------------------------------------------------------------------------------
 
@@ -248,12 +263,8 @@ class CpuWorkspace:
 
     def collapse_momentum(self, active: NDArray[np.int64]) -> None:
         """u = v, momentum zero: the extrapolated point becomes the iterate, and the other slot is free."""
-        for b in active:
-            if self.carried[b] != 0:
-                u, previous = self.dual[self.slot[b], b], self.dual[1 - self.slot[b], b]
-                previous -= u
-                previous *= -self.carried[b]
-                u += previous
+        with _LAUNCH:
+            collapse_momentum(active, self.slot, self._flat_dual, self.carried, self.geometry)
         self.carried[active] = 0
 
     def refresh(self, active: NDArray[np.int64]) -> None:
@@ -394,7 +405,8 @@ class CpuWorkspace:
     def update_mask(self, active: NDArray[np.int64], gain: FloatArray, bias: FloatArray) -> None:
         """M = mask(x) of the accepted images; gain and bias are (B, C). Needs collapsed momentum: the spare slot of u is scratch."""
         if self.mask is None:
-            self.mask = np.ones((self.batch, self.engine.groups, self.height, self.width, _tile.GROUP), np.float32)
+            self.mask = np.empty((self.batch, self.engine.groups, self.height, self.width, _tile.GROUP), np.float32)
+            self.mask[np.setdiff1d(np.arange(self.batch), active)] = 1  # the kernels write the others whole
         with _LAUNCH:
             if isinstance(self.engine.mask, _SafiMaskWeights):
                 self._update_safi_mask(active, self.engine.mask, gain, bias)
@@ -467,10 +479,8 @@ class CpuWorkspace:
 
     def _mask_arrays(self) -> tuple[FloatArray, ...]:
         if self.mask_work is None:
-            threads, channels = numba.get_num_threads(), self.engine.channels
-            large = threads * _convolution.BINS * (PAIRS * channels + 16)
-            small = threads * _convolution.small_floats(self.engine.groups)
-            self.mask_work = tuple(np.zeros(size, np.float32) for size in (large, large, small, small))
+            threads = numba.get_num_threads()
+            self.mask_work = tuple(np.zeros(threads * size, np.float32) for size in self.engine.mask_work)
         return self.mask_work
 
     def _update_mmr_mask(self, active: NDArray[np.int64], weights: _MmrMaskWeights) -> None:

@@ -115,7 +115,8 @@ def estimate_memory(
     """Bytes that `denoise` of an image of `shape` and `dtype` takes at its peak, in addition to a solver that is ready.
 
     shape, channel_axis, model, max_memory, backend: as for `denoise`. The image itself is not counted, its result is. On the CPU the
-    estimate lies within 15 % from 256 x 256 on of what is measured, on a GPU it is rough. What is there before, Numba and the weights, is 140 to 220 MB.
+    estimate lies within 15 % of what is measured, on a GPU it is rough. What is there before, Numba and the weights, is 140 to 220 MB.
+    Memory that an earlier call has freed and the allocator has kept is used again, so that a process may grow by less.
     Raises InputError, ModelError, BackendError.
     """
     solver = _solver(_resolve(model), backend, None, os.getpid())
@@ -323,7 +324,8 @@ class Solver:
         if blank.size == 0:
             raise InputError(f"shape is {shape!r}; expected one without a zero")
         extent = memory.Images(_result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
-        return memory.peak_bytes(self._engine, extent, self._divide(extent, max_memory, False))
+        with self._on_threads():
+            return memory.peak_bytes(self._engine, extent, self._divide(extent, max_memory, False))
 
     def reconstruct(
         self,

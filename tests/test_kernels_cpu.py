@@ -514,6 +514,28 @@ def test_adjoint_of_dual(rng, bank, size):
         assert_as_good(z, exact, plain.synthesis(response, filters))
 
 
+def test_collapsed_momentum_is_the_extrapolated_point(rng):
+    engine = engine_of("five, unequal")
+    workspace = loaded(engine, images(rng, engine, (13, 17)))
+    workspace.dual[:] = rng.standard_normal(workspace.dual.shape, np.float32)
+    workspace.slot[:], workspace.carried[:] = (1, 0), (0.4, 0.7)
+    u, before = workspace.dual[[1, 0], [0, 1]], workspace.dual[[0, 1], [0, 1]]
+    workspace.collapse_momentum(np.array([0]))
+    np.testing.assert_allclose(workspace.dual[1, 0], u[0] + 0.4 * (u[0] - before[0]), rtol=0, atol=8 * EPS)
+    np.testing.assert_array_equal(workspace.dual[0, 1], u[1])
+    assert workspace.carried.tolist() == [0, np.float32(0.7)]
+
+
+def test_change_between_outer_steps(rng):
+    engine = engine_of("five, unequal")
+    y, x = images(rng, engine, (13, 17)), images(rng, engine, (13, 17))
+    workspace = loaded(engine, y)
+    workspace.put_image(everyone(workspace), x)
+    first = np.linalg.norm((x - y)[1].astype(float)) / np.linalg.norm(y[1].astype(float))
+    np.testing.assert_allclose(workspace.outer_change(np.array([1])), [first], rtol=1e-6)
+    assert workspace.outer_change(everyone(workspace))[1] == 0
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
 @pytest.mark.parametrize("bank", FEW)
 def test_penalty(rng, bank, masked):

@@ -145,6 +145,25 @@ def primal_sums(active, slot, y, z, image, sums, geometry):
 
 
 @njit(parallel=True, **_OPTIONS)
+def outer_sums(active, slot, image, reference, sums, geometry):
+    """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the x in plane slot[b] and before = reference (B, H, W), which becomes x."""
+    batch, height, width = geometry[0], geometry[1], geometry[2]
+    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
+    for item in prange(len(active) * height):
+        b, row = active[item // height], item % height
+        first = ((slot[b] * batch + b) * rows + row + halo) * pitch + halo
+        change, size = 0.0, 0.0
+        for column in range(width):
+            x, at = image[first + column], (b * height + row) * width + column
+            before = reference[at]
+            change += (x - before) * (x - before)
+            size += before * before
+            reference[at] = x
+        at = (b * height + row) * SUMS
+        sums[at], sums[at + 1] = change, size
+
+
+@njit(parallel=True, **_OPTIONS)
 def gather_image(active, tiles, symmetric, output, geometry):
     """output (B, H, W) = what the tiles add up to, W^T u or W^T (M . u)."""
     height, width, support, pitch = geometry[1], geometry[2], geometry[4], geometry[7]

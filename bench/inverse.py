@@ -13,7 +13,9 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from safi_fast.training.checkpoint import read_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 BOX = (0.0, 1.0)
+TUNING, TESTS = "02", ["01", *(f"{n:02}" for n in range(3, 13))]  # of set12
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Case:
     first: tuple[str, Any]
     kernel: Any = None
     inside: Any = ...  # pixels that count
+    other: Any = None  # a second reference to score against
 
     @property
     def box(self):
@@ -58,69 +62,121 @@ class Case:
 
 @dataclass
 class Lists:
-    """Strengths tried for each method."""
+    """Strengths tried for each method; for WCRR with each of its noise levels, on the 8-bit scale. No MMR row without strengths."""
 
     tv: Any
     cg: Any
     safi: Any
-    mmr: Any
+    mmr: Any = ()
     wcrr: Any = ()
     levels: Any = (None,)
+    wcrr_levels: Any = (10.0,)
+    refined: bool = False  # by `search`
+    tune_outer: int | None = None  # args.tune_outer by default
+    tune_inner: int = 150
+    chosen: dict[str, Any] = field(default_factory=dict)  # by method: kept for further tests of the same kind
 
 
 def scores(case: Case, image) -> dict[str, float]:
     """PSNR and SSIM of the magnitude, on [0, 1]."""
     a, b = (np.abs(v).astype(np.float64)[case.inside] for v in (case.reference, image))
-    return {"psnr": round(psnr(a, b), 2), "ssim": round(ssim(a, b), 4)}
+    more = {} if case.other is None else {"psnr_other": round(psnr(case.other.astype(np.float64)[case.inside], b), 2)}
+    return {"psnr": round(psnr(a, b), 2), "ssim": round(ssim(a, b), 4), **more}
 
 
-def best(case: Case, candidates, solve):
-    """The candidate with the smallest error."""
-    errors = [float(np.mean(np.abs(solve(c) - case.reference)[case.inside] ** 2)) for c in candidates]
-    return candidates[int(np.argmin(errors))]
+def error(case: Case, image) -> float:
+    return float(np.mean(np.abs(image - case.reference)[case.inside] ** 2))
 
 
-def measure(name: str, tuning: Case, tests: dict[str, Case], lists: Lists, solvers, args) -> list[dict]:
-    """The rows of one table entry, a mean over the tests where there are several."""
-    rows = []
+def search(candidates, errors_of, levels=(None,), refined=False):
+    """The strength and the noise level with the smallest error, errors_of(strengths, level) being those of a list.
 
-    def add(method, outputs, seconds, **more):
+    refined: lists whose end is best go on there, at most four strengths, and half a step to either side of the best is tried at its level.
+    Nothing is solved where there is one only.
+    """
+    if len(candidates) * len(levels) == 1:
+        return float(candidates[0]), levels[0]
+    found, ratio = {}, candidates[-1] / candidates[-2]
+
+    def attempt(strengths, level):
+        found.update({(level, c): e for c, e in zip(strengths, errors_of(strengths, level), strict=True)})
+
+    for level in levels:
+        attempt(candidates, level)
+        for _ in range(4 if refined else 0):
+            own = {c: e for (at, c), e in found.items() if at == level}
+            centre = min(own, key=own.__getitem__)
+            if min(own) < centre < max(own):
+                break
+            attempt([centre / ratio if centre == min(own) else centre * ratio], level)
+    level, centre = min(found, key=found.__getitem__)
+    if refined:
+        attempt([centre / ratio**0.5, centre * ratio**0.5], level)
+        level, centre = min(found, key=found.__getitem__)
+    return float(centre), level
+
+
+def measure(
+    name: str, tuning: Case, tests: dict[str, Case], lists: Lists, solvers, args
+) -> Iterator[tuple[dict, list[np.ndarray]]]:
+    """The rows of one table entry, a mean over the tests where there are several, each with the images of the tests."""
+
+    def row(method, outputs, seconds, **more):
         values = [scores(case, image) for case, image in zip(tests.values(), outputs, strict=True)]
-        row = {"case": name, "method": method, **{k: float(np.mean([v[k] for v in values])) for k in values[0]}}
-        rows.append({**row, "images": list(tests), "seconds": round(seconds / len(tests), 2), **more})
-        print(rows[-1], flush=True)
+        means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
+        if len(tests) > 1:
+            means["psnr_of"] = [v["psnr"] for v in values]
+        seconds = round(seconds / len(tests), 2)
+        return {"case": name, "method": method, **means, "images": list(tests), "seconds": seconds, **more}, outputs
 
-    def classical(method, candidates, solve):
-        chosen = best(tuning, candidates, lambda c: solve(tuning, c)[0])
+    def chosen(method, candidates, errors_of, levels=(None,)):
+        if method not in lists.chosen:
+            lists.chosen[method] = search(candidates, errors_of, levels, lists.refined)
+        return lists.chosen[method]
+
+    def classical(method, candidates, solve, levels=(None,)):
+        """solve(case, strength, level): the image, and its last change or None."""
+
+        def errors_of(strengths, level):
+            return [error(tuning, solve(tuning, c, level)[0]) for c in strengths]
+
+        strength, level = chosen(method, candidates, errors_of, levels)
         start = time.perf_counter()
-        found = [solve(case, chosen) for case in tests.values()]
-        more = {"change": max(f[1] for f in found)} if found[0][1] is not None else {}
-        add(method, [f[0] for f in found], time.perf_counter() - start, strength=float(chosen), **more)
+        found = [solve(case, strength, level) for case in tests.values()]
+        seconds = time.perf_counter() - start
+        more = {} if found[0][1] is None else {"change": max(f[1] for f in found)}
+        more |= {} if level is None else {"noise_level": level}
+        return row(method, [f[0] for f in found], seconds, strength=strength, **more)
 
-    add(tuning.first[0], [case.first[1] for case in tests.values()], 0.0)
+    yield row(tuning.first[0], [case.first[1] for case in tests.values()], 0.0)
     if tuning.kernel is not None:
-        classical("Wiener", lists.cg, lambda case, c: (wiener(case.kernel, case.y, c), None))
+        yield classical("Wiener", lists.cg, lambda case, c, _: (wiener(case.kernel, case.y, c), None))
     elif lists.cg is not None:
         label = "CG-SENSE" if isinstance(tuning.operator, SenseMRI) else "Tikhonov (CG)"
-        classical(label, lists.cg, lambda case, c: (cg(case.operator, case.y, c, box=case.box), None))
-    classical("TV", lists.tv, lambda case, c: tv(case.operator, case.y, c, box=case.box, steps=args.tv_steps))
+        yield classical(label, lists.cg, lambda case, c, _: (cg(case.operator, case.y, c, box=case.box), None))
+    yield classical("TV", lists.tv, lambda case, c, _: tv(case.operator, case.y, c, box=case.box, steps=args.tv_steps))
     if args.wcrr and len(lists.wcrr):
         wcrr = Wcrr(DATA / "weights" / "wcrr.pth")
-        classical(
-            "WCRR", lists.wcrr, lambda case, c: wcrr.solve(case.operator, case.y, c, 10.0, box=case.box, steps=80)
-        )
-    for method, solver, strengths in (
-        ("MMR, published weights", solvers["mmr"], lists.mmr),
-        ("SAFI, safi-gray", solvers["safi"], lists.safi),
+
+        def smooth(case, strength, level):
+            steps = 100 if case is tuning else args.wcrr_steps
+            return wcrr.solve(case.operator, case.y, strength, level, box=case.box, steps=steps)
+
+        yield classical("WCRR", lists.wcrr, smooth, lists.wcrr_levels)
+    for method, solver, strengths, levels in (
+        ("MMR, published weights", solvers["mmr"], lists.mmr, (None,)),
+        ("SAFI, safi-gray", solvers["safi"], lists.safi, lists.levels),
     ):
-        found = []
-        for level in lists.levels if method.startswith("SAFI") else (None,):
-            tuned = solver.tune_strength(
+        if not len(strengths):
+            continue
+
+        def errors_of(strengths, level, solver=solver):
+            return solver.tune_strength(
                 tuning.y, tuning.operator, strengths, reference=tuning.reference, box=tuning.box, noise_level=level,
-                max_outer=args.outer, max_iter=150,
-            )  # fmt: skip
-            found.append((float(tuned.scores.min()), tuned.strength, level))
-        _, strength, level = min(found, key=lambda f: f[0])
+                max_outer=lists.tune_outer or args.tune_outer, max_iter=lists.tune_inner,
+            ).scores.tolist()  # fmt: skip
+
+        strength, level = chosen(method, strengths, errors_of, levels)
         start = time.perf_counter()
         solutions = [
             solver.reconstruct(
@@ -134,13 +190,14 @@ def measure(name: str, tuning: Case, tests: dict[str, Case], lists: Lists, solve
             )
             for case in tests.values()
         ]
-        add(
+        yield row(
             method, [s.image for s in solutions], time.perf_counter() - start, strength=strength,
             noise_level=None if level is None else round(level * 255, 1), status=sorted({s.status for s in solutions}),
+            converged=sum(bool(s.converged) for s in solutions),
             certificate=max(s.relative_gap for s in solutions), certificate_kind="residual" if case_complex(tuning) else "gap",
             outer_change=max(s.outer_residual for s in solutions), steps=int(np.mean([s.inner_iterations for s in solutions])),
+            outer=max(s.outer_iterations for s in solutions),
         )  # fmt: skip
-    return rows
 
 
 def case_complex(case: Case) -> bool:
@@ -229,54 +286,70 @@ def abdomen(name, views, size, seed) -> Case:
 
 
 def tooth(step, offset, size) -> Case:
-    """Every step-th view (4-fold for 45), detector cells joined in pairs; the reference is the FBP of all 181."""
+    """Every step-th view, detector cells joined in pairs; the reference is the FBP of all 181, the other one that of the views not used."""
     sinogram = np.asarray(Image.open(DATA / "ct" / "tooth.tiff"), np.float32)
     sinogram = sinogram.reshape(181, 200, 2).mean(2)
     angles, spacing = np.linspace(0, np.pi, 181), size / 200
-    full = ParallelBeamCT((size, size), angles, 200, spacing)
-    reference = full.fbp(sinogram)
     rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
     inside = rows**2 + columns**2 < (size / 2 - 2) ** 2
+
+    def views(chosen):
+        return ParallelBeamCT((size, size), angles[chosen], 200, spacing)
+
+    reference = views(slice(None)).fbp(sinogram)
     peak = np.percentile(reference[inside], 99.9)
-    reference = np.clip(reference / peak, 0, 1) * inside
     chosen = np.arange(offset, 180, step)
-    op = ParallelBeamCT((size, size), angles[chosen], 200, spacing)
+    unused = np.setdiff1d(np.arange(180), chosen)
+    op = views(chosen)
     y = np.ascontiguousarray(sinogram[chosen] / peak, np.float32)
-    return Case(op, y, reference.astype(np.float32), ("FBP", np.clip(op.fbp(y), 0, 1) * inside.astype(np.float32)))
+    shown = [
+        (np.clip(image, 0, 1) * inside).astype(np.float32)
+        for image in (reference / peak, op.fbp(y), views(unused).fbp(sinogram[unused]) / peak)
+    ]
+    return Case(op, y, shown[0], ("FBP", shown[1]), other=shown[2])
+
+
+def ct_lists(op, centre, levels, **more) -> Lists:
+    """Around `centre`, times norm^2."""
+    scale = op.norm**2 * centre * np.array([1 / 3, 1, 3])
+    return Lists(
+        tv=scale / 3, cg=scale * 10, safi=scale, wcrr=scale * 30, levels=levels, wcrr_levels=(5.0, 20.0),
+        refined=True, tune_outer=4, tune_inner=200, **more,
+    )  # fmt: skip
 
 
 def ct(args):
     size = args.size
-    args.tv_steps = min(args.tv_steps, 600)
-
-    def lists(op, levels):
-        factors = np.array([3e-5, 1e-4, 2e-4, 4e-4, 1e-3])
-        scale = op.norm**2 * factors
-        return Lists(tv=scale / 3, cg=scale * 10, safi=scale, mmr=scale / 40, levels=levels)
-
+    args.tv_steps = min(args.tv_steps, 1000)
     for views in (60, 200):
         tuning, test = abdomen("phantom_49", views, size, 1), abdomen("phantom_149", views, size, 2)
-        yield (
-            f"abdomen, {views} views",
-            tuning,
-            {"phantom_149": test},
-            lists(tuning.operator, (5 / 255, 15 / 255, 25 / 255, 50 / 255)),
-        )
-        for step in (3,) if views == 60 else (2, 4):
-            tuning, test = tooth(step, 1, size), tooth(step, 0, size)
-            yield (
-                f"tooth, {len(test.y)} of 181 views",
-                tuning,
-                {"tooth": test},
-                lists(tuning.operator, (5 / 255, 15 / 255, 25 / 255, 50 / 255)),
-            )
+        lists = ct_lists(tuning.operator, 1e-4, (5 / 255, 50 / 255))
+        lists.mmr = lists.safi / 40
+        yield f"abdomen, {views} views", tuning, {"phantom_149": test}, lists
+    for step in (2, 3, 4):
+        tuning, test = tooth(step, 1, size), tooth(step, 0, size)
+        lists = ct_lists(tuning.operator, 1e-4, (15 / 255, 50 / 255))
+        lists.mmr, lists.wcrr = lists.safi / 40, ()
+        yield f"tooth, {len(test.y)} of 181 views", tuning, {"tooth": test}, lists
 
 
-def photographs(size, build):
-    """Tuning on 02.png, tests on 01.png and 06.png of set12."""
-    return build(gray(DATA / "set12" / "02.png", size), 1), {
-        name: build(gray(DATA / "set12" / f"{name}.png", size), 2) for name in ("01", "06")
-    }
+def ct_large(args):
+    """60 views on finer grids, one noise level each: the one chosen by `ct`."""
+    args.tv_steps = min(args.tv_steps, 1000)
+    for name, tuning, test, level in (
+        ("tooth, 60 of 181 views, 200 x 200", tooth(3, 1, 200), tooth(3, 0, 200), 50),
+        ("abdomen, 60 views, 256 x 256", abdomen("phantom_49", 60, 256, 1), abdomen("phantom_149", 60, 256, 2), 5),
+    ):
+        yield name, tuning, {name.split(",")[0]: test}, ct_lists(tuning.operator, 1e-4, (level / 255,))
+
+
+def photograph(name, size):
+    """The middle of an image of set12."""
+    return gray(DATA / "set12" / f"{name}.png", size)
+
+
+def photographs(args, build):
+    return {name: build(photograph(name, args.size), 2) for name in args.images}
 
 
 def levin(index):
@@ -288,22 +361,28 @@ def levin(index):
 
 
 def blur(args):
-    for index in args.kernels:
-        kernel = levin(index)
-        for level in (2.55, 7.65):
+    """Parameters are chosen once for each noise level, with the first kernel."""
+    for level in (2.55, 7.65):
 
-            def build(image, seed, kernel=kernel, level=level):
-                op = Blur(kernel, image.shape)
-                y = op.apply(image) + np.float32(level / 255) * noise(image.shape, np.random.default_rng(seed), False)
-                return Case(op, y, image, ("blurred", np.clip(y, 0, 1)), kernel=kernel)
+        def build(image, seed, kernel, level=level):
+            op = Blur(kernel, image.shape)
+            y = op.apply(image) + np.float32(level / 255) * noise(image.shape, np.random.default_rng(seed), False)
+            return Case(op, y, image, ("blurred", np.clip(y, 0, 1)), kernel=kernel)
 
-            scale = (level / 2.55) ** 1.5
-            lists = Lists(
-                tv=scale * np.array([1e-4, 3e-4, 1e-3, 3e-3]), cg=scale * np.array([1e-4, 1e-3, 1e-2]),
-                safi=scale * np.array([6e-4, 2e-3, 6e-3, 2e-2]), mmr=scale * np.array([4e-6, 1.2e-5, 4e-5]),
-                levels=(5 / 255, 15 / 255),
-            )  # fmt: skip
-            yield f"Levin kernel {index}, noise {level}/255", *photographs(args.size, build), lists
+        scale = (level / 2.55) ** 1.5
+        lists = Lists(
+            tv=scale * np.array([3e-4, 1e-3, 3e-3]), cg=scale * np.array([1e-3, 1e-2, 1e-1]),
+            safi=scale * np.array([6e-4, 2e-3, 6e-3]), mmr=scale * np.array([4e-6, 1.2e-5, 4e-5]),
+            levels=(5 / 255, 15 / 255), refined=True,
+        )  # fmt: skip
+        tuning = build(photograph(TUNING, args.size), 1, levin(1))
+        for index in args.kernels:
+            yield (
+                f"Levin kernel {index}, noise {level}/255",
+                tuning,
+                photographs(args, partial(build, kernel=levin(index))),
+                lists,
+            )
 
 
 def inpaint(args):
@@ -315,8 +394,12 @@ def inpaint(args):
             y = op.check_measurement(op.apply(image + np.float32(2.55 / 255) * noise(image.shape, rng, False)))
             return Case(op, y, image, ("known pixels", np.clip(y, 0, 1)))
 
-        lists = Lists(tv=[1e-3, 3e-3, 1e-2, 3e-2], cg=None, safi=[1e-3, 3e-3, 9e-3], mmr=[2.4e-5, 8e-5, 2.4e-4])
-        yield f"{missing:.0%} of the pixels missing", *photographs(args.size, build), lists
+        lists = Lists(
+            tv=[1e-3, 3e-3, 9e-3], cg=None, safi=[1e-3, 3e-3, 9e-3], mmr=[8e-6, 2.4e-5, 8e-5],
+            levels=(5 / 255, 15 / 255), refined=True,
+        )  # fmt: skip
+        tuning = build(photograph(TUNING, args.size), 1)
+        yield f"{missing:.0%} of the pixels missing", tuning, photographs(args, build), lists
 
 
 def superres(args):
@@ -326,12 +409,13 @@ def superres(args):
         return Case(op, y, image, ("bicubic", bicubic(y, 2, image.shape)))
 
     lists = Lists(
-        tv=[1e-4, 3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2], safi=[1e-4, 3e-4, 1e-3], mmr=[2.4e-6, 8e-6, 2.4e-5]
-    )
-    yield "2x", *photographs(args.size, build), lists
+        tv=[3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2], safi=[3e-4, 1e-3, 3e-3], mmr=[8e-6, 2.4e-5, 8e-5],
+        levels=(5 / 255, 15 / 255), refined=True,
+    )  # fmt: skip
+    yield "2x", build(photograph(TUNING, args.size), 1), photographs(args, build), lists
 
 
-COMMANDS = {"mri": mri, "ct": ct, "blur": blur, "inpaint": inpaint, "superres": superres}
+COMMANDS = {"mri": mri, "ct": ct, "ct_large": ct_large, "blur": blur, "inpaint": inpaint, "superres": superres}
 
 
 # ------------------------------------------------------------------------------------------------------ tables
@@ -425,8 +509,11 @@ def main() -> None:
     parser.add_argument("--outer", type=int, default=12)
     parser.add_argument("--inner", type=int, default=2000)
     parser.add_argument("--tv-steps", type=int, default=3000)
-    parser.add_argument("--kernels", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--kernels", type=int, nargs="+", default=list(range(1, 9)))
+    parser.add_argument("--images", nargs="+", default=TESTS, help="of set12, for blur, inpaint, superres")
+    parser.add_argument("--tune-outer", type=int, default=6)
     parser.add_argument("--wcrr", action="store_true")
+    parser.add_argument("--wcrr-steps", type=int, default=400)
     args = parser.parse_args()
     if args.command == "tables":
         tables()
@@ -440,14 +527,17 @@ def main() -> None:
     shown = f"python bench/inverse.py {args.command} --size {args.size} --outer {args.outer} --inner {args.inner}"
     shown += " --wcrr" if args.wcrr else ""
     shown += f" --kernels {' '.join(map(str, args.kernels))}" if args.command == "blur" else ""
-    rows = []
+    shown += f" --images {' '.join(args.images)}" if args.images != TESTS else ""
+    rows: list[dict] = []
     for case in COMMANDS[args.command](args):
-        rows += measure(*case, solvers, args)
-        result = {
-            "command": shown, "size": args.size, "load_average": os.getloadavg()[0],
-            "threads": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count())), "rows": rows,
-        }  # fmt: skip
-        (RESULTS / f"inverse_{args.command}.json").write_text(json.dumps(result, indent=1) + "\n")
+        for row, _ in measure(*case, solvers, args):
+            rows.append(row)
+            print(row, flush=True)
+            result = {
+                "command": shown, "size": args.size, "load_average": os.getloadavg()[0],
+                "threads": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count())), "rows": rows,
+            }  # fmt: skip
+            (RESULTS / f"inverse_{args.command}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

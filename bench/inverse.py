@@ -1,10 +1,10 @@
 """SAFI against classical reconstructions on real data: the tables of docs/results.
 
-    python bench/inverse.py mri | ct | blur | inpaint | superres [--outer 6] [--inner 120] [--wcrr]
+    python bench/inverse.py mri | siat | ct | blur | inpaint | superres [--outer 6] [--inner 120] [--wcrr] [--full]
     python bench/inverse.py tables
 
 Every method has its parameters chosen on one other image of the same kind, from a short list, by mean squared error; SAFI and MMR share
-one budget of outer and inner steps. Results go to bench/results/inverse_<command>.json case by case; `tables` writes docs/results/*.md from them.
+one budget of outer and inner steps. Results go to bench/results/inverse_<command>.json row by row; `tables` writes docs/results/*.md from them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mri_real
 import numpy as np
 from baselines import Wcrr, bicubic, cg, tv, wiener
+from pictures import panels
 from PIL import Image
-from problems import DATA, head, line_mask, middle
+from problems import DATA, brain_kspace, given_mask, head, line_mask, middle
 
 import safi_fast
 from safi_fast.metrics import psnr, ssim
@@ -39,6 +41,7 @@ from safi_fast.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+IMAGES = ROOT / "docs" / "images"
 BOX = (0.0, 1.0)
 TUNING, TESTS = "02", ["01", *(f"{n:02}" for n in range(3, 13))]  # of set12
 
@@ -96,7 +99,7 @@ def search(candidates, errors_of, levels=(None,), refined=False):
     """
     if len(candidates) * len(levels) == 1:
         return float(candidates[0]), levels[0]
-    found, ratio = {}, candidates[-1] / candidates[-2]
+    found, ratio = {}, candidates[-1] / candidates[-2] if refined else None
 
     def attempt(strengths, level):
         found.update({(level, c): e for c, e in zip(strengths, errors_of(strengths, level), strict=True)})
@@ -117,17 +120,22 @@ def search(candidates, errors_of, levels=(None,), refined=False):
 
 
 def measure(
-    name: str, tuning: Case, tests: dict[str, Case], lists: Lists, solvers, args
+    name: str, tuning: Case, tests: dict[str, Case], lists: Lists, solvers, args, done: set[str]
 ) -> Iterator[tuple[dict, list[np.ndarray]]]:
-    """The rows of one table entry, a mean over the tests where there are several, each with the images of the tests."""
+    """The rows of one table entry that are not done, a mean over the tests where there are several, each with the images of the tests."""
 
-    def row(method, outputs, seconds, **more):
+    def wanted(method):
+        return method not in done and method.split(",")[0] not in args.skip
+
+    def row(method, outputs, start, **more):
+        times = {
+            key: round((end - begin) / len(tests), 2) for (key, begin), (_, end) in zip(start, clocks(), strict=True)
+        }
         values = [scores(case, image) for case, image in zip(tests.values(), outputs, strict=True)]
         means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
         if len(tests) > 1:
             means["psnr_of"] = [v["psnr"] for v in values]
-        seconds = round(seconds / len(tests), 2)
-        return {"case": name, "method": method, **means, "images": list(tests), "seconds": seconds, **more}, outputs
+        return {"case": name, "method": method, **means, "images": list(tests), **times, **more}, outputs
 
     def chosen(method, candidates, errors_of, levels=(None,)):
         if method not in lists.chosen:
@@ -141,21 +149,25 @@ def measure(
             return [error(tuning, solve(tuning, c, level)[0]) for c in strengths]
 
         strength, level = chosen(method, candidates, errors_of, levels)
-        start = time.perf_counter()
+        start = clocks()
         found = [solve(case, strength, level) for case in tests.values()]
-        seconds = time.perf_counter() - start
         more = {} if found[0][1] is None else {"change": max(f[1] for f in found)}
         more |= {} if level is None else {"noise_level": level}
-        return row(method, [f[0] for f in found], seconds, strength=strength, **more)
+        return row(method, [f[0] for f in found], start, strength=strength, **more)
 
-    yield row(tuning.first[0], [case.first[1] for case in tests.values()], 0.0)
+    if wanted(tuning.first[0]):
+        yield row(tuning.first[0], [case.first[1] for case in tests.values()], clocks())
+    label = "CG-SENSE" if isinstance(tuning.operator, SenseMRI) else "Tikhonov (CG)"
     if tuning.kernel is not None:
-        yield classical("Wiener", lists.cg, lambda case, c, _: (wiener(case.kernel, case.y, c), None))
-    elif lists.cg is not None:
-        label = "CG-SENSE" if isinstance(tuning.operator, SenseMRI) else "Tikhonov (CG)"
+        if wanted("Wiener"):
+            yield classical("Wiener", lists.cg, lambda case, c, _: (wiener(case.kernel, case.y, c), None))
+    elif lists.cg is not None and wanted(label):
         yield classical(label, lists.cg, lambda case, c, _: (cg(case.operator, case.y, c, box=case.box), None))
-    yield classical("TV", lists.tv, lambda case, c, _: tv(case.operator, case.y, c, box=case.box, steps=args.tv_steps))
-    if args.wcrr and len(lists.wcrr):
+    if wanted("TV"):
+        yield classical(
+            "TV", lists.tv, lambda case, c, _: tv(case.operator, case.y, c, box=case.box, steps=args.tv_steps)
+        )
+    if args.wcrr and len(lists.wcrr) and wanted("WCRR"):
         wcrr = Wcrr(DATA / "weights" / "wcrr.pth")
 
         def smooth(case, strength, level):
@@ -167,7 +179,7 @@ def measure(
         ("MMR, published weights", solvers["mmr"], lists.mmr, (None,)),
         ("SAFI, safi-gray", solvers["safi"], lists.safi, lists.levels),
     ):
-        if not len(strengths):
+        if not len(strengths) or not wanted(method):
             continue
 
         def errors_of(strengths, level, solver=solver):
@@ -177,7 +189,7 @@ def measure(
             ).scores.tolist()  # fmt: skip
 
         strength, level = chosen(method, strengths, errors_of, levels)
-        start = time.perf_counter()
+        start = clocks()
         solutions = [
             solver.reconstruct(
                 case.y,
@@ -191,13 +203,17 @@ def measure(
             for case in tests.values()
         ]
         yield row(
-            method, [s.image for s in solutions], time.perf_counter() - start, strength=strength,
+            method, [s.image for s in solutions], start, strength=strength,
             noise_level=None if level is None else round(level * 255, 1), status=sorted({s.status for s in solutions}),
             converged=sum(bool(s.converged) for s in solutions),
             certificate=max(s.relative_gap for s in solutions), certificate_kind="residual" if case_complex(tuning) else "gap",
             outer_change=max(s.outer_residual for s in solutions), steps=int(np.mean([s.inner_iterations for s in solutions])),
             outer=max(s.outer_iterations for s in solutions),
         )  # fmt: skip
+
+
+def clocks() -> list[tuple[str, float]]:
+    return [("seconds", time.perf_counter()), ("cpu_seconds", time.process_time())]
 
 
 def case_complex(case: Case) -> bool:
@@ -212,12 +228,17 @@ def noise(shape, rng, complex_: bool):
     return (values + 1j * rng.standard_normal(shape)).astype(np.complex64) if complex_ else values.astype(np.float32)
 
 
-def single_coil(image, acceleration, centre, seed) -> Case:
+def single_coil(image, mask, rng, order="centered") -> Case:
     """A real image, as the paper has it."""
-    rng = np.random.default_rng(seed)
-    op = FourierMRI(line_mask(image.shape, acceleration, centre, rng), mask_order="centered")
+    op = FourierMRI(mask, mask_order=order)
     y = op.check_measurement(op.apply(image) + np.float32(0.002) * noise(image.shape, rng, True) * op.mask)
     return Case(op, y, image, ("zero-filled", np.clip(op.adjoint(y), 0, 1)))
+
+
+def random_lines(image, acceleration, centre, seed) -> Case:
+    """`single_coil` with a mask of its own."""
+    rng = np.random.default_rng(seed)
+    return single_coil(image, line_mask(image.shape, acceleration, centre, rng), rng)
 
 
 def several_coils(kspace, maps, reference, acceleration, centre, seed) -> Case:
@@ -228,38 +249,63 @@ def several_coils(kspace, maps, reference, acceleration, centre, seed) -> Case:
     return Case(op, y, reference, ("zero-filled", op.adjoint(y)))
 
 
-def brain(size: int):
-    """k-space (8, size, size) of espirit_full, low frequencies only; maps; combined image, peak 1."""
-    shape = (230, 180, 8)
-    raw = np.fromfile(DATA / "mri" / "espirit_full.cfl", np.complex64).reshape(shape, order="F").transpose(2, 0, 1)
-    kspace = middle(raw, (size, size))
+def brain(shape):
+    """k-space (8, *shape) of espirit_full, low frequencies only where that is smaller; maps; combined image, peak 1."""
+    kspace = middle(brain_kspace("espirit_full"), shape)
     maps = estimate_maps(kspace, kspace_order="centered", calibration=24, crop=0.0)
-    full = SenseMRI(maps, np.ones((size, size), bool), mask_order="centered", check_order=False)
+    full = SenseMRI(maps, np.ones(shape, bool), mask_order="centered", check_order=False)
     image = full.adjoint(kspace)
     peak = np.abs(image).max()
     return (kspace / peak).astype(np.complex64), maps, (image / peak).astype(np.complex64)
 
 
+ACCELERATIONS = ((4, 0.08), (8, 0.04))
+
+
 def mri(args):
-    size = args.size
-    kspace, maps, image = brain(size)
-    other = head("lsq21", size).astype(np.complex64)
-    full = SenseMRI(maps, np.ones((size, size), bool), mask_order="centered", check_order=False)
+    square = (args.size, args.size)
+    kspace, maps, image = brain((230, 180) if args.full else square)
+    small = brain(square)[1]
+    other = head("lsq21", args.size).astype(np.complex64)
+    full = SenseMRI(small, np.ones(square, bool), mask_order="centered", check_order=False)
+    for acceleration, centre in ACCELERATIONS:
+        tuning = random_lines(head("lsq21", args.size), acceleration, centre, 1)
+        test = random_lines(np.abs(image), acceleration, centre, 2)
+        yield f"one coil, {acceleration}x", tuning, {"brain": test}, one_coil_lists(acceleration, args.full)
+    args.tv_steps = min(args.tv_steps, 1000 if args.full else 500)
     lists = Lists(
-        tv=[1e-4, 3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2, 1e-1], safi=[1e-4, 4e-4, 1.6e-3], mmr=[1e-5, 4e-5, 1.6e-4],
-        wcrr=[3e-3, 2e-2, 1e-1], levels=(5 / 255, 15 / 255),
+        tv=[3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2, 1e-1], safi=[4e-4, 1.6e-3], mmr=[1e-5, 4e-5],
+        wcrr=[1e-2, 3e-2], levels=(5 / 255,), wcrr_levels=(10.0, 20.0),
     )  # fmt: skip
-    settings = ((4, 0.08), (8, 0.04))
-    for acceleration, centre in settings:
-        tuning = single_coil(head("lsq21", size), acceleration, centre, 1)
-        test = single_coil(np.abs(image), acceleration, centre, 2)
-        yield f"one coil, {acceleration}x", tuning, {"brain": test}, lists
-    args.tv_steps = min(args.tv_steps, 500)
-    lists = replace(lists, tv=[3e-4, 1e-3, 3e-3], safi=[4e-4, 1.6e-3], mmr=[1e-5, 4e-5], levels=(5 / 255,), wcrr=())
-    for acceleration, centre in settings:
-        tuning = several_coils(full.apply(other), maps, full.adjoint(full.apply(other)), acceleration, centre, 1)
+    if args.full:
+        lists = replace(lists, tv=[1e-4, 3e-4, 1e-3], cg=[3e-4, 1e-3, 3e-3], safi=[1e-4, 4e-4], mmr=[2.5e-6, 1e-5])
+    for acceleration, centre in ACCELERATIONS:
+        tuning = several_coils(full.apply(other), small, full.adjoint(full.apply(other)), acceleration, centre, 1)
         test = several_coils(kspace, maps, image, acceleration, centre, 2)
         yield f"8 coils, {acceleration}x", tuning, {"brain": test}, lists
+
+
+def one_coil_lists(acceleration, narrow) -> Lists:
+    """narrow: what was best with the long lists at 128 x 128 (inverse_mri.json), and a neighbour beyond where that was the last of its list."""
+    lists = Lists(
+        tv=[1e-4, 3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2, 1e-1], safi=[1e-4, 4e-4, 1.6e-3], mmr=[1e-5, 4e-5, 1.6e-4],
+        wcrr=[1e-2, 3e-2], levels=(5 / 255, 15 / 255), wcrr_levels=(10.0, 20.0),
+    )  # fmt: skip
+    if not narrow:
+        return lists
+    safi = [4e-4] if acceleration == 4 else [1.6e-3, 6.4e-3]
+    return replace(lists, cg=[1e-6, 1e-5, 1e-4], safi=safi, mmr=[2.5e-6, 1e-5], levels=(15 / 255,))
+
+
+def siat(args):
+    """Heads, 256 x 256, with the mask given for that size; parameters as for the brain with 4x."""
+    tuning = random_lines(head("lsq21", args.size), 4, 0.08, 1)
+    mask = given_mask("Q_Cartesian30")
+    tests = {
+        name: single_coil(middle(head(name), mask.shape), mask, np.random.default_rng(2), "fft")
+        for name in ("lsq61", "lsq121", "lsq181")
+    }
+    yield f"Q_Cartesian30, {mask.mean():.1%} sampled", tuning, tests, one_coil_lists(4, True)
 
 
 def gray(path, side=None):
@@ -415,17 +461,19 @@ def superres(args):
     yield "2x", build(photograph(TUNING, args.size), 1), photographs(args, build), lists
 
 
-COMMANDS = {"mri": mri, "ct": ct, "ct_large": ct_large, "blur": blur, "inpaint": inpaint, "superres": superres}
+COMMANDS = {
+    "mri": mri, "siat": siat, "ct": ct, "ct_large": ct_large, "blur": blur, "inpaint": inpaint, "superres": superres,
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ tables
 
 PAGES = {
-    "mri": ("MRI", ["mri"], (
-        "espirit_full (8-coil brain, real k-space), its {size} x {size} low frequencies. One coil: the magnitude of the coil-combined image, "
-        "transformed again: a synthetic measurement, as in the paper. 8 coils: the measured k-space, complex image, no box, maps by "
-        "ESPIRiT from the 24 x 24 centre of full k-space; tuned on a siat head seen through the same maps. Random lines, 8 % (4x) or 4 % (8x) of "
-        "them in the middle; noise 0.002 per real number at image peak 1 added. PSNR and SSIM of magnitudes."
+    "mri": ("MRI", ["mri_full", "siat", "mri"], (
+        "One coil: the magnitude of a coil-combined image, transformed again: a synthetic measurement, as in the paper; real image, box [0, 1]. 8 coils: the "
+        "measured k-space, complex image, no box, maps by ESPIRiT from the 24 x 24 centre of full k-space; WCRR regularises real and imaginary part "
+        "each by itself. Random lines, 8 % (4x) or 4 % (8x) of them in the middle; noise 0.002 per real number at image peak 1 added. PSNR and SSIM "
+        "of magnitudes. Parameters were chosen on a siat head (lsq21), for 8 coils seen through the same maps, at 128 x 128."
     )),
     "ct": ("CT", ["ct"], (
         "abdomen: simulated from a grid twice as fine as the reconstruction ({size} x {size}), Gaussian noise 0.05 in line integrals measured in "
@@ -438,6 +486,15 @@ PAGES = {
         "with noise 2.55/255."
     )),
 }  # fmt: skip
+
+ABOUT = {
+    "mri_full": "espirit_full (8-coil brain, real k-space), all of it: 230 x 180.",
+    "siat": "siat heads lsq61, lsq121, lsq181 (means): the magnitude of their middle 256 x 256 pixels, one coil, with the mask Q_Cartesian30, which is given "
+    "for that size (FFT order) and samples 29.7 % of the lines. ",
+    "mri": "espirit_full again, its 128 x 128 low frequencies, with parameters from longer lists.",
+}
+
+PICTURES = {"mri_full": "![The reference, zero-filled, TV and SAFI, one coil, 4x](../images/mri.png)"}
 
 LEFT_OUT = {
     "mri": (
@@ -456,39 +513,50 @@ LEFT_OUT = {
 
 def tables():
     """docs/results/*.md from the JSON files."""
-    for page, (title, names, text) in PAGES.items():
-        data = [json.loads(p.read_text()) for n in names if (p := RESULTS / f"inverse_{n}.json").exists()]
-        if not data:
-            continue
-        lines = [f"# {title}", "", text.format(size=data[0]["size"]), ""]
+    for name, (_, data, _) in PAGES.items():
+        if any((RESULTS / f"inverse_{n}.json").exists() for n in data):
+            target = ROOT / "docs" / "results" / f"{name}.md"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(page(name), encoding="utf-8")
+
+
+def page(name: str) -> str:
+    """docs/results/<name>.md."""
+    title, names, text = PAGES[name]
+    data = {n: json.loads(p.read_text()) for n in names if (p := RESULTS / f"inverse_{n}.json").exists()}
+    lines = [f"# {title}", "", text.format(size=next(iter(data.values()))["size"]), ""]
+    lines += [
+        "Certificate: relative duality gap where there is a box, relative optimality residual where not (8 coils), the worst of the images; "
+        "change: between the last two outer steps. Seconds are per image, on a busy machine, and include no tuning.",
+        "",
+    ]
+    for n, one in data.items():
+        clock = "cpu_seconds" if "cpu_seconds" in one["rows"][0] else "seconds"
+        lines += [ABOUT[n], ""] if n in ABOUT else []
         lines += [
-            "Certificate: relative duality gap where there is a box, relative optimality residual where not (8 coils), the worst of the images; "
-            "change: between the last two outer steps. Seconds are per image, on a busy machine, and include no tuning.",
+            f"Command: `{one['command']}`, load average {one['load_average']:.1f}, {one['threads']} thread(s).",
             "",
         ]
-        for one in data:
-            lines += [
-                f"Command: `{one['command']}`, load average {one['load_average']:.1f}, {one['threads']} thread(s).",
-                "",
-            ]
-            lines += [
-                "| case | method | PSNR | SSIM | seconds | certificate | change | status |",
-                "| --- | --- | --- | --- | --- | --- | --- | --- |",
-            ]
-            for row in one["rows"]:
-                certificate = f"{row['certificate']:.1e}" if "certificate" in row else ""
-                change = row.get("outer_change", row.get("change"))
-                status = ", ".join(row.get("status", []))
-                lines.append(
-                    f"| {row['case']} | {row['method']} | {row['psnr']:.2f} | {row['ssim']:.4f} | {row['seconds']:.1f} | {certificate} | "
-                    f"{'' if change is None else f'{change:.0e}'} | {status} |"
-                )
-            lines.append("")
-            lines += verdict(one["rows"])
-        lines += ["Left out: " + LEFT_OUT[page], ""]
-        target = ROOT / "docs" / "results" / f"{page}.md"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("\n".join(lines).rstrip() + "\n")
+        lines += [
+            f"| case | method | PSNR | SSIM | {clock.replace('cpu_', 'CPU ')} | certificate | change | status |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in one["rows"]:
+            certificate = f"{row['certificate']:.1e}" if "certificate" in row else ""
+            change = row.get("outer_change", row.get("change"))
+            status = ", ".join(row.get("status", []))
+            lines.append(
+                f"| {row['case']} | {row['method']} | {row['psnr']:.2f} | {row['ssim']:.4f} | {row[clock]:.1f} | {certificate} | "
+                f"{'' if change is None else f'{change:.0e}'} | {status} |"
+            )
+        lines.append("")
+        lines += verdict(one["rows"])
+        lines += [PICTURES[n], ""] if n in PICTURES else []
+    if name == "mri" and mri_real.RESULT.exists():
+        record = json.loads(mri_real.RESULT.read_text())
+        lines += ["## As measured", "", *mri_real.section(record), ""]
+    lines += ["Left out: " + LEFT_OUT[name], ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def verdict(rows) -> list[str]:
@@ -500,6 +568,18 @@ def verdict(rows) -> list[str]:
         if {"SAFI", "TV"} <= set(of):
             parts.append(f"{case} {of['SAFI'] - of['TV']:+.2f} dB")
     return [lines[0] + "; ".join(parts) + ".", ""] if parts else []
+
+
+def in_order(rows):
+    """Rows of a case together, and of its methods the learned ones last."""
+    cases, learned = list(dict.fromkeys(row["case"] for row in rows)), ("WCRR", "MMR", "SAFI")
+    return sorted(
+        rows,
+        key=lambda row: (
+            cases.index(row["case"]),
+            1 + learned.index(method) if (method := row["method"].split(",")[0]) in learned else 0,
+        ),
+    )
 
 
 def main() -> None:
@@ -514,6 +594,11 @@ def main() -> None:
     parser.add_argument("--tune-outer", type=int, default=6)
     parser.add_argument("--wcrr", action="store_true")
     parser.add_argument("--wcrr-steps", type=int, default=400)
+    parser.add_argument("--skip", nargs="+", default=[], choices=["WCRR", "MMR", "SAFI"], help="methods to leave out")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows of the results file, and add those that it lacks"
+    )
+    parser.add_argument("--full", action="store_true", help="mri: 230 x 180; --size is that of the tuning image")
     args = parser.parse_args()
     if args.command == "tables":
         tables()
@@ -525,19 +610,25 @@ def main() -> None:
         ),
     }
     shown = f"python bench/inverse.py {args.command} --size {args.size} --outer {args.outer} --inner {args.inner}"
-    shown += " --wcrr" if args.wcrr else ""
+    shown += "".join(f" --{name}" for name in ("wcrr", "full") if getattr(args, name))
     shown += f" --kernels {' '.join(map(str, args.kernels))}" if args.command == "blur" else ""
     shown += f" --images {' '.join(args.images)}" if args.images != TESTS else ""
-    rows: list[dict] = []
+    target = RESULTS / f"inverse_{args.command}{'_full' if args.full else ''}.json"
+    rows: list[dict] = json.loads(target.read_text())["rows"] if args.resume and target.exists() else []
     for case in COMMANDS[args.command](args):
-        for row, _ in measure(*case, solvers, args):
-            rows.append(row)
+        images = {"reference": next(iter(case[2].values())).reference}
+        for row, outputs in measure(*case, solvers, args, {row["method"] for row in rows if row["case"] == case[0]}):
+            rows = in_order([*rows, row])
             print(row, flush=True)
+            images[f"{row['method'].split(',')[0]}, {row['psnr']:.2f} dB"] = outputs[0]
             result = {
                 "command": shown, "size": args.size, "load_average": os.getloadavg()[0],
                 "threads": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count())), "rows": rows,
             }  # fmt: skip
-            (RESULTS / f"inverse_{args.command}.json").write_text(json.dumps(result, indent=1) + "\n")
+            target.write_text(json.dumps(result, indent=1) + "\n")
+        chosen = [item for item in images.items() if item[0].startswith(("reference", "zero", "TV", "SAFI"))]
+        if args.full and case[0] == "one coil, 4x" and len(chosen) == 4:
+            panels(IMAGES / "mri.png", [chosen])
 
 
 if __name__ == "__main__":

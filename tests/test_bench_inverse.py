@@ -1,5 +1,6 @@
 """What the benchmarks of CT and restoration compute: the search for strengths, who is ahead, and the pages written from the results."""
 
+# ruff: noqa: E402 - without torch there is nothing to import
 import math
 import sys
 from pathlib import Path

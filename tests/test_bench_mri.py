@@ -69,7 +69,8 @@ def test_panels_are_drawn(tmp_path):
 
     image = np.random.default_rng(0).random((23, 18)) * 1j
     pictures.panels(tmp_path / "a.png", [[("one", image), ("two", image)], [("three", image)]])
-    width, height = Image.open(tmp_path / "a.png").size
+    with Image.open(tmp_path / "a.png") as drawn:
+        width, height = drawn.size
     assert width > 2 * 200
     assert height > 2 * 200
 

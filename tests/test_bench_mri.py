@@ -86,3 +86,13 @@ def test_pages_are_those_of_the_results():
     rows = json.loads(mri_real.RESULT.read_text(encoding="utf-8"))["rows"]
     best = {row["case"]: row for row in sorted(rows, key=lambda row: -row["error"])}
     assert all(row["method"].startswith("SAFI") for row in best.values())
+
+
+def test_rows_of_a_case_stand_together():
+    import inverse
+
+    names = [("a", "TV"), ("a", "SAFI, safi-gray"), ("b", "TV"), ("b", "MMR, x"), ("a", "WCRR"), ("a", "MMR, x")]
+    rows = inverse.in_order([{"case": case, "method": method} for case, method in names])
+    assert [(row["case"], row["method"].split(",")[0]) for row in rows] == [
+        ("a", "TV"), ("a", "WCRR"), ("a", "MMR"), ("a", "SAFI"), ("b", "TV"), ("b", "MMR"),
+    ]  # fmt: skip

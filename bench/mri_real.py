@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outer", type=int, default=12)
     parser.add_argument("--inner", type=int, default=1000)
-    parser.add_argument("--tv-steps", type=int, default=500)
+    parser.add_argument("--tv-steps", type=int, default=1000)
     args = parser.parse_args()
     rows: list[dict] = []
     pictures = []

@@ -69,7 +69,8 @@ def test_panels_are_drawn(tmp_path):
 
     image = np.random.default_rng(0).random((23, 18)) * 1j
     pictures.panels(tmp_path / "a.png", [[("one", image), ("two", image)], [("three", image)]])
-    width, height = Image.open(tmp_path / "a.png").size
+    with Image.open(tmp_path / "a.png") as drawn:
+        width, height = drawn.size
     assert width > 2 * 200
     assert height > 2 * 200
 
@@ -85,3 +86,13 @@ def test_pages_are_those_of_the_results():
     rows = json.loads(mri_real.RESULT.read_text(encoding="utf-8"))["rows"]
     best = {row["case"]: row for row in sorted(rows, key=lambda row: -row["error"])}
     assert all(row["method"].startswith("SAFI") for row in best.values())
+
+
+def test_rows_of_a_case_stand_together():
+    import inverse
+
+    names = [("a", "TV"), ("a", "SAFI, safi-gray"), ("b", "TV"), ("b", "MMR, x"), ("a", "WCRR"), ("a", "MMR, x")]
+    rows = inverse.in_order([{"case": case, "method": method} for case, method in names])
+    assert [(row["case"], row["method"].split(",")[0]) for row in rows] == [
+        ("a", "TV"), ("a", "WCRR"), ("a", "MMR"), ("a", "SAFI"), ("b", "TV"), ("b", "MMR"),
+    ]  # fmt: skip

@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="tb_subsample_90")
     parser.add_argument("--views", type=int, default=4, help="every so many views")
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--outer", type=int, default=12)
     parser.add_argument("--inner", type=int, default=2000)
     args = parser.parse_args()

@@ -519,10 +519,11 @@ LEFT_OUT = {
     "ct": (
         "full resolution (512 x 512, 400 x 400); MMR on the finer grids and for the limited angle. Rows of MMR are older than the others: five strengths, of which the "
         "smallest was best for the abdomen, tuned with 12 masks of at most 150 steps (SAFI: 4 of 200), and two threads.\n\n"
-        "TV is ahead of SAFI for the abdomen with 200 views and for the tooth. Finer lists are not the reason: they moved TV by -0.1 to +0.1 dB and SAFI by at most "
+        "TV is ahead of SAFI for the abdomen with 200 views and for the tooth at {size} x {size}; not for the tooth at 200 x 200. Finer lists are not the reason: they moved TV by -0.1 to +0.1 dB and SAFI by at most "
         "0.04 dB against coarser ones. Part of the lead for the tooth is the reference, an FBP that shares noise and streaks with the views used: against the FBP of "
         "the other views, whose noise is independent but stronger, it shrinks as said above, and turns with 45 views. What remains was not explained; the slice and the phantom are nearly piecewise "
-        "constant, which is what TV assumes, and SAFI was best with the mask for noise level 50 of 255, the last that safi-gray has, in three of these four cases."
+        "constant, which is what TV assumes, and SAFI was best with the mask for noise level 50 of 255, the last that safi-gray has, in three of these "
+        "four cases."
     ),
     "restoration": (
         "the seven other images of set12; whole images; WCRR. SAFI is behind MMR with 80 % of the pixels missing and for kernel 6 with noise 7.65/255. Not "
@@ -566,7 +567,7 @@ def page(name: str) -> str:
         lines += ["## As measured", "", *mri_real.section(record), ""]
     if name == "ct" and (found := RESULTS / "htc2022.json").exists():
         lines += ["## A limited angle", "", *limited_angle(json.loads(found.read_text())), ""]
-    lines += ["Left out: " + LEFT_OUT[name], ""]
+    lines += ["Left out: " + LEFT_OUT[name].format(size=first["size"]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

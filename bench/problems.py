@@ -58,6 +58,17 @@ def published_safi_layout(channels: int = 64) -> Model:
     )
 
 
+def brain_kspace(name: str) -> np.ndarray:
+    """k-space (8, 230, 180) of mri/<name>.cfl, complex64, centered; espirit_und2x2 is the same with zeros."""
+    raw = np.fromfile(DATA / "mri" / f"{name}.cfl", np.complex64)
+    return raw.reshape((230, 180, 8), order="F").transpose(2, 0, 1)
+
+
+def given_mask(name: str) -> np.ndarray:
+    """The sampling mask mri/masks/<name>.mat, (256, 256) boolean, in FFT order."""
+    return loadmat(DATA / "mri" / "masks" / f"{name}.mat")["Q1"] > 0
+
+
 def head(name: str, size: int | None = None) -> np.ndarray:
     """Magnitude of a siat head image, peak 1, float32; with `size` its middle size x size pixels."""
     image = np.abs(loadmat(DATA / "mri" / "siat" / f"{name}.mat")["Img"])

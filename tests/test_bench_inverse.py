@@ -1,0 +1,66 @@
+"""What the benchmarks of CT and restoration compute: the search for strengths, who is ahead, and the pages written from the results."""
+
+# ruff: noqa: E402 - without torch there is nothing to import
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="bench/inverse.py reads checkpoints with it")
+pytest.importorskip("skimage", reason="bench/problems.py takes a photograph from it")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+
+import inverse
+
+
+def valley(best, best_level=None):
+    """Errors with their smallest at one strength and level, and a list of what was asked."""
+    asked = []
+
+    def errors_of(strengths, level):
+        asked.extend((level, s) for s in strengths)
+        return [abs(math.log(s / best)) + (level != best_level) for s in strengths]
+
+    return errors_of, asked
+
+
+def test_search_takes_the_best_of_the_list():
+    errors_of, asked = valley(2.0, best_level=5)
+    assert inverse.search([1.0, 3.0, 9.0], errors_of, (5, 15)) == (3.0, 5)
+    assert len(asked) == 6
+    errors_of, asked = valley(2.0)
+    assert inverse.search([7.0], errors_of, (5,)) == (7.0, 5)
+    assert not asked
+
+
+@pytest.mark.parametrize("best", [0.05, 0.4, 2.0, 60.0])
+def test_refined_search_leaves_the_list_and_ends_within_a_quarter_of_a_step(best):
+    """A step is a factor of 3; half steps leave at most a quarter of one."""
+    errors_of, _ = valley(best)
+    strength, level = inverse.search([1.0, 3.0, 9.0], errors_of, refined=True)
+    assert level is None
+    assert abs(math.log(strength / best)) <= math.log(3) / 4 + 1e-9
+
+
+def test_refined_search_does_not_go_on_for_ever():
+    errors_of, asked = valley(1e-9)
+    inverse.search([1.0, 3.0, 9.0], errors_of, refined=True)
+    assert len(asked) == 3 + 4 + 2
+
+
+def test_who_is_ahead():
+    def row(method, *values):
+        return {"case": "a", "method": method, "psnr": sum(values) / 2, "psnr_of": list(values), "images": ["01", "04"]}
+
+    rows = [row("TV", 20.0, 30.0), row("SAFI, safi-gray", 21.0, 29.5)]
+    assert inverse.verdict(rows) == ["SAFI minus TV: a +0.25 dB.", ""]
+    assert inverse.wins(rows)[0] == "SAFI is ahead of TV in 1 of 2 images; the worst: -0.50 dB (a, image 04)."
+    assert inverse.wins(rows[:1]) == []
+
+
+@pytest.mark.parametrize("name", ["ct", "restoration"])
+def test_pages_are_those_of_the_results(name):
+    page = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")
+    assert page == inverse.page(name), f"docs/results/{name}.md is out of date: python bench/inverse.py tables"

@@ -511,7 +511,7 @@ PICTURES = {"mri_full": "![The reference, zero-filled, TV and SAFI, one coil, 4x
 
 LEFT_OUT = {
     "mri": (
-        "MMR at full resolution where a table has no row of it, and MMR and WCRR for the k-space as measured; the other masks given with the siat images (Q_Radial30, Q_Random30, also 256 x 256; the 320 x 320 one of "
+        "MMR at full resolution but for one coil, 4x, and on the siat heads (the table at 128 x 128 has it in every case); MMR and WCRR for the k-space as measured; the other masks given with the siat images (Q_Radial30, Q_Random30, also 256 x 256; the 320 x 320 one of "
         "MMR and SAFI is larger than these images) and its other heads. Where the status is max_iterations, the image still changed by more than 3e-3 "
         "from one mask to the next when the masks ran out; the certificate is that of the last mask. Some parameters lie at the end of their lists "
         "(see the JSON files)."

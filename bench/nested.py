@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--tight", action="store_true", help="solve every mask to --tol, also the first ones")
     parser.add_argument("--tighter", type=float, default=10.0)
     parser.add_argument("--budget", type=float, default=240.0, help="seconds for the long nested run")
+    parser.add_argument("--only-long", action="store_true", help="leave the run with the published tolerances out")
+    parser.add_argument("--images", type=Path, metavar="FILE.npz", help="write the images after each mask")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("NUMBA_NUM_THREADS", torch.get_num_threads())))
@@ -156,18 +158,29 @@ def main() -> None:
         flush=True,
     )
 
-    published = Nested(solver, operator, y, args.strength, args.budget)
-    published.run(args.outer)
     step = layerwise_step(model, image, args.strength)
-    print(
-        f"published {published.trace[-1][0]:.1f} s, {published.inner} steps; layer-wise step {step:.3f} s", flush=True
-    )
+    print(f"layer-wise step {step:.3f} s", flush=True)
+    published = None
+    if not args.only_long:
+        published = Nested(solver, operator, y, args.strength, args.budget)
+        published.run(args.outer)
+        print(f"published {published.trace[-1][0]:.1f} s, {published.inner} steps", flush=True)
     long = Nested(solver, operator, y, args.strength, args.budget)
     target = long.run(args.outer, args.tighter)
+    if args.images:
+        np.savez(
+            args.images,
+            reference=image,
+            y=y,
+            mask=operator.mask,
+            ours=[x for *_, x in trace],
+            long=[x for *_, x in long.trace],
+        )
 
     trace = trace[: len(long.trace)]  # only masks that the long run came to can be compared
     near = first_below(trace, target, 2e-3)
-    nested_near = first_below(published.trace, target, 2e-3) or first_below(long.trace, target, 2e-3)
+    runs = {"long": long} if published is None else {"published": published, "long": long}
+    nested_near = next(filter(None, (first_below(run.trace, target, 2e-3) for run in runs.values())), None)
     result = {
         "size": args.size, "strength": args.strength, "outer": args.outer, "load_average": os.getloadavg()[0],
         "threads": os.environ.get("NUMBA_NUM_THREADS", "default"),
@@ -185,15 +198,14 @@ def main() -> None:
                 "distance_to_long": distance(run.trace[-1][2], target), "seconds_layer_wise": run.inner * step,
                 "distance_after_each_mask": [distance(x, target) for *_, x in run.trace],
             }
-            for name, run in (("published", published), ("long", long))
+            for name, run in runs.items()
         },
         "mask_by_mask": [
             {
                 "ours_to_long": distance(a[2], b[2]), "psnr_difference": psnr(image, a[2]) - psnr(image, b[2]),
-                "published_to_long": distance(c[2], b[2]), "seconds": [a[0], c[0], b[0]], "steps_published_long": [c[1], b[1]],
-                "complete": b[0] < args.budget,
+                "seconds": [a[0], b[0]], "complete": b[0] < args.budget,
             }
-            for a, c, b in zip(trace, published.trace, long.trace, strict=False)
+            for a, b in zip(trace, long.trace, strict=False)
         ],
         "layerwise_step_seconds": step,
         "masks_compared": len(trace), "psnr_difference": psnr(image, trace[-1][2]) - psnr(image, target),

@@ -255,10 +255,11 @@ class Solver:
         with kind.place(), self._on_threads():
             images = _Images.of(array, kind, data_range, channel_axis, self.model.smallest_side)
             name, plan = plan_for(self.model, schedule, max_outer, max_inner, tol)
-            settings = _Settings(self.model, images, sigma, strength, name)
             limits = (-np.inf, np.inf) if box is None else _box(box)
+            sigmas = images.per_plane("sigma", sigma)
             if data_range is None and limits == (0.0, 1.0):
-                check_unit_range("image", images.stack, float(settings.sigma.max()))
+                check_unit_range("image", images.stack, float(sigmas.max()))
+            settings = _Settings(self.model, images, sigmas, strength, name)
             if colors.mixes(color, images.channels):
                 images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
             whole = callback is not None
@@ -559,6 +560,11 @@ class _Images:
         """Of a colour image; None for grey."""
         return None if self.channel_axis is None else self.shape[self.channel_axis]
 
+    def per_plane(self, name: str, value: Any) -> NDArray[np.float64]:
+        """A positive number, or one per image, as one for each plane of the stack on [0, 1]. Raises InputError."""
+        channels = self.channels or 1
+        return positive_per_image(name, value, len(self.stack) // channels).repeat(channels) / self.scale
+
     def in_luma_chroma(self, limits: tuple[float, float]) -> _Images:
         """These as luma and chroma; `restore` clips the colours to `limits`."""
         return replace(self, stack=colors.to_luma_chroma(self.kind.module, self.stack), color_limits=limits)
@@ -616,20 +622,16 @@ def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
 class _Settings:
     """Strength and mask conditioning of every image of the stack."""
 
-    def __init__(self, model: Model, images: _Images, sigma: Any, strength: Any, schedule: str):
-        count = len(images.stack)
-        repeat = images.channels or 1
-        batch = count // repeat
-        self.sigma = positive_per_image("sigma", sigma, batch).repeat(repeat) / images.scale
-        levels = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(self.sigma)}
-        conditioned = [levels[value] for value in self.sigma]
+    def __init__(self, model: Model, images: _Images, sigma: NDArray[np.float64], strength: Any, schedule: str):
+        levels = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(sigma)}
+        conditioned = [levels[value] for value in sigma]
         self.gain = np.stack([level.gain for level in conditioned])
         self.bias = np.stack([level.bias for level in conditioned])
         if strength is None:
             own = "strength_unrolled" if schedule == "unrolled" else "strength_converged"
             self.strength = np.array([getattr(level, own) for level in conditioned])
         else:
-            self.strength = positive_per_image("strength", strength, batch).repeat(repeat) / images.scale
+            self.strength = images.per_plane("strength", strength)
 
 
 def plan_for(

@@ -484,6 +484,10 @@ def test_errors_are_also_the_builtin_ones():
 # --------------------------------------------------------------------------------------------- what users run into
 
 
+def test_an_image_on_the_8_bit_scale_is_recognised_before_its_sigma():
+    refused(InputError, r"image has values from .* pass data_range=", image=255 * picture(40, 40), sigma=25)
+
+
 def test_a_colour_image_without_channel_axis_is_recognised():
     refused(InputError, r"\(40, 40, 3\) is a colour image, pass channel_axis=-1", image=picture(40, 40, 3))
 

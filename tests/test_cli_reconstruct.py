@@ -323,7 +323,9 @@ class TestCt:
             ),
             (("--angles", "0:180:20"), 1, "has 24 views of 33 cells, but --angles gives 20 angles\n"),
             (("--angles", "0:180:2.5"), 2, "--angles 0:180:2.5: N is 2.5; expected a whole number"),
-            (("--angles", "radians.npy"), 2, "24 angles span 3.01, which looks like radians; pass --angle-unit"),
+            (("--angles", "radians.npy"), 2, "24 views within 3.01 degrees; for radians pass --angle-unit radians"),
+            (("--angles", "0:3.14:24"), 2, "24 views within 3.01 degrees; for radians pass --angle-unit radians"),
+            (("--angles", "0:3.14:24", "--angle-unit", "degrees", "--data-range", 1), 0, ""),
             (("--angles", "none.npy"), 1, "none.npy: no such file"),
             (("--angles", "0:180:24", "--centre", 99), 1, "--centre 99 lies outside the detector of 33 cells"),
             (("--angles", "0:180:24", "--source-origin", 9), 2, "belong to --geometry fan"),
@@ -386,6 +388,18 @@ class TestPictures:
         assert run("inpaint", "in.npy", "--mask", "inverse.png", "--invert-mask", "-o", "b.npy", *tail) == 0
         np.testing.assert_array_equal(np.load("a.npy"), np.load("b.npy"))
         np.testing.assert_array_equal(np.load("a.npy"), expected(IMAGE, Mask(known), model).image)
+
+    @pytest.mark.parametrize(("hole", "values"), [(7, "7"), ((200, 0, 10), "0, 10, 200")])
+    def test_an_inverted_mask_is_named(self, run, capsys, hole, values):
+        known = RNG.random((H, W)) < 0.6
+        grey = (255 * IMAGE).astype(np.uint8)
+        picture = grey if hole == 7 else np.stack([grey] * 3, -1)
+        picture[~known] = hole
+        Image.fromarray(picture).save("in.png")
+        Image.fromarray((~known).astype(np.uint8) * 255).save("inverse.png")
+        assert run("inpaint", "in.png", "--mask", "inverse.png", "-o", "a.png", "--strength", STRENGTH) == 1
+        expected = f"in.png: all known pixels are {values}; is the mask inverted (--invert-mask)?"
+        assert expected in capsys.readouterr().err
 
     def test_superres(self, run, model):
         operator = Downsample(2, (H, W))

@@ -28,6 +28,7 @@ Callback = Callable[[OuterState], None]
 MaskOf = Literal["magnitude", "parts"]
 
 MAX_OUTER, MAX_ITER, TOLERANCE = 20, 1000, 1e-3
+FAR_OUTSIDE = 4.0  # times the larger limit of the box
 OUTER_TOLERANCE = 3.0  # times the tolerance of the certificate: change of the image from one mask to the next
 
 
@@ -85,10 +86,13 @@ def make_task(
     tolerance = positive("tol", tol)
     conditioned = model.at(level, strength_given=True, argument="noise_level")
     measurements = Measurements(operators, y)
+    step = measurements.least_squares_step()
+    if box is not None:
+        _check_scale(step, box, scale)
     return Task(
         measurements,
         positive_per_image("strength", strength, count),
-        _start(x0, measurements, first, box, scale, single),
+        _start(x0, step, first, box, scale, single),
         box,
         scale,
         single,
@@ -149,15 +153,32 @@ def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
     return y
 
 
+def _check_scale(step: NDArray[Any], box: Box, scale: float) -> None:
+    """Refuse measurements of images far outside the box. step: (B, H, W), one least-squares step from zero. Raises InputError.
+
+    s H^T H x with s = ||H^T H x||^2 / ||H H^T H x||^2 has at most the norm of x (Hoelder's inequality over the eigenvalues of H^T H), whatever
+    the scale of H: where the step is large, so is every image that fits. Pixels of exactly 0, such as those not known, do not count.
+    """
+    size = np.sqrt(squares(step) / np.maximum(1, np.count_nonzero(step, axis=(1, 2))))
+    if size.max() > FAR_OUTSIDE * max(map(abs, box)):
+        reached = (
+            f"data_range {scale:g} and box ({box[0]:g}, {box[1]:g}) allow {box[0] * scale:g} to {box[1] * scale:g}"
+        )
+        raise InputError(
+            f"measurement fits images with values up to {np.abs(step).max() * scale:.4g}, but {reached}; pass data_range=..., the value "
+            f"of white (255 for 8-bit values)"
+        )
+
+
 def _start(
-    x0: Any, measurements: Measurements, operator: Operator, box: Box | None, scale: float, single: bool
+    x0: Any, step: NDArray[Any], operator: Operator, box: Box | None, scale: float, single: bool
 ) -> NDArray[Any]:
-    """x0 as a batch on the scale of the solver; by default one least-squares step from zero."""
+    """x0 as a batch on the scale of the solver; by default `step`, one least-squares step from zero."""
     dtype = np.complex64 if operator.image == "complex" else np.float32
     x: NDArray[Any]
-    count = len(measurements.y)
+    count = len(step)
     if x0 is None:
-        x = measurements.least_squares_step().astype(dtype)
+        x = step.astype(dtype)
     else:
         shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
         given = check_image("x0", x0, operator, shapes)

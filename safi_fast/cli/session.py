@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from ..model import Model
 
 EIGHT_BIT = 255.0
-_WORST_FIRST = ("stopped", "max_iterations", "completed", "converged")
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,15 @@ def make_session(model: str | None = None, backend: str = "auto", precision: str
 
 def summary(solution: Any) -> dict[str, Any]:
     """The figures of a Solution; of a batch the worst, because one number must not hide a bad image."""
-    statuses = np.atleast_1d(np.asarray(solution.status, dtype=object)).ravel().tolist()
+    from ..solver.result import worst_status
+
     return {
-        "solver_status": min(map(str, statuses), key=_rank),
+        "solver_status": worst_status(solution.status),
         "gap": _largest(solution.gap),
         "relative_gap": _largest(solution.relative_gap),
         "outer_iterations": _largest_count(solution.outer_iterations),
         "inner_iterations": _largest_count(solution.inner_iterations),
     }
-
-
-def _rank(status: str) -> int:
-    return _WORST_FIRST.index(status) if status in _WORST_FIRST else -1
 
 
 def _largest(values: Any) -> float | None:

@@ -125,6 +125,17 @@ class TestDenoise:
         expected = {"sigma": pytest.approx(sigma), "data_range": data_range, "channel_axis": None, "strength": None}
         assert solver.calls == [expected]
 
+    def test_twelve_bits_in_sixteen_are_a_warning_once(self, tmp_path, solver, capsys):
+        for name, white in (("a", 4095), ("b", 900), ("c", 4096), ("d", 0)):
+            save(tmp_path / f"{name}.png", np.full((H, W), white, np.uint16))
+        assert denoise(*(tmp_path / f"{name}.png" for name in "abcd"), "-o", tmp_path / "out", "--json") == 0
+        captured = capsys.readouterr()
+        warning = "largest value 4095 of 65535; for 12-bit data pass --data-range 4095"
+        assert captured.err == f"safi-fast: warning: {tmp_path}/a.png (and 1 more): {warning}\n"
+        assert [record.get("warning") for record in json.loads(captured.out)["files"]][::3] == [warning, None]
+        assert denoise(tmp_path / "a.png", "-o", tmp_path / "given", "--data-range", 4095) == 0
+        assert capsys.readouterr().err == ""
+
     def test_options_reach_the_solver(self, tmp_path, solver):
         save(tmp_path / "a.png", RNG.integers(0, 256, (H, W, 3), dtype=np.uint8))
         options = ("--schedule", "gap", "--strength", 0.5, "--max-outer", 3, "--max-inner", 7, "--tol", 1e-3)

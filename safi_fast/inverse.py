@@ -78,11 +78,7 @@ def make_task(
         raise InputError(f"box is {box!r}, but the operator has complex images; pass box=None")
     if box is not None and not np.isfinite(box).all():
         raise InputError(f"box is {box!r}; expected two finite numbers, which the duality gap needs, or None")
-    level = (
-        model.noise_levels[len(model.noise_levels) // 2]
-        if noise_level is None
-        else positive("noise_level", noise_level) / scale
-    )
+    level = middle_level(model) if noise_level is None else positive("noise_level", noise_level) / scale
     tolerance = positive("tol", tol)
     conditioned = model.at(level, strength_given=True, argument="noise_level")
     measurements = Measurements(operators, y)
@@ -100,6 +96,11 @@ def make_task(
         np.repeat(conditioned.bias[None], count, axis=0),
         reconstruction.Limits(max_outer, max_iter, tolerance, OUTER_TOLERANCE * tolerance),
     )
+
+
+def middle_level(model: Model) -> float:
+    """The noise level, for images on [0, 1], that a mask generator expects where the caller says nothing."""
+    return float(model.noise_levels[len(model.noise_levels) // 2])
 
 
 def _operators(operator: Any) -> list[Operator]:

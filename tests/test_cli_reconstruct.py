@@ -116,7 +116,24 @@ class TestMri:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "strength     0.001"
         assert lines[1].endswith("or less: relative duality gap over a ball")
-        assert "slices per minute, 1 of them without reaching the tolerance" in lines[2]
+        assert "slices per minute, 1 of them without reaching the tolerance (gap " in lines[2]
+        assert report["noise_level"] == pytest.approx(25)
+
+    def test_what_was_not_reached(self, run, capsys):
+        np.save("k.npy", kspace_of(IMAGE))
+        tail = ("-o", "x.npy", "--strength", STRENGTH, "--overwrite")
+
+        def sentence(*arguments):
+            assert run("mri", "k.npy", *tail, *arguments, few=False) == 0
+            return capsys.readouterr().out.splitlines()[2]
+
+        assert ", not 1.0e-06: raise --max-iter; change between masks " in sentence(
+            "--tol", 1e-6, "--max-iter", 20, "--max-outer", 2
+        )
+        text = sentence("--tol", 0.5, "--max-outer", 1)  # converged but for a second mask
+        assert "(change between masks " in text
+        assert text.endswith(", not 1.5e+00: raise --max-outer)")
+        assert "without" not in sentence("--tol", 0.5)
 
     def test_orders_and_masks(self, run, model):
         full = kspace_of(IMAGE, mask=np.ones(W, bool))

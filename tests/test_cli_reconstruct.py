@@ -152,7 +152,8 @@ class TestMri:
     def test_wrong_order_is_named(self, run, capsys):
         np.save("k.npy", np.fft.ifftshift(kspace_of(IMAGE)))
         assert run("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH) == 1
-        assert "order" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "but --kspace-order centered puts low frequencies in the middle; pass --kspace-order fft\n" in error
 
     def test_real_images_and_their_box(self, run, model, tmp_path):
         np.save("k.npy", kspace_of(IMAGE))
@@ -444,7 +445,7 @@ class TestPictures:
                 1,
                 "zero.npy: the mask has shape (3, 3); expected (36, 32), as in.npy",
             ),
-            (("inpaint", "bright.npy", "--mask", "known.npy"), 1, "pass data_range"),
+            (("inpaint", "bright.npy", "--mask", "known.npy"), 1, "pass --data-range R, the value of white"),
         ],
     )
     def test_errors(self, run, capsys, arguments, status, message):

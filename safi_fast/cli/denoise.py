@@ -19,7 +19,7 @@ from ..color import MODES
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, size, solver_options
-from .output import print_error, print_json, print_warning, progress
+from .output import message_of, print_error, print_json, print_warning, progress
 
 if TYPE_CHECKING:
     from ..io import ImageFile
@@ -167,8 +167,7 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
     if not isinstance(result, Exception):
         result = _attempt(_write, job, result)
     if isinstance(result, Exception):
-        message = str(result) or "not enough memory"
-        return _record(job, "failed", error=message.removeprefix(f"{job.source}: "))
+        return _record(job, "failed", error=message_of(result).removeprefix(f"{job.source}: "))
     facts = {} if result.warning is None else {"warning": result.warning}
     return _record(job, "denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
 

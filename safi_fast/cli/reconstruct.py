@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, count, positive
-from .output import json_text, print_error, print_json, print_warning, progress, scientific
+from .output import json_text, message_of, print_error, print_json, print_warning, progress, scientific
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Runner:
         """The solver of --model."""
         if self.session is None:
             self.session = sessions.make_session(self.args.model, self.args.backend)
+            if self.args.noise_level is not None:
+                self.session.check_level("--noise-level", self.args.noise_level, strength_given=True)
         return self.session.solver
 
     def strength(self) -> float:
@@ -234,8 +236,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             records += _process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
         except (SafiError, MemoryError) as error:
-            message = str(error) or "not enough memory"
-            records.append(_record(job, job.target, "failed", error=message.removeprefix(f"{job.source}: ")))
+            records.append(_record(job, job.target, "failed", error=message_of(error).removeprefix(f"{job.source}: ")))
     report = _summary(args, runner, records, time.perf_counter() - start)
     _deliver(args, report)
     return int(report["failed"] > 0)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from ..api import Solver
     from ..model import Model
@@ -34,7 +36,22 @@ class Session:
         from ..api import plan_for
 
         plan_for(self.model, schedule, max_outer, max_inner, tol)
-        self.model.at(sigma / EIGHT_BIT, strength_given=strength is not None)
+        self.check_level("--sigma", sigma, strength_given=strength is not None)
+
+    def check_level(self, option: str, level: float, *, strength_given: bool) -> None:
+        """Refuse a noise level that the model is not for. Raises InputError."""
+        try:
+            self.model.at(level / EIGHT_BIT, strength_given=strength_given)
+        except InputError:
+            levels = [f"{EIGHT_BIT * known:.4g}" for known in self.model.noise_levels]
+            accepted = f"accepts {levels[0]} to {levels[-1]}"
+            if len(levels) == 1:
+                accepted = (
+                    f"is for {levels[0]} only; pass that (to 1 %), choose another --model, or set --strength yourself"
+                )
+            raise InputError(
+                f"{option} is {level:g}, on the scale 0 to 255; model {self.model.name!r} {accepted}"
+            ) from None
 
     def denoise(
         self,

@@ -536,7 +536,7 @@ def _noise_level(args: argparse.Namespace, runner: Runner) -> float | None:
     from ..inverse import middle_level
 
     if args.noise_level is None and runner.session:
-        return middle_level(runner.session.model) * sessions.EIGHT_BIT
+        return round(middle_level(runner.session.model) * sessions.EIGHT_BIT, 4)
     return None if args.noise_level is None else float(args.noise_level)
 
 

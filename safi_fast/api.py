@@ -151,7 +151,8 @@ def reconstruct(
     strength: lambda > 0 for images on [0, 1], a number or one per image; `tune_strength` finds it.
     noise_level: standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should expect; by
         default the middle of the model's levels.
-    data_range: the value of white. Measurements are divided by it, the result is multiplied by it.
+    data_range: the value of white. Measurements are divided by it, the result is multiplied by it. Measurements that only images far
+        outside the box fit are refused.
     box: bounds of the solution as a share of data_range; None for none, as complex images need it.
     x0: where to start, (H, W) or (B, H, W); by default one gradient step from zero.
     max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (without a box: over a ball, see Solution) at

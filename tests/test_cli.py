@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 import safi_fast.cli.session as sessions
 from safi_fast import __version__, backend, models
 from safi_fast.cli import main as cli
+from safi_fast.cli.output import message_of
 from safi_fast.errors import InputError, ModelError
 from safi_fast.io import ImageFile, read_image, write_image
 from safi_fast.model import FilterBank, Model, SafiMask, Schedule, Strength
@@ -124,6 +125,17 @@ class TestDenoise:
         assert denoise(tmp_path / name, "-o", tmp_path / "out", *extra) == 0
         expected = {"sigma": pytest.approx(sigma), "data_range": data_range, "channel_axis": None, "strength": None}
         assert solver.calls == [expected]
+
+    def test_twelve_bits_in_sixteen_are_a_warning_once(self, tmp_path, solver, capsys):
+        for name, white in (("a", 4095), ("b", 900), ("c", 4096), ("d", 0)):
+            save(tmp_path / f"{name}.png", np.full((H, W), white, np.uint16))
+        assert denoise(*(tmp_path / f"{name}.png" for name in "abcd"), "-o", tmp_path / "out", "--json") == 0
+        captured = capsys.readouterr()
+        warning = "largest value 4095 of 65535; for 12-bit data pass --data-range 4095"
+        assert captured.err == f"safi-fast: warning: {tmp_path}/a.png (and 1 more): {warning}\n"
+        assert [record.get("warning") for record in json.loads(captured.out)["files"]][::3] == [warning, None]
+        assert denoise(tmp_path / "a.png", "-o", tmp_path / "given", "--data-range", 4095) == 0
+        assert capsys.readouterr().err == ""
 
     def test_options_reach_the_solver(self, tmp_path, solver):
         save(tmp_path / "a.png", RNG.integers(0, 256, (H, W, 3), dtype=np.uint8))
@@ -264,6 +276,37 @@ class TestDenoise:
         assert denoise(folder, "-o", tmp_path / "out") == 1
         assert not list((tmp_path / "out").iterdir())
         assert capsys.readouterr().err.count("cannot be written (no space left on device)") == 3
+
+
+@pytest.mark.parametrize("command", ["denoise", "evaluate"])
+@pytest.mark.parametrize(
+    ("levels", "accepted"),
+    [
+        ((25,), "is for 25 only; pass that (to 1 %), choose another --model, or set --strength yourself"),
+        ((2, 10, 50), "accepts 2 to 50"),
+    ],
+)
+def test_sigma_outside_the_model(tmp_path, folder, monkeypatch, capsys, command, levels, accepted):
+    session = sessions.Session(tiny_model(levels=levels), GaussianSolver())
+    monkeypatch.setattr(sessions, "make_session", lambda *_: session)
+    arguments = {"denoise": (folder, "-o", tmp_path / "out"), "evaluate": ("--data", folder)}[command]
+    assert run(command, *arguments, "--sigma", 0.1) == 1
+    expected = f"safi-fast: error: --sigma is 0.1, on the scale 0 to 255; model 'tiny' {accepted}\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("pass data_range=..., the value of white", "pass --data-range R, the value of white"),
+        ("mask_order='fft', or check_order=False if", "--mask-order fft, or --no-order-check if"),
+        ("backend='cuda' cannot run; or use backend='cpu'", "--backend cuda cannot run; or use --backend cpu"),
+        ("use schedule='gap'", "use --schedule gap"),
+        ("", "not enough memory"),
+    ],
+)
+def test_arguments_are_named_as_options(said, shown):
+    assert message_of(InputError(said)) == shown
 
 
 class TestStreams:

@@ -116,7 +116,24 @@ class TestMri:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "strength     0.001"
         assert lines[1].endswith("or less: relative duality gap over a ball")
-        assert "slices per minute, 1 of them without reaching the tolerance" in lines[2]
+        assert "slices per minute, 1 of them without reaching the tolerance (gap " in lines[2]
+        assert report["noise_level"] == pytest.approx(25)
+
+    def test_what_was_not_reached(self, run, capsys):
+        np.save("k.npy", kspace_of(IMAGE))
+        tail = ("-o", "x.npy", "--strength", STRENGTH, "--overwrite")
+
+        def sentence(*arguments):
+            assert run("mri", "k.npy", *tail, *arguments, few=False) == 0
+            return capsys.readouterr().out.splitlines()[2]
+
+        assert ", not 1.0e-06: raise --max-iter; change between masks " in sentence(
+            "--tol", 1e-6, "--max-iter", 20, "--max-outer", 2
+        )
+        text = sentence("--tol", 0.5, "--max-outer", 1)  # converged but for a second mask
+        assert "(change between masks " in text
+        assert text.endswith(", not 1.5e+00: raise --max-outer)")
+        assert "without" not in sentence("--tol", 0.5)
 
     def test_orders_and_masks(self, run, model):
         full = kspace_of(IMAGE, mask=np.ones(W, bool))
@@ -135,7 +152,8 @@ class TestMri:
     def test_wrong_order_is_named(self, run, capsys):
         np.save("k.npy", np.fft.ifftshift(kspace_of(IMAGE)))
         assert run("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH) == 1
-        assert "order" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "but --kspace-order centered puts low frequencies in the middle; pass --kspace-order fft\n" in error
 
     def test_real_images_and_their_box(self, run, model, tmp_path):
         np.save("k.npy", kspace_of(IMAGE))
@@ -323,7 +341,9 @@ class TestCt:
             ),
             (("--angles", "0:180:20"), 1, "has 24 views of 33 cells, but --angles gives 20 angles\n"),
             (("--angles", "0:180:2.5"), 2, "--angles 0:180:2.5: N is 2.5; expected a whole number"),
-            (("--angles", "radians.npy"), 2, "24 angles span 3.01, which looks like radians; pass --angle-unit"),
+            (("--angles", "radians.npy"), 2, "24 views within 3.01 degrees; for radians pass --angle-unit radians"),
+            (("--angles", "0:3.14:24"), 2, "24 views within 3.01 degrees; for radians pass --angle-unit radians"),
+            (("--angles", "0:3.14:24", "--angle-unit", "degrees", "--data-range", 1), 0, ""),
             (("--angles", "none.npy"), 1, "none.npy: no such file"),
             (("--angles", "0:180:24", "--centre", 99), 1, "--centre 99 lies outside the detector of 33 cells"),
             (("--angles", "0:180:24", "--source-origin", 9), 2, "belong to --geometry fan"),
@@ -387,6 +407,18 @@ class TestPictures:
         np.testing.assert_array_equal(np.load("a.npy"), np.load("b.npy"))
         np.testing.assert_array_equal(np.load("a.npy"), expected(IMAGE, Mask(known), model).image)
 
+    @pytest.mark.parametrize(("hole", "values"), [(7, "7"), ((200, 0, 10), "0, 10, 200")])
+    def test_an_inverted_mask_is_named(self, run, capsys, hole, values):
+        known = RNG.random((H, W)) < 0.6
+        grey = (255 * IMAGE).astype(np.uint8)
+        picture = grey if hole == 7 else np.stack([grey] * 3, -1)
+        picture[~known] = hole
+        Image.fromarray(picture).save("in.png")
+        Image.fromarray((~known).astype(np.uint8) * 255).save("inverse.png")
+        assert run("inpaint", "in.png", "--mask", "inverse.png", "-o", "a.png", "--strength", STRENGTH) == 1
+        expected = f"in.png: all known pixels are {values}; is the mask inverted (--invert-mask)?"
+        assert expected in capsys.readouterr().err
+
     def test_superres(self, run, model):
         operator = Downsample(2, (H, W))
         small = operator.apply(IMAGE)
@@ -413,7 +445,7 @@ class TestPictures:
                 1,
                 "zero.npy: the mask has shape (3, 3); expected (36, 32), as in.npy",
             ),
-            (("inpaint", "bright.npy", "--mask", "known.npy"), 1, "pass data_range"),
+            (("inpaint", "bright.npy", "--mask", "known.npy"), 1, "pass --data-range R, the value of white"),
         ],
     )
     def test_errors(self, run, capsys, arguments, status, message):

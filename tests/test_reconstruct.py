@@ -831,3 +831,46 @@ def test_nothing_is_converged_before_a_mask():
 def test_an_infinite_box_is_refused():
     with pytest.raises(InputError, match=r"box is \(0\.0, inf\); expected two finite numbers"):
         run(OPERATORS["identity"], box=(0.0, np.inf))
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name != "complex mri"])
+def test_measurements_far_outside_the_box_are_refused(name):
+    """On any scale of the operator; values a few times too large are the caller's business."""
+    operator, factor = OPERATORS[name], 1e-3
+    rescaled = from_functions(
+        lambda x: factor * operator.apply(x), lambda y: factor * operator.adjoint(y),
+        SHAPE, operator.shape_out, batched=True, complex=operator.complex,
+    )  # fmt: skip
+    for op in (operator, rescaled):
+        y = op.apply(picture())
+        run(op, 1.5 * y)
+        run(op, 255 * y, data_range=255)
+        run(op, 255 * y, box=None)
+        with pytest.raises(InputError, match=r"measurement fits images with values up to .* pass data_range=\.\.\."):
+            run(op, 255 * y)
+        with pytest.raises(InputError, match=r"data_range 2 and box \(0, 1\) allow 0 to 2"):
+            run(op, np.stack([y, 255 * y]), data_range=2, x0=np.zeros(SHAPE))
+
+
+def test_few_known_pixels_far_outside_the_box_are_refused():
+    operator = Mask(np.random.default_rng(0).random(SHAPE) < 0.03)
+    run(operator, operator.apply(picture()))
+    with pytest.raises(InputError, match="values up to"):
+        run(operator, (255 * operator.apply(picture())).astype(np.uint8))
+
+
+def test_a_solution_is_printed_on_one_line():
+    operator = OPERATORS["identity"]
+    one = run(operator)
+    assert repr(one) == (
+        f"Solution({one.status}, 24 x 21 float32, relative_gap={one.relative_gap:.2g}, outer_residual={one.outer_residual:.2g})"
+    )
+    batch = run(operator, np.stack([measured(operator), np.zeros(SHAPE)]))
+    worst = f"relative_gap={max(batch.relative_gap):.2g}, outer_residual={max(batch.outer_residual):.2g}"
+    assert repr(batch) == f"Solution(max_iterations, 2 x 24 x 21 float32, {worst})"
+
+
+def test_operators_are_printed_on_one_line():
+    assert repr(OPERATORS["complex mri"]) == "<FourierMRI: complex (24, 21) to complex (24, 21)>"
+    matrix = scipy.sparse.csr_matrix(np.ones((7, SHAPE[0] * SHAPE[1])))
+    assert repr(from_scipy(matrix, SHAPE)) == f"<{from_scipy(matrix, SHAPE).name}: real (24, 21) to real (7,)>"

@@ -19,13 +19,14 @@ from ..color import MODES
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, size, solver_options
-from .output import print_error, print_json, progress
+from .output import message_of, print_error, print_json, print_warning, progress
 
 if TYPE_CHECKING:
     from ..io import ImageFile
 
 SHOWN_FAILURES = 20
 READ_AHEAD = 2
+TWELVE_BIT = 4095
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class _Solved:
     solution: Any
     like: "ImageFile"
     seconds: float
+    warning: str | None
 
 
 def _solved(jobs: list[Job], session: sessions.Session, args: argparse.Namespace) -> Generator[Any, None, None]:
@@ -155,7 +157,9 @@ def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Name
         options["color"] = args.color
     start = time.perf_counter()
     solution = session.denoise(file.array, args.sigma, data_range=data_range, channel_axis=file.channel_axis, **options)
-    return _Solved(solution, replace(file, data_range=data_range), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    warning = _narrow(file) if args.data_range is None else None
+    return _Solved(solution, replace(file, data_range=data_range), seconds, warning)
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:
@@ -163,9 +167,9 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
     if not isinstance(result, Exception):
         result = _attempt(_write, job, result)
     if isinstance(result, Exception):
-        message = str(result) or "not enough memory"
-        return _record(job, "failed", error=message.removeprefix(f"{job.source}: "))
-    return _record(job, "denoised", seconds=result.seconds, **sessions.summary(result.solution))
+        return _record(job, "failed", error=message_of(result).removeprefix(f"{job.source}: "))
+    facts = {} if result.warning is None else {"warning": result.warning}
+    return _record(job, "denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
 
 
 def _write(job: Job, result: _Solved) -> _Solved:
@@ -188,6 +192,14 @@ def _data_range(path: Path, file: "ImageFile", sigma: float, given: float | None
     return file.data_range
 
 
+def _narrow(file: "ImageFile") -> str | None:
+    """A warning where a file of 16 bits uses 12 of them at most."""
+    largest = int(file.array.max()) if file.array.dtype == "uint16" else 0
+    if not 0 < largest <= TWELVE_BIT:
+        return None
+    return f"largest value {largest} of {file.data_range:g}; for 12-bit data pass --data-range {TWELVE_BIT}"
+
+
 def _record(job: Job, status: str, **facts: Any) -> dict[str, Any]:
     return {"input": str(job.source), "output": str(job.target), "status": status, **facts}
 
@@ -205,6 +217,10 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
     else:
         unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
         print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"]), unfinished))
+    warned = [record for record in by_status["denoised"] if "warning" in record]
+    if warned:
+        others = f" (and {len(warned) - 1} more)" if len(warned) > 1 else ""
+        print_warning(f"{warned[0]['input']}{others}: {warned[0]['warning']}")
     for record in by_status["failed"][:SHOWN_FAILURES]:
         print_error(f"{record['input']}: {record['error']}")
     if counts["failed"] > SHOWN_FAILURES:

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     paths = list_images([args.data])[: args.limit]
     session = sessions.make_session(args.model, args.backend, args.precision)
     options = solver_options(args)
+    session.check(args.sigma, **options)
     rows: list[dict[str, Any]] = []
     warm: set[tuple[int, ...]] = set()
     with progress("evaluating", len(paths)) as advance:

@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import SafiError
 from . import convert, demo, denoise, doctor, evaluate, inspect, models, reconstruct, train
 from .arguments import UsageError
-from .output import print_error
+from .output import message_of, print_error
 
 COMMANDS = {
     "denoise": denoise,
@@ -76,7 +76,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print_error(str(error))
         return USAGE
     except (SafiError, MemoryError) as error:
-        print_error(str(error) or "not enough memory")
+        print_error(message_of(error))
         return FAILURE
     except KeyboardInterrupt:
         print("safi-fast: interrupted; every output that exists is complete", file=sys.stderr)

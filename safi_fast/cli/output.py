@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,26 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
     for line in [header, ["-" * width for width in widths], *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+OPTIONS = {
+    r"\bdata_range=\.\.\.": "--data-range R",
+    r"\bstrength=\.\.\.": "--strength L",
+    r"\bcheck_order=False": "--no-order-check",
+    r"\bkspace_order='(\w+)'": r"--kspace-order \1",
+    r"\bmask_order='(\w+)'": r"--mask-order \1",
+    r"\bschedule='(\w+)'": r"--schedule \1",
+    r"\bbackend='(\w+)'": r"--backend \1",
+    r"\bprecision='(\w+)'": r"--precision \1",
+}
+
+
+def message_of(error: BaseException) -> str:
+    """What an error of the library says, its arguments named as on the command line."""
+    message = str(error) or "not enough memory"
+    for argument, option in OPTIONS.items():
+        message = re.sub(argument, option, message)
+    return message
 
 
 def print_error(message: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, count, positive
-from .output import json_text, print_error, print_json, print_warning, progress, scientific
+from .output import json_text, message_of, print_error, print_json, print_warning, progress, scientific
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Runner:
         """The solver of --model."""
         if self.session is None:
             self.session = sessions.make_session(self.args.model, self.args.backend)
+            if self.args.noise_level is not None:
+                self.session.check_level("--noise-level", self.args.noise_level, strength_given=True)
         return self.session.solver
 
     def strength(self) -> float:
@@ -234,8 +236,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             records += _process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
         except (SafiError, MemoryError) as error:
-            message = str(error) or "not enough memory"
-            records.append(_record(job, job.target, "failed", error=message.removeprefix(f"{job.source}: ")))
+            records.append(_record(job, job.target, "failed", error=message_of(error).removeprefix(f"{job.source}: ")))
     report = _summary(args, runner, records, time.perf_counter() - start)
     _deliver(args, report)
     return int(report["failed"] > 0)
@@ -521,13 +522,39 @@ def _summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, A
         "tuning": None
         if tuning is None
         else {"by": tuning.by, "candidates": tuning.candidates.tolist(), "scores": tuning.scores.tolist()},
-        "noise_level": args.noise_level,
+        "noise_level": _noise_level(args, runner),
         **counts,
         "slices": len(solved),
         "seconds": seconds,
         "slices_per_minute": 60 * len(solved) / seconds if solved else None,
         "files": records,
     }
+
+
+def _noise_level(args: argparse.Namespace, runner: Runner) -> float | None:
+    """On the scale 0 to 255; None where no model was loaded."""
+    from ..inverse import middle_level
+
+    if args.noise_level is None and runner.session:
+        return round(middle_level(runner.session.model) * sessions.EIGHT_BIT, 4)
+    return None if args.noise_level is None else float(args.noise_level)
+
+
+def _unfinished(args: argparse.Namespace, solved: list[dict[str, Any]]) -> str | None:
+    """How many slices did not reach the tolerance, what is left, and what to raise; None where all did."""
+    from ..inverse import OUTER_TOLERANCE, TOLERANCE
+
+    left = [facts for facts in solved if facts["solver_status"] != "converged"]
+    if not left:
+        return None
+    tol = args.tol or TOLERANCE
+    gap, change = (max(facts[name] for facts in left) for name in ("relative_gap", "outer_residual"))
+    parts = []
+    if gap > tol:
+        parts.append(f"gap {gap:.1e}, not {tol:.1e}: raise --max-iter")
+    if change > OUTER_TOLERANCE * tol or not parts:
+        parts.append(f"change between masks {change:.1e}, not {OUTER_TOLERANCE * tol:.1e}: raise --max-outer")
+    return f"{len(left)} of them without reaching the tolerance ({'; '.join(parts)})"
 
 
 def _deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
@@ -539,7 +566,7 @@ def _deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
     if args.json:
         print_json(report)
     else:
-        _print(report)
+        _print(args, report)
     failed = [record for record in report["files"] if record["status"] == "failed"]
     for record in failed[:SHOWN_FAILURES]:
         print_error(f"{record['input']}: {record['error']}")
@@ -547,7 +574,7 @@ def _deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
         print_error(f"and {len(failed) - SHOWN_FAILURES} more inputs failed")
 
 
-def _print(report: dict[str, Any]) -> None:
+def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
     solved = [facts for record in report["files"] for facts in record.get("solved", [])]
     if solved:
         worst = max(facts["relative_gap"] for facts in solved)
@@ -557,9 +584,8 @@ def _print(report: dict[str, Any]) -> None:
     parts = [f"{report['slices']} slice{'' if report['slices'] == 1 else 's'} in {report['seconds']:.1f} s"]
     if solved:
         parts.append(f"{report['slices_per_minute']:.1f} slices per minute")
-    unfinished = sum(facts["solver_status"] != "converged" for facts in solved)
-    if unfinished:
-        parts.append(f"{unfinished} of them without reaching the tolerance")
+    if unfinished := _unfinished(args, solved):
+        parts.append(unfinished)
     if report["skipped"]:
         parts.append(f"{report['skipped']} skipped because the output exists (--overwrite replaces it)")
     if report["failed"]:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from ..api import Solver
     from ..model import Model
 
 EIGHT_BIT = 255.0
-_WORST_FIRST = ("stopped", "max_iterations", "completed", "converged")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,22 @@ class Session:
         from ..api import plan_for
 
         plan_for(self.model, schedule, max_outer, max_inner, tol)
-        self.model.at(sigma / EIGHT_BIT, strength_given=strength is not None)
+        self.check_level("--sigma", sigma, strength_given=strength is not None)
+
+    def check_level(self, option: str, level: float, *, strength_given: bool) -> None:
+        """Refuse a noise level that the model is not for. Raises InputError."""
+        try:
+            self.model.at(level / EIGHT_BIT, strength_given=strength_given)
+        except InputError:
+            levels = [f"{EIGHT_BIT * known:.4g}" for known in self.model.noise_levels]
+            accepted = f"accepts {levels[0]} to {levels[-1]}"
+            if len(levels) == 1:
+                accepted = (
+                    f"is for {levels[0]} only; pass that (to 1 %), choose another --model, or set --strength yourself"
+                )
+            raise InputError(
+                f"{option} is {level:g}, on the scale 0 to 255; model {self.model.name!r} {accepted}"
+            ) from None
 
     def denoise(
         self,
@@ -70,18 +86,15 @@ def make_session(model: str | None = None, backend: str = "auto", precision: str
 
 def summary(solution: Any) -> dict[str, Any]:
     """The figures of a Solution; of a batch the worst, because one number must not hide a bad image."""
-    statuses = np.atleast_1d(np.asarray(solution.status, dtype=object)).ravel().tolist()
+    from ..solver.result import worst_status
+
     return {
-        "solver_status": min(map(str, statuses), key=_rank),
+        "solver_status": worst_status(solution.status),
         "gap": _largest(solution.gap),
         "relative_gap": _largest(solution.relative_gap),
         "outer_iterations": _largest_count(solution.outer_iterations),
         "inner_iterations": _largest_count(solution.inner_iterations),
     }
-
-
-def _rank(status: str) -> int:
-    return _WORST_FIRST.index(status) if status in _WORST_FIRST else -1
 
 
 def _largest(values: Any) -> float | None:

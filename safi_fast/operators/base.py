@@ -65,6 +65,10 @@ class Operator(ABC):
         """What error messages call this operator."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        measured = "complex" if self.complex else "real"
+        return f"<{self.name}: {self.image} {self.shape_in} to {measured} {self.shape_out}>"
+
     @abstractmethod
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         """(B, H, W) to (B, *shape_out)."""

@@ -21,6 +21,8 @@ STATUS_MESSAGES = {
     STOPPED: "The callback raised StopIteration.",
 }
 
+WORST_FIRST = (STOPPED, MAX_ITERATIONS, COMPLETED, CONVERGED)
+
 # One value for a single image, an array (B,) for a batch.
 PerImage: TypeAlias = Any
 
@@ -45,6 +47,12 @@ class OuterRecord:
     outer_residual: PerImage
 
 
+def worst_status(status: PerImage) -> str:
+    """That of the image that is worst off."""
+    statuses = np.atleast_1d(np.asarray(status, dtype=object)).ravel().tolist()
+    return min(map(str, statuses), key=lambda one: WORST_FIRST.index(one) if one in WORST_FIRST else -1)
+
+
 def joined_history(histories: Sequence[Sequence[OuterRecord]]) -> list[OuterRecord]:
     """One history of batches that were solved one after the other; one that made fewer outer steps repeats its last record with 0 steps."""
     joined = []
@@ -60,7 +68,7 @@ def joined_history(histories: Sequence[Sequence[OuterRecord]]) -> list[OuterReco
     return joined
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """A reconstruction and the account of how it was reached. For a batch, every entry but `history` has a value per image.
 
@@ -86,8 +94,18 @@ class Solution:
     gap: PerImage
     relative_gap: PerImage
     outer_residual: PerImage
-    history: Sequence[OuterRecord] = field(repr=False, default=())
-    masks: NDArray[np.float32] | None = field(repr=False, default=None)
+    history: Sequence[OuterRecord] = ()
+    masks: NDArray[np.float32] | None = None
+
+    def __repr__(self) -> str:
+        """One line; of a batch the worst status and the largest values."""
+        shape, dtype = " x ".join(map(str, self.image.shape)), str(self.image.dtype).removeprefix("torch.")
+        figures = (f"{name}={_largest(getattr(self, name)):.2g}" for name in ("relative_gap", "outer_residual"))
+        return f"Solution({worst_status(self.status)}, {shape} {dtype}, {', '.join(figures)})"
+
+
+def _largest(values: PerImage) -> float:
+    return float(values.max() if hasattr(values, "max") else values)
 
 
 @dataclass(frozen=True)

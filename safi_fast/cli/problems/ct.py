@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...operators import FanBeamCT, ParallelBeamCT
 
 INPUT, INPUT_HELP = "SINOGRAM", "sinogram files or folders of them"
-TURN = 2 * np.pi
+TURN_OR_SO = 7.0  # a little more than 2 pi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,10 +142,11 @@ def read_angles(text: str, unit: str | None) -> Array:
         values = np.linspace(start, stop, int(number), endpoint=False)
     else:
         values = read_vector(text)
-        if unit is None and len(values) > 20 and np.ptp(values) < 1.01 * TURN:
-            raise UsageError(
-                f"--angles {text}: {len(values)} angles span {np.ptp(values):.3g}, which looks like radians; pass --angle-unit"
-            )
+    if unit is None and len(values) > 8 and np.ptp(values) < TURN_OR_SO:
+        raise UsageError(
+            f"--angles {text}: {len(values)} views within {np.ptp(values):.3g} degrees; for radians pass --angle-unit radians, else "
+            "--angle-unit degrees"
+        )
     return values if unit == "radians" else np.deg2rad(values)
 
 

@@ -44,4 +44,9 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
     def known(values: Array) -> Array:
         return np.asarray(np.where(mask, values, 0))
 
-    return open_images(path, args, prepare, "Known pixels", lambda y: y, known)
+    study = open_images(path, args, prepare, "Known pixels", lambda y: y, known)
+    pixels = np.stack([study.slice(number).measurement[..., mask] for number in range(study.count)])
+    if pixels.shape[-1] > 1 and not np.ptp(pixels, axis=-1).any():
+        values = ", ".join(f"{value:g}" for value in np.unique(pixels[..., 0]))
+        raise ImageFileError(f"{path}: all known pixels are {values}; is the mask inverted (--invert-mask)?")
+    return study

@@ -2,7 +2,7 @@
 
     python bench/race.py [--height 481] [--width 321] [--repeats 2] [--output bench/results/race.json]
 
-Both get the same model, strength and ||W||^2 and make the same 5 x 12 steps in float32 on two threads; runs alternate and the best of each
+Both get the same model, strength and ||W||^2 and make the same steps, those of its schedule (5 x 12, safi-gray-fast 5 x 10), in float32 on two threads; runs alternate and the best of each
 counts, in seconds on the clock and of the processor. Memory is read in a process of its own.
 
 Published layouts race against their layers as they are (torch_baseline.py). The shipped models race against the torch network that trained
@@ -78,10 +78,11 @@ def plain(model: Model, noisy: np.ndarray, strength: float, norm: float):
     from safi_fast.training.network import network_of
 
     network, sigma = network_of(model), torch.tensor([SIGMA], dtype=torch.float32)
+    steps = model.schedule.outer, model.schedule.inner
 
     def run():
         with torch.inference_mode():
-            return network(y, sigma, 5, 12).numpy()[0, 0]
+            return network(y, sigma, *steps).numpy()[0, 0]
 
     return run
 
@@ -108,6 +109,7 @@ def race(model: Model, height: int, width: int, repeats: int) -> dict[str, objec
         "model": model.name,
         "against": "layers as published" if published else "the network that trained it",
         "filters": model.filters.channels,
+        "steps": f"{model.schedule.outer} x {model.schedule.inner}",
         "height": height,
         "width": width,
         "seconds_safi_fast": round(runs["safi_fast"].wall, 4),
@@ -162,7 +164,7 @@ def main() -> None:
         row |= memory(model, arguments.height, arguments.width)
         rows.append(row)
         print(
-            f"{row['model']}, {row['filters']} filters, {row['height']} x {row['width']}, 5 x 12 steps: safi_fast {row['seconds_safi_fast']:.3f} s, "
+            f"{row['model']}, {row['filters']} filters, {row['height']} x {row['width']}, {row['steps']} steps: safi_fast {row['seconds_safi_fast']:.3f} s, "
             f"PyTorch ({row['against']}) {row['seconds_torch']:.2f} s: {row['times_faster']} times faster ({row['times_faster_cpu']} in processor time), results within {row['max_difference']:.1e}, "
             f"peak memory {row['peak_above_ready_bytes_per_pixel']} bytes per pixel above a ready solver, "
             f"{row['peak_above_import_mb']} MB above the bare import"

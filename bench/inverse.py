@@ -499,7 +499,7 @@ PAGES = {
 }  # fmt: skip
 
 ABOUT = {
-    "mri_full": "espirit_full (8-coil brain, real k-space), all of it: 230 x 180. WCRR is ahead of SAFI in PSNR with one coil, 8x, and in SSIM with 8 coils, 4x.",
+    "mri_full": "espirit_full (8-coil brain, real k-space), all of it: 230 x 180. WCRR is ahead of SAFI in PSNR with one coil, 8x, and in SSIM with 8 coils, 4x; MMR in PSNR with one coil, 8x, and a little with 8 coils, 8x, and in SSIM in these and with 8 coils, 4x. The noise level of the mask, which SAFI alone has, was chosen on the tuning head (15 of 255); on 128 x 128 pixels of this brain 35 was better by 0.9 dB (4x) and 1.2 dB (8x) after 6 masks of at most 200 steps, seen afterwards.",
     "siat": "siat heads lsq61, lsq121, lsq181 (means): the magnitude of their middle 256 x 256 pixels, one coil, with the mask Q_Cartesian30, which is given "
     "for that size (FFT order) and samples 29.7 % of the lines. Parameters as for one coil, 4x.",
     "mri": "espirit_full again, its 128 x 128 low frequencies, of an earlier run: parameters from longer lists, on two threads; those for 8 coils were chosen without the noise "
@@ -511,7 +511,7 @@ PICTURES = {"mri_full": "![The reference, zero-filled, TV and SAFI, one coil, 4x
 
 LEFT_OUT = {
     "mri": (
-        "MMR at full resolution but for one coil, 4x, and on the siat heads (the table at 128 x 128 has it in every case); MMR and WCRR for the k-space as measured; the other masks given with the siat images (Q_Radial30, Q_Random30, also 256 x 256; the 320 x 320 one of "
+        "MMR on the siat heads; MMR and WCRR for the k-space as measured; the other masks given with the siat images (Q_Radial30, Q_Random30, also 256 x 256; the 320 x 320 one of "
         "MMR and SAFI is larger than these images) and its other heads. Where the status is max_iterations, the image still changed by more than 3e-3 "
         "from one mask to the next when the masks ran out; the certificate is that of the last mask. Some parameters lie at the end of their lists "
         "(see the JSON files)."

@@ -499,7 +499,7 @@ PAGES = {
 }  # fmt: skip
 
 ABOUT = {
-    "mri_full": "espirit_full (8-coil brain, real k-space), all of it: 230 x 180. WCRR is ahead of SAFI in PSNR with one coil, 8x, and in SSIM with 8 coils, 4x; MMR in PSNR with one coil, 8x, and a little with 8 coils, 8x, and in SSIM in these and with 8 coils, 4x. The noise level of the mask, which SAFI alone has, was chosen on the tuning head (15 of 255); on 128 x 128 pixels of this brain 35 was better by 0.9 dB (4x) and 1.2 dB (8x) after 6 masks of at most 200 steps, seen afterwards.",
+    "mri_full": "espirit_full (8-coil brain, real k-space), all of it: 230 x 180. WCRR is ahead of SAFI in PSNR with one coil, 8x, and in SSIM with 8 coils, 4x; MMR in PSNR with one coil, 8x, and a little with 8 coils, 8x, and in SSIM in these and with 8 coils, 4x. The noise level of the mask, which SAFI alone has, was chosen on the tuning head (15 of 255); the brain itself prefers 25 (0.35 dB more at 64 x 64, [sensitivity](sensitivity.md)).",
     "siat": "siat heads lsq61, lsq121, lsq181 (means): the magnitude of their middle 256 x 256 pixels, one coil, with the mask Q_Cartesian30, which is given "
     "for that size (FFT order) and samples 29.7 % of the lines. Parameters as for one coil, 4x.",
     "mri": "espirit_full again, its 128 x 128 low frequencies, of an earlier run: parameters from longer lists, on two threads; those for 8 coils were chosen without the noise "

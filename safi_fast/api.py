@@ -75,7 +75,7 @@ def denoise(
     data_range: the value of white; by default 255 for uint8, 65535 for uint16, 1.0 for floating point.
     channel_axis: axis of colour channels; None for grey.
     color: "luma-chroma": three channels, taken for red, green and blue, are denoised as one plane of luma and two of chroma: over 1 dB
-        better for photographs, up to 2 dB worse for three channels that have little to do with each other (stains, spectra);
+        better for photographs, over 1 dB worse for three channels that have little to do with each other (stains, spectra);
         "separate": each channel for itself; None: the first for three channels. Steps, gaps and masks are those of the planes.
     schedule: "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative duality
         gap of `tol`); None: what the model was trained for.

@@ -107,6 +107,20 @@ def test_a_solution_has_a_value_and_a_certificate_per_plane(solver):
     assert solution.image.shape == images.shape
 
 
+def test_planes_that_are_no_colours_lose_a_decibel_and_more():
+    """What `denoise`, README and the model card warn of."""
+    from skimage.data import camera, coins, moon
+
+    planes = np.dstack([image()[100:228, 100:228] for image in (camera, moon, coins)]).astype(np.float32) / 255
+    noisy = planes + np.float32(SIGMA) * np.random.default_rng(9).standard_normal(planes.shape, np.float32)
+    solver = Solver("safi-gray-fast", backend="cpu")
+    together, separate = (
+        psnr(planes, solver.denoise(noisy, SIGMA, channel_axis=-1, color=color))
+        for color in ("luma-chroma", "separate")
+    )
+    assert together < separate - 1
+
+
 def test_a_photo_gains_half_a_decibel_and_more():
     from skimage.data import astronaut
 

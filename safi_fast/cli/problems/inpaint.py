@@ -45,8 +45,12 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         return np.asarray(np.where(mask, values, 0))
 
     study = open_images(path, args, prepare, "Known pixels", lambda y: y, known)
-    pixels = np.stack([study.slice(number).measurement[..., mask] for number in range(study.count)])
-    if pixels.shape[-1] > 1 and not np.ptp(pixels, axis=-1).any():
-        values = ", ".join(f"{value:g}" for value in np.unique(pixels[..., 0]))
+
+    def pixels(number: int) -> Array:
+        return np.asarray(study.slice(number).measurement[..., mask])
+
+    if mask.sum() > 1 and not any(np.ptp(pixels(number), axis=-1).any() for number in range(study.count)):
+        found = np.unique([pixels(number)[..., 0] for number in range(study.count)])
+        values = ", ".join(f"{value:g}" for value in found)
         raise ImageFileError(f"{path}: all known pixels are {values}; is the mask inverted (--invert-mask)?")
     return study

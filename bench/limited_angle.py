@@ -15,7 +15,9 @@ import time
 
 import numpy as np
 from baselines import tv
-from inverse import BOX, RESULTS, ROOT, search
+from cases import BOX
+from inverse import search
+from pages import RESULTS, ROOT
 from pictures import panels
 from problems import DATA
 from scipy.io import loadmat

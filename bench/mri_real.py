@@ -1,6 +1,6 @@
 """Undersampled k-space as it was measured, without a reference: how well samples that were left out are predicted.
 
-    python bench/mri_real.py [--outer 12] [--inner 1000]
+    python bench/mri_real.py [--outer 20] [--inner 2000]
 
 sigpy_cartesian_ksp and espirit_und2x2, 8 coils each, maps by ESPIRiT from the sampled centre. 5 % of the sampled positions outside of that centre
 are left out of every reconstruction, in all coils, and the error is ||P (F S x - y)|| / ||P y|| with P these positions. Strengths are chosen by another
@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import cg, tv
+from baselines import Wcrr, cg, tv
+from cases import MMR, SAFI
 from pictures import panels
 from problems import DATA, brain_kspace
 
 from safi_fast import Solver
 from safi_fast.metrics import psnr, ssim
 from safi_fast.operators import SenseMRI, estimate_maps
+from safi_fast.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "bench" / "results" / "mri_real.json"
@@ -110,16 +112,29 @@ Solve = Callable[[Scan, Any], tuple[np.ndarray, dict[str, Any]]]
 
 def methods(args) -> dict[str, tuple[list[Any], Solve]]:
     """Candidates and solver of each method."""
-    solver = Solver(backend="cpu")
+    published = read_checkpoint(DATA / "weights" / "mmr_sigma15.pth", converged_strength=0.00058899)
+    wcrr = Wcrr(DATA / "weights" / "wcrr.pth")
 
-    def safi(scan, setting):
+    def masked(solver):
+        """A solve with masks; a setting is a strength, or a strength and a noise level of 255."""
+
+        def solve(scan, setting):
+            strength, level = setting if isinstance(setting, tuple) else (setting, None)
+            found = solver.reconstruct(
+                scan.kspace * scan.sampled, scan.operator(), strength=strength, box=None,
+                noise_level=None if level is None else level / 255, max_outer=args.outer, max_iter=args.inner,
+            )  # fmt: skip
+            facts = {"certificate": found.relative_gap, "change": found.outer_residual, "status": found.status}
+            return found.image, {**facts, "steps": found.inner_iterations}
+
+        return solve
+
+    def smooth(scan, setting):
         strength, level = setting
-        found = solver.reconstruct(
-            scan.kspace * scan.sampled, scan.operator(), strength=strength, noise_level=level / 255, box=None,
-            max_outer=args.outer, max_iter=args.inner,
-        )  # fmt: skip
-        facts = {"certificate": found.relative_gap, "change": found.outer_residual, "status": found.status}
-        return found.image, {**facts, "steps": found.inner_iterations}
+        image, change = wcrr.solve(
+            scan.operator(), scan.kspace * scan.sampled, strength, level, box=None, steps=args.wcrr_steps
+        )
+        return image, {"change": change}
 
     def variation(scan, strength):
         image, change = tv(scan.operator(), scan.kspace * scan.sampled, strength, box=None, steps=args.tv_steps)
@@ -132,7 +147,12 @@ def methods(args) -> dict[str, tuple[list[Any], Solve]]:
             lambda scan, c: (cg(scan.operator(), scan.kspace * scan.sampled, c, box=None), {}),
         ),
         "TV": ([3e-4, 1e-3, 3e-3, 1e-2], variation),
-        "SAFI, safi-gray": ([(4e-4, 5), (1.6e-3, 5), (1.6e-3, 15), (6.4e-3, 15)], safi),
+        "WCRR": ([(1e-2, 10.0), (3e-2, 10.0), (3e-2, 20.0), (9e-2, 20.0)], smooth),
+        MMR: ([1e-5, 4e-5, 1.6e-4], masked(Solver(published, backend="cpu"))),
+        SAFI: (
+            [(4e-4, 5), (1.6e-3, 5), (1.6e-3, 15), (6.4e-3, 15)],
+            masked(Solver(backend="cpu")),
+        ),
     }
 
 
@@ -185,6 +205,7 @@ def main() -> None:
     parser.add_argument("--outer", type=int, default=12)
     parser.add_argument("--inner", type=int, default=1000)
     parser.add_argument("--tv-steps", type=int, default=1000)
+    parser.add_argument("--wcrr-steps", type=int, default=400)
     args = parser.parse_args()
     rows: list[dict] = []
     pictures = []
@@ -193,7 +214,8 @@ def main() -> None:
         for row, image in measure(scan, args):
             rows.append(row)
             print(row, flush=True)
-            pictures[-1].append((f"{row['method'].split(',')[0]}, error {row['error']:.3f}", image))
+            if row["method"] not in ("WCRR", MMR):
+                pictures[-1].append((f"{row['method'].split(',')[0]}, error {row['error']:.3f}", image))
             record = {
                 "command": f"python bench/mri_real.py --outer {args.outer} --inner {args.inner} --tv-steps {args.tv_steps}",
                 "load_average": os.getloadavg()[0],

@@ -15,7 +15,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from inverse import ROOT, abdomen, brain, gray, single_coil
+from cases import abdomen, brain, gray, random_lines
+from pages import ROOT
 from problems import DATA
 
 import safi_fast
@@ -34,7 +35,7 @@ def problems(size):
     image = np.ascontiguousarray(image)
     noisy = image + np.float32(25 / 255) * np.random.default_rng(0).standard_normal(image.shape).astype(np.float32)
     yield "denoising", Identity(image.shape), noisy, image, 0.0469, 25
-    mri = single_coil(np.abs(brain(size)[2]), 4, 0.08, 2)
+    mri = random_lines(np.abs(brain((size, size))[2]), 4, 0.08, 2)
     yield "MRI 4x", mri.operator, mri.y, mri.reference, 4e-4, 10
     ct = abdomen("phantom_149", 60, size, 2)
     yield "CT 60 views", ct.operator, ct.y, ct.reference, 1e-4 * ct.operator.norm**2, 10

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import inverse
+import pages
 
 
 def valley(best, best_level=None):
@@ -55,12 +56,12 @@ def test_who_is_ahead():
         return {"case": "a", "method": method, "psnr": sum(values) / 2, "psnr_of": list(values), "images": ["01", "04"]}
 
     rows = [row("TV", 20.0, 30.0), row("SAFI, safi-gray", 21.0, 29.5)]
-    assert inverse.verdict(rows) == ["SAFI minus TV: a +0.25 dB.", ""]
-    assert inverse.wins(rows)[0] == "SAFI is ahead of TV in 1 of 2 images; the worst: -0.50 dB (a, image 04)."
-    assert inverse.wins(rows[:1]) == []
+    assert pages.verdict(rows) == ["SAFI minus TV: a +0.25 dB.", ""]
+    assert pages.wins(rows)[0] == "SAFI is ahead of TV in 1 of 2 images; the worst: -0.50 dB (a, image 04)."
+    assert pages.wins(rows[:1]) == []
 
 
 @pytest.mark.parametrize("name", ["ct", "restoration"])
 def test_pages_are_those_of_the_results(name):
     page = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")
-    assert page == inverse.page(name), f"docs/results/{name}.md is out of date: python bench/inverse.py tables"
+    assert page == pages.page(name), f"docs/results/{name}.md is out of date: python bench/inverse.py tables"

@@ -79,20 +79,20 @@ def test_pages_are_those_of_the_results():
     """docs/results/mri.md shows what lies in bench/results."""
     torch = pytest.importorskip("torch", reason="bench/inverse.py reads checkpoints with it")
     assert torch
-    import inverse
+    import pages
 
     page = (ROOT / "docs" / "results" / "mri.md").read_text(encoding="utf-8")
-    assert page == inverse.page("mri"), "docs/results/mri.md is out of date: python bench/inverse.py tables"
+    assert page == pages.page("mri"), "docs/results/mri.md is out of date: python bench/inverse.py tables"
     rows = json.loads(mri_real.RESULT.read_text(encoding="utf-8"))["rows"]
     best = {row["case"]: row for row in sorted(rows, key=lambda row: -row["error"])}
     assert all(row["method"].startswith("SAFI") for row in best.values())
 
 
 def test_rows_of_a_case_stand_together():
-    import inverse
+    import pages
 
     names = [("a", "TV"), ("a", "SAFI, safi-gray"), ("b", "TV"), ("b", "MMR, x"), ("a", "WCRR"), ("a", "MMR, x")]
-    rows = inverse.in_order([{"case": case, "method": method} for case, method in names])
+    rows = pages.in_order([{"case": case, "method": method} for case, method in names])
     assert [(row["case"], row["method"].split(",")[0]) for row in rows] == [
         ("a", "TV"), ("a", "WCRR"), ("a", "MMR"), ("a", "SAFI"), ("b", "TV"), ("b", "MMR"),
     ]  # fmt: skip

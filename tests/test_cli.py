@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 import safi_fast.cli.session as sessions
 from safi_fast import __version__, backend, models
 from safi_fast.cli import main as cli
-from safi_fast.cli.output import message_of
+from safi_fast.cli.output import message_of, print_failures
 from safi_fast.errors import InputError, ModelError
 from safi_fast.io import ImageFile, read_image, write_image
 from safi_fast.model import FilterBank, Model, SafiMask, Schedule, Strength
@@ -192,10 +192,18 @@ class TestDenoise:
         assert lines[2] == f"safi-fast: error: {folder}/c.png: image is unlucky"
         assert lines[3] == f"safi-fast: error: {tmp_path}/missing.png: no such file"
 
-    def test_many_failures_are_cut_short(self, tmp_path, solver, capsys):
-        missing = [tmp_path / f"{n}.png" for n in range(25)]
+    def test_what_fails_alike_is_one_line(self, tmp_path, solver, capsys):
+        missing = [tmp_path / f"{n}.png" for n in range(7)]
         assert denoise(*missing, "-o", tmp_path / "out") == 1
-        assert capsys.readouterr().err.splitlines()[20:] == ["safi-fast: error: and 5 more files failed"]
+        names = ", ".join(map(str, missing[:5]))
+        assert capsys.readouterr().err == f"safi-fast: error: {names} and 2 more: no such file\n"
+        assert not (tmp_path / "out").exists()
+
+    def test_many_failures_are_cut_short(self, capsys):
+        print_failures([{"input": f"{n}.png", "error": f"error {n}"} for n in range(25)])
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 21
+        assert lines[20] == "safi-fast: error: and 5 more inputs failed"
 
     def test_json(self, tmp_path, solver, folder, capsys):
         save(folder / "b.png", np.full((H, W), FORBIDDEN, np.uint8))
@@ -274,7 +282,7 @@ class TestDenoise:
 
         monkeypatch.setattr(os, failing, full)
         assert denoise(folder, "-o", tmp_path / "out") == 1
-        assert not list((tmp_path / "out").iterdir())
+        assert not (tmp_path / "out").exists()
         assert capsys.readouterr().err.count("cannot be written (no space left on device)") == 3
 
 
@@ -412,7 +420,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing(tmp_path, folder, number
         _, error = process.communicate(timeout=30)
     assert process.returncode == status
     assert "Traceback" not in error
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_reader_that_has_gone_is_no_traceback():

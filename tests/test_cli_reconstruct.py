@@ -606,7 +606,7 @@ class TestRealData:
 
     def test_brain(self, data_folder, tmp_path, capsys):
         source = data_folder / "mri" / "espirit_und2x2.cfl"
-        arguments = ["--estimate-maps", "--strength", "3e-4", "--max-outer", "2", "--max-iter", "20", "--json"]
+        arguments = ["--estimate-maps", "--strength", "3e-4", "--max-outer", "2", "--max-iter", "30", "--json"]
         output, picture = tmp_path / "brain.png", tmp_path / "plot.png"
         assert cli.main(["reconstruct", "mri", str(source), *arguments, "-o", str(output), "--plot", str(picture)]) == 0
         (record,) = json.loads(capsys.readouterr().out)["files"]

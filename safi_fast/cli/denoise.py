@@ -19,12 +19,11 @@ from ..color import MODES
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, size, solver_options
-from .output import message_of, print_error, print_json, print_warning, progress
+from .output import message_of, print_failures, print_json, print_warning, progress
 
 if TYPE_CHECKING:
     from ..io import ImageFile
 
-SHOWN_FAILURES = 20
 READ_AHEAD = 2
 TWELVE_BIT = 4095
 
@@ -66,21 +65,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
-    from ..atomic import prepare_folder
+    from ..atomic import output_folders
 
     jobs = plan(args.inputs, args.output)
     records = {job: _record(job, "skipped") for job in jobs}
     pending = [job for job in jobs if args.overwrite or not job.target.exists()]
     session = None
     if pending:
-        for folder in {job.target.parent for job in pending}:
-            prepare_folder(folder)
-        session = sessions.make_session(args.model, args.backend, args.precision)
-        session.check(args.sigma, **solver_options(args))
-        with progress("denoising", len(pending)) as advance, closing(_solved(pending, session, args)) as results:
-            for job, result in results:
-                records[job] = _finish(job, result)
-                advance()
+        with output_folders(job.target.parent for job in pending):
+            session = sessions.make_session(args.model, args.backend, args.precision)
+            session.check(args.sigma, **solver_options(args))
+            with progress("denoising", len(pending)) as advance, closing(_solved(pending, session, args)) as results:
+                for job, result in results:
+                    records[job] = _finish(job, result)
+                    advance()
     _report(args, session, list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
 
@@ -221,10 +219,7 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
     if warned:
         others = f" (and {len(warned) - 1} more)" if len(warned) > 1 else ""
         print_warning(f"{warned[0]['input']}{others}: {warned[0]['warning']}")
-    for record in by_status["failed"][:SHOWN_FAILURES]:
-        print_error(f"{record['input']}: {record['error']}")
-    if counts["failed"] > SHOWN_FAILURES:
-        print_error(f"and {counts['failed'] - SHOWN_FAILURES} more files failed")
+    print_failures(by_status["failed"])
 
 
 def _sentence(counts: dict[str, int], seconds: float, unfinished: int) -> str:

@@ -26,6 +26,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+SHOWN_FAILURES, SHOWN_NAMES = 20, 5
 OPTIONS = {
     r"\bdata_range=\.\.\.": "--data-range R",
     r"\bstrength=\.\.\.": "--strength L",
@@ -49,6 +50,18 @@ def message_of(error: BaseException) -> str:
 def print_error(message: str) -> None:
     """One line on standard error."""
     print(f"safi-fast: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_failures(failed: Sequence[dict[str, Any]]) -> None:
+    """The `input` and `error` of each record, those that failed alike on one line."""
+    inputs: dict[str, list[str]] = {}
+    for record in failed:
+        inputs.setdefault(record["error"], []).append(record["input"])
+    for error, names in list(inputs.items())[:SHOWN_FAILURES]:
+        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        print_error(f"{', '.join(names[:SHOWN_NAMES])}{more}: {error}")
+    if len(inputs) > SHOWN_FAILURES:
+        print_error(f"and {sum(map(len, list(inputs.values())[SHOWN_FAILURES:]))} more inputs failed")
 
 
 def print_warning(message: str) -> None:

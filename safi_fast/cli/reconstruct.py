@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, count, positive
-from .output import json_text, message_of, print_error, print_json, print_warning, progress, scientific
+from .output import json_text, message_of, print_failures, print_json, print_warning, progress, scientific
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ MEASURED = (
 FORMATS = ("npy", "cfl", "png", "tif")
 BACKENDS = ("cpu",)  # reconstruction has no GPU backend yet
 OTHER_INPUTS = ("mask", "maps", "kernel", "angles", "tune_reference")
-SHOWN_FAILURES = 20
 LOW, HIGH, CANDIDATES = 1e-5, 1e-2, 7  # strengths to try, times ||H||^2
 PIXELS_AT_ONCE = 2**19  # of the candidates that are solved as one batch: about 0.5 GB
 
@@ -211,7 +210,7 @@ def slices(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct what is not done yet; 1 if any input failed."""
-    from ..atomic import prepare_folder
+    from ..atomic import output_folders
 
     if all(given is None for given in (args.strength, args.tune_reference, args.noise_std, args.holdout)):
         raise UsageError(
@@ -225,18 +224,18 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         _check_plot(args.plot, len(jobs))
     runner = Runner(args, jobs[0].source)
-    for folder in {job.target if job.is_folder else job.target.parent for job in jobs}:
-        prepare_folder(folder)
     start = time.perf_counter()
     records: list[dict[str, Any]] = []
-    for number, job in enumerate(jobs):
-        if not job.is_folder and job.target.exists() and not args.overwrite:
-            records.append(_record(job, job.target, "skipped"))
-            continue
-        try:
-            records += _process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
-        except (SafiError, MemoryError) as error:
-            records.append(_record(job, job.target, "failed", error=message_of(error).removeprefix(f"{job.source}: ")))
+    with output_folders(job.target if job.is_folder else job.target.parent for job in jobs):
+        for number, job in enumerate(jobs):
+            if not job.is_folder and job.target.exists() and not args.overwrite:
+                records.append(_record(job, job.target, "skipped"))
+                continue
+            try:
+                records += _process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
+            except (SafiError, MemoryError) as error:
+                text = message_of(error).removeprefix(f"{job.source}: ")
+                records.append(_record(job, job.target, "failed", error=text))
     report = _summary(args, runner, records, time.perf_counter() - start)
     _deliver(args, report)
     return int(report["failed"] > 0)
@@ -567,11 +566,7 @@ def _deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
         print_json(report)
     else:
         _print(args, report)
-    failed = [record for record in report["files"] if record["status"] == "failed"]
-    for record in failed[:SHOWN_FAILURES]:
-        print_error(f"{record['input']}: {record['error']}")
-    if len(failed) > SHOWN_FAILURES:
-        print_error(f"and {len(failed) - SHOWN_FAILURES} more inputs failed")
+    print_failures([record for record in report["files"] if record["status"] == "failed"])
 
 
 def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:

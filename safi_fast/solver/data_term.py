@@ -25,7 +25,7 @@ Box = tuple[float, float]
 
 SPECTRUM_FLOOR = 1e-2  # of the largest of H^T H: what is less is not divided by when p is made for the certificate
 TINY = float(np.finfo(np.float32).tiny)
-MULTIPLIER_SIGMA = 0.04  # step size of p
+MULTIPLIER_SIGMA = 0.02  # step size of p
 
 
 class Measurements:

@@ -26,6 +26,7 @@ RESTART_FALL = 0.2  # start anew when the residual is this share of what it was 
 RESTART_LENGTH = 0.4  # or when the run is this share of all steps so far
 LEAST_RUN = 3
 SIGMA = 2.0  # times lambda sqrt(C) / (rms(x) ||W||): x and u move over their ranges in comparable numbers of steps
+LEAST_SHARE = 1.0  # sigma ||W||^2 is not less than what the data term takes of tau: where that is much (CT), a small sigma gains nothing
 TINY = float(np.finfo(np.float32).tiny)
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
@@ -100,6 +101,8 @@ class PrimalDual:
         self.sigma = SIGMA * strength * (channels / squared_norm) ** 0.5 / scale
         own = self.sigma * squared_norm
         self.extra_sigma, share = self.term.steps(own, everyone)
+        own = np.maximum(own, LEAST_SHARE * share)
+        self.sigma = own / squared_norm
         self.tau = 1 / (own + share)
         step = self.sigma.astype(np.float32)
         workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)

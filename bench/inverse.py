@@ -202,6 +202,7 @@ def main() -> None:
     shown = f"python bench/inverse.py {args.command} --size {args.size} --outer {args.outer} --inner {args.inner}"
     shown += " --wcrr" if args.wcrr else ""
     shown += f" --kernels {' '.join(map(str, args.kernels))}" if args.command == "blur" else ""
+    shown += "" if args.tune_outer == 6 else f" --tune-outer {args.tune_outer}"
     shown += f" --images {' '.join(args.images)}" if args.images != TESTS else ""
     target = RESULTS / f"inverse_{args.command}.json"
     rows: list[dict] = json.loads(target.read_text())["rows"] if args.resume and target.exists() else []

@@ -212,6 +212,18 @@ def test_forms():
     assert isinstance(data_term(Measurements([known, hidden], y), UNIT), DualData)
 
 
+@pytest.mark.parametrize("strength", [1e-6, 0.1])
+def test_step_sizes(strength):
+    """tau (sigma ||W||^2 + share) = 1, and sigma ||W||^2 at least the share of the data term, however small the strength."""
+    problem = Problem("blur", UNIT, strength=strength)
+    state = problem.state(hidden=True)
+    own = state.sigma * squared_norm(problem.engine, *problem.shape)
+    _, share = state.term.steps(own, ONE)
+    np.testing.assert_allclose(state.tau * (own + share), 1)
+    assert own >= 0.999 * share
+    assert (own > 2 * share) == (strength == 0.1)
+
+
 @each_form
 @each_problem
 def test_solution_is_the_references(name, hidden):

@@ -1,0 +1,90 @@
+"""What `safi-fast reconstruct` says at the end: a JSON report, or a few lines."""
+
+import argparse
+from typing import Any
+
+from . import session as sessions
+from .output import json_text, print_failures, print_json, scientific
+from .slices import Runner
+
+
+def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    counts = {
+        status: sum(record["status"] == status for record in records)
+        for status in ("reconstructed", "skipped", "failed")
+    }
+    solved = [facts for record in records for facts in record.get("solved", [])]
+    tuning = runner.tuning
+    return {
+        "problem": args.problem,
+        "model": runner.session.model.name if runner.session else args.model,
+        "model_sha256": runner.session.model.fingerprint if runner.session else None,
+        "strength": tuning.strength if tuning else args.strength,
+        "tuning": None
+        if tuning is None
+        else {"by": tuning.by, "candidates": tuning.candidates.tolist(), "scores": tuning.scores.tolist()},
+        "noise_level": _noise_level(args, runner),
+        **counts,
+        "slices": len(solved),
+        "seconds": seconds,
+        "slices_per_minute": 60 * len(solved) / seconds if solved else None,
+        "files": records,
+    }
+
+
+def _noise_level(args: argparse.Namespace, runner: Runner) -> float | None:
+    """On the scale 0 to 255; None where no model was loaded."""
+    from ..inverse import middle_level
+
+    if args.noise_level is None and runner.session:
+        return round(middle_level(runner.session.model) * sessions.EIGHT_BIT, 4)
+    return None if args.noise_level is None else float(args.noise_level)
+
+
+def _unfinished(args: argparse.Namespace, solved: list[dict[str, Any]]) -> str | None:
+    """How many slices did not reach the tolerance, what is left, and what to raise; None where all did."""
+    from ..inverse import OUTER_TOLERANCE, TOLERANCE
+
+    left = [facts for facts in solved if facts["solver_status"] != "converged"]
+    if not left:
+        return None
+    tol = args.tol or TOLERANCE
+    gap, change = (max(facts[name] for facts in left) for name in ("relative_gap", "outer_residual"))
+    parts = []
+    if gap > tol:
+        parts.append(f"gap {gap:.1e}, not {tol:.1e}: raise --max-iter")
+    if change > OUTER_TOLERANCE * tol or not parts:
+        parts.append(f"change between masks {change:.1e}, not {OUTER_TOLERANCE * tol:.1e}: raise --max-outer")
+    return f"{len(left)} of them without reaching the tolerance ({'; '.join(parts)})"
+
+
+def deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    if args.report:
+        from ..atomic import prepare_folder, write_atomically
+
+        prepare_folder(args.report.parent)
+        write_atomically(args.report, f"{json_text(report)}\n".encode())
+    if args.json:
+        print_json(report)
+    else:
+        _print(args, report)
+    print_failures([record for record in report["files"] if record["status"] == "failed"])
+
+
+def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    solved = [facts for record in report["files"] for facts in record.get("solved", [])]
+    if solved:
+        worst = max(facts["relative_gap"] for facts in solved)
+        chosen = f" (chosen by {report['tuning']['by']})" if report["tuning"] else ""
+        print(f"strength     {report['strength']:.4g}{chosen}")
+        print(f"certificate  {scientific(worst)} or less: {solved[0]['certificate']}")
+    parts = [f"{report['slices']} slice{'' if report['slices'] == 1 else 's'} in {report['seconds']:.1f} s"]
+    if solved:
+        parts.append(f"{report['slices_per_minute']:.1f} slices per minute")
+    if unfinished := _unfinished(args, solved):
+        parts.append(unfinished)
+    if report["skipped"]:
+        parts.append(f"{report['skipped']} skipped because the output exists (--overwrite replaces it)")
+    if report["failed"]:
+        parts.append(f"{report['failed']} failed")
+    print(", ".join(parts))

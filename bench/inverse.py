@@ -34,9 +34,7 @@ IMAGES = ROOT / "docs" / "images"
 def scores(case: Case, image) -> dict[str, float]:
     """PSNR and SSIM of the magnitude, on [0, 1]."""
     a, b = (np.abs(v).astype(np.float64) for v in (case.reference, image))
-    more = {} if case.ceiling is None else {"ceiling": round(case.ceiling, 2)}
-    if case.other is not None:
-        more["psnr_other"] = round(psnr(case.other.astype(np.float64), b), 2)
+    more = {} if case.other is None else {"psnr_other": round(psnr(case.other.astype(np.float64), b), 2)}
     return {"psnr": round(psnr(a, b), 2), "ssim": round(ssim(a, b), 4), **more}
 
 
@@ -205,7 +203,12 @@ def main() -> None:
     shown += "" if args.tune_outer == 6 else f" --tune-outer {args.tune_outer}"
     shown += f" --images {' '.join(args.images)}" if args.images != TESTS else ""
     target = RESULTS / f"inverse_{args.command}.json"
-    rows: list[dict] = json.loads(target.read_text())["rows"] if args.resume and target.exists() else []
+    rows: list[dict] = []
+    if args.resume and target.exists():
+        before = json.loads(target.read_text())
+        if before["size"] != args.size:
+            parser.error(f"--resume: {target.name} has rows of --size {before['size']}, not {args.size}")
+        rows = before["rows"]
     for case in COMMANDS[args.command](args):
         images = {"reference": next(iter(case[2].values())).reference}
         for row, outputs in measure(*case, solvers, args, {row["method"] for row in rows if row["case"] == case[0]}):

@@ -41,8 +41,7 @@ ABOUT = (
     "noise added, no reference. Maps by ESPIRiT from the sampled centre; complex image, no box. 5 % of the sampled positions outside of the middle 32 x 32 were "
     "left out of every reconstruction, in all coils: the error is that of predicting them, relative to their norm. Their noise alone makes an error of about "
     "{noise} (its power taken from the outermost samples). Strengths were chosen by another 5 %. espirit_und2x2 is espirit_full with zeros, "
-    "so PSNR and SSIM are those against the image of all samples, itself noisy: there SAFI is ahead of "
-    "TV in PSNR and behind it in SSIM.\n\n"
+    "so PSNR and SSIM are those against the image of all samples, itself noisy.\n\n"
     "![Zero-filled, CG-SENSE, TV and SAFI; above sigpy_cartesian_ksp, below espirit_und2x2](../images/mri-real.png)"
 )
 
@@ -217,7 +216,7 @@ def main() -> None:
             if row["method"] not in ("WCRR", MMR):
                 pictures[-1].append((f"{row['method'].split(',')[0]}, error {row['error']:.3f}", image))
             record = {
-                "command": f"python bench/mri_real.py --outer {args.outer} --inner {args.inner} --tv-steps {args.tv_steps}",
+                "command": f"python bench/mri_real.py --outer {args.outer} --inner {args.inner} --tv-steps {args.tv_steps} --wcrr-steps {args.wcrr_steps}",
                 "load_average": os.getloadavg()[0],
                 "threads": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count())),
                 "rows": rows,

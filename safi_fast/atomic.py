@@ -3,8 +3,7 @@
 import glob
 import os
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import ImageFileError, SafiError
@@ -42,21 +41,6 @@ def prepare_folder(folder: Path) -> None:
         raise ImageFileError(f"{folder}: the output folder cannot be written ({reason(error)})") from error
     finally:
         _remove_quietly(probe)
-
-
-@contextmanager
-def output_folders(folders: Iterable[Path]) -> Iterator[None]:
-    """`prepare_folder` for each; at the end, those that were made here and are still empty are removed."""
-    named = set(folders)
-    made = [folder for folder in named if not folder.exists()]
-    try:
-        for folder in named:
-            prepare_folder(folder)
-        yield
-    finally:
-        for folder in made:
-            with suppress(OSError):  # not empty, or never made
-                folder.rmdir()
 
 
 def reason(error: OSError) -> str:

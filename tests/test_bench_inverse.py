@@ -61,6 +61,33 @@ def test_who_is_ahead():
     assert pages.wins(rows[:1]) == []
 
 
+def test_who_is_ahead_in_ssim_and_of_mmr():
+    values = {"TV": (20.0, 0.5), "MMR, published weights": (23.0, 0.7), "SAFI, safi-gray": (22.5, 0.6)}
+    rows = [{"case": "a", "method": m, "psnr": p, "ssim": s} for m, (p, s) in values.items()]
+    unfinished = [{**row, "case": "b"} for row in rows[:2]]
+    assert pages.verdict(rows + unfinished)[2] == "SAFI minus MMR: a -0.50 dB."
+    assert pages.behind(rows + unfinished) == ["Ahead of SAFI in SSIM: MMR (a).", ""]
+    assert pages.behind(unfinished) == []
+
+
+def test_kernels_without_all_rows():
+    """A table is drawn while the rows are coming in."""
+
+    def row(kernel, method):
+        return {
+            "case": f"Levin kernel {kernel}, noise 1/255",
+            "method": method,
+            "psnr": 20.0 + kernel,
+            "ssim": 0.5,
+            "images": ["01"],
+        }
+
+    lines = pages.kernels([row(1, "TV"), row(1, "SAFI, safi-gray"), row(2, "TV")])
+    assert "| 1 | 21.00 | 21.00 | +0.00 |" in lines
+    assert "| 2 | 22.00 |  |  |" in lines
+    assert "| mean | 21.50 |  |  |" in lines
+
+
 @pytest.mark.parametrize("name", ["ct", "restoration"])
 def test_pages_are_those_of_the_results(name):
     page = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")

@@ -197,7 +197,6 @@ class TestDenoise:
         assert denoise(*missing, "-o", tmp_path / "out") == 1
         names = ", ".join(map(str, missing[:5]))
         assert capsys.readouterr().err == f"safi-fast: error: {names} and 2 more: no such file\n"
-        assert not (tmp_path / "out").exists()
 
     def test_many_failures_are_cut_short(self, capsys):
         print_failures([{"input": f"{n}.png", "error": f"error {n}"} for n in range(25)])
@@ -239,7 +238,7 @@ class TestDenoise:
         save(tmp_path / "a.png")
         assert denoise(folder, tmp_path / "a.png", "-o", tmp_path / "out") == 2
         assert "would both be written to" in capsys.readouterr().err
-        assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "out").iterdir())
         assert not solver.calls
 
     @pytest.mark.parametrize("output", ["images", "images/../images", "images/a.png", "link"])
@@ -282,7 +281,7 @@ class TestDenoise:
 
         monkeypatch.setattr(os, failing, full)
         assert denoise(folder, "-o", tmp_path / "out") == 1
-        assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "out").iterdir())
         assert capsys.readouterr().err.count("cannot be written (no space left on device)") == 3
 
 
@@ -420,7 +419,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing(tmp_path, folder, number
         _, error = process.communicate(timeout=30)
     assert process.returncode == status
     assert "Traceback" not in error
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_reader_that_has_gone_is_no_traceback():

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from safi_fast import io
 from safi_fast.api import reconstruct
 from safi_fast.cli import main as cli
-from safi_fast.cli import slices
+from safi_fast.cli import reconstruct_job
 from safi_fast.operators import (
     Blur,
     Downsample,
@@ -511,7 +511,7 @@ class TestStrength:
         assert "not allowed with" in capsys.readouterr().err
 
     def test_candidates_follow_the_operator(self, run, tmp_path, monkeypatch):
-        monkeypatch.setattr(slices, "PIXELS_AT_ONCE", 3 * 33 * 33)
+        monkeypatch.setattr(reconstruct_job, "PIXELS_AT_ONCE", 3 * 33 * 33)
         operator = TestCt().parallel()
         np.save("s.npy", operator.apply(phantom(33, 33)))
         tail = ("--angles", "0:180:24", "--geometry", "parallel", "-o", "x.npy", "--noise-std", 0.1)
@@ -593,7 +593,7 @@ class TestFiles:
 
 
 def test_help(capsys):
-    for problem in slices.PROBLEMS:
+    for problem in reconstruct_job.PROBLEMS:
         assert cli.main(["reconstruct", problem, "--help"]) == 0
         text = capsys.readouterr().out
         assert "--strength L" in text

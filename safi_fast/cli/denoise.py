@@ -65,20 +65,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
-    from ..atomic import output_folders
+    from ..atomic import prepare_folder
 
     jobs = plan(args.inputs, args.output)
     records = {job: _record(job, "skipped") for job in jobs}
     pending = [job for job in jobs if args.overwrite or not job.target.exists()]
     session = None
     if pending:
-        with output_folders(job.target.parent for job in pending):
-            session = sessions.make_session(args.model, args.backend, args.precision)
-            session.check(args.sigma, **solver_options(args))
-            with progress("denoising", len(pending)) as advance, closing(_solved(pending, session, args)) as results:
-                for job, result in results:
-                    records[job] = _finish(job, result)
-                    advance()
+        for folder in {job.target.parent for job in pending}:
+            prepare_folder(folder)
+        session = sessions.make_session(args.model, args.backend, args.precision)
+        session.check(args.sigma, **solver_options(args))
+        with progress("denoising", len(pending)) as advance, closing(_solved(pending, session, args)) as results:
+            for job, result in results:
+                records[job] = _finish(job, result)
+                advance()
     _report(args, session, list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
 

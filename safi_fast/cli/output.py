@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+SHOWN_FAILURES, SHOWN_NAMES = 20, 5  # lines of errors, inputs on one of them
+
 
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object on standard output; NaN and infinity, which JSON has not, become null."""
@@ -26,7 +28,6 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-SHOWN_FAILURES, SHOWN_NAMES = 20, 5
 OPTIONS = {
     r"\bdata_range=\.\.\.": "--data-range R",
     r"\bstrength=\.\.\.": "--strength L",

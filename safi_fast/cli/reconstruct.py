@@ -21,8 +21,8 @@ from ..errors import SafiError
 from .arguments import UsageError, count, positive
 from .output import message_of
 from .problems import Array
+from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, process, record_of
 from .reconstruct_report import deliver, summary
-from .slices import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, process, record_of
 
 FORMATS = ("npy", "cfl", "png", "tif")
 BACKENDS = ("cpu",)  # reconstruction has no GPU backend yet
@@ -159,7 +159,7 @@ def slices(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct what is not done yet; 1 if any input failed."""
-    from ..atomic import output_folders
+    from ..atomic import prepare_folder
 
     if all(given is None for given in (args.strength, args.tune_reference, args.noise_std, args.holdout)):
         raise UsageError(
@@ -173,18 +173,19 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         _check_plot(args.plot, len(jobs))
     runner = Runner(args, jobs[0].source)
+    for folder in {job.target if job.is_folder else job.target.parent for job in jobs}:
+        prepare_folder(folder)
     start = time.perf_counter()
     records: list[dict[str, Any]] = []
-    with output_folders(job.target if job.is_folder else job.target.parent for job in jobs):
-        for number, job in enumerate(jobs):
-            if not job.is_folder and job.target.exists() and not args.overwrite:
-                records.append(record_of(job, job.target, "skipped"))
-                continue
-            try:
-                records += process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
-            except (SafiError, MemoryError) as error:
-                text = message_of(error).removeprefix(f"{job.source}: ")
-                records.append(record_of(job, job.target, "failed", error=text))
+    for number, job in enumerate(jobs):
+        if not job.is_folder and job.target.exists() and not args.overwrite:
+            records.append(record_of(job, job.target, "skipped"))
+            continue
+        try:
+            records += process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
+        except (SafiError, MemoryError) as error:
+            text = message_of(error).removeprefix(f"{job.source}: ")
+            records.append(record_of(job, job.target, "failed", error=text))
     report = summary(args, runner, records, time.perf_counter() - start)
     deliver(args, report)
     return int(report["failed"] > 0)

@@ -5,10 +5,11 @@ from typing import Any
 
 from . import session as sessions
 from .output import json_text, print_failures, print_json, scientific
-from .slices import Runner
+from .reconstruct_job import Runner
 
 
 def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """The report of a run: what was asked, how many outputs, and a record for each."""
     counts = {
         status: sum(record["status"] == status for record in records)
         for status in ("reconstructed", "skipped", "failed")
@@ -59,6 +60,7 @@ def _unfinished(args: argparse.Namespace, solved: list[dict[str, Any]]) -> str |
 
 
 def deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Write it, print it, and say what failed."""
     if args.report:
         from ..atomic import prepare_folder, write_atomically
 

@@ -83,7 +83,7 @@ def process(job: Job, study: Study, runner: Runner, place: str) -> list[dict[str
     targets = {group[0]: _target(job, group[0], study.count, args) for group in groups}
     records = []
     missing = [group for group in groups if args.overwrite or not targets[group[0]].exists()]
-    steps = sum(map(len, missing)) * most_outer(args)
+    steps = sum(map(len, missing)) * _max_outer(args)
     with _bar(f"{place} {job.source.name}", steps) as advance:
         for group in groups:
             target = targets[group[0]]
@@ -131,7 +131,7 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
         **_options(args, study),
     )
     seconds = time.perf_counter() - start
-    advance(most_outer(args) - seen)
+    advance(_max_outer(args) - seen)
     history = [(float(np.max(r.relative_gap)), float(np.max(r.outer_residual))) for r in solution.history]
     certificate = "relative duality gap over a ball" if study.box is None else "relative duality gap"
     facts = {
@@ -163,7 +163,7 @@ def _options(args: argparse.Namespace, study: Study) -> dict[str, Any]:
     }
 
 
-def most_outer(args: argparse.Namespace) -> int:
+def _max_outer(args: argparse.Namespace) -> int:
     from ..inverse import MAX_OUTER
 
     return int(args.max_outer or MAX_OUTER)
@@ -283,4 +283,5 @@ def _bar(description: str, total: int) -> Iterator[Any]:
 
 
 def record_of(job: Job, target: Path, status: str, **facts: Any) -> dict[str, Any]:
+    """What the report says of one output."""
     return {"input": str(job.source), "output": str(target), "status": status, **facts}

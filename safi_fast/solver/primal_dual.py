@@ -6,8 +6,9 @@
 One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024, restarted reflected
-Halpern iteration). sigma follows from the ranges of u and x, tau from tau sigma ||K||^2 = 1. u stays in the workspace; everything of
-the size of an image is NumPy here. Each image has its own step sizes, restarts and end.
+Halpern iteration). sigma follows from the ranges of u and x and from what the data term needs, tau from
+tau sigma ||K||^2 = 1 (docs/adr/0009). u stays in the workspace; everything of the size of an image is NumPy here. Each image has its
+own step sizes, restarts and end.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ PAGES = {
         "middle. Noise 0.002 per real number at image peak 1 was added; the measured k-space holds 0.008 of its own (the level in its corners), so the "
         "reference of 8 coils is noisy too. PSNR and SSIM of magnitudes.\n\n"
         "Parameters of every method were chosen on one siat head (lsq21). {search} The lists of MMR are not refined: with one coil, 4x, a strength of 2e-8 gave the 30.89 dB "
-        "of 2.5e-6, and was not solved within the limits. SAFI and MMR were tuned with 6 masks of at most 150 steps (siat: 4), WCRR with 100 steps. TV ran "
+        "of 2.5e-6, and was not solved within the limits. SAFI and MMR were tuned with 6 masks of at most 150 steps, WCRR with 100 steps. TV ran "
         "to a change of 1e-4 in 50 steps, or 3000 steps; WCRR for 400 steps, for complex images on real and imaginary part each by itself: its column "
         "`change` is that of the last step."
     )),
@@ -41,7 +41,7 @@ SEARCH = (
     "SAFI is the best of {levels} of 255 on the same tuning image."
 )
 LEVELS = {
-    "mri": "5, 15, 25 and 50 (siat: without 50)",
+    "mri": "5, 15, 25 and 50",
     "ct": "5, 15 and 50 (tooth: 15 and 50)",
     "restoration": "5, 15, 25 and 50",
 }
@@ -50,8 +50,9 @@ ABOUT = {
     "mri": "espirit_full (8-coil brain, real k-space), all of it: 230 x 180; tuned at 128 x 128: for one coil with the same kind of lines and noise, for 8 coils seen "
     "through the maps of the brain, with as much noise as its k-space has.",
     "siat": "siat heads lsq61, lsq121, lsq181 (means): the magnitude of their middle 256 x 256 pixels, one coil, with the masks that are given for that size (FFT "
-    "order); tuned on lsq21 with the same mask.",
-    "ct_grid": "What a coarse grid costs: the abdomen with 200 views on {size} x {size}, from data of the grid twice as fine, as above, and of the same grid.",
+    "order); parameters as for one coil, 4x, above.",
+    "ct_grid": "What a coarse grid costs: the abdomen with 200 views on {size} x {size}, from data of the grid twice as fine, and of the same grid. The misfit is the root mean square "
+    "of the data of the fine grid minus those of the reference, on the coarse one; the noise has 0.05.",
 }
 
 PICTURES = {"mri": "![The reference, zero-filled, TV and SAFI, one coil, 4x](../images/mri.png)"}

@@ -12,8 +12,11 @@ pytest.importorskip("skimage", reason="bench/problems.py takes a photograph from
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
+import cases
 import inverse
+import numpy as np
 import pages
+import sensitivity
 
 
 def valley(best, best_level=None):
@@ -49,6 +52,25 @@ def test_refined_search_does_not_go_on_for_ever():
     errors_of, asked = valley(1e-9)
     inverse.search([1.0, 3.0, 9.0], errors_of, refined=True)
     assert len(asked) == 3 + 4 + 2
+
+
+def test_data_of_the_same_grid_are_its_projections_and_noise(data_folder):
+    assert data_folder
+    fine, same = (cases.abdomen("phantom_49", 20, 32, 1, grid) for grid in (False, True))
+    np.testing.assert_array_equal(fine.reference, same.reference)
+    noise = same.y - same.operator.apply(same.reference)
+    assert 0.045 < np.std(noise) < 0.055
+    assert 0.01 < np.sqrt(np.mean((fine.y - same.y) ** 2)) < 0.5
+    with pytest.raises(SystemExit, match="expected 256"):
+        cases.abdomen("phantom_49", 20, 40, 1)
+
+
+def test_problems_of_the_sensitivity_study(data_folder):
+    assert data_folder
+    shapes = [(name, reference.shape, y.shape) for name, _, y, reference, *_ in sensitivity.problems(32)]
+    assert shapes == [
+        ("denoising", (32, 32), (32, 32)), ("MRI 4x", (32, 32), (32, 32)), ("CT 60 views", (32, 32), (60, 47)),
+    ]  # fmt: skip
 
 
 def test_who_is_ahead():

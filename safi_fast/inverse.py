@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -29,6 +30,7 @@ MaskOf = Literal["magnitude", "parts"]
 
 MAX_OUTER, MAX_ITER, TOLERANCE = 20, 1000, 1e-3
 FAR_OUTSIDE = 4.0  # times the larger limit of the box
+FAR_BELOW = 1e-3
 OUTER_TOLERANCE = 3.0  # times the tolerance of the certificate: change of the image from one mask to the next
 
 
@@ -83,8 +85,7 @@ def make_task(
     conditioned = model.at(level, strength_given=True, argument="noise_level")
     measurements = Measurements(operators, y)
     step = measurements.least_squares_step()
-    if box is not None:
-        _check_scale(step, box, scale)
+    _check_scale(step, box, scale)
     return Task(
         measurements,
         positive_per_image("strength", strength, count),
@@ -154,22 +155,23 @@ def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
     return y
 
 
-def _check_scale(step: NDArray[Any], box: Box, scale: float) -> None:
-    """Refuse measurements of images far outside the box. step: (B, H, W), one least-squares step from zero. Raises InputError.
+def _check_scale(step: NDArray[Any], box: Box | None, scale: float) -> None:
+    """Refuse measurements of images far outside the box; warn where they are far below data_range, or without a box far above it.
 
-    s H^T H x with s = ||H^T H x||^2 / ||H H^T H x||^2 has at most the norm of x (Hoelder's inequality over the eigenvalues of H^T H), whatever
-    the scale of H: where the step is large, so is every image that fits. Pixels of exactly 0, such as those not known, do not count.
-    The root mean square of the others is 0.16 to 0.52 for the cases of bench/inverse.py with images on [0, 1], 41 to 132 on [0, 255].
+    step: (B, H, W), one least-squares step from zero. s H^T H x with s = ||H^T H x||^2 / ||H H^T H x||^2 has at most the norm of x (Hoelder's
+    inequality over the eigenvalues of H^T H), whatever the scale of H: where the step is large, so is every image that fits. Pixels of exactly 0,
+    such as those not known, do not count. The root mean square of the others is 0.16 to 0.52 for the cases of bench/cases.py with images on
+    [0, 1], 41 to 132 on [0, 255]. Raises InputError.
     """
     size = np.sqrt(squares(step) / np.maximum(1, np.count_nonzero(step, axis=(1, 2))))
-    if size.max() > FAR_OUTSIDE * max(map(abs, box)):
-        reached = (
-            f"data_range {scale:g} and box ({box[0]:g}, {box[1]:g}) allow {box[0] * scale:g} to {box[1] * scale:g}"
-        )
-        raise InputError(
-            f"measurement fits images with values up to {np.abs(step).max() * scale:.4g}, but {reached}; pass data_range=..., the value "
-            f"of white (255 for 8-bit values)"
-        )
+    largest, white = float(size.max()), 1.0 if box is None else max(map(abs, box))
+    fits = f"measurement fits images with values up to {np.abs(step).max() * scale:.4g}"
+    advice = "pass data_range=..., the value of white (255 for 8-bit values)"
+    if box is not None and largest > FAR_OUTSIDE * white:
+        allowed = f"box ({box[0]:g}, {box[1]:g}) allow {box[0] * scale:g} to {box[1] * scale:g}"
+        raise InputError(f"{fits}, but data_range {scale:g} and {allowed}; {advice}")
+    if largest > FAR_OUTSIDE * white or 0 < largest < FAR_BELOW * white:
+        warnings.warn(f"{fits}, but the masks are made for those of data_range {scale:g}; {advice}", stacklevel=4)
 
 
 def _start(

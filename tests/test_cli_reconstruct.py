@@ -155,6 +155,20 @@ class TestMri:
         error = capsys.readouterr().err
         assert "but --kspace-order centered puts low frequencies in the middle; pass --kspace-order fft\n" in error
 
+    def test_wrong_order_of_a_mask_found_in_kspace_is_that_of_kspace(self, run, model, capsys):
+        mask = np.zeros((H, W), bool)
+        mask[:, :3] = mask[:, -2:] = True
+        tail = ("-o", "x.npy", "--strength", STRENGTH)
+        np.save("k.npy", np.where(mask, 1 + 0j, 0))
+        assert run("mri", "k.npy", *tail) == 1
+        error = capsys.readouterr().err
+        assert (
+            "where --kspace-order centered puts low frequencies; pass --kspace-order fft, or --no-order-check" in error
+        )
+        np.save("mask.npy", mask)
+        assert run("mri", "k.npy", "--mask", "mask.npy", *tail) == 1
+        assert "pass --mask-order fft, or --no-order-check" in capsys.readouterr().err
+
     def test_real_images_and_their_box(self, run, model, tmp_path):
         np.save("k.npy", kspace_of(IMAGE))
         tail = ("--strength", STRENGTH, "--image", "real", "--overwrite", "--report", "r.json")
@@ -495,6 +509,32 @@ class TestStrength:
         assert "is the" not in capsys.readouterr().err
         assert run("deblur", "in.png", *tail, "--candidates", "1e-4:2e-4:2", "--overwrite") == 0
         assert "is the largest that was tried; pass --candidates LOW:HIGH:N around it" in capsys.readouterr().err
+
+    def test_on_the_first_input_that_can_be_read(self, run, tmp_path, capsys):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.png").write_bytes(b"no image")
+        for name in ("b", "c"):
+            Image.fromarray((255 * IMAGE).astype(np.uint8)).save(f"in/{name}.png")
+        np.save("k.npy", np.ones((1, 1)))
+        tail = ("--kernel", "k.npy", "-o", "out", "--noise-std", 5, "--candidates", "1e-2:1:3", "--report", "r.json")
+        assert run("deblur", "in", *tail) == 1
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert [record["status"] for record in report["files"]] == ["failed", "reconstructed", "reconstructed"]
+        assert report["tuning"]["input"] == "in/b.png"
+        (tmp_path / "in" / "a.png").unlink()
+        (tmp_path / "out" / "c.png").unlink()
+        assert run("deblur", "in", *tail) == 0
+        again = json.loads((tmp_path / "r.json").read_text())
+        assert again["strength"] == report["strength"]
+        assert [record["status"] for record in again["files"]] == ["skipped", "reconstructed"]
+        assert again["files"][0]["solved"] == report["files"][1]["solved"]
+        assert run("deblur", "in", *tail) == 0
+        last = json.loads((tmp_path / "r.json").read_text())
+        assert (last["strength"], last["tuning"], last["model"]) == (again["strength"], again["tuning"], again["model"])
+        assert all(record["status"] == "skipped" and record["solved"] for record in last["files"])
+        (tmp_path / "r.json").write_text("not a report")
+        assert run("deblur", "in", *tail) == 0
+        assert json.loads((tmp_path / "r.json").read_text())["skipped"] == 2
 
     def test_by_measurements_left_out(self, run, tmp_path, capsys):
         operator = TestCt().parallel()

@@ -379,6 +379,10 @@ def test_errors():
         ({"angles": []}, r"angles has shape \(0,\); expected a list of at least one angle in radians"),
         ({"angles": [[0.0]]}, r"angles has shape \(1, 1\)"),
         ({"angles": [0.0, np.nan]}, r"angles\[1\] is nan; expected finite numbers"),
+        (
+            {"angles": np.arange(180)},
+            r"angles span 179 radians, 28 turns; if they are in degrees pass np\.deg2rad\(angles\)",
+        ),
         ({"detectors": 0}, "detectors is 0; expected how many cells"),
         ({"detectors": 2.5}, r"detectors is 2\.5"),
         ({"detector_spacing": 0.0}, r"detector_spacing is 0\.0; expected a positive length"),

@@ -845,7 +845,12 @@ def test_measurements_far_outside_the_box_are_refused(name):
         y = op.apply(picture())
         run(op, 1.5 * y)
         run(op, 255 * y, data_range=255)
-        run(op, 255 * y, box=None)
+        with pytest.warns(
+            UserWarning, match=r"values up to .*, but the masks are made for those of data_range 1; pass"
+        ):
+            run(op, 255 * y, box=None)
+        with pytest.warns(UserWarning, match="are made for those of data_range 255; pass data_range="):
+            run(op, 1e-3 * y, data_range=255)
         with pytest.raises(InputError, match=r"measurement fits images with values up to .* pass data_range=\.\.\."):
             run(op, 255 * y)
         with pytest.raises(InputError, match=r"data_range 2 and box \(0, 1\) allow 0 to 2"):

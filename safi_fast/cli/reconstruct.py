@@ -5,7 +5,7 @@ stopped goes on where it was; each output is written whole or not at all. An inp
 others: it is reported at the end, with exit status 1.
 
 The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength, or
-have it chosen among --candidates, once, on the first slice of the first input: --noise-std takes the strength whose residual
+have it chosen among --candidates, once, on the first slice of the first input that can be read: --noise-std takes the strength whose residual
 fits that noise, --holdout the one that best predicts measurements it was not fitted to, --tune-reference the one nearest to
 a known image of that slice. The report states what was chosen.
 """
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = plan(module.list_inputs(args.inputs), args)
     if args.plot:
         _check_plot(args.plot, len(jobs))
-    runner = Runner(args, jobs[0].source)
+    runner = Runner(args, [job.source for job in jobs])
     for folder in {job.target if job.is_folder else job.target.parent for job in jobs}:
         prepare_folder(folder)
     start = time.perf_counter()

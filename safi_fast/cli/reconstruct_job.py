@@ -41,9 +41,10 @@ class Runner:
     """What lives through a run: the solver, made when first needed, and the strength, found when first needed."""
 
     args: argparse.Namespace
-    first: Path
+    sources: list[Path]
     session: sessions.Session | None = None
     tuning: "Tuning | None" = None
+    tuned_on: Path | None = None
 
     def solver(self) -> Any:
         """The solver of --model."""
@@ -54,13 +55,21 @@ class Runner:
         return self.session.solver
 
     def strength(self) -> float:
-        """--strength, or the one that fits the first slice of the first input best."""
+        """--strength, or the one that fits the first slice of the first input that can be read best."""
         if self.args.strength is not None:
             return float(self.args.strength)
-        if self.tuning is None:
-            study = PROBLEMS[self.args.problem].open_study(self.first, self.args)
-            number = (getattr(self.args, "slices", None) or (0, 0))[0]
-            self.tuning = _tune(self, study, study.slice(number), number)
+        number = (getattr(self.args, "slices", None) or (0, 0))[0]
+        for source in self.sources if self.tuning is None else []:
+            try:
+                study = PROBLEMS[self.args.problem].open_study(source, self.args)
+                made = study.slice(number)
+            except ImageFileError:
+                if source == self.sources[-1]:
+                    raise
+                continue
+            self.tuning, self.tuned_on = _tune(self, study, made, number), source
+            break
+        assert self.tuning is not None
         return self.tuning.strength
 
 

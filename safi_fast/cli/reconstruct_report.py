@@ -1,11 +1,21 @@
 """What `safi-fast reconstruct` says at the end: a JSON report, or a few lines."""
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 from . import session as sessions
 from .output import json_text, print_failures, print_json, scientific
 from .reconstruct_job import Runner
+
+RUN_FACTS = (
+    "model",
+    "model_sha256",
+    "strength",
+    "tuning",
+    "noise_level",
+)  # of the earlier run where this one loaded no model
 
 
 def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
@@ -23,7 +33,12 @@ def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, An
         "strength": tuning.strength if tuning else args.strength,
         "tuning": None
         if tuning is None
-        else {"by": tuning.by, "candidates": tuning.candidates.tolist(), "scores": tuning.scores.tolist()},
+        else {
+            "by": tuning.by,
+            "input": str(runner.tuned_on),
+            "candidates": tuning.candidates.tolist(),
+            "scores": tuning.scores.tolist(),
+        },
         "noise_level": _noise_level(args, runner),
         **counts,
         "slices": len(solved),
@@ -38,7 +53,7 @@ def _noise_level(args: argparse.Namespace, runner: Runner) -> float | None:
     from ..inverse import middle_level
 
     if args.noise_level is None and runner.session:
-        return round(middle_level(runner.session.model) * sessions.EIGHT_BIT, 4)
+        return round(middle_level(runner.session.model) * sessions.EIGHT_BIT, 2)
     return None if args.noise_level is None else float(args.noise_level)
 
 
@@ -65,12 +80,27 @@ def deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
         from ..atomic import prepare_folder, write_atomically
 
         prepare_folder(args.report.parent)
-        write_atomically(args.report, f"{json_text(report)}\n".encode())
+        write_atomically(args.report, f"{json_text(_with_earlier(report, args.report))}\n".encode())
     if args.json:
         print_json(report)
     else:
         _print(args, report)
     print_failures([record for record in report["files"] if record["status"] == "failed"])
+
+
+def _with_earlier(report: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The report with what an earlier one at `path` said of outputs that were skipped now."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        known = {record["output"]: record for record in earlier["files"]}
+    except (OSError, ValueError, LookupError, TypeError):  # none, or none of ours
+        return report
+    files = [
+        {**known.get(record["output"], {}), **record} if record["status"] == "skipped" else record
+        for record in report["files"]
+    ]
+    kept = {name: earlier.get(name) for name in RUN_FACTS} if report["model_sha256"] is None else {}
+    return {**report, **kept, "files": files}
 
 
 def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:

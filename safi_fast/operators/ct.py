@@ -39,6 +39,7 @@ NORM_MARGIN = 1.0001  # rounding in float32
 STEEPEST = np.deg2rad(80)  # of rays against the direction across the image lines they are summed over
 UNMEASURED = 4.0  # a gap between views that many times the median one is not filled by its neighbours
 TAPER = np.deg2rad(10)  # at the ends of an arc of a fan, where redundant rays come to count
+MOST_TURNS = 3  # of the source; more are degrees taken for radians
 GRID = 64  # points along each axis at which the field of view is judged
 
 
@@ -256,6 +257,10 @@ def _angles(angles: ArrayLike) -> FloatArray:
     if not np.all(np.isfinite(values)):
         where = int(np.argmin(np.isfinite(values)))
         raise InputError(f"angles[{where}] is {values[where]}; expected finite numbers, in radians")
+    if np.ptp(values) > MOST_TURNS * 2 * np.pi:
+        raise InputError(
+            f"angles span {np.ptp(values):.4g} radians, {np.ptp(values) / (2 * np.pi):.0f} turns; if they are in degrees pass np.deg2rad(angles)"
+        )
     return values
 
 

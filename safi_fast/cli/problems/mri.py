@@ -12,6 +12,8 @@ Several slices go into a folder as one file each (NAME_000.npy), or into one .np
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +155,17 @@ def _measured(kspace: Array, mask: Array | None, args: argparse.Namespace) -> tu
     return mask, y, args.mask_order or args.kspace_order
 
 
+@contextmanager
+def _order_named(mask: Array | None) -> Iterator[None]:
+    """A mask that was found in k-space is in its order: --mask-order would change nothing."""
+    try:
+        yield
+    except InputError as error:
+        if mask is not None:
+            raise
+        raise InputError(str(error).replace("mask_order=", "kspace_order=")) from error
+
+
 def _magnitude(kspace: Array, maps: Array | None, number: int, mask: Array | None, args: argparse.Namespace) -> Array:
     """(pixels,) zero-filled magnitude: root sum of squares of the coils over that of the maps, where there are any."""
     from ...operators import FourierMRI
@@ -160,9 +173,14 @@ def _magnitude(kspace: Array, maps: Array | None, number: int, mask: Array | Non
     sampled, y, order = _measured(kspace, mask, args)
     if not y.any():
         return np.zeros(1, np.float32)
-    transform = FourierMRI(
-        sampled, mask_order=order, kspace_order=args.kspace_order, image="complex", check_order=not args.no_order_check
-    )
+    with _order_named(mask):
+        transform = FourierMRI(
+            sampled,
+            mask_order=order,
+            kspace_order=args.kspace_order,
+            image="complex",
+            check_order=not args.no_order_check,
+        )
     total = np.sqrt((np.abs(transform.adjoint(transform.check_measurement(y))) ** 2).sum(0))
     if maps is None:
         return np.asarray(total)
@@ -187,7 +205,8 @@ def _slice(
     operator: Operator
     if maps is None and not args.estimate_maps:
         y = y[0]
-        operator = FourierMRI(sampled, **options)
+        with _order_named(mask):
+            operator = FourierMRI(sampled, **options)
     else:
         if maps is None:
             of = estimate_maps(y, kspace_order=args.kspace_order, method=args.maps_method, calibration=args.calibration)
@@ -197,6 +216,7 @@ def _slice(
                 )
         else:
             of = np.asarray(maps[min(number, len(maps) - 1)])
-        operator = SenseMRI(of, sampled, **options)
+        with _order_named(mask):
+            operator = SenseMRI(of, sampled, **options)
     y = operator.check_measurement(y)
     return Slice(y, operator, operator.adjoint(y), None, facts)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import mri_real
+import pages
 import problems
 
 from safi_fast.operators import SenseMRI
@@ -77,9 +78,6 @@ def test_panels_are_drawn(tmp_path):
 
 def test_pages_are_those_of_the_results():
     """docs/results/mri.md shows what lies in bench/results."""
-    torch = pytest.importorskip("torch", reason="bench/inverse.py reads checkpoints with it")
-    assert torch
-    import pages
 
     page = (ROOT / "docs" / "results" / "mri.md").read_text(encoding="utf-8")
     assert page == pages.page("mri"), "docs/results/mri.md is out of date: python bench/inverse.py tables"
@@ -89,7 +87,6 @@ def test_pages_are_those_of_the_results():
 
 
 def test_rows_of_a_case_stand_together():
-    import pages
 
     names = [("a", "TV"), ("a", "SAFI, safi-gray"), ("b", "TV"), ("b", "MMR, x"), ("a", "WCRR"), ("a", "MMR, x")]
     rows = pages.in_order([{"case": case, "method": method} for case, method in names])

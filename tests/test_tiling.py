@@ -187,11 +187,14 @@ def test_the_estimate_is_within_15_percent_of_the_measured_peak(name):
     sizes = [(64, 64, None), (100, 90, None), (128, 128, None), (192, 200, None), (256, 256, None), (480, 384, None)]
     sizes.append((500, 400, 100e6 if name == "safi-gray" else 50e6))
     command = [sys.executable, "-c", PEAK, name, json.dumps(sizes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    ratios = [int(a) / int(b) for a, b in map(str.split, done.stdout.splitlines())]
+    runs = []
+    for _ in range(3):  # what threads of a busy machine keep varies by a few MB; the median does not
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        runs.append([int(a) / int(b) for a, b in map(str.split, done.stdout.splitlines())])
+    ratios = np.median(runs, axis=0)
     assert len(ratios) == len(sizes)
-    assert all(0.85 < ratio < 1.15 for ratio in ratios), ratios
+    assert all(0.85 < ratio < 1.15 for ratio in ratios), runs
 
 
 def test_estimates_add_up():

@@ -155,7 +155,7 @@ def read_training_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def resumed(folder: Path, images: Sequence[Image], settings: Settings) -> tuple[Trainer, float]:
-    """The trainer of the run in `folder` and the seconds that it has trained."""
+def resumed(folder: Path, images: Sequence[Image], settings: Settings, **options: Any) -> tuple[Trainer, float]:
+    """The trainer of the run in `folder` and the seconds that it has trained; options as for `Trainer`."""
     state = read_training_state(folder)
-    return Trainer.resume(state, images, settings), float(state["seconds"])
+    return Trainer.resume(state, images, settings, **options), float(state["seconds"])

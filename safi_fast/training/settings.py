@@ -1,12 +1,21 @@
 """What a training run is told, in one checked value."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from ..errors import InputError
 from .data import NoiseRange
+from .optimizers import OPTIMIZERS
+from .teachers import DEFAULT_SHARE, Share
 
-MAY_CHANGE = ("seconds", "steps", "checkpoint_seconds", "validation_seconds", "log_every")  # when a run is resumed
+MAY_CHANGE = (
+    "seconds",
+    "steps",
+    "checkpoint_seconds",
+    "validation_seconds",
+    "log_every",
+    "autocast",
+)  # when a run is resumed
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,9 @@ class Settings:
     filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they fall with a cosine to
     `last_rate` of that. average: the exponential average of the weights keeps this share at each step. clip: largest norm of a gradient.
     fixed: parameters of the network (names as torch has them, like convolutions.1) that keep the values they start with.
+    optimizer: "adam", or "muon" for the mask layers with as many inputs as outputs and Adam for the rest.
+    share: how much of the target is that of teachers, where the run has some.
+    autocast: the mask layers in bfloat16.
     Raises InputError.
     """
 
@@ -42,6 +54,9 @@ class Settings:
     average: float = 0.998
     clip: float = 10.0
     fixed: tuple[str, ...] = ()
+    optimizer: str = "adam"
+    share: Share = DEFAULT_SHARE
+    autocast: bool = False
     seed: int = 0
     checkpoint_seconds: float = 300.0
     validation_seconds: float = 600.0
@@ -62,6 +77,8 @@ class Settings:
             raise InputError(f"crop is {self.crop}; nothing of a patch of {self.side} x {self.side} would be left")
         if isinstance(self.fixed, str):
             raise InputError(f"fixed is {self.fixed!r}; expected a sequence of names")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer is {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
         if self.pool < self.batch:
             raise InputError(f"pool is {self.pool}; expected at least one batch, {self.batch}")
 
@@ -92,6 +109,8 @@ class Settings:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -137,7 +137,7 @@ class Trainer:
         settings.check_resumable(state["settings"])
         if bool(teachers) != ("guided" in state["pool"]):
             raise InputError(
-                f"the run to resume has {'no' if teachers else 'had'} teachers; pass what it was started with"
+                f"the run to resume {'had no' if teachers else 'had'} teachers; pass what it was started with"
             )
         network = network_of_state(state["family"], state["network"])
         trainer = cls(network, images, settings, teachers=teachers, device=device)

@@ -110,6 +110,8 @@ def test_the_rate_rises_and_falls(images):
         )
     expected = np.array([0.5 * 1, (1 + np.cos(0.1 * np.pi)) / 2, 0.5, 0.01]) * SMALL.filter_rate
     np.testing.assert_allclose(rates, expected)
+    late = dataclasses.replace(SMALL, steady=0.8)
+    assert [late.rate(9, share) for share in (0.1, 0.8, 0.9, 1.0)] == pytest.approx([1, 1, 0.5, 0.01])
 
 
 def test_a_gradient_that_is_not_finite_ends_the_training(images):
@@ -169,6 +171,7 @@ def test_settings_are_checked(images):
         ({"trained": 9}, "trained is 9, but an outer step has only 4"),
         ({"crop": 12}, "crop is 12; nothing of a patch of 24 x 24"),
         ({"pool": 1}, "pool is 1; expected at least one batch"),
+        ({"steady": 1.0}, "steady is 1; expected a share of the run"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd'; expected one of adam, muon"),
     ):
         with pytest.raises(InputError, match=match):
@@ -262,6 +265,8 @@ def test_train_writes_everything_and_resumes(folders, tmp_path, capsys):
     assert set(rows[-1]["psnr"]) == {"5", "15", "25"}
     assert load_model(out / "model.safetensors").fingerprint != model.fingerprint
     assert read_image(out / "curve.png").array.std() > 0
+    raw = load_model(out / "raw.safetensors")
+    assert 0 < abs(raw.strength.unrolled / load_model(out / "model.safetensors").strength.unrolled - 1).max() < 0.1
 
 
 def test_train_from_weights(folders, tmp_path, capsys):

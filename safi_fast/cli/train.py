@@ -100,6 +100,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pool", type=count, default=256, metavar="N", help="patches under way (default: 256)")
     add("--rate", type=positive, default=1.0, metavar="F", help="factor on all learning rates (default: 1)")
     add(
+        "--steady", type=share, default=0.0, metavar="0..1",
+        help="share of the run for which the learning rates stay at their highest (default: 0, they fall at once)",
+    )  # fmt: skip
+    add(
+        "--average", type=share, default=0.998, metavar="0..1",
+        help="share of the averaged weights that each step keeps (default: 0.998)",
+    )  # fmt: skip
+    add(
         "--fixed", nargs="+", default=(), metavar="NAME",
         help="parameters that stay as they start, by their names in torch, like convolutions.1; the same again with --resume",
     )  # fmt: skip
@@ -219,6 +227,8 @@ def _settings(args: argparse.Namespace, network: Any) -> "Settings":
         filter_rate=1e-3 * args.rate,
         strength_rate=3e-3 * args.rate,
         mask_rate=7e-4 * args.rate,
+        steady=args.steady,
+        average=args.average,
         fixed=tuple(args.fixed),
         optimizer=args.optimizer,
         share=_given(DEFAULT_SHARE, most=args.teacher_share, until=args.teacher_until),

@@ -9,7 +9,6 @@ boundary, and so has the validation.
 import copy
 import ctypes
 import json
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -176,10 +175,7 @@ class Trainer:
         return primal(operator, y, state.u, None, strength), state.v
 
     def _set_rates(self, progress: float) -> None:
-        settings = self.settings
-        factor = max(settings.last_rate, (1 + math.cos(math.pi * progress)) / 2)
-        factor *= min(1.0, (self.step_number + 1) / settings.warm_up)
-        self.optimizer.set_rates(factor)
+        self.optimizer.set_rates(self.settings.rate(self.step_number, progress))
 
     def _average(self) -> None:
         """The share that is kept grows from the start, so that the first weights do not stay in the average."""

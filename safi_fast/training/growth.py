@@ -81,4 +81,6 @@ def with_levels(model: Model, low: float, high: float) -> Model:
     mask = model.mask
     if isinstance(mask, SafiMask):
         mask = replace(mask, gain=column(lambda row: row.gain), bias=column(lambda row: row.bias))
+    elif mask.scale.ndim == 2:
+        mask = replace(mask, scale=column(lambda row: row.gain))
     return replace(model, mask=mask, strength=strength, noise_levels=wanted, metadata=dict(model.metadata))

@@ -20,7 +20,7 @@ import torch
 from ..errors import InputError
 from .data import Image, draw_patch
 from .filters import FilterOperator
-from .inner import DualState, dual_steps, momenta, primal, start, trained_steps
+from .inner import DualState, dual_steps, primal, start, trained_steps
 from .network import Network, network_of_state
 from .optimizers import Optimizer
 from .pool import Pool
@@ -90,9 +90,9 @@ class Trainer:
         mask = mask.float()
         with torch.no_grad():
             dual = pool.dual[places].float()
-            free = momenta(0, settings.inner - settings.trained)
+            free = network.steps(0, settings.inner - settings.trained)
             state = dual_steps(operator, noisy, DualState(dual, dual), mask, conditions.strength, free)
-        factors = momenta(settings.inner - settings.trained, settings.inner)
+        factors = network.steps(settings.inner - settings.trained, settings.inner)
         x, state = trained_steps(operator, noisy, state, mask, conditions.strength, factors)
         inside = slice(settings.crop, settings.side - settings.crop)
         error = (x - target)[..., inside, inside].square().mean((1, 2, 3))
@@ -140,7 +140,7 @@ class Trainer:
             )
         network = network_of_state(state["family"], state["network"])
         trainer = cls(network, images, settings, teachers=teachers, device=device)
-        trainer.averaged.load_state_dict(state["averaged"])
+        trainer.averaged.take_over_state(state["averaged"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.pool.load_state_dict(state["pool"])
         trainer.rng.bit_generator.state = json.loads(state["rng"])
@@ -171,7 +171,9 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The first outer step, without mask."""
         strength = self.network.at(sigma).strength
-        state = dual_steps(operator, y, start(operator, y, strength), None, strength, momenta(0, self.settings.inner))
+        state = dual_steps(
+            operator, y, start(operator, y, strength), None, strength, self.network.steps(0, self.settings.inner)
+        )
         return primal(operator, y, state.u, None, strength), state.v
 
     def _set_rates(self, progress: float) -> None:

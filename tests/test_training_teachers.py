@@ -10,12 +10,14 @@ from safetensors.numpy import save_file
 
 from safi_fast import Solver, load_model
 from safi_fast.errors import InputError, ModelError
+from safi_fast.model import Schedule
 from safi_fast.weights import save_model
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch (extra 'train')")
 
 from safi_fast.training import spline as splines  # noqa: E402
 from safi_fast.training.data import NoiseRange  # noqa: E402
+from safi_fast.training.fitting import fit_steps  # noqa: E402
 from safi_fast.training.growth import deepened, with_levels  # noqa: E402
 from safi_fast.training.network import fresh_network, level_table, network_of  # noqa: E402
 from safi_fast.training.optimizers import Optimizer, orthogonal  # noqa: E402
@@ -296,3 +298,44 @@ def test_both_ways_of_validation_agree(images):
     with splines.use_torch():
         by_torch = validation.measure(network, 2, 4)
     assert engine == pytest.approx(by_torch, abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------- learned steps
+
+
+def test_fitted_steps_end_further(rng):
+    """Three inner steps, fitted, come nearer to the clean image than three of FISTA; the network itself stays as it is."""
+    rows, columns = np.mgrid[:64, :64]
+    smooth = [(0.5 + 0.4 * np.sin(rows / period) * (columns > 30)).astype(np.float32) for period in (5, 7, 9)]
+    network = network_of(load_model("safi-gray")).requires_grad_(False)
+    before = copy.deepcopy(network.state_dict())
+    losses = []
+    noise = NoiseRange(25, 25)
+    fit_steps(
+        network, smooth, noise, outer=2, inner=3, iterations=15, batch=2, report=lambda _, loss: losses.append(loss)
+    )
+    assert losses[-1] < 0.9 * losses[0]
+    for name, values in before.items():
+        if name != "learned_steps":
+            torch.testing.assert_close(network.state_dict()[name], values, rtol=0, atol=0)
+    model = network.to_model("steps", Schedule("unrolled", 2, 3), {})
+    np.testing.assert_allclose(model.steps.size, network.learned_steps[0].numpy(), rtol=1e-6)
+    noisy = rng.random((32, 40), dtype=np.float32)
+    expected = network(torch.from_numpy(noisy)[None, None], torch.tensor([0.1]), 2, 3)[0, 0].numpy()
+    assert abs(Solver(model, threads=1).denoise(noisy, 0.1) - expected).max() < 2e-5
+    assert network_of(model).learned_steps.shape == (2, 3)
+    with pytest.raises(InputError, match="inner is 4, but the network has learned 3 steps"):
+        network(torch.from_numpy(noisy)[None, None], torch.tensor([0.1]), 2, 4)
+
+
+def test_training_keeps_learned_steps(images, tmp_path):
+    network = network_of_four()
+    network.learned_steps = torch.tensor([[1.2, 0.9, 1.1, 0.8], [0.0, 0.2, 0.4, 0.5]], dtype=torch.float64)
+    one = Trainer(network, images, SMALL)
+    one.step(0.0)
+    again = Trainer.resume(copy.deepcopy(one.state_dict()), images, SMALL)
+    torch.testing.assert_close(again.network.learned_steps, network.learned_steps)
+    state = copy.deepcopy(one.state_dict())
+    for part in ("network", "averaged"):
+        del state[part]["learned_steps"]  # a run of before there were any
+    assert Trainer.resume(state, images, SMALL).network.learned_steps.shape == (2, 0)

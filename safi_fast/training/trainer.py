@@ -96,7 +96,7 @@ class Trainer:
         x, state = trained_steps(operator, noisy, state, mask, conditions.strength, factors)
         inside = slice(settings.crop, settings.side - settings.crop)
         error = (x - target)[..., inside, inside].square().mean((1, 2, 3))
-        loss = (error / _expected_error(sigma)).mean()
+        loss = (error / expected_error(sigma)).mean()
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
@@ -213,7 +213,7 @@ def _parameter_groups(network: Network, settings: Settings) -> list[dict[str, An
     ]
 
 
-def _expected_error(sigma: torch.Tensor) -> torch.Tensor:
+def expected_error(sigma: torch.Tensor) -> torch.Tensor:
     """Mean squared error at sigma (B,) that corresponds to EXPECTED."""
     levels, decibels = torch.tensor(EXPECTED, device=sigma.device).T.contiguous()
     place = 255 * sigma.clamp(float(levels[0]) / 255, float(levels[-1]) / 255)

@@ -741,7 +741,7 @@ def test_whole_mmr_mask(rng, channels, smoothing, boundary, size):
     mask = random_mmr_mask(rng, channels, smoothing)
     model = random_model("mmr", channels, kernels=(7, 7), boundary=boundary, mask=mask)
     x = rng.random((2, *size), np.float32)
-    scales = np.stack([mask.scale, np.float32(1.5) * mask.scale])
+    scales = np.stack([mask.scale, np.float32(0.8) * mask.scale])
     masks = _mask_of(CpuEngine(model), x, scales, 0 * scales)
     for b in range(2):
         exact = oracle.mmr_mask(

@@ -95,7 +95,7 @@ def _step_of_white(op: Operator) -> NDArray[Any]:
 
 def _sizes(step: NDArray[Any]) -> NDArray[np.float64]:
     """(B,) root mean square of the pixels that are not 0."""
-    return np.sqrt(squares(step) / np.maximum(1, np.count_nonzero(step, axis=(1, 2))))
+    return np.asarray(np.sqrt(squares(step) / np.maximum(1, np.count_nonzero(step, axis=(1, 2)))))
 
 
 def _largest(step: NDArray[Any], meaning: Range) -> float:

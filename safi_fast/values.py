@@ -178,9 +178,7 @@ def check_inside(
         )
 
 
-def share_outside(
-    xp: Any, plane: Any, box: Box, sigma: float, *, known: Any = None, far: float | None = None
-) -> float:
+def share_outside(xp: Any, plane: Any, box: Box, sigma: float, *, known: Any = None, far: float | None = None) -> float:
     """Share of a plane (H, W) outside of the box, where noise does not explain it; 0 where it does.
 
     Noise is that of `sigma`, or what the plane itself shows, whichever is more: the caller may have asked for less than there is, and
@@ -203,7 +201,7 @@ def share_outside(
     shown_coarse = coarse if means is None or min(means.shape) < 2 else max(coarse, min(noise_of(xp, means), most))
     if explained(shown, max(shown / BLOCK, shown_coarse)):
         return 0.0
-    return int((values > 0).sum()) / max(1, values.size)
+    return int((values > 0).sum()) / max(1, int(values.size))
 
 
 def _beyond(xp: Any, plane: Any, box: Box) -> Any:

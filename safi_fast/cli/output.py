@@ -30,6 +30,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 OPTIONS = {
     r"\bdata_range=\.\.\.": "--data-range R",
+    r"\bdata_range=\(low, high\)": "--data-range LOW HIGH",
+    r"\bdata_range=(\d+)": r"--data-range \1",
+    r"\bbox=None": "--no-box",
     r"\bstrength=\.\.\.": "--strength L",
     r"\bcheck_order=False": "--no-order-check",
     r"\bkspace_order='(\w+)'": r"--kspace-order \1",
@@ -40,8 +43,8 @@ OPTIONS = {
 }
 
 
-def message_of(error: BaseException) -> str:
-    """What an error of the library says, its arguments named as on the command line."""
+def message_of(error: BaseException | str) -> str:
+    """What an error or a warning of the library says, its arguments named as on the command line."""
     message = str(error) or "not enough memory"
     for argument, option in OPTIONS.items():
         message = re.sub(argument, option, message)
@@ -68,6 +71,13 @@ def print_failures(failed: Sequence[dict[str, Any]]) -> None:
 def print_warning(message: str) -> None:
     """One line on standard error."""
     print(f"safi-fast: warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_warnings(warned: Sequence[tuple[Any, str]]) -> None:
+    """The sentence of the first of these inputs, and how many others have one."""
+    if warned:
+        others = f" (and {len(warned) - 1} more)" if len(warned) > 1 else ""
+        print_warning(f"{warned[0][0]}{others}: {warned[0][1]}")
 
 
 def scientific(value: float | None) -> str:

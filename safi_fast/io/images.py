@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ..atomic import reason, write_atomically
 from ..errors import ImageFileError, InputError
+from ..values import DataRange, known_range, stated_range
 from .formats import KINDS, FormatError, Pixels, decode, encode, storage_dtype
-
-_RANGES = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,15 +19,17 @@ class ImageFile:
     """The pixels of a file and what is needed to write a result of the same kind.
 
     `array` is (H, W), (B, H, W) or (B, 1, H, W), with a last axis of red, green, blue where `channel_axis` is -1;
-    floats are float32. `data_range` follows from the dtype (255, 65535, 1.0 for floats) and is None for other
-    integers, whose range nobody but the user knows. `alpha` is not part of the image: it is written back unchanged.
+    floats are float32. `data_range`, white or (black, white), is what the file declares (`white`), else follows from the
+    dtype (255, 65535, 1.0 for floats) and is None for other integers, whose range nobody but the user knows. `alpha` is not
+    part of the image: it is written back unchanged.
     """
 
     array: NDArray[Any]
-    data_range: float | None
+    data_range: DataRange | None
     channel_axis: int | None
     kind: str
     alpha: NDArray[Any] | None = None
+    white: float | None = None
 
 
 def read_image(path: str | Path) -> ImageFile:
@@ -48,7 +49,8 @@ def read_image(path: str | Path) -> ImageFile:
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
     channel_axis = -1 if pixels.colour else None
-    return ImageFile(pixels.array, _RANGES.get(pixels.array.dtype), channel_axis, kind, pixels.alpha)
+    known = known_range(pixels.array.dtype, pixels.white)
+    return ImageFile(pixels.array, known and known.argument, channel_axis, kind, pixels.alpha, pixels.white)
 
 
 def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
@@ -124,5 +126,5 @@ def _store(values: NDArray[Any], kind: str, like: ImageFile) -> NDArray[Any]:
     if dtype != like.array.dtype:
         if like.data_range is None:
             raise FormatError(f"{like.array.dtype} pixels do not fit into {kind.upper()} without a data range")
-        scaled *= limits.max / like.data_range
+        scaled = stated_range(like.data_range).to_unit(scaled) * limits.max
     return np.clip(np.rint(scaled), limits.min, limits.max).astype(dtype)

@@ -5,6 +5,7 @@ A box that the caller has passed cuts, and what is far outside of it is a warnin
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .operators import Operator
 from .solver.data_term import Box, Measurements, clip, squares
-from .values import OVERSHOOT, WAYS_ON, DefaultBox, Range, share_outside
+from .values import OVERSHOOT, UNIT_BOX, WAYS_ON, DefaultBox, Range, share_outside
 
 FAR_OUTSIDE = 4.0  # times the larger limit of the box
 FAR_BELOW = 1e-3
 OUTSIDE_ENERGY = 0.25  # share of a least-squares step beyond the box: 0.5 for images on [-1, 1], 1 for negated ones; aliasing of MRI up to 0.1
+OUTSIDE_SIZE = (
+    0.1  # of the width of the box: root mean square of what lies beyond; less may be the noise of a black image
+)
 WELL_SEEN = 0.5  # of the largest H 1: rays and pixels whose share of the noise is at most doubled by division
 
 
@@ -49,20 +53,15 @@ def _doubt(op: Operator, y: NDArray[Any], step: NDArray[Any], box: Box, meaning:
     """Why y (*shape_out) is not measured from an image in the box: the rest of a sentence; None where nothing speaks against it."""
     if other := op.doubt(y):
         return f"{other}, or pass box=None for no bounds"
-    values = _means(op, y)
-    share = 0.0
-    if values is not None:
+    if (values := _means(op, y)) is not None:
         means, known = values
-        share = share_outside(np, means, box, OVERSHOOT, known=known)
-        seen = means[known]
+        seen, share = means[known], share_outside(np, means, box, OVERSHOOT, known=known)
         found = f"{100 * share:.2g} % of it"
-    if share == 0:
-        seen = step
-        share = _outside_energy(step, box)
+    else:
+        seen, share = step, _outside_energy(op, step, box)
         found = f"{100 * share:.0f} % of its energy"
-        far = _sizes(step[None])[0] > FAR_OUTSIDE * max(map(abs, box))
-        if not far and (share < OUTSIDE_ENERGY or _outside_energy(_step_of_white(op), box) > OUTSIDE_ENERGY / 2):
-            return None
+    if share == 0:
+        return None
     low, high = (float(meaning.from_unit(np.float64(value))) for value in (seen.min(), seen.max()))
     limits = " to ".join(f"{float(meaning.from_unit(np.float64(limit))):g}" for limit in box)
     negative = squares(np.minimum(seen - box[0], 0)[None])[0] > squares(np.maximum(seen - box[1], 0)[None])[0]
@@ -81,16 +80,27 @@ def _means(op: Operator, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool
     return np.divide(y, weights, out=np.zeros_like(y), where=known), known
 
 
-def _outside_energy(image: NDArray[Any], box: Box) -> float:
-    """||x - clip(x)||^2 / ||x||^2."""
-    beyond, whole = squares((image - clip(image, box))[None])[0], squares(image[None])[0]
-    return float(beyond / whole) if whole > 0 else 0.0
+def _outside_energy(op: Operator, step: NDArray[Any], box: Box) -> float:
+    """||x - clip(x)||^2 / ||x||^2 of a step, where that is too much; 0 where it is not, or says nothing."""
+    beyond = step - clip(step, box)
+    share = _share(beyond, step)
+    if _sizes(step[None])[0] > FAR_OUTSIDE * max(map(abs, box)):
+        return share
+    large = _sizes(step[None])[0] * math.sqrt(share) > OUTSIDE_SIZE * (box[1] - box[0])
+    return share if share > OUTSIDE_ENERGY and large and _shows_white(op) else 0.0
 
 
-def _step_of_white(op: Operator) -> NDArray[Any]:
-    """What the step is for a white image: where even that leaves the box, as for random matrices and filters without a mean, it says nothing."""
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> float:
+    """||part||^2 / ||whole||^2."""
+    total = squares(whole[None])[0]
+    return float(squares(part[None])[0] / total) if total > 0 else 0.0
+
+
+def _shows_white(op: Operator) -> bool:
+    """Whether the step of a white image looks white. That of random matrices and of what filters the mean away does not: it says nothing."""
     white = op.apply(np.ones(op.shape_in, np.float32))
-    return np.asarray(Measurements([op], white[None]).least_squares_step()[0])
+    step = Measurements([op], white[None]).least_squares_step()
+    return bool(_sizes(step)[0] > 0.5) and _share(step[0] - clip(step[0], UNIT_BOX), step[0]) < OUTSIDE_ENERGY / 2
 
 
 def _sizes(step: NDArray[Any]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -71,6 +72,16 @@ def print_failures(failed: Sequence[dict[str, Any]]) -> None:
 def print_warning(message: str) -> None:
     """One line on standard error."""
     print(f"safi-fast: warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_lines(*, silent: bool = False) -> Iterator[None]:
+    """Warnings of the library as `print_warning` prints them, not with a line of source code; not at all where `silent`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in () if silent else caught:
+        print_warning(message_of(str(warning.message)))
 
 
 def print_warnings(warned: Sequence[tuple[Any, str]]) -> None:

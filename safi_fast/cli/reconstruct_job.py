@@ -15,7 +15,7 @@ from ..errors import ImageFileError
 from ..values import Range, range_of
 from . import session as sessions
 from .arguments import UsageError
-from .output import print_warning, progress
+from .output import print_warning, progress, warnings_as_lines
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 
 if TYPE_CHECKING:
@@ -133,15 +133,16 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
         advance(1)
 
     start = time.perf_counter()
-    solution = runner.solver().reconstruct(
-        made.measurement,
-        made.operator,
-        strength=strength,
-        x0=made.x0,
-        callback=step,
-        return_masks=args.plot is not None,
-        **_options(args, study),
-    )
+    with warnings_as_lines():
+        solution = runner.solver().reconstruct(
+            made.measurement,
+            made.operator,
+            strength=strength,
+            x0=made.x0,
+            callback=step,
+            return_masks=args.plot is not None,
+            **_options(args, study),
+        )
     seconds = time.perf_counter() - start
     advance(_max_outer(args) - seen)
     history = [(float(np.max(r.relative_gap)), float(np.max(r.outer_residual))) for r in solution.history]
@@ -197,7 +198,7 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     at_once = max(1, PIXELS_AT_ONCE // int(np.prod(operator.shape_in)))
     scores: list[float] = []
     by = ""
-    with _bar("choosing the strength", len(tried)) as advance:
+    with _bar("choosing the strength", len(tried)) as advance, warnings_as_lines(silent=True):  # the solve says it
         for part in np.split(tried, range(at_once, len(tried), at_once)):
             found = runner.solver().tune_strength(
                 y,

@@ -20,9 +20,7 @@ from .values import OVERSHOOT, UNIT_BOX, WAYS_ON, DefaultBox, Range, share_outsi
 FAR_OUTSIDE = 4.0  # times the larger limit of the box
 FAR_BELOW = 1e-3
 OUTSIDE_ENERGY = 0.25  # share of a least-squares step beyond the box: 0.5 for images on [-1, 1], 1 for negated ones; aliasing of MRI up to 0.1
-OUTSIDE_SIZE = (
-    0.1  # of the width of the box: root mean square of what lies beyond; less may be the noise of a black image
-)
+OUTSIDE_SIZE = 0.1  # of the width of the box: root mean square of what lies beyond; less may be noise of a black image
 WELL_SEEN = 0.5  # of the largest H 1: rays and pixels whose share of the noise is at most doubled by division
 
 
@@ -43,7 +41,7 @@ def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box 
     size, white = _sizes(step), 1.0 if box is None else max(map(abs, box))
     if (asked and size.max() > FAR_OUTSIDE * white) or 0 < size.max() < FAR_BELOW * white:
         warnings.warn(
-            f"measurement fits images with values up to {_largest(step, meaning):.4g}, but the masks are made for those of data_range "
+            f"measurement fits images with values up to {np.abs(meaning.from_unit(step)).max():.4g}, but the masks are made for those of data_range "
             f"{_words(meaning)}; {WAYS_ON}",
             stacklevel=4,
         )
@@ -55,7 +53,8 @@ def _doubt(op: Operator, y: NDArray[Any], step: NDArray[Any], box: Box, meaning:
         return f"{other}, or pass box=None for no bounds"
     if (values := _means(op, y)) is not None:
         means, known = values
-        seen, share = means[known], share_outside(np, means, box, OVERSHOOT, known=known)
+        seen = means[known]
+        share = share_outside(np, means, box, OVERSHOOT, known=None if known.all() else known)
         found = f"{100 * share:.2g} % of it"
     else:
         seen, share = step, _outside_energy(op, step, box)
@@ -106,10 +105,6 @@ def _shows_white(op: Operator) -> bool:
 def _sizes(step: NDArray[Any]) -> NDArray[np.float64]:
     """(B,) root mean square of the pixels that are not 0."""
     return np.asarray(np.sqrt(squares(step) / np.maximum(1, np.count_nonzero(step, axis=(1, 2)))))
-
-
-def _largest(step: NDArray[Any], meaning: Range) -> float:
-    return float(np.abs(step).max()) * meaning.scale
 
 
 def _words(meaning: Range) -> str:

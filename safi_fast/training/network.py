@@ -68,8 +68,8 @@ class Network(nn.Module):
     def at(self, sigma: torch.Tensor) -> Conditions:
         """The tables at sigma (B,), as the engine reads them: linear in sigma, lambda in its logarithm."""
         if len(self.levels) == 1:
-            below, above = torch.zeros(len(sigma), dtype=torch.long), torch.zeros(len(sigma), dtype=torch.long)
-            share = torch.zeros(len(sigma))
+            below = above = torch.zeros(len(sigma), dtype=torch.long, device=sigma.device)
+            share = torch.zeros_like(sigma)
         else:
             below = (torch.searchsorted(self.levels, sigma.double().contiguous()) - 1).clamp(0, len(self.levels) - 2)
             above = below + 1
@@ -109,9 +109,9 @@ class Network(nn.Module):
         """The weights as a Model with symmetric boundary and composed filters."""
         with torch.no_grad():
             bank = FilterBank((_array(self.composed()),), "symmetric")
-            unrolled = self.log_strength.double().exp().numpy()
-            converged = unrolled * self.converged_ratio.numpy()
-            part, levels = self.mask_part(), self.levels.numpy()
+            unrolled = self.log_strength.double().exp().cpu().numpy()
+            converged = unrolled * self.converged_ratio.cpu().numpy()
+            part, levels = self.mask_part(), self.levels.cpu().numpy()
         strength = Strength(unrolled, converged)
         return Model(name, self.family, bank, part, strength, levels, schedule, metadata, lipschitz=1.0)
 
@@ -180,14 +180,17 @@ class SafiNetwork(Network):
         return network
 
     @classmethod
-    def fresh(cls, channels: int, levels: torch.Tensor, generator: torch.Generator) -> "SafiNetwork":
-        """Random filters; mask layers 7x7, then twice 3x3 with three pixels between the taps."""
-        inputs, sides = (1, channels, channels), (7, 3, 3)
+    def fresh(
+        cls, channels: int, levels: torch.Tensor, generator: torch.Generator, dilations: Sequence[int] = (1, 3, 3)
+    ) -> "SafiNetwork":
+        """Random filters; a mask layer of 7x7, then 3x3 with these dilations."""
+        later = len(dilations) - 1
+        inputs, sides = (1, *[channels] * later), (7, *[3] * later)
         convolutions = [_uniform((channels, n, k, k), generator) for n, k in zip(inputs, sides, strict=True)]
         knots = torch.linspace(-1, 1, KNOTS)
-        shapes = (knots - knots.clamp(-0.1, 0.1), knots.clamp(min=0), knots)
+        shapes = (knots - knots.clamp(-0.1, 0.1), *[knots.clamp(min=0)] * (later - 1), knots)
         splines = [shape.repeat(channels, 1) for shape in shapes]
-        network = cls(_random_layers(channels, generator), levels, convolutions, (1, 3, 3), splines)
+        network = cls(_random_layers(channels, generator), levels, convolutions, dilations, splines)
         with torch.no_grad():  # the same first features at every level
             network.gain.copy_((25 / 255 / levels).sqrt()[:, None].expand_as(network.gain))
         return network
@@ -232,7 +235,7 @@ class MmrNetwork(Network):
     def profile(self) -> torch.Tensor:
         """phi at its knots on [0, 1], (C, n): from one, not increasing."""
         falls = functional.softplus(self.falls)
-        return torch.cat([torch.ones(len(falls), 1), 1 - falls.cumsum(1)], dim=1)
+        return torch.cat([torch.ones_like(falls[:, :1]), 1 - falls.cumsum(1)], dim=1)
 
     def mask(self, x: torch.Tensor, conditions: Conditions, operator: FilterOperator) -> torch.Tensor:
         """M(x) (B, C, H, W) in [0, 1]."""
@@ -291,14 +294,24 @@ def network_of(model: Model) -> Network:
     return network
 
 
-def fresh_network(family: str, channels: int, levels: Sequence[float], seed: int) -> Network:
-    """A network to train from scratch, for these noise levels (on [0, 1], ascending). Raises InputError."""
+def fresh_network(
+    family: str, channels: int, levels: Sequence[float], seed: int, dilations: Sequence[int] | None = None
+) -> Network:
+    """A network to train from scratch, for these noise levels (on [0, 1], ascending).
+
+    dilations: of the mask layers of a SAFI network. Raises InputError.
+    """
     if family not in FAMILIES:
         raise InputError(f"family is {family!r}; expected one of {', '.join(FAMILIES)}")
     if channels < 1:
         raise InputError(f"channels is {channels}; expected at least 1")
     generator = torch.Generator().manual_seed(seed)
-    network: Network = FAMILIES[family].fresh(channels, torch.tensor(levels, dtype=torch.float64), generator)
+    options = {} if dilations is None else {"dilations": tuple(dilations)}
+    if options and family != "safi":
+        raise InputError(f"dilations are {tuple(dilations or ())}, but a mask of the family {family} has none")
+    if options and len(options["dilations"]) < 2:
+        raise InputError(f"dilations are {options['dilations']}; a SAFI mask has at least two layers")
+    network: Network = FAMILIES[family].fresh(channels, torch.tensor(levels, dtype=torch.float64), generator, **options)
     return network
 
 
@@ -346,5 +359,5 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = tensor.detach().float().numpy().copy()
+    values: NDArray[np.float32] = tensor.detach().float().cpu().numpy().copy()
     return values

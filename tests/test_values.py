@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter, zoom
 import safi_fast
 from safi_fast import InputError, Solver, values
 from safi_fast.cli import main as cli
-from safi_fast.io import formats, read_image
+from safi_fast.io import ImageFile, formats, read_image, write_image
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, ParallelBeamCT, from_functions
 from safi_fast.values import Range, range_of, share_outside
 from safi_fast.weights import save_model
@@ -629,3 +629,13 @@ def test_a_box_upside_down_is_refused(run, capsys):
     for name in COMMANDS:
         assert run(*command(name, "in.npy", "x.npy"), "--box", 1, 0) == 2
         assert "--box 1 0: expected LOW below HIGH" in capsys.readouterr().err
+
+
+def test_alpha_keeps_its_own_range(tmp_path):
+    """Whatever the caller says of the image: half transparent stays half transparent."""
+    image, alpha = slice_in_hounsfield().astype(np.float32), np.full(SHAPE, 0.5, np.float32)
+    like = ImageFile(image, HOUNSFIELD, None, "tiff", alpha)
+    write_image(tmp_path / "a.png", image, like)
+    back = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(back.alpha, np.full(SHAPE, 32768))
+    np.testing.assert_allclose(back.array, unit(image).clip(0, 1) * 65535, atol=0.51)

@@ -69,8 +69,12 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
     if not np.isfinite(array).all():
         raise InputError("array holds NaN or infinity, which no image file should hold")
     try:
-        alpha = None if like.alpha is None else _store(like.alpha, kind, like)
-        data = encode(kind, Pixels(_store(array, kind, like), like.channel_axis is not None, alpha))
+        alpha = like.alpha
+        if alpha is not None:  # it has the range of the file, whatever the caller says of the image
+            known = known_range(alpha.dtype, like.white)
+            alpha = _store(alpha, kind, alpha.dtype, known and known.argument)
+        stored = _store(array, kind, like.array.dtype, like.data_range)
+        data = encode(kind, Pixels(stored, like.channel_axis is not None, alpha))
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # what encoders raise for sizes that their format cannot hold
@@ -114,17 +118,17 @@ def _kind(path: Path) -> str:
     return KINDS[path.suffix.lower()]
 
 
-def _store(values: NDArray[Any], kind: str, like: ImageFile) -> NDArray[Any]:
-    """`values` in the dtype of the format, rescaled only where that dtype is not the one of the input."""
-    dtype = storage_dtype(kind, like.array.dtype)
-    if dtype == values.dtype == like.array.dtype:
+def _store(values: NDArray[Any], kind: str, source: np.dtype[Any], data_range: DataRange | None) -> NDArray[Any]:
+    """`values` in the dtype of the format, rescaled only where that dtype is not the one of the input, `source`."""
+    dtype = storage_dtype(kind, source)
+    if dtype == values.dtype == source:
         return values
     if not np.issubdtype(dtype, np.integer):
         return values.astype(dtype)
     limits = np.iinfo(dtype)
     scaled = values.astype(np.float64)
-    if dtype != like.array.dtype:
-        if like.data_range is None:
-            raise FormatError(f"{like.array.dtype} pixels do not fit into {kind.upper()} without a data range")
-        scaled = stated_range(like.data_range).to_unit(scaled) * limits.max
+    if dtype != source:
+        if data_range is None:
+            raise FormatError(f"{source} pixels do not fit into {kind.upper()} without a data range")
+        scaled = stated_range(data_range).to_unit(scaled) * limits.max
     return np.clip(np.rint(scaled), limits.min, limits.max).astype(dtype)

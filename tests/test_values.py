@@ -182,6 +182,15 @@ def test_a_share_of_one_in_twenty_and_a_third_of_sigma_beyond_are_too_much():
     assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) > 0.5
 
 
+def test_an_area_that_hides_in_the_noise_shows_in_means():
+    """A seventh of the image 0.8 sigma above white: no count of pixels tells, but means of 8 x 8 have an eighth of the noise."""
+    image = np.full((200, 200), 0.5)
+    image[:30] = 1 + 0.8 * SIGMA
+    assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) > 0.1
+    image[:30] = 1
+    assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) == 0
+
+
 def test_hot_pixels_pass_but_no_other_range():
     image = noisy(np.full((100, 100), 0.5), 5)
     image[::25, ::25] = 1.5

@@ -652,14 +652,14 @@ def test_real_cupy_agrees_with_what_is_used_of_it():
     assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     for owner, names in {
-        cupy: "RawModule array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite moveaxis zeros",
+        cupy: "RawModule abs array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite maximum median moveaxis zeros",
         cupy.cuda: "Device Stream get_current_stream nvrtc",
         cupy.cuda.runtime: "getDeviceCount getDeviceProperties runtimeGetVersion",
         cupy.cuda.Stream: "begin_capture end_capture synchronize",
         cupy.cuda.Device: "attributes id",
         cupy.RawModule: "compile get_function",
         cupy.RawKernel: "kernel max_dynamic_shared_size_bytes",
-        cupy.ndarray: "__cuda_array_interface__ __dlpack__ astype reshape all min max sum data device",
+        cupy.ndarray: "__cuda_array_interface__ __dlpack__ astype reshape all mean min max sum data device",
         cupy.get_default_memory_pool(): "free_all_blocks",
         cupy.get_default_pinned_memory_pool(): "free_all_blocks",
     }.items():

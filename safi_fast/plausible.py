@@ -19,7 +19,7 @@ from .values import OVERSHOOT, UNIT_BOX, WAYS_ON, DefaultBox, Range, share_outsi
 
 FAR_OUTSIDE = 4.0  # times the larger limit of the box
 FAR_BELOW = 1e-3
-OUTSIDE_ENERGY = 0.25  # share of a least-squares step beyond the box: 0.5 for images on [-1, 1], 1 for negated ones; aliasing of MRI up to 0.1
+OUTSIDE_ENERGY = 0.25  # of a least-squares step: 0.5 for images on [-1, 1], 1 for negated ones; up to 0.001 by the aliasing in bench/cases.py, noise adds
 OUTSIDE_SIZE = 0.1  # of the width of the box: root mean square of what lies beyond; less may be noise of a black image
 WELL_SEEN = 0.5  # of the largest H 1: rays and pixels whose share of the noise is at most doubled by division
 

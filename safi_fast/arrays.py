@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, InputError
-from .values import check_samples
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,6 @@ def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
         return _checked(name, on_gpu), ArrayKind("cupy", int(on_gpu.device.id))
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array, whose mask would be lost; fill it: {name}.filled(...)")
-    check_samples(name, value)
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -7,7 +7,6 @@ declares, else what the dtype says. `check_inside` refuses an image of which a b
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +19,6 @@ Box = tuple[float, float]
 
 INTEGER_RANGES = {"uint8": 255.0, "uint16": 65535.0}
 DEPTHS = (8, 10, 12, 14)  # bits of data that come in 16
-OTHER_SAMPLES = {
-    "P": "its values are indices into a palette",
-    "PA": "its values are indices into a palette",
-    "CMYK": "its values are amounts of ink",
-    "YCbCr": "its channels are not red, green and blue",
-    "LAB": "its channels are not red, green and blue",
-    "HSV": "its channels are not red, green and blue",
-}
 EXPECTED = "a positive number, the value of white, or two numbers (low, high), black and white, with low < high"
 WAYS_ON = "pass data_range=..., the value of white (255 for 8-bit values), or data_range=(low, high), black and white"
 
@@ -132,15 +123,6 @@ def _narrow(array: Any, white: float) -> str | None:
         if largest < 2**bits:
             return f"largest value {largest} of {white:g}: looks like {bits}-bit data; pass data_range={2**bits - 1}"
     return None
-
-
-def check_samples(name: str, value: Any) -> None:
-    """Refuse a PIL image whose samples are no intensities of grey or of red, green and blue. Raises InputError."""
-    pil = sys.modules.get("PIL.Image")
-    if pil is None or not isinstance(value, pil.Image):
-        return
-    if (meaning := OTHER_SAMPLES.get(value.mode)) is not None:
-        raise InputError(f"{name} is a PIL image of mode {value.mode!r}: {meaning}; pass {name}.convert('RGB')")
 
 
 # ----------------------------------------------------------------------------------------------- what noise explains

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import random_model
-from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
 import safi_fast
@@ -131,22 +130,6 @@ def test_the_api_warns_of_few_bits():
     ):
         result = solver().denoise(image, 65535 * SIGMA, **QUICK)
     np.testing.assert_array_equal(result, solver().denoise(image, 65535 * SIGMA, data_range=65535, **QUICK))
-
-
-@pytest.mark.parametrize(
-    ("mode", "words"), [("P", "indices into a palette"), ("CMYK", "amounts of ink"), ("HSV", "not red, green")]
-)
-def test_samples_of_pil_images_that_are_no_intensities(mode, words):
-    grey = Image.fromarray((255 * picture()).astype(np.uint8))
-    colour = grey.convert("RGB")
-    with pytest.raises(
-        InputError, match=rf"image is a PIL image of mode '{mode}': .*{words}.*; pass image.convert\('RGB'\)"
-    ):
-        solver().denoise(colour.convert(mode), 25.0, channel_axis=-1, **QUICK)
-    with pytest.raises(InputError, match=rf"measurement is a PIL image of mode '{mode}'"):
-        solver().reconstruct(grey.convert("RGB").convert(mode), OPERATORS["identity"], data_range=255, **FEW)
-    expected = solver().denoise(np.asarray(colour), 25.0, channel_axis=-1, **QUICK)
-    np.testing.assert_array_equal(solver().denoise(colour, 25.0, channel_axis=-1, **QUICK), expected)
 
 
 def test_the_default_box_reads_as_numbers():

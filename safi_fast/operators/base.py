@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
 from ..errors import InputError, OperatorError
-from ..values import check_samples
 
 Image = Literal["real", "complex"]
 
@@ -204,7 +203,6 @@ def largest_singular_value(operator: Operator, steps: int, seed: int = 0) -> flo
 
 def numbers(name: str, value: Any) -> NDArray[Any]:
     """The argument `name` as an array of numbers. Raises InputError."""
-    check_samples(name, value)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU or with a gradient

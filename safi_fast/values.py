@@ -71,7 +71,9 @@ class Range:
         """The inverse of `to_unit`, in the precision of `values`."""
         real = np.dtype(values.dtype.char.lower()).type  # of complex numbers as well
         scaled = values * real(self.scale)
-        return scaled + real(self.low) if self.low else scaled
+        if self.low:
+            scaled += real(self.low)
+        return scaled
 
 
 DataRange = float | tuple[float, float] | Range

@@ -531,6 +531,15 @@ def test_commands_give_what_the_api_gives(run, model):
     np.testing.assert_allclose(read_image("c.png").array, spread, atol=0.51)
 
 
+def test_what_no_box_leaves_far_outside_is_a_line_of_warning(run, capsys):
+    """Not a warning of Python with a line of source code."""
+    np.save("bytes.npy", (255 * picture()).astype(np.float32))
+    assert run(*command("deblur", "bytes.npy", "out.npy"), "--no-box") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("safi-fast: warning: measurement fits images with values up to 2")
+    assert "pass --data-range R, the value of white" in line
+
+
 def test_images_with_another_range_score_as_what_they_are(run, capsys):
     """Not at -43 dB."""
     np.save("unit.npy", picture().astype(np.float32))

@@ -21,7 +21,7 @@ from safi_fast.model import Model, SafiMask
 
 def load(folder: Path, limit: int | None = None, crop: int | None = None) -> list[np.ndarray]:
     """Grey images on [0, 1] by name, or their centres of crop x crop pixels."""
-    images = [grey(path, read_image(path)) for path in list_images([folder])[:limit]]
+    images = [grey(path, read_image(path))[0] for path in list_images([folder])[:limit]]
     return images if crop is None else [centre(image, crop) for image in images]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -15,15 +16,7 @@ from numpy.typing import NDArray
 
 from . import color as colors
 from . import inverse, memory
-from .arrays import (
-    ArrayKind,
-    as_array,
-    check_unit_range,
-    lies_on_gpu,
-    positive,
-    positive_per_image,
-    value_range,
-)
+from .arrays import ArrayKind, as_array, lies_on_gpu, positive, positive_per_image
 from .backend import cuda_report, gpu_of, select
 from .errors import BackendError, InputError
 from .model import SCHEDULES, Model
@@ -33,6 +26,7 @@ from .solver.lipschitz import squared_norm
 from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
 from .stream import stream
 from .tiling import Grid
+from .values import UNIT_BOX, DataRange, DefaultBox, Range, check_inside, range_of
 
 __all__ = ["Solver", "denoise", "estimate_memory", "reconstruct", "tune_strength"]
 
@@ -50,11 +44,11 @@ def denoise(
     sigma: Any,
     *,
     model: Model | str | PathLike[str] | None = None,
-    data_range: float | None = None,
+    data_range: DataRange | None = None,
     channel_axis: int | None = None,
     color: colors.Mode | None = None,
     schedule: str | None = None,
-    box: tuple[float, float] | None = (0.0, 1.0),
+    box: tuple[float, float] | None = UNIT_BOX,
     strength: Any = None,
     lipschitz: float | None = None,
     max_outer: int | None = None,
@@ -72,14 +66,17 @@ def denoise(
         least as large as the filters (13 pixels for the shipped models).
     sigma: standard deviation of the noise, in the units of the image; a number, or one per image (B,).
     model: a Model, the name of a shipped one (`list_models`) or a path to a weights file; None: "safi-gray".
-    data_range: the value of white; by default 255 for uint8, 65535 for uint16, 1.0 for floating point.
+    data_range: the value of white, or (low, high), the values of black and white, as for CT numbers or images on [-1, 1]; by default 255
+        for uint8, 65535 for uint16, with a warning where the values use fewer bits, 1.0 for floating point.
     channel_axis: axis of colour channels; None for grey.
     color: "luma-chroma": three channels, taken for red, green and blue, are denoised as one plane of luma and two of chroma: over 1 dB
         better for photographs, over 1 dB worse for three channels that have little to do with each other (stains, spectra);
         "separate": each channel for itself; None: the first for three channels. Steps, gaps and masks are those of the planes.
     schedule: "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative duality
         gap of `tol`); None: what the model was trained for.
-    box: bounds of the solution as a share of data_range; None for none. Luma and chroma have none; the colours are clipped in the end.
+    box: bounds of the solution, black being 0 and white 1; None for none. Where it is left out, an image is refused of which (0.0, 1.0)
+        would cut off more than the noise explains; where it is passed, that is cut off. Luma and chroma have none; the colours are
+        clipped in the end.
     strength: lambda in the units of the image, a number or one per image, instead of the model's.
     lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image.
     max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
@@ -130,8 +127,8 @@ def reconstruct(
     strength: Any,
     model: Model | str | PathLike[str] | None = None,
     noise_level: float | None = None,
-    data_range: float = 1.0,
-    box: tuple[float, float] | None = (0.0, 1.0),
+    data_range: DataRange = 1.0,
+    box: tuple[float, float] | None = UNIT_BOX,
     x0: Any = None,
     max_outer: int = inverse.MAX_OUTER,
     max_iter: int = inverse.MAX_ITER,
@@ -151,9 +148,10 @@ def reconstruct(
     strength: lambda > 0 for images on [0, 1], a number or one per image; `tune_strength` finds it.
     noise_level: standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should expect; by
         default the middle of the model's levels.
-    data_range: the value of white. Measurements are divided by it, the result is multiplied by it. Measurements that only images far
-        outside the box fit are refused.
-    box: bounds of the solution as a share of data_range; None for none, as complex images need it.
+    data_range: the value of white, or for real images (low, high), the values of black and white: the solver sees
+        (y - H(low)) / (high - low) and images from 0 to 1, the result is in the units of the caller again.
+    box: bounds of the solution, black being 0 and white 1; None for none, as complex images need it. Where it is left out, measurements
+        are refused that images in (0.0, 1.0) do not fit: negative ones, too large ones, raw transmission instead of line integrals.
     x0: where to start, (H, W) or (B, H, W); by default one gradient step from zero.
     max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (without a box: over a ball, see Solution) at
         which an image is converged, once it changes by no more than three times that from one mask to the next.
@@ -234,11 +232,11 @@ class Solver:
         image: Any,
         sigma: Any,
         *,
-        data_range: float | None = None,
+        data_range: DataRange | None = None,
         channel_axis: int | None = None,
         color: colors.Mode | None = None,
         schedule: str | None = None,
-        box: tuple[float, float] | None = (0.0, 1.0),
+        box: tuple[float, float] | None = UNIT_BOX,
         strength: Any = None,
         lipschitz: float | None = None,
         max_outer: int | None = None,
@@ -255,11 +253,14 @@ class Solver:
         self._require_same_gpu(kind)
         with kind.place(), self._on_threads():
             images = _Images.of(array, kind, data_range, channel_axis, self.model.smallest_side)
+            if images.range.warning and not isinstance(data_range, Range):
+                warnings.warn(f"image: {images.range.warning}", stacklevel=3)
             name, plan = plan_for(self.model, schedule, max_outer, max_inner, tol)
             limits = (-np.inf, np.inf) if box is None else _box(box)
             sigmas = images.per_plane("sigma", sigma)
-            if data_range is None and limits == (0.0, 1.0):
-                check_unit_range("image", images.stack, float(sigmas.max()))
+            if isinstance(box, DefaultBox):
+                xp, channels = kind.module, images.channels or 1
+                check_inside("image", xp, images.stack, images.range, sigma=sigmas, box=box, channels=channels)
             settings = _Settings(self.model, images, sigmas, strength, name)
             if colors.mixes(color, images.channels):
                 images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
@@ -336,8 +337,8 @@ class Solver:
         *,
         strength: Any,
         noise_level: float | None = None,
-        data_range: float = 1.0,
-        box: tuple[float, float] | None = (0.0, 1.0),
+        data_range: DataRange = 1.0,
+        box: tuple[float, float] | None = UNIT_BOX,
         x0: Any = None,
         max_outer: int = inverse.MAX_OUTER,
         max_iter: int = inverse.MAX_ITER,
@@ -511,7 +512,7 @@ class _Images:
     stack: Any  # float32 (N, H, W) of kind.module
     kind: ArrayKind
     dtype: np.dtype[Any]
-    scale: float
+    range: Range
     shape: tuple[int, ...]
     channel_axis: int | None
     # where the stack is luma and chroma: what the colours are clipped to
@@ -519,7 +520,7 @@ class _Images:
 
     @classmethod
     def of(
-        cls, array: Any, kind: ArrayKind, data_range: float | None, channel_axis: int | None, smallest: int
+        cls, array: Any, kind: ArrayKind, data_range: DataRange | None, channel_axis: int | None, smallest: int
     ) -> _Images:
         xp = kind.module
         if array.size == 0:
@@ -535,16 +536,16 @@ class _Images:
             raise InputError(
                 f"image has {int((~xp.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
             )
-        scale = value_range("image", array, data_range)
+        meaning = range_of("image", array, data_range)
         dtype = _result_type(array.dtype)
         wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
         with np.errstate(over="ignore"):
-            stack = (stack.astype(wide, copy=False) / scale).astype(np.float32)
+            stack = meaning.to_unit(stack.astype(wide, copy=False)).astype(np.float32)
         if not xp.isfinite(stack).all():
             raise InputError(
                 f"image has values up to {float(abs(array).max()):.3g}, which float32 cannot hold; rescale it"
             )
-        return cls(stack, kind, dtype, scale, array.shape, channel_axis)
+        return cls(stack, kind, dtype, meaning, array.shape, channel_axis)
 
     @property
     def extent(self) -> memory.Images:
@@ -564,7 +565,7 @@ class _Images:
     def per_plane(self, name: str, value: Any) -> NDArray[np.float64]:
         """A positive number, or one per image, as one for each plane of the stack on [0, 1]. Raises InputError."""
         channels = self.channels or 1
-        return positive_per_image(name, value, len(self.stack) // channels).repeat(channels) / self.scale
+        return positive_per_image(name, value, len(self.stack) // channels).repeat(channels) / self.range.scale
 
     def in_luma_chroma(self, limits: tuple[float, float]) -> _Images:
         """These as luma and chroma; `restore` clips the colours to `limits`."""
@@ -581,7 +582,7 @@ class _Images:
     def restore(self, stack: Any) -> Any:
         """A stack of results (of kind.module) in the caller's shape, range and library."""
         stack = self.in_colors(stack)
-        values = stack.astype(self.dtype) * self.dtype.type(self.scale)
+        values = self.range.from_unit(stack.astype(self.dtype))
         if self.channel_axis is None:
             return self.kind.wrap(values.reshape(self.shape))
         axis = self.channel_axis % len(self.shape)
@@ -670,6 +671,8 @@ def _count(name: str, value: Any) -> int:
 
 
 def _box(box: Any) -> tuple[float, float]:
+    if isinstance(box, DefaultBox):
+        return box
     try:
         low, high = (float(limit) for limit in box)
     except (TypeError, ValueError):

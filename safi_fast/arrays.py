@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 
 from .errors import BackendError, InputError
 
-IMPOSSIBLE_SIGMAS = 8.0  # no pixel of a noisy image lies this many sigma outside its range
-INTEGER_RANGES = {"uint8": 255.0, "uint16": 65535.0}
-
 
 @dataclass(frozen=True)
 class ArrayKind:
@@ -105,35 +102,6 @@ def _checked(name: str, array: Any) -> Any:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name} has dtype {array.dtype}; expected integers or floating-point numbers")
     return array
-
-
-def value_range(name: str, array: Any, data_range: float | None) -> float:
-    """The range of the pixel values: as given, else by dtype (uint8: 255, uint16: 65535, floating point: 1).
-
-    Raises InputError where the range is unknown.
-    """
-    if data_range is not None:
-        return positive("data_range", data_range)
-    if array.dtype.kind != "f":
-        if array.dtype.name not in INTEGER_RANGES:
-            raise InputError(
-                f"{name} has dtype {array.dtype}, whose range is not known; pass data_range=..., the value of white"
-            )
-        return INTEGER_RANGES[array.dtype.name]
-    return 1.0
-
-
-def check_unit_range(name: str, array: Any, sigma: float) -> None:
-    """Refuse an image that cannot be a noisy one on [0, 1]: a value lies further outside than IMPOSSIBLE_SIGMAS times the noise.
-
-    For images whose range the caller has not stated. Raises InputError.
-    """
-    low, high, margin = float(array.min()), float(array.max()), IMPOSSIBLE_SIGMAS * sigma
-    if low < -margin or high > 1 + margin:
-        raise InputError(
-            f"{name} has values from {low:.4g} to {high:.4g}, but floating-point images are taken to lie on [0, 1]; "
-            f"pass data_range=..., the value of white (255 for 8-bit values)"
-        )
 
 
 def positive(name: str, value: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -19,18 +18,18 @@ from .operators import Operator as Operator
 from .operators import check_operator
 from .operators.base import finite, numbers
 from .operators.holdout import hold_out as hold_out
+from .plausible import check_measurements
 from .solver import reconstruction
 from .solver.data_term import Box, Measurements, squares
 from .solver.lipschitz import squared_norm
 from .solver.primal_dual import PrimalDual
 from .solver.result import CONVERGED, OuterState, Solution, per_image
+from .values import DataRange, Range, stated_range
 
 Callback = Callable[[OuterState], None]
 MaskOf = Literal["magnitude", "parts"]
 
 MAX_OUTER, MAX_ITER, TOLERANCE = 20, 1000, 1e-3
-FAR_OUTSIDE = 4.0  # times the larger limit of the box
-FAR_BELOW = 1e-3
 OUTER_TOLERANCE = 3.0  # times the tolerance of the certificate: change of the image from one mask to the next
 
 
@@ -42,7 +41,7 @@ class Task:
     strength: NDArray[np.float64]
     start: NDArray[Any]
     box: Box | None
-    scale: float
+    range: Range
     single: bool
     gain: NDArray[np.float32]
     bias: NDArray[np.float32]
@@ -55,7 +54,7 @@ def make_task(
     operator: Operator | Sequence[Operator],
     strength: Any,
     noise_level: float | None,
-    data_range: float,
+    data_range: DataRange,
     box: Box | None,
     x0: Any,
     max_outer: int,
@@ -73,25 +72,25 @@ def make_task(
     for op in dict.fromkeys(operators):
         check_operator(op)
     y, single = _measurements(measurement, operators)
-    scale = positive("data_range", data_range)
-    y = (y / np.float32(scale)).astype(y.dtype)
+    meaning = stated_range(data_range)
+    y = _to_unit(y, operators, meaning)
     count = len(y)
     if first.image == "complex" and box is not None:
         raise InputError(f"box is {box!r}, but the operator has complex images; pass box=None")
     if box is not None and not np.isfinite(box).all():
         raise InputError(f"box is {box!r}; expected two finite numbers, which the duality gap needs, or None")
-    level = middle_level(model) if noise_level is None else positive("noise_level", noise_level) / scale
+    level = middle_level(model) if noise_level is None else positive("noise_level", noise_level) / meaning.scale
     tolerance = positive("tol", tol)
     conditioned = model.at(level, strength_given=True, argument="noise_level")
     measurements = Measurements(operators, y)
     step = measurements.least_squares_step()
-    _check_scale(step, box, scale)
+    check_measurements(measurements, step, box, meaning)
     return Task(
         measurements,
         positive_per_image("strength", strength, count),
-        _start(x0, step, first, box, scale, single),
+        _start(x0, step, first, box, meaning, single),
         box,
-        scale,
+        meaning,
         single,
         np.repeat(conditioned.gain[None], count, axis=0),
         np.repeat(conditioned.bias[None], count, axis=0),
@@ -147,6 +146,20 @@ def _measurements(measurement: Any, operators: list[Operator]) -> tuple[NDArray[
     return y.reshape(-1, *first.shape_out), y.ndim == dimensions
 
 
+def _to_unit(y: NDArray[Any], operators: list[Operator], meaning: Range) -> NDArray[Any]:
+    """(y - H(low)) / (high - low), the measurements (B, *shape_out) of images whose black is 0 and white 1. Raises InputError."""
+    first, black = operators[0], meaning.low
+    if black and first.image == "complex":
+        raise InputError(
+            f"data_range is ({black:g}, {meaning.high:g}), but {first.name} has complex images, which have no black; pass one number, "
+            "the magnitude of white"
+        )
+    if black:
+        blank = np.full(first.shape_in, black, np.float32)
+        y = y - np.stack([op.apply(blank) for op in operators])
+    return (y / np.float32(meaning.scale)).astype(first._measured)
+
+
 def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
     """One measurement of an operator. Raises InputError."""
     y = operator.check_measurement(measurement)
@@ -155,27 +168,8 @@ def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
     return y
 
 
-def _check_scale(step: NDArray[Any], box: Box | None, scale: float) -> None:
-    """Refuse measurements of images far outside the box; warn where they are far below data_range, or without a box far above it.
-
-    step: (B, H, W), one least-squares step from zero. s H^T H x with s = ||H^T H x||^2 / ||H H^T H x||^2 has at most the norm of x (Hoelder's
-    inequality over the eigenvalues of H^T H), whatever the scale of H: where the step is large, so is every image that fits. Pixels of exactly 0,
-    such as those not known, do not count. The root mean square of the others is 0.16 to 0.52 for the cases of bench/cases.py with images on
-    [0, 1], 41 to 132 on [0, 255]. Raises InputError.
-    """
-    size = np.sqrt(squares(step) / np.maximum(1, np.count_nonzero(step, axis=(1, 2))))
-    largest, white = float(size.max()), 1.0 if box is None else max(map(abs, box))
-    fits = f"measurement fits images with values up to {np.abs(step).max() * scale:.4g}"
-    advice = "pass data_range=..., the value of white (255 for 8-bit values)"
-    if box is not None and largest > FAR_OUTSIDE * white:
-        allowed = f"box ({box[0]:g}, {box[1]:g}) allow {box[0] * scale:g} to {box[1] * scale:g}"
-        raise InputError(f"{fits}, but data_range {scale:g} and {allowed}; {advice}")
-    if largest > FAR_OUTSIDE * white or 0 < largest < FAR_BELOW * white:
-        warnings.warn(f"{fits}, but the masks are made for those of data_range {scale:g}; {advice}", stacklevel=4)
-
-
 def _start(
-    x0: Any, step: NDArray[Any], operator: Operator, box: Box | None, scale: float, single: bool
+    x0: Any, step: NDArray[Any], operator: Operator, box: Box | None, meaning: Range, single: bool
 ) -> NDArray[Any]:
     """x0 as a batch on the scale of the solver; by default `step`, one least-squares step from zero."""
     dtype = np.complex64 if operator.image == "complex" else np.float32
@@ -186,7 +180,7 @@ def _start(
     else:
         shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
         given = check_image("x0", x0, operator, shapes)
-        x = np.broadcast_to(given / scale, (count, *operator.shape_in)).astype(dtype)
+        x = np.broadcast_to(meaning.to_unit(given), (count, *operator.shape_in)).astype(dtype)
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
 
 
@@ -250,7 +244,7 @@ def _run(
         task.box,
     )
     report = reconstruction.solve(state, task.gain, task.bias, task.limits, mask_of=mask_of, callback=callback)
-    return report, state.image(np.arange(len(x))) * np.float32(task.scale), workspace.masks()[: len(x)]
+    return report, task.range.from_unit(state.image(np.arange(len(x)))), workspace.masks()[: len(x)]
 
 
 def solution(

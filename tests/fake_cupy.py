@@ -92,6 +92,12 @@ class FakeArray:
     def __sub__(self, other):
         return self._with(operator.sub, other)
 
+    def __rsub__(self, other):
+        return self._new(other - self.host)
+
+    def __gt__(self, other):
+        return self._with(operator.gt, other)
+
     def __mul__(self, other):
         return self._with(operator.mul, other)
 
@@ -114,6 +120,9 @@ class FakeArray:
 
     def sum(self):
         return self._new(self.host.sum())
+
+    def mean(self, axis):
+        return self._new(self.host.mean(axis=axis))
 
     def min(self):
         return self._new(self.host.min())
@@ -232,6 +241,15 @@ class FakeCupy(ModuleType):
 
     def moveaxis(self, values, source, target):
         return values._view(np.moveaxis(values.host, source, target))
+
+    def maximum(self, one, other):
+        return one._new(np.maximum(one.host, other.host))
+
+    def abs(self, values):
+        return abs(values)
+
+    def median(self, values):
+        return values._new(np.median(values.host))
 
     def empty_like(self, values):
         return values._new(np.full_like(values.host, np.nan))

@@ -49,13 +49,13 @@ class GaussianSolver:
 
     def denoise(self, image, sigma, *, data_range, channel_axis, return_solution, return_masks=False, **options):
         assert return_solution
-        self.calls.append({"sigma": sigma, "data_range": data_range, "channel_axis": channel_axis, **options})
+        self.calls.append({"sigma": sigma, "data_range": data_range.argument, "channel_axis": channel_axis, **options})
         if (image == FORBIDDEN).all():
             raise InputError("image is unlucky")
         plane = (1.0, 1.0, 0.0) if channel_axis is not None else (1.0, 1.0)
         smooth = gaussian_filter(image.astype(np.float32), (0.0,) * (image.ndim - len(plane)) + plane)
         masks = np.full((4, *image.shape[:2]), 0.5, np.float32) if return_masks else None
-        return Solution(smooth, "completed", False, 5, 60, self.gap * data_range, self.gap, 1e-2, (), masks)
+        return Solution(smooth, "completed", False, 5, 60, self.gap * data_range.scale, self.gap, 1e-2, (), masks)
 
 
 @pytest.fixture
@@ -118,20 +118,21 @@ class TestDenoise:
             (np.uint16, "a.tif", ("--data-range", 4095), 25 / 255 * 4095, 4095.0),
             (np.float32, "a.tif", (), 25 / 255, 1.0),
             (np.int16, "a.npy", ("--data-range", 1000), 25 / 255 * 1000, 1000.0),
+            (np.int16, "a.npy", ("--data-range", -1000, 1500), 25 / 255 * 2500, (-1000.0, 1500.0)),
         ],
     )
     def test_sigma_is_on_the_8_bit_scale(self, tmp_path, solver, dtype, name, extra, sigma, data_range):
         save(tmp_path / name, RNG.integers(0, 2, (H, W)).astype(dtype))
-        assert denoise(tmp_path / name, "-o", tmp_path / "out", *extra) == 0
+        assert denoise("-o", tmp_path / "out", *extra, tmp_path / name) == 0
         expected = {"sigma": pytest.approx(sigma), "data_range": data_range, "channel_axis": None, "strength": None}
         assert solver.calls == [expected]
 
     def test_twelve_bits_in_sixteen_are_a_warning_once(self, tmp_path, solver, capsys):
-        for name, white in (("a", 4095), ("b", 900), ("c", 4096), ("d", 0)):
+        for name, white in (("a", 4095), ("b", 900), ("c", 16384), ("d", 0)):
             save(tmp_path / f"{name}.png", np.full((H, W), white, np.uint16))
         assert denoise(*(tmp_path / f"{name}.png" for name in "abcd"), "-o", tmp_path / "out", "--json") == 0
         captured = capsys.readouterr()
-        warning = "largest value 4095 of 65535; for 12-bit data pass --data-range 4095"
+        warning = "largest value 4095 of 65535: looks like 12-bit data; pass --data-range 4095"
         assert captured.err == f"safi-fast: warning: {tmp_path}/a.png (and 1 more): {warning}\n"
         assert [record.get("warning") for record in json.loads(captured.out)["files"]][::3] == [warning, None]
         assert denoise(tmp_path / "a.png", "-o", tmp_path / "given", "--data-range", 4095) == 0
@@ -263,16 +264,12 @@ class TestDenoise:
         assert denoise(tmp_path, "-o", tmp_path / "out") == 1
         assert "the folder holds no images" in capsys.readouterr().err
 
-    def test_floats_that_are_not_on_the_unit_range_are_refused(self, tmp_path, solver, capsys):
-        save(tmp_path / "a.tif", np.linspace(0, 255, H * W, dtype=np.float32).reshape(H, W))
-        assert denoise(tmp_path / "a.tif", "-o", tmp_path / "out") == 1
-        assert "values from 0 to 255, but floating-point images are taken to lie on [0, 1]" in capsys.readouterr().err
-        assert denoise(tmp_path / "a.tif", "-o", tmp_path / "out", "--data-range", 255) == 0
-
     def test_integers_of_unknown_range_are_refused(self, tmp_path, solver, capsys):
         save(tmp_path / "a.tif", np.zeros((H, W), np.int16))
         assert denoise(tmp_path / "a.tif", "-o", tmp_path / "out") == 1
-        assert "int16 pixels have no known range; pass --data-range" in capsys.readouterr().err
+        assert (
+            "dtype int16, whose range is not known; pass --data-range R, the value of white" in capsys.readouterr().err
+        )
 
     @pytest.mark.parametrize("failing", ["fsync", "replace"])
     def test_full_disk_leaves_no_output(self, tmp_path, solver, folder, monkeypatch, capsys, failing):
@@ -306,6 +303,8 @@ def test_sigma_outside_the_model(tmp_path, folder, monkeypatch, capsys, command,
     ("said", "shown"),
     [
         ("pass data_range=..., the value of white", "pass --data-range R, the value of white"),
+        ("data_range=(low, high), or box=None for", "--data-range LOW HIGH, or --no-box for"),
+        ("12-bit data; pass data_range=4095", "12-bit data; pass --data-range 4095"),
         ("mask_order='fft', or check_order=False if", "--mask-order fft, or --no-order-check if"),
         ("backend='cuda' cannot run; or use backend='cpu'", "--backend cuda cannot run; or use --backend cpu"),
         ("use schedule='gap'", "use --schedule gap"),
@@ -511,7 +510,7 @@ class TestEvaluate:
         ("array", "message"),
         [
             (np.zeros((3, H, W), np.float32), r"a stack of shape (3, 32, 40) cannot be evaluated"),
-            (np.zeros((H, W), np.int16), "int16 pixels have no known range"),
+            (np.zeros((H, W), np.int16), "dtype int16, whose range is not known; pass --data-range R"),
         ],
     )
     def test_images_that_cannot_be_scored(self, tmp_path, solver, capsys, array, message):

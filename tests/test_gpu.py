@@ -451,6 +451,15 @@ def test_wrong_images_on_the_gpu_are_refused(cupy, model, picture, change, messa
         denoise(image if changed is None else changed, SIGMA, model=model)
 
 
+def test_black_and_white_on_the_gpu(cupy, model, picture):
+    image, options = 2500 * picture - 1000, {"data_range": (-1000, 1500), "model": model, "max_outer": 2}
+    expected = denoise(image, 2500 * SIGMA, backend="cpu", **options)
+    np.testing.assert_array_equal(denoise(cupy.array(image), 2500 * SIGMA, **options).host, expected)
+    with pytest.raises(InputError, match=r"image has values from -0\.9.* to 0\.9.*% of them lie outside"):
+        denoise(cupy.array(2 * picture - 1), SIGMA, model=model)
+    denoise(cupy.array(2 * picture - 1), SIGMA, model=model, box=(0.0, 1.0), max_outer=1)
+
+
 def test_values_beyond_float32_are_refused_on_the_gpu(cupy, model, picture):
     image = cupy.array(picture.astype(np.float64))
     image[3, 4] = 1e39
@@ -643,14 +652,14 @@ def test_real_cupy_agrees_with_what_is_used_of_it():
     assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     for owner, names in {
-        cupy: "RawModule array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite moveaxis zeros",
+        cupy: "RawModule abs array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite maximum median moveaxis zeros",
         cupy.cuda: "Device Stream get_current_stream nvrtc",
         cupy.cuda.runtime: "getDeviceCount getDeviceProperties runtimeGetVersion",
         cupy.cuda.Stream: "begin_capture end_capture synchronize",
         cupy.cuda.Device: "attributes id",
         cupy.RawModule: "compile get_function",
         cupy.RawKernel: "kernel max_dynamic_shared_size_bytes",
-        cupy.ndarray: "__cuda_array_interface__ __dlpack__ astype reshape all min max sum data device",
+        cupy.ndarray: "__cuda_array_interface__ __dlpack__ astype reshape all mean min max sum data device",
         cupy.get_default_memory_pool(): "free_all_blocks",
         cupy.get_default_pinned_memory_pool(): "free_all_blocks",
     }.items():

@@ -2,7 +2,10 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import Any
+
+from ..values import EXPECTED, DataRange, stated_range
 
 SCHEDULES = ("unrolled", "converged", "gap")
 BACKENDS = ("auto", "cpu", "cuda")
@@ -66,6 +69,64 @@ def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def data_range(text: str) -> DataRange:
+    """R, or LOW and HIGH as `join_ranges` leaves them."""
+    try:
+        numbers = [float(part) for part in text.split()]
+        return stated_range(numbers[0] if len(numbers) == 1 else numbers)
+    except ValueError:  # also InputError
+        raise argparse.ArgumentTypeError(f"{text!r} is not {EXPECTED}") from None
+
+
+def join_ranges(argv: Sequence[str]) -> list[str]:
+    """The arguments with the one or two numbers after --data-range as one, which argparse cannot tell from the inputs that may follow."""
+    joined: list[str] = []
+    for word in argv:
+        if joined[-1:] == ["--data-range"] and _is_number(word):
+            joined[-1] = f"--data-range={word}"
+        elif joined and joined[-1].startswith("--data-range=") and " " not in joined[-1] and _is_number(word):
+            joined[-1] = f"{joined[-1]} {word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def add_range_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """What is white, or black and white."""
+    parser.add_argument(
+        "--data-range",
+        type=data_range,
+        metavar="R|LOW HIGH",
+        help=f"value of white, or values of black and white (default: {default})",
+    )
+
+
+def add_box_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """Bounds of the solution."""
+    box = parser.add_mutually_exclusive_group()
+    box.add_argument(
+        "--box",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help=f"cut the image to these, 0 for black and 1 for white (default: {default}; what that would cut is refused)",
+    )
+    box.add_argument("--no-box", action="store_true", help="no bounds")
+
+
+def check_box(args: argparse.Namespace) -> None:
+    """Raise UsageError where --box is upside down."""
+    if args.box and not args.box[0] < args.box[1]:
+        raise UsageError(f"--box {args.box[0]:g} {args.box[1]:g}: expected LOW below HIGH")
+
+
+def box_option(args: argparse.Namespace) -> dict[str, Any]:
+    """`box` as it was asked for; nothing where it was not."""
+    if args.no_box:
+        return {"box": None}
+    return {"box": tuple(args.box)} if args.box else {}
+
+
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """The switch to output for machines."""
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else to standard output")
@@ -76,6 +137,13 @@ def solver_options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("schedule", "strength", "max_outer", "max_inner", "tol")
     given = {name: getattr(args, name, None) for name in names}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _whole(text: str, least: int, expected: str) -> int:

@@ -16,16 +16,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..color import MODES
-from ..errors import ImageFileError, SafiError
+from ..errors import SafiError
+from ..values import range_of
 from . import session as sessions
-from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, size, solver_options
-from .output import message_of, print_failures, print_json, print_warning, progress
+from .arguments import (
+    UsageError,
+    add_box_arguments,
+    add_json_argument,
+    add_range_argument,
+    add_solver_arguments,
+    box_option,
+    check_box,
+    count,
+    positive,
+    size,
+    solver_options,
+)
+from .output import message_of, print_failures, print_json, print_warnings, progress
 
 if TYPE_CHECKING:
     from ..io import ImageFile
 
 READ_AHEAD = 2
-TWELVE_BIT = 4095
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each")
     parser.add_argument("--max-inner", type=count, metavar="N", help="most inner steps under one mask")
     parser.add_argument("--tol", type=positive, metavar="T", help="tolerance of the schedule's stopping rule")
-    parser.add_argument(
-        "--data-range",
-        type=positive,
-        metavar="R",
-        help="value of white (default: 255 or 65535 for 8 or 16 bits, 1 for floats); sigma is scaled with it",
-    )
+    add_range_argument(parser, "255 or 65535 for 8 or 16 bits, 1 for floats; sigma is scaled with it")
+    add_box_arguments(parser, "0 1")
     parser.add_argument(
         "--color",
         choices=MODES,
@@ -67,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
     from ..atomic import prepare_folder
 
+    check_box(args)
     jobs = plan(args.inputs, args.output)
     records = {job: _record(job, "skipped") for job in jobs}
     pending = [job for job in jobs if args.overwrite or not job.target.exists()]
@@ -148,17 +157,17 @@ def _read(job: Job) -> "ImageFile":
 def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Namespace) -> _Solved:
     if isinstance(file, Exception):
         raise file
-    data_range = _data_range(job.source, file, args.sigma, args.data_range)
-    options = solver_options(args)
+    meaning = range_of("image", file.array, args.data_range, file.white)
+    options = solver_options(args) | box_option(args)
     if args.max_memory is not None:
         options["max_memory"] = args.max_memory
     if file.channel_axis is not None:
         options["color"] = args.color
     start = time.perf_counter()
-    solution = session.denoise(file.array, args.sigma, data_range=data_range, channel_axis=file.channel_axis, **options)
+    solution = session.denoise(file.array, args.sigma, data_range=meaning, channel_axis=file.channel_axis, **options)
     seconds = time.perf_counter() - start
-    warning = _narrow(file) if args.data_range is None else None
-    return _Solved(solution, replace(file, data_range=data_range), seconds, warning)
+    warning = None if meaning.warning is None else message_of(meaning.warning)
+    return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning)
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:
@@ -178,27 +187,6 @@ def _write(job: Job, result: _Solved) -> _Solved:
     return result
 
 
-def _data_range(path: Path, file: "ImageFile", sigma: float, given: float | None) -> float:
-    """The value of white, as given or as the dtype says; refuses floats that are evidently not on [0, 1]."""
-    from ..arrays import check_unit_range
-
-    if given is not None:
-        return given
-    if file.data_range is None:
-        raise ImageFileError(f"{path}: {file.array.dtype} pixels have no known range; pass --data-range")
-    if file.array.dtype.kind == "f":
-        check_unit_range("image", file.array, sigma / sessions.EIGHT_BIT)
-    return file.data_range
-
-
-def _narrow(file: "ImageFile") -> str | None:
-    """A warning where a file of 16 bits uses 12 of them at most."""
-    largest = int(file.array.max()) if file.array.dtype == "uint16" else 0
-    if not 0 < largest <= TWELVE_BIT:
-        return None
-    return f"largest value {largest} of {file.data_range:g}; for 12-bit data pass --data-range {TWELVE_BIT}"
-
-
 def _record(job: Job, status: str, **facts: Any) -> dict[str, Any]:
     return {"input": str(job.source), "output": str(job.target), "status": status, **facts}
 
@@ -216,10 +204,7 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
     else:
         unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
         print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"]), unfinished))
-    warned = [record for record in by_status["denoised"] if "warning" in record]
-    if warned:
-        others = f" (and {len(warned) - 1} more)" if len(warned) > 1 else ""
-        print_warning(f"{warned[0]['input']}{others}: {warned[0]['warning']}")
+    print_warnings([(record["input"], record["warning"]) for record in by_status["denoised"] if "warning" in record])
     print_failures(by_status["failed"])
 
 

@@ -1,7 +1,7 @@
 """Measure a model: add seeded noise to clean images, denoise them, print mean PSNR, SSIM and time per image.
 
 The noise is white, Gaussian and not clipped, and depends on the seed and the image's place in the folder. Results are
-clipped to [0, 1] before they are compared. The time is that of denoising alone; before it is taken, the first image of
+clipped to black and white before they are compared (not with --no-box). The time is that of denoising alone; before it is taken, the first image of
 each size is denoised once as a warm-up. Colour images are turned to grey (skimage.color.rgb2gray).
 """
 
@@ -10,10 +10,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageFileError
+from ..errors import ImageFileError, InputError
+from ..values import DataRange
 from . import session as sessions
-from .arguments import add_json_argument, add_solver_arguments, count, positive, seed, solver_options
-from .output import print_json, print_table, progress, scientific
+from .arguments import (
+    add_box_arguments,
+    add_json_argument,
+    add_range_argument,
+    add_solver_arguments,
+    box_option,
+    check_box,
+    count,
+    positive,
+    seed,
+    solver_options,
+)
+from .output import message_of, print_json, print_table, print_warnings, progress, scientific
 
 if TYPE_CHECKING:
     from ..io import ImageFile
@@ -26,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sigma", type=positive, required=True, metavar="S", help="noise to add, on the scale 0 to 255"
     )
     add_solver_arguments(parser)
+    add_range_argument(parser, "255 or 65535 for 8 or 16 bits, 1 for floats")
+    add_box_arguments(parser, "0 1")
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N images, by name")
     parser.add_argument("--seed", type=seed, default=0, metavar="K", help="of the noise (default: 0)")
     parser.add_argument("--per-image", action="store_true", help="also report every image")
@@ -36,10 +50,12 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; an unreadable image ends it, because a mean over the others would not be comparable."""
     from ..io import list_images
 
+    check_box(args)
     paths = list_images([args.data])[: args.limit]
     session = sessions.make_session(args.model, args.backend, args.precision)
     options = solver_options(args)
     session.check(args.sigma, **options)
+    options |= box_option(args)
     rows: list[dict[str, Any]] = []
     warm: set[tuple[int, ...]] = set()
     with progress("evaluating", len(paths)) as advance:
@@ -47,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
             rows.append(_evaluate_one(path, index, session, args, options, warm))
             advance()
     result = _totals(args, session, rows)
+    print_warnings([(path, row["warning"]) for path, row in zip(paths, rows, strict=True) if "warning" in row])
     if args.json:
         print_json({**result, "per_image": rows} if args.per_image else result)
     else:
@@ -54,19 +71,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def grey(path: Path, file: "ImageFile") -> Any:
-    """A clean image as float32 (H, W) on [0, 1]."""
+def grey(
+    path: Path, file: "ImageFile", data_range: DataRange | None = None, *, box: bool = True
+) -> tuple[Any, str | None]:
+    """A clean image as float32 (H, W), black 0 and white 1, and a warning where its range looks like another.
+
+    box: refuse images of which [0, 1] cuts off more than interpolation leaves outside. Raises ImageFileError.
+    """
     import numpy as np
     from skimage.color import rgb2gray
+
+    from ..values import check_inside, range_of
 
     if file.array.ndim - (file.channel_axis is not None) != 2:
         raise ImageFileError(
             f"{path}: a stack of shape {file.array.shape} cannot be evaluated; save its pages as files"
         )
-    if file.data_range is None:
-        raise ImageFileError(f"{path}: {file.array.dtype} pixels have no known range; use 8 or 16 bits or float")
-    image = file.array.astype(np.float32) / np.float32(file.data_range)
-    return rgb2gray(image) if file.channel_axis is not None else image
+    try:
+        meaning = range_of("image", file.array, data_range, file.white)
+        image = meaning.to_unit(file.array.astype(np.float32))
+        planes = np.atleast_3d(image).transpose(2, 0, 1)
+        if box:
+            check_inside("image", np, planes, meaning, channels=len(planes), free=False)
+    except InputError as error:
+        raise ImageFileError(f"{path}: {error}") from error
+    warning = None if meaning.warning is None else message_of(meaning.warning)
+    return (rgb2gray(image) if file.channel_axis is not None else image), warning
 
 
 def _evaluate_one(
@@ -82,7 +112,7 @@ def _evaluate_one(
     from .noise import add_noise
 
     file = read_image(path)
-    clean = grey(path, file)
+    clean, warning = grey(path, file, args.data_range, box="box" not in options)
     noisy = add_noise(clean, args.sigma / sessions.EIGHT_BIT, args.seed, index)
     if clean.shape not in warm:  # compilation, and what is computed once per image size
         warm.add(clean.shape)
@@ -90,7 +120,7 @@ def _evaluate_one(
     start = time.perf_counter()
     solution = session.denoise(noisy, args.sigma, **options)
     seconds = time.perf_counter() - start
-    result = solution.image.clip(0, 1)
+    result = solution.image if args.no_box else solution.image.clip(0, 1)
     return {
         "image": path.name,
         "shape": list(clean.shape),
@@ -100,6 +130,7 @@ def _evaluate_one(
         "ssim": ssim(clean, result),
         "seconds": seconds,
         **sessions.summary(solution),
+        **({} if warning is None else {"warning": warning}),
     }
 
 

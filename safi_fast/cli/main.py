@@ -13,7 +13,7 @@ from typing import NoReturn
 from .. import __version__
 from ..errors import SafiError
 from . import convert, demo, denoise, doctor, evaluate, inspect, models, reconstruct, train
-from .arguments import UsageError
+from .arguments import UsageError, join_ranges
 from .output import message_of, print_error
 
 COMMANDS = {
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser().parse_args(join_ranges(sys.argv[1:] if argv is None else argv))
         with _terminate_cleanly():
             status: int = args.run(args)
         return status

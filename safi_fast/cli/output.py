@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 OPTIONS = {
     r"\bdata_range=\.\.\.": "--data-range R",
+    r"\bdata_range=\(low, high\)": "--data-range LOW HIGH",
+    r"\bdata_range=(\d+)": r"--data-range \1",
+    r"\bbox=None": "--no-box",
     r"\bstrength=\.\.\.": "--strength L",
     r"\bcheck_order=False": "--no-order-check",
     r"\bkspace_order='(\w+)'": r"--kspace-order \1",
@@ -40,8 +44,8 @@ OPTIONS = {
 }
 
 
-def message_of(error: BaseException) -> str:
-    """What an error of the library says, its arguments named as on the command line."""
+def message_of(error: BaseException | str) -> str:
+    """What an error or a warning of the library says, its arguments named as on the command line."""
     message = str(error) or "not enough memory"
     for argument, option in OPTIONS.items():
         message = re.sub(argument, option, message)
@@ -68,6 +72,23 @@ def print_failures(failed: Sequence[dict[str, Any]]) -> None:
 def print_warning(message: str) -> None:
     """One line on standard error."""
     print(f"safi-fast: warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_lines(*, silent: bool = False) -> Iterator[None]:
+    """Warnings of the library as `print_warning` prints them, not with a line of source code; not at all where `silent`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in () if silent else caught:
+        print_warning(message_of(str(warning.message)))
+
+
+def print_warnings(warned: Sequence[tuple[Any, str]]) -> None:
+    """The sentence of the first of these inputs, and how many others have one."""
+    if warned:
+        others = f" (and {len(warned) - 1} more)" if len(warned) > 1 else ""
+        print_warning(f"{warned[0][0]}{others}: {warned[0][1]}")
 
 
 def scientific(value: float | None) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SafiError
-from .arguments import UsageError, count, positive
+from .arguments import UsageError, add_box_arguments, add_range_argument, check_box, count, positive
 from .output import message_of
 from .problems import Array
 from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, process, record_of
@@ -85,21 +85,8 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each (default: 20)")
     parser.add_argument("--max-iter", type=count, metavar="N", help="most inner steps under one mask (default: 1000)")
     parser.add_argument("--tol", type=positive, metavar="T", help="of certificate and outer change (default: 1e-3)")
-    box = parser.add_mutually_exclusive_group()
-    box.add_argument(
-        "--box",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="bounds of the image as shares of the data range (default: 0 1, where the range is estimated 0 2)",
-    )
-    box.add_argument("--no-box", action="store_true", help="no bounds, as complex images have none")
-    parser.add_argument(
-        "--data-range",
-        type=positive,
-        metavar="R",
-        help="value of white (default: by dtype; mri, ct: estimated, see above)",
-    )
+    add_range_argument(parser, "by dtype; mri, ct: estimated, see above")
+    add_box_arguments(parser, "0 1, where the range is estimated 0 2; complex images have none")
     parser.add_argument("--backend", choices=BACKENDS, default="cpu", help="where it runs (default: cpu)")
 
 
@@ -166,8 +153,7 @@ def run(args: argparse.Namespace) -> int:
             "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), --holdout SHARE (of "
             "the measurements), or --tune-reference FILE (the true image of the first slice)"
         )
-    if args.box and not args.box[0] < args.box[1]:
-        raise UsageError(f"--box {args.box[0]:g} {args.box[1]:g}: expected LOW below HIGH")
+    check_box(args)
     module = PROBLEMS[args.problem]
     jobs = plan(module.list_inputs(args.inputs), args)
     if args.plot:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ImageFileError
+from ..values import Range, range_of
 from . import session as sessions
 from .arguments import UsageError
-from .output import print_warning, progress
+from .output import print_warning, progress, warnings_as_lines
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def process(job: Job, study: Study, runner: Runner, place: str) -> list[dict[str
                 results.append(result)
                 details.append(facts)
             written = study.write(target, np.stack(results))
-            facts = {"data_range": study.data_range, "data_range_rule": study.range_rule, "box": study.box, **written}
+            facts = {
+                "data_range": study.range.argument, "data_range_rule": study.range.rule, "box": study.box, **written,
+            }  # fmt: skip
             records.append(
                 record_of(job, target, "reconstructed", slices=group, **facts, **study.facts, solved=details)
             )
@@ -130,15 +133,16 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
         advance(1)
 
     start = time.perf_counter()
-    solution = runner.solver().reconstruct(
-        made.measurement,
-        made.operator,
-        strength=strength,
-        x0=made.x0,
-        callback=step,
-        return_masks=args.plot is not None,
-        **_options(args, study),
-    )
+    with warnings_as_lines():
+        solution = runner.solver().reconstruct(
+            made.measurement,
+            made.operator,
+            strength=strength,
+            x0=made.x0,
+            callback=step,
+            return_masks=args.plot is not None,
+            **_options(args, study),
+        )
     seconds = time.perf_counter() - start
     advance(_max_outer(args) - seen)
     history = [(float(np.max(r.relative_gap)), float(np.max(r.outer_residual))) for r in solution.history]
@@ -165,7 +169,7 @@ def _options(args: argparse.Namespace, study: Study) -> dict[str, Any]:
     level = None if args.noise_level is None else args.noise_level / sessions.EIGHT_BIT * study.eight_bit
     given = {name: getattr(args, name, None) for name in ("max_outer", "max_iter", "tol", "mask_of")}
     return {
-        "data_range": study.data_range,
+        "data_range": study.range,
         "box": study.box,
         **({} if level is None else {"noise_level": level}),
         **{name: value for name, value in given.items() if value is not None},
@@ -194,7 +198,7 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     at_once = max(1, PIXELS_AT_ONCE // int(np.prod(operator.shape_in)))
     scores: list[float] = []
     by = ""
-    with _bar("choosing the strength", len(tried)) as advance:
+    with _bar("choosing the strength", len(tried)) as advance, warnings_as_lines(silent=True):  # the solve says it
         for part in np.split(tried, range(at_once, len(tried), at_once)):
             found = runner.solver().tune_strength(
                 y,
@@ -231,11 +235,8 @@ def _reference(args: argparse.Namespace, study: Study, made: Slice, number: int)
         file = read_image(args.tune_reference)
         image = file.array if file.channel_axis is None else file.array[..., 1]
         image = image[number] if image.ndim == 3 else image
-        image = (
-            image.astype(np.float32)
-            / np.float32(args.data_range or file.data_range or 1)
-            * np.float32(study.data_range)
-        )
+        own = range_of("reference", file.array, args.data_range, file.white)
+        image = study.range.from_unit(own.to_unit(image.astype(np.float32)))
     shape = made.operator.shape_in
     if image.shape != shape:
         raise ImageFileError(
@@ -261,7 +262,7 @@ def _draw(
         prepare_folder(path)
         path = path / f"{job.source.stem}{f'_{number:03d}' if study.count > 1 else ''}.png"
     colour = solution.image.ndim == 3
-    start, result = (_shown(image, study.data_range) for image in (made.start, solution.image))
+    start, result = (_shown(image, study.range) for image in (made.start, solution.image))
     masks = solution.masks.mean(axis=(0, 1) if colour else 0)
     reconstruction(
         path,
@@ -279,9 +280,9 @@ def _draw(
     return path
 
 
-def _shown(image: Array, data_range: float) -> Array:
+def _shown(image: Array, meaning: Range) -> Array:
     """(H, W) or (H, W, 3) on [0, 1] for a picture: magnitudes of complex numbers."""
-    values = (np.abs(image) if np.iscomplexobj(image) else image) / data_range
+    values = meaning.to_unit(np.abs(image) if np.iscomplexobj(image) else image)
     return np.moveaxis(values, 0, -1) if values.ndim == 3 else values
 
 

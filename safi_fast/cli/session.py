@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..values import UNIT_RANGE, Range
 
 if TYPE_CHECKING:
     from ..api import Solver
@@ -58,18 +59,18 @@ class Session:
         image: NDArray[Any],
         sigma: float,
         *,
-        data_range: float = 1.0,
+        data_range: Range = UNIT_RANGE,
         channel_axis: int | None = None,
         strength: float | None = None,
         **options: Any,
     ) -> Any:
-        """The Solution for one image or stack whose white is `data_range`; options as for `Solver.denoise`."""
+        """The Solution for one image or stack of this range; options as for `Solver.denoise`."""
         return self.solver.denoise(
             image,
-            sigma / EIGHT_BIT * data_range,
+            sigma / EIGHT_BIT * data_range.scale,
             data_range=data_range,
             channel_axis=channel_axis,
-            strength=None if strength is None else strength * data_range,
+            strength=None if strength is None else strength * data_range.scale,
             return_solution=True,
             **options,
         )

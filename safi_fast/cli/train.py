@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError
-from .arguments import UsageError, count, positive, seed
+from ..values import DataRange
+from .arguments import UsageError, add_range_argument, count, positive, seed
+from .output import print_warnings
 
 if TYPE_CHECKING:
     from ..training.loop import Progress
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, action="append", required=True, metavar="DIR", help="folder of clean images; repeatable")
     add("--validation", type=Path, required=True, metavar="DIR", help="folder of other clean images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for everything that is written")
+    add_range_argument(parser, "255 or 65535 for 8 or 16 bits, 1 for floats")
     add(
         "--sigma-range", type=float, nargs=2, required=True, metavar=("LOW", "HIGH"),
         help="noise levels to train for, on the scale 0 to 255",
@@ -130,8 +133,8 @@ def run(args: argparse.Namespace) -> int:
     network = None if args.resume else _network(args)
     settings = _settings(args, network)
     teachers = [load_teacher(path, args.device) for path in args.teacher]
-    images = _images(args.data, settings.side)
-    validation = _validation(args.validation, settings)
+    images = _images(args.data, settings.side, args.data_range)
+    validation = _validation(args.validation, settings, args.data_range)
     where: dict[str, Any] = {"teachers": teachers, "device": args.device}
     if network is None:
         trainer, seconds = resumed(args.out, images, settings, **where)
@@ -244,20 +247,30 @@ def _given(default: Any, **values: Any) -> Any:
     return replace(default, **{name: value for name, value in values.items() if value is not None})
 
 
-def _images(folders: list[Path], side: int) -> list[Any]:
+def _images(folders: list[Path], side: int, data_range: DataRange | None) -> list[Any]:
     from ..io import list_images, read_image
     from ..training.data import load_images
     from .evaluate import grey
 
-    return load_images(list_images(folders), lambda path: grey(path, read_image(path)), side)
+    warned: list[tuple[Any, str]] = []
+
+    def read(path: Path) -> Any:
+        image, warning = grey(path, read_image(path), data_range)
+        if warning is not None:
+            warned.append((path, warning))
+        return image
+
+    images = load_images(list_images(folders), read, side)
+    print_warnings(warned)
+    return images
 
 
-def _validation(folder: Path, settings: "Settings") -> Any:
+def _validation(folder: Path, settings: "Settings", data_range: DataRange | None) -> Any:
     from ..training.validation import Validation
 
     noise = settings.noise
     levels = [level for level in FOCUS if noise.low <= level <= noise.high] or [(noise.low + noise.high) / 2]
-    return Validation(_images([folder], 1), levels)
+    return Validation(_images([folder], 1, data_range), levels)
 
 
 @contextmanager

@@ -32,11 +32,15 @@ class FormatError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Pixels as stored: `colour` says that the last axis holds red, green, blue; alpha has no such axis."""
+    """Pixels as stored: `colour` says that the last axis holds red, green, blue; alpha has no such axis.
+
+    white: the value of white that the file declares, such as 4095 for 12 bits per sample; None: that of the dtype.
+    """
 
     array: Array
     colour: bool = False
     alpha: Array | None = None
+    white: float | None = None
 
 
 def decode(kind: str, data: bytes) -> Pixels:
@@ -50,7 +54,8 @@ def decode(kind: str, data: bytes) -> Pixels:
         raise FormatError(f"is truncated, damaged or not a {kind.upper()} file ({detail})") from error
     if raw.array.size == 0:
         raise FormatError("holds no pixels")
-    return Pixels(_normalise(raw.array), raw.colour, None if raw.alpha is None else _normalise(raw.alpha))
+    alpha = None if raw.alpha is None else _normalise(raw.alpha)
+    return Pixels(_normalise(raw.array), raw.colour, alpha, raw.white)
 
 
 def encode(kind: str, pixels: Pixels) -> bytes:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ..atomic import reason, write_atomically
 from ..errors import ImageFileError, InputError
+from ..values import DataRange, known_range, stated_range
 from .formats import KINDS, FormatError, Pixels, decode, encode, storage_dtype
-
-_RANGES = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,15 +19,17 @@ class ImageFile:
     """The pixels of a file and what is needed to write a result of the same kind.
 
     `array` is (H, W), (B, H, W) or (B, 1, H, W), with a last axis of red, green, blue where `channel_axis` is -1;
-    floats are float32. `data_range` follows from the dtype (255, 65535, 1.0 for floats) and is None for other
-    integers, whose range nobody but the user knows. `alpha` is not part of the image: it is written back unchanged.
+    floats are float32. `data_range`, white or (black, white), is what the file declares (`white`), else follows from the
+    dtype (255, 65535, 1.0 for floats) and is None for other integers, whose range nobody but the user knows. `alpha` is not
+    part of the image: it is written back unchanged.
     """
 
     array: NDArray[Any]
-    data_range: float | None
+    data_range: DataRange | None
     channel_axis: int | None
     kind: str
     alpha: NDArray[Any] | None = None
+    white: float | None = None
 
 
 def read_image(path: str | Path) -> ImageFile:
@@ -48,7 +49,8 @@ def read_image(path: str | Path) -> ImageFile:
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
     channel_axis = -1 if pixels.colour else None
-    return ImageFile(pixels.array, _RANGES.get(pixels.array.dtype), channel_axis, kind, pixels.alpha)
+    known = known_range(pixels.array.dtype, pixels.white)
+    return ImageFile(pixels.array, known and known.argument, channel_axis, kind, pixels.alpha, pixels.white)
 
 
 def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
@@ -67,8 +69,12 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
     if not np.isfinite(array).all():
         raise InputError("array holds NaN or infinity, which no image file should hold")
     try:
-        alpha = None if like.alpha is None else _store(like.alpha, kind, like)
-        data = encode(kind, Pixels(_store(array, kind, like), like.channel_axis is not None, alpha))
+        alpha = like.alpha
+        if alpha is not None:  # it has the range of the file, whatever the caller says of the image
+            known = known_range(alpha.dtype, like.white)
+            alpha = _store(alpha, kind, alpha.dtype, known and known.argument)
+        stored = _store(array, kind, like.array.dtype, like.data_range)
+        data = encode(kind, Pixels(stored, like.channel_axis is not None, alpha))
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # what encoders raise for sizes that their format cannot hold
@@ -112,17 +118,17 @@ def _kind(path: Path) -> str:
     return KINDS[path.suffix.lower()]
 
 
-def _store(values: NDArray[Any], kind: str, like: ImageFile) -> NDArray[Any]:
-    """`values` in the dtype of the format, rescaled only where that dtype is not the one of the input."""
-    dtype = storage_dtype(kind, like.array.dtype)
-    if dtype == values.dtype == like.array.dtype:
+def _store(values: NDArray[Any], kind: str, source: np.dtype[Any], data_range: DataRange | None) -> NDArray[Any]:
+    """`values` in the dtype of the format, rescaled only where that dtype is not the one of the input, `source`."""
+    dtype = storage_dtype(kind, source)
+    if dtype == values.dtype == source:
         return values
     if not np.issubdtype(dtype, np.integer):
         return values.astype(dtype)
     limits = np.iinfo(dtype)
     scaled = values.astype(np.float64)
-    if dtype != like.array.dtype:
-        if like.data_range is None:
-            raise FormatError(f"{like.array.dtype} pixels do not fit into {kind.upper()} without a data range")
-        scaled *= limits.max / like.data_range
+    if dtype != source:
+        if data_range is None:
+            raise FormatError(f"{source} pixels do not fit into {kind.upper()} without a data range")
+        scaled = stated_range(data_range).to_unit(scaled) * limits.max
     return np.clip(np.rint(scaled), limits.min, limits.max).astype(dtype)

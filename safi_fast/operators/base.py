@@ -58,6 +58,9 @@ class Operator(ABC):
                 raise InputError(f"norm is {norm!r}; expected a positive number")
             self.norm = float(norm)
 
+    averages: bool = False  # whether no weight of H is negative, so that y / H 1 are means of image values
+    below_black: str = "are they negated?"  # of real measurements that only images below black fit
+
     _passed: float | None = None  # the norm with which `check_operator` found this operator right
 
     @property
@@ -92,6 +95,10 @@ class Operator(ABC):
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator | None:
         """This operator without the measurements `lost` (*shape_out), where there is a better way than to set them to zero."""
+        return None
+
+    def doubt(self, y: NDArray[Any]) -> str | None:
+        """What y (*shape_out) looks like that is no measurement of H, as the rest of a sentence; None where nothing speaks against it."""
         return None
 
     def apply(self, x: Any) -> NDArray[Any]:

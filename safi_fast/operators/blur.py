@@ -54,7 +54,7 @@ class Blur(Operator):
         if not taps.any():
             raise OperatorError("kernel is zero everywhere: nothing is measured")
         super().__init__(shape, shape, image=image, complex=image == "complex", norm=norm)
-        self.boundary = boundary
+        self.boundary, self.averages = boundary, bool(taps.min() >= 0)
         self._after = (taps.shape[0] // 2, taps.shape[1] // 2)  # pixels read beyond the end of the image
         self._before = (taps.shape[0] - 1 - self._after[0], taps.shape[1] - 1 - self._after[1])
         self._period = shape

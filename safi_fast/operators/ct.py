@@ -41,6 +41,8 @@ UNMEASURED = 4.0  # a gap between views that many times the median one is not fi
 TAPER = np.deg2rad(10)  # at the ends of an arc of a fan, where redundant rays come to count
 MOST_TURNS = 3  # of the source; more are degrees taken for radians
 GRID = 64  # points along each axis at which the field of view is judged
+ENDS = 32  # the ends of the detector are this part of it
+RAW_CONTRAST = 1.25  # of raw transmission: what passes beside an object over what passes through it
 
 
 def _binding() -> Any:
@@ -65,6 +67,9 @@ class Tomography(Operator):
         if not np.isfinite(self.centre):
             raise InputError(f"centre is {centre!r}; expected the detector cell, counted from 0, that faces the origin")
         super().__init__(shape, (len(self.angles), self.detectors), norm=norm)
+
+    averages = True
+    below_black = "are they negated line integrals, or transmission, which needs -log(I / I0)?"
 
     @abstractmethod
     def _tables(self) -> Any:
@@ -110,6 +115,21 @@ class Tomography(Operator):
                 break
             x = np.maximum(image / image.max(), 0)
         return NORM_MARGIN * math.sqrt(above)
+
+    def doubt(self, y: NDArray[Any]) -> str | None:
+        """Raw transmission: rays at the ends of the detector, which objects hardly meet, have the largest values, and all about the same.
+
+        Line integrals fall to zero there, also those of a pipe; those of an object that is wider than the detector are largest in the middle.
+        """
+        side, quarter = -(-self.detectors // ENDS), self.detectors // 4
+        ends = float(np.quantile(np.concatenate([y[:, :side], y[:, -side:]], axis=1), 0.1))
+        middle = float(np.median(y[:, quarter : self.detectors - quarter]))
+        if not (ends > RAW_CONTRAST * max(middle, 0.0) and ends > np.quantile(y, 0.99) / RAW_CONTRAST > 0):
+            return None
+        return (
+            f"is largest at the ends of the detector ({ends:.3g}; in the middle {middle:.3g}), as raw transmission is; pass line integrals, "
+            "-log(I / I0)"
+        )
 
     def fbp(self, sinogram: Any, filter: Filter = "ramp") -> NDArray[np.float32]:
         """Filtered back projection (..., H, W) of a sinogram (..., views, detectors), in image values.

@@ -40,12 +40,14 @@ class Downsample(Operator):
             raise InputError(f"factor is {factor!r}; expected an integer of at least 2")
         shape = image_shape("shape", shape)
         self.factor, start = int(factor), (int(factor) - 1) // 2
-        if isinstance(kernel, str):
+        built_in = isinstance(kernel, str)
+        if built_in:
             if kernel not in PROFILES:
                 raise InputError(f"kernel is {kernel!r}; expected 'bicubic', 'box' or an array (h, w)")
             profile = PROFILES[kernel](self.factor)
             kernel = np.outer(profile, profile)
         self._blur = Blur(kernel, shape, boundary, image=image)
+        self.averages = built_in or self._blur.averages  # the lobes of "bicubic" are small
         self._kept = (slice(None), slice(start, None, self.factor), slice(start, None, self.factor))
         small = (len(range(start, shape[0], self.factor)), len(range(start, shape[1], self.factor)))
         super().__init__(shape, small, image=image, complex=image == "complex", norm=norm)

@@ -13,6 +13,8 @@ from .base import Image, Operator
 class Identity(Operator):
     """H x = x. Images and measurements (H, W), real or complex; norm 1, spectrum 1."""
 
+    averages = True
+
     def __init__(self, shape: tuple[int, int], *, image: Image = "real"):
         """shape: (H, W). Raises InputError."""
         super().__init__(shape, shape, image=image, complex=image == "complex", norm=1.0)

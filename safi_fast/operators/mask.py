@@ -17,6 +17,8 @@ class Mask(Operator):
     Values of a measurement where m is False do not matter.
     """
 
+    averages = True
+
     def __init__(self, mask: Any, *, image: Image = "real"):
         """mask: (H, W), boolean or of 0 and 1. Raises InputError, OperatorError for a mask without a single True."""
         known = boolean("mask", mask)

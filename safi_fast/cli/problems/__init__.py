@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ...values import Box, DefaultBox, Range
 
 if TYPE_CHECKING:
     from ...operators import Operator
 
 Array = NDArray[Any]
-Box = tuple[float, float]
 
 QUANTILE = 0.999
-IMAGE_BOX: Box = (0.0, 1.0)
-ESTIMATED_BOX: Box = (0.0, 2.0)  # where white is a quantile, brighter pixels must not be cut off
+ESTIMATED_BOX = DefaultBox((0.0, 2.0))  # where white is a quantile, brighter pixels must not be cut off
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +46,7 @@ class Study:
 
     count: int
     slice: Callable[[int], Slice]
-    data_range: float
-    range_rule: str
+    range: Range
     box: Box | None
     start_name: str
     write: Callable[[Path, Array], dict[str, Any]]
@@ -57,12 +55,14 @@ class Study:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def quantile_range(path: Path, what: str, values: list[Array]) -> tuple[float, str]:
-    """The data range of measurements of arbitrary scale, and the rule in words. Raises InputError."""
+def quantile_range(path: Path, what: str, values: list[Array], hint: str = "") -> Range:
+    """The data range of measurements of arbitrary scale. hint: why it may not be positive. Raises InputError."""
     value = float(np.quantile(np.concatenate([one.ravel() for one in values]), QUANTILE))
     if not (np.isfinite(value) and value > 0):
-        raise InputError(f"{path}: the {100 * QUANTILE:g} % quantile of the {what} is {value:g}; pass --data-range R")
-    return value, f"{100 * QUANTILE:g} % quantile of the {what}"
+        raise InputError(
+            f"{path}: the {100 * QUANTILE:g} % quantile of the {what} is {value:g}; {hint}pass --data-range R"
+        )
+    return Range(0.0, value, f"{100 * QUANTILE:g} % quantile of the {what}")
 
 
 def write_magnitude(path: Path, results: Array, white: float | None) -> dict[str, Any]:

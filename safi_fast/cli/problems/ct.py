@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ImageFileError, InputError
-from ..arguments import UsageError, positive
-from . import ESTIMATED_BOX, IMAGE_BOX, Array, Box, Slice, Study, quantile_range, write_magnitude
+from ...values import UNIT_BOX, stated_range
+from ..arguments import UsageError, box_option, positive
+from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
 
 if TYPE_CHECKING:
     from ...operators import FanBeamCT, ParallelBeamCT
@@ -94,29 +95,24 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         return operator.check_measurement(np.asarray(sinograms[number], np.float32))
 
     if args.data_range:
-        data_range, rule = args.data_range, "given"
+        meaning = stated_range(args.data_range)
     else:
-        data_range, rule = quantile_range(
-            path, "filtered back projection", [operator.fbp(sinogram(n), args.filter) for n in range(slices)]
-        )
+        backs = [operator.fbp(sinogram(n), args.filter) for n in range(slices)]
+        meaning = quantile_range(path, "filtered back projection", backs, f"{operator.below_black} Else ")
 
     def make(number: int) -> Slice:
         y = sinogram(number)
         start = operator.fbp(y, args.filter)
         return Slice(y, operator, start, start)
 
-    box: Box | None = args.box
-    if box is None and not args.no_box:
-        box = IMAGE_BOX if args.data_range else ESTIMATED_BOX
     return Study(
         count=slices,
         slice=make,
-        data_range=data_range,
-        range_rule=rule,
-        box=box,
+        range=meaning,
+        box=box_option(args).get("box", UNIT_BOX if args.data_range else ESTIMATED_BOX),
         start_name="Filtered back projection",
-        write=lambda file, results: write_magnitude(file, results, args.data_range),
-        eight_bit=data_range,
+        write=lambda file, results: write_magnitude(file, results, meaning.high if args.data_range else None),
+        eight_bit=meaning.scale,
         noise_unit=1.0,
         facts={
             "layout": layout,

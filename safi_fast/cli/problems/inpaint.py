@@ -41,10 +41,7 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
             raise ImageFileError(f"{args.mask}: the mask has shape {mask.shape}; expected {shape}, as {path}")
         return Mask(mask), {"mask": args.mask, "known_share": float(mask.mean())}
 
-    def known(values: Array) -> Array:
-        return np.asarray(np.where(mask, values, 0))
-
-    study = open_images(path, args, prepare, "Known pixels", lambda y: y, known)
+    study = open_images(path, args, prepare, "Known pixels", lambda y: y)
 
     def pixels(number: int) -> Array:
         return np.asarray(study.slice(number).measurement[..., mask])

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ImageFileError, InputError
-from ..arguments import UsageError, count
-from . import ESTIMATED_BOX, IMAGE_BOX, Array, Slice, Study, quantile_range, write_magnitude
+from ...values import UNIT_BOX, stated_range
+from ..arguments import UsageError, box_option, count
+from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
 
 if TYPE_CHECKING:
     from ...io import Kspace
@@ -97,13 +98,17 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         raise ImageFileError(f"{path}: has one coil, of shape {kspace.array.shape[2:]}: leave --estimate-maps out")
     mask, source = _mask(kspace, path, args)
     if args.data_range:
-        data_range, rule = args.data_range, "given"
+        meaning = stated_range(args.data_range)
+        if meaning.low:
+            raise UsageError(
+                f"--data-range {meaning.low:g} {meaning.high:g}: black is 0 in MRI; pass one number, the magnitude of white"
+            )
     else:
         magnitudes = [_magnitude(kspace.array[n], maps, n, mask, args) for n in range(slices)]
-        data_range, rule = quantile_range(path, "zero-filled magnitude", magnitudes)
-    box = args.box
-    if box is None and args.image == "real" and not args.no_box:
-        box = IMAGE_BOX if args.data_range else ESTIMATED_BOX
+        meaning = quantile_range(path, "zero-filled magnitude", magnitudes)
+    box = None
+    if args.image == "real":
+        box = box_option(args).get("box", UNIT_BOX if args.data_range else ESTIMATED_BOX)
 
     def make(number: int) -> Slice:
         return _slice(path, kspace.array[number], maps, number, mask, args)
@@ -111,12 +116,11 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
     return Study(
         count=slices,
         slice=make,
-        data_range=data_range,
-        range_rule=rule,
+        range=meaning,
         box=box,
         start_name="Zero-filled",
-        write=lambda file, results: write_magnitude(file, results, args.data_range),
-        eight_bit=data_range,
+        write=lambda file, results: write_magnitude(file, results, meaning.high if args.data_range else None),
+        eight_bit=meaning.scale,
         noise_unit=1.0,
         facts={
             "layout": kspace.layout,

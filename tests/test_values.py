@@ -1,0 +1,659 @@
+"""What the values of an image mean: one rule for black and white, and nothing cut off without a word."""
+
+import inspect
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import random_model
+from scipy.ndimage import gaussian_filter, zoom
+
+import safi_fast
+from safi_fast import InputError, Solver, values
+from safi_fast.cli import main as cli
+from safi_fast.io import ImageFile, formats, read_image, write_image
+from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, ParallelBeamCT, from_functions
+from safi_fast.values import Range, range_of, share_outside
+from safi_fast.weights import save_model
+
+SIGMA = 25 / 255
+SHAPE = (40, 36)
+QUICK = {"max_outer": 2, "max_inner": 3}
+FEW = {"strength": 0.005, "max_outer": 2, "max_iter": 20}
+LEVELS = (5, 25, 75)
+HOUNSFIELD = (-1000.0, 1500.0)
+CLOSE = 3e-6  # one rounding of the input, as in test_api.py, and one of the shift
+
+
+@cache
+def solver():
+    return Solver(random_model(lipschitz=1.1), backend="cpu")
+
+
+def picture(shape=SHAPE, seed=0):
+    """Grey discs on black and white halves, on [0, 1]: a fifth of it lies on the bounds."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: shape[0], : shape[1]] / max(shape)
+    image = np.where(columns < 0.4, 0.05, 0.6) + 0.2 * rows
+    image[:4], image[-4:] = 0, 1
+    for y, x, radius, grey in rng.uniform((0.2, 0, 0.1, 0.0), (0.8, 1, 0.3, 1.0), (4, 4)):
+        image = np.where((rows - y) ** 2 + (columns - x) ** 2 < radius**2, grey, image)
+    return image
+
+
+def noisy(image, level, seed=0):
+    return (image + level / 255 * np.random.default_rng(seed).standard_normal(image.shape)).astype(np.float32)
+
+
+def slice_in_hounsfield(seed=0):
+    """Air around fat, water and bone."""
+    y, x = np.mgrid[-1 : 1 : SHAPE[0] * 1j, -1 : 1 : SHAPE[1] * 1j]
+    image = np.where(x**2 + y**2 < 0.6, -100.0, -1000.0)
+    image[(x - 0.2) ** 2 + y**2 < 0.2] = 40
+    image[(x + 0.3) ** 2 + (y - 0.2) ** 2 < 0.05] = 1200
+    return image + 20 * np.random.default_rng(seed).standard_normal(SHAPE)
+
+
+def unit(image):
+    """A slice in Hounsfield units, shifted and scaled by hand."""
+    return (image - HOUNSFIELD[0]) / (HOUNSFIELD[1] - HOUNSFIELD[0])
+
+
+# ------------------------------------------------------------------------------------------------------------ the range
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "white", "expected"),
+    [
+        (np.uint8, None, None, (0, 255, "of uint8")),
+        (np.uint16, None, None, (0, 65535, "of uint16")),
+        (">u2", None, None, (0, 65535, "of uint16")),
+        (np.float64, None, None, (0, 1, "of float64")),
+        (np.uint8, None, 63.0, (0, 63, "of the file")),
+        (np.uint16, 1000, 4095.0, (0, 1000, "given")),
+        (np.int16, (-1000, 1500), None, (-1000, 1500, "given")),
+        (np.float32, [-1, 1], None, (-1, 1, "given")),
+        (np.float32, np.array([5.0]), None, (0, 5, "given")),
+    ],
+)
+def test_the_caller_then_the_file_then_the_dtype_decide(dtype, given, white, expected):
+    found = range_of("image", np.full((2, 2), 60).astype(dtype), given, white)
+    assert (found.low, found.high, found.rule) == expected
+
+
+@pytest.mark.parametrize(
+    "given", [0, -1, np.nan, np.inf, "8 bit", (1, 0), (0, 0), (0, np.nan), (0, 1, 2), [], {}, [[0, 1]]]
+)
+def test_ranges_that_are_refused(given):
+    with pytest.raises(
+        InputError, match=r"data_range is .*; expected a positive number, the value of white, or two numbers"
+    ):
+        range_of("image", np.zeros((2, 2)), given)
+
+
+def test_the_ways_into_the_unit_range_and_back_are_inverse():
+    image = np.array([[-1000.0, 250.0, 1500.0]])
+    meaning = Range(*HOUNSFIELD)
+    np.testing.assert_array_equal(meaning.to_unit(image), [[0, 0.5, 1]])
+    np.testing.assert_array_equal(meaning.from_unit(meaning.to_unit(image)), image)
+    assert (meaning.argument, Range(0.0, 255.0).argument) == (HOUNSFIELD, 255.0)
+
+
+@pytest.mark.parametrize(
+    ("largest", "words"),
+    [
+        (65535, None),
+        (16384, None),
+        (16383, "looks like 14-bit data; pass data_range=16383"),
+        (4095, "largest value 4095 of 65535: looks like 12-bit data; pass data_range=4095"),
+        (1024, "looks like 12-bit data"),
+        (1023, "looks like 10-bit data; pass data_range=1023"),
+        (200, "looks like 8-bit data; pass data_range=255"),
+        (0, None),
+    ],
+)
+def test_few_bits_in_sixteen_are_a_warning(largest, words):
+    image = np.array([[0, largest]], np.uint16)
+    warning = range_of("image", image).warning
+    assert warning is None if words is None else words in warning
+    assert range_of("image", image, 65535).warning is None
+    assert range_of("image", image, white=65535.0).warning is None
+    assert range_of("image", image.astype(np.float32)).warning is None
+
+
+def test_the_api_warns_of_few_bits():
+    image = (4000 * picture()).astype(np.uint16)
+    with pytest.warns(
+        UserWarning, match="image: largest value 4000 of 65535: looks like 12-bit data; pass data_range=4095"
+    ):
+        result = solver().denoise(image, 65535 * SIGMA, **QUICK)
+    np.testing.assert_array_equal(result, solver().denoise(image, 65535 * SIGMA, data_range=65535, **QUICK))
+
+
+def test_the_default_box_reads_as_numbers():
+    for function in (safi_fast.denoise, safi_fast.reconstruct, Solver.denoise, Solver.reconstruct):
+        default = inspect.signature(function).parameters["box"]
+        assert str(default).endswith("= (0.0, 1.0)")
+        assert default.default == (0.0, 1.0)
+
+
+# ---------------------------------------------------------------------------------------------- what noise explains
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("side", [13, 40, 128])
+def test_noise_on_black_and_white_is_explained(level, side):
+    for seed in range(10):
+        for grey in (0.0, 1.0):
+            assert share_outside(np, noisy(np.full((side, side), grey), level, seed), (0, 1), level / 255) == 0
+        assert (
+            share_outside(np, noisy(np.arange(side * side).reshape(side, side) % 2, level, seed), (0, 1), level / 255)
+            == 0
+        )
+
+
+@pytest.mark.parametrize("width", [0.7, 1.5])
+def test_noise_that_is_not_white_or_stronger_than_stated_is_explained(width):
+    image, rng = picture((96, 96)), np.random.default_rng(0)
+    coloured = gaussian_filter(rng.standard_normal(image.shape), width)
+    coloured *= 1 / coloured.std()
+    for level in (15, 50):
+        assert share_outside(np, (image + level / 255 * coloured).astype(np.float32), (0, 1), level / 255) == 0
+    assert share_outside(np, noisy(image, 30), (0, 1), 15 / 255) == 0
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_shift_is_not_explained(level):
+    """Of areas, however strong the noise; the share is the one outside."""
+    image = picture((128, 128))
+    for moved in (image - 0.5, 2 * image - 1, 1.6 * image):
+        y = noisy(moved, level)
+        assert share_outside(np, y, (0, 1), level / 255) == pytest.approx(np.mean((y < 0) | (y > 1)))
+
+
+def test_a_share_of_one_in_twenty_and_a_third_of_sigma_beyond_are_too_much():
+    image = np.full((200, 200), 0.5)
+    image[:10] = 1.3
+    assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) > 0.04
+    image[:10] = 1.0
+    image[10:] = -SIGMA / 3
+    assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) > 0.5
+
+
+def test_an_area_that_hides_in_the_noise_shows_in_means():
+    """A seventh of the image 0.8 sigma above white: no count of pixels tells, but means of 8 x 8 have an eighth of the noise."""
+    image = np.full((200, 200), 0.5)
+    image[:30] = 1 + 0.8 * SIGMA
+    assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) > 0.1
+    image[:30] = 1
+    assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) == 0
+
+
+def test_hot_pixels_pass_but_no_other_range():
+    image = noisy(np.full((100, 100), 0.5), 5)
+    image[::25, ::25] = 1.5
+    assert share_outside(np, image, (0, 1), 5 / 255, far=1.0) == 0
+    image[3, 4] = 255
+    assert share_outside(np, image, (0, 1), 5 / 255) == 0
+    assert share_outside(np, image, (0, 1), 5 / 255, far=1.0) == pytest.approx(17 / 10_000)
+
+
+def test_values_that_are_not_known_do_not_count():
+    image, known = noisy(picture(), 5), np.random.default_rng(0).random(SHAPE) < 0.6
+    image[~known] = 7
+    assert share_outside(np, image, (0, 1), 5 / 255, known=known) == 0
+    assert share_outside(np, image, (0, 1), 5 / 255) == pytest.approx(np.mean((image < 0) | (image > 1)))
+    assert share_outside(np, image - 0.5, (0, 1), 5 / 255, known=known) > 0.3
+
+
+def test_noise_is_measured():
+    ramp = np.add.outer(np.arange(101) / 50, np.arange(77) / 30)
+    for level in LEVELS:
+        assert values.noise_of(np, noisy(ramp, level)) == pytest.approx(level / 255, rel=0.05)
+
+
+@pytest.mark.parametrize("folder", ["set12", "bsd68"])
+def test_photographs(data_folder, folder):
+    """Seeded noise never refuses them; twice as bright or on [-1, 1] they are, where a twentieth of them would be cut by a tenth or more."""
+    for number, path in enumerate(sorted((data_folder / folder).glob("*.png"))):
+        image = read_image(path).array[:128, :128] / 255
+        for level in LEVELS:
+            assert share_outside(np, noisy(image, level, number), (0, 1), level / 255) == 0, path
+        assert share_outside(np, zoom(image[::2, ::2], 2, order=3), (0, 1), values.OVERSHOOT) == 0, path
+        for moved in (2 * image, 2 * image - 1):
+            if np.mean((moved < -0.1) | (moved > 1.1)) > 0.05:
+                assert share_outside(np, noisy(moved, 5, number), (0, 1), 5 / 255) > 0.05, path
+
+
+def test_ringing_is_refused_where_it_is_large():
+    image = picture((128, 128))
+    rings = image - gaussian_filter(image, 1.5)
+    assert share_outside(np, noisy(image + 0.1 * rings, 2), (0, 1), values.OVERSHOOT) == 0
+    assert share_outside(np, noisy(image + 4 * rings, 2), (0, 1), values.OVERSHOOT) > 0.02
+
+
+# -------------------------------------------------------------------------------------------------------------- denoise
+
+
+@pytest.mark.parametrize("schedule", ["unrolled", "converged", "gap"])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_black_and_white_are_those_of_the_caller(schedule, dtype):
+    """Equal to the image shifted and scaled by hand; sigma, strength and box in the units of the caller."""
+    image = slice_in_hounsfield().astype(dtype)
+    before = image.copy()
+    for options in ({}, {"box": (0.1, 0.8)}, {"box": None}):
+        result = solver().denoise(
+            image, 2500 * SIGMA, data_range=HOUNSFIELD, strength=2500 * 0.02, schedule=schedule, **options, **QUICK
+        )
+        expected = solver().denoise(
+            unit(image.astype(float)), SIGMA, strength=0.02, schedule=schedule, **options, **QUICK
+        )
+        assert result.dtype == (np.float64 if dtype == np.float64 else np.float32)
+        np.testing.assert_allclose(result, 2500 * expected - 1000, rtol=0, atol=2500 * CLOSE)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_batches_colours_and_tensors_have_black_and_white():
+    torch = pytest.importorskip("torch")
+    images = np.stack([slice_in_hounsfield(seed) for seed in range(3)]).astype(np.float32)
+    options = {"data_range": HOUNSFIELD, **QUICK}
+    each = np.stack([solver().denoise(image, 2500 * SIGMA, **options) for image in images])
+    np.testing.assert_array_equal(solver().denoise(images, 2500 * SIGMA, **options), each)
+    np.testing.assert_array_equal(solver().denoise(torch.from_numpy(images), 2500 * SIGMA, **options).numpy(), each)
+    np.testing.assert_array_equal(list(solver().denoise_batch(images, 2500 * SIGMA, **options)), each)
+    for color in ("luma-chroma", "separate"):
+        result = solver().denoise(images, 2500 * SIGMA, channel_axis=0, color=color, **options)
+        expected = solver().denoise(unit(images.astype(float)), SIGMA, channel_axis=0, color=color, **QUICK)
+        np.testing.assert_allclose(result, 2500 * expected - 1000, rtol=0, atol=2500 * CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (
+            slice_in_hounsfield().astype(np.int16),
+            {"data_range": 2000},
+            r"image has values from -10.. to 1..., but black is taken to be 0 and white 2000: [89]\d % of them lie outside, more than noise "
+            r"of sigma 196.1 explains, and would be cut off; pass data_range=..., the value of white .* or data_range=\(low, high\), black "
+            "and white, or box=None for no bounds",
+        ),
+        (2 * picture() - 1, {}, r"floating-point images are taken to lie on \[0, 1\]: \d\d % of them lie outside"),
+        (2 * picture() - 1, {"data_range": 1}, "black is taken to be 0 and white 1: "),
+        (1.5 * picture(), {"data_range": 1}, r"\d % of them lie outside"),
+        (slice_in_hounsfield(), {"data_range": (-1000, 600)}, "black is taken to be -1000 and white 600"),
+        (np.stack([picture(), picture(), 2 * picture() - 1]), {}, r"image\[2\] has values from -1"),
+        (np.stack([picture(), 3 * picture()]), {"data_range": 1}, r"image\[1\] has values from 0 to 3"),
+        (np.stack([picture()] * 5 + [3 * picture()], -1).reshape(*SHAPE, 2, 3).transpose(2, 0, 1, 3), {"channel_axis": -1}, r"image\[1\]"),
+        (np.stack([picture(), picture(), -picture()], -1), {"channel_axis": -1}, "image has values from -1"),
+        (np.stack([picture(), picture(), -picture()], -1), {"channel_axis": -1, "color": "separate"}, "image has"),
+    ],
+)  # fmt: skip
+def test_what_would_be_cut_is_refused(image, options, message):
+    meaning = values.stated_range(options.get("data_range", 1))
+    sigma = SIGMA * meaning.scale
+    with pytest.raises(InputError, match=message):
+        solver().denoise(image, sigma, **options, **QUICK)
+    cut = solver().denoise(image, sigma, box=(0.0, 1.0), **options, **QUICK)
+    assert cut.min() >= meaning.low
+    assert cut.max() <= meaning.high * (1 + 1e-6)
+    free = solver().denoise(image, sigma, box=None, **options, **QUICK)
+    assert free.min() < meaning.low or free.max() > meaning.high
+
+
+def test_tiles_and_streams_refuse_it_too():
+    image = np.tile(2 * picture() - 1, (4, 3))
+    limit = 8 * image.size + solver()._engine.workspace_bytes(1, 130, 108)
+    with pytest.raises(InputError, match="% of them lie outside"):
+        solver().denoise(image, SIGMA, max_memory=limit)
+    with pytest.raises(InputError, match=r"images\[1\]: image has values from"):
+        list(solver().denoise_batch([picture(), image], SIGMA, **QUICK))
+
+
+def test_a_pair_in_tiles():
+    image = np.tile(slice_in_hounsfield(), (6, 3)).astype(np.float32)
+    limit = 8 * image.size + solver()._engine.workspace_bytes(1, 130, 108)
+    tiled = solver().denoise(image, 2500 * SIGMA, data_range=HOUNSFIELD, max_memory=limit, **QUICK)
+    expected = solver().denoise(unit(image), SIGMA, max_memory=limit, **QUICK)
+    assert expected.dtype == np.float32
+    np.testing.assert_allclose(tiled, 2500 * expected - 1000, rtol=0, atol=2500 * CLOSE)
+
+
+# ---------------------------------------------------------------------------------------------------------- reconstruct
+
+LINES = np.ones((SHAPE[0], 1)) * (np.arange(SHAPE[1]) % 3 == 0)
+LINES[:, [0, 1, 2, -1, -2]] = 1
+KERNEL = np.outer([1, 2, 1], [1, 2, 3, 2, 1]) / 36
+ANGLES = np.linspace(0, np.pi, 24, endpoint=False)
+OPERATORS = {
+    "identity": Identity(SHAPE),
+    "blur": Blur(KERNEL, SHAPE),
+    "blur with zeros": Blur(KERNEL, SHAPE, "zero"),
+    "circular blur": Blur(KERNEL, SHAPE, "circular"),
+    "inpainting": Mask(np.random.default_rng(1).random(SHAPE) < 0.6),
+    "superres": Downsample(2, SHAPE),
+    "mri": FourierMRI(LINES, mask_order="fft"),
+    "ct": ParallelBeamCT(SHAPE, ANGLES, 41, pixel_size=0.1, detector_spacing=0.1),
+    "functions": from_functions(lambda x: 0.3 * x, lambda y: 0.3 * y, SHAPE, SHAPE),
+}
+each_operator = pytest.mark.parametrize("name", OPERATORS)
+
+
+def solve(y, operator, **options):
+    return solver().reconstruct(y, operator, **(FEW | options))
+
+
+@each_operator
+def test_a_reconstruction_has_black_and_white(name):
+    """Equal to the measurement of the shifted and scaled image by hand: y - H(low), for the operator is linear and not affine."""
+    operator, image = OPERATORS[name], slice_in_hounsfield()
+    y = operator.apply(image)
+    x0 = gaussian_filter(image, 2)
+    found = solve(y, operator, data_range=HOUNSFIELD, x0=x0, noise_level=2500 * SIGMA)
+    by_hand = (y - operator.apply(np.full(SHAPE, -1000.0))) / 2500
+    expected = solve(by_hand, operator, x0=unit(x0), noise_level=SIGMA)
+    np.testing.assert_allclose(found.image, 2500 * expected.image - 1000, rtol=0, atol=2500 * 3e-5)
+    assert found.relative_gap == pytest.approx(expected.relative_gap, rel=1e-2)
+    both = solver().reconstruct_batch([y, y], [operator, operator], data_range=HOUNSFIELD, x0=x0, **FEW)
+    np.testing.assert_array_equal(both.image[1], solve(y, operator, data_range=HOUNSFIELD, x0=x0).image)
+
+
+@each_operator
+@pytest.mark.parametrize("wrong", ["Hounsfield units", "[-1, 1]", "negated", "too bright"])
+def test_measurements_of_images_outside_of_the_box_are_refused(name, wrong):
+    operator = OPERATORS[name]
+    image, data_range = {
+        "Hounsfield units": (slice_in_hounsfield(), 2000),
+        "[-1, 1]": (2 * picture() - 1, 1),
+        "negated": (-picture(), 1),
+        "too bright": (3 * picture(), 1),
+    }[wrong]
+    y = operator.apply(image)
+    negative = "" if wrong == "too bright" else "are they negated.* Or "
+    ways = r"pass data_range=.*, or data_range=\(low, high\), black and white, or box=None"
+    with pytest.raises(
+        InputError, match=rf"measurement fits images with values from .* lies outside; {negative}{ways}"
+    ):
+        solve(y, operator, data_range=data_range)
+    with pytest.raises(InputError, match=r"measurement\[1\] fits images"):
+        solve(np.stack([operator.apply(data_range * picture()), y]), operator, data_range=data_range)
+    solve(y, operator, data_range=data_range, box=(0.0, 1.0))
+    solve(y, operator, data_range=data_range, box=None)
+
+
+@each_operator
+def test_measurements_of_images_in_the_box_are_not(name):
+    operator, rng = OPERATORS[name], np.random.default_rng(0)
+    for image in (picture(), np.zeros(SHAPE), np.ones(SHAPE), np.arange(SHAPE[1]) % 2 * np.ones(SHAPE)):
+        y = operator.apply(image)
+        noise = rng.standard_normal((2, *y.shape)) * 0.05 * np.sqrt(np.mean(abs(operator.apply(np.ones(SHAPE))) ** 2))
+        solve(operator.check_measurement(y + (noise[0] + 1j * noise[1] if operator.complex else noise[0])), operator)
+
+
+def test_operators_whose_back_projection_has_no_sign_are_not_judged_by_it():
+    """Differences, random signs, k-space without its middle: even of a white image half of H^T y is negative."""
+    image, matrix = picture(), np.random.default_rng(0).standard_normal((300, SHAPE[0] * SHAPE[1])) / 30
+    signs = from_functions(lambda x: matrix @ x.ravel(), lambda y: (matrix.T @ y).reshape(SHAPE), SHAPE, (300,))
+    middle = LINES.copy()
+    middle[:, [0, 1, 2, -1, -2]] = 0
+    slope = from_functions(lambda x: x - np.roll(x, 1, 1), lambda y: y - np.roll(y, -1, 1), SHAPE, SHAPE)
+    for operator in (signs, slope, FourierMRI(middle, mask_order="fft", check_order=False)):
+        solve(operator.apply(image), operator)
+
+
+def test_raw_transmission_is_refused():
+    operator, image = OPERATORS["ct"], picture()
+    y, x = np.mgrid[-1 : 1 : SHAPE[0] * 1j, -1 : 1 : SHAPE[1] * 1j]
+    image = 0.8 * image * (x**2 + y**2 < 0.8)
+    integrals = operator.apply(image)
+    solve(integrals, operator)
+    pipe = operator.apply(1.0 * (abs(x**2 + y**2 - 0.9) < 0.1))
+    solve(pipe, operator)
+    for raw in (np.exp(-integrals), 40_000 * np.exp(-integrals)):
+        with pytest.raises(
+            InputError,
+            match=r"measurement is largest at the ends of the detector .* pass line integrals, -log\(I / I0\)",
+        ):
+            solve(raw, operator)
+    with pytest.raises(
+        InputError, match=r"are they negated line integrals, or transmission, which needs -log\(I / I0\)\?"
+    ):
+        solve(-integrals, operator)
+
+
+def test_complex_images_have_no_black():
+    operator = FourierMRI(LINES, mask_order="fft", image="complex")
+    with pytest.raises(
+        InputError, match=r"data_range is \(-1, 1\), but FourierMRI has complex images, which have no black"
+    ):
+        solve(operator.apply(picture()), operator, data_range=(-1, 1), box=None)
+
+
+def test_a_strength_is_tuned_with_black_and_white():
+    operator, image = OPERATORS["blur"], slice_in_hounsfield()
+    y, options = operator.apply(image), {"max_outer": 1, "max_iter": 5}
+    shifted = (y - operator.apply(np.full(SHAPE, -1000.0))) / 2500
+    for given, by_hand in (
+        ({"reference": image}, {"reference": unit(image)}),
+        ({"holdout": 0.2}, {"holdout": 0.2}),
+        ({"noise_std": 20}, {"noise_std": 20 / 2500}),
+    ):
+        found = solver().tune_strength(y, operator, [1e-3, 1e-1], data_range=HOUNSFIELD, **given, **options)
+        expected = solver().tune_strength(shifted, operator, [1e-3, 1e-1], **by_hand, **options)
+        scale = 1 if "noise_std" in given else 2500**2
+        np.testing.assert_allclose(found.scores, scale * expected.scores, rtol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_model(random_model(lipschitz=1.1), path)
+    return path
+
+
+@pytest.fixture
+def run(model, tmp_path, monkeypatch):
+    """Run a command in an empty folder with a kernel, a mask and angles; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+    np.save("kernel.npy", KERNEL)
+    np.save("mask.npy", OPERATORS["inpainting"].mask)
+
+    def call(*arguments):
+        return cli.main([*(str(part) for part in arguments), "--model", str(model)])
+
+    return call
+
+
+def command(name, source, target):
+    """A command line over one image; `evaluate` writes nothing."""
+    steps = ("--max-outer", 2, "--max-iter", 20)
+    tail = ("-o", target, "--strength", 0.005, *steps)
+    return {
+        "denoise": ("denoise", source, "-o", target, "--sigma", 25, "--max-outer", 2, "--max-inner", 3),
+        "evaluate": ("evaluate", "--data", source, "--sigma", 25, "--json"),
+        "deblur": ("reconstruct", "deblur", source, "--kernel", "kernel.npy", *tail),
+        "inpaint": ("reconstruct", "inpaint", source, "--mask", "mask.npy", *tail),
+        "superres": ("reconstruct", "superres", source, "--factor", 2, *tail),
+    }[name]
+
+
+COMMANDS = ("denoise", "evaluate", "deblur", "inpaint", "superres")
+each_command = pytest.mark.parametrize("name", COMMANDS)
+
+
+@each_command
+def test_commands_refuse_what_would_be_cut(run, name, capsys):
+    """Hounsfield units with one number for white, floats on 0 to 255, images on [-1, 1]; and take them with their black and white."""
+    np.save("ct.npy", slice_in_hounsfield().astype(np.float32))
+    np.save("bytes.npy", (255 * picture()).astype(np.float32))
+    np.save("signed.npy", (2 * picture() - 1).astype(np.float32))
+    for source, wrong, right in (
+        ("ct.npy", ("--data-range", 2000), ("--data-range", -1000, 1500)),
+        ("bytes.npy", (), ("--data-range", 255)),
+        ("signed.npy", (), ("--data-range", -1, 1)),
+    ):
+        assert run(*command(name, source, "out.npy"), *wrong) == 1
+        error = capsys.readouterr().err
+        assert "values from -10" in error or "values from -1" in error or "to 255" in error
+        assert "outside" in error
+        assert (
+            "pass --data-range R, the value of white (255 for 8-bit values), or --data-range LOW HIGH, black and white"
+            in error
+        )
+        assert name == "evaluate" or "or --no-box for no bounds" in error
+        assert "Traceback" not in error
+        for extra in (right, (*wrong, "--box", 0, 1), (*wrong, "--no-box")):
+            assert run(*command(name, source, "out.npy"), *extra) == 0
+            assert name == "evaluate" or Path("out.npy").exists()
+            Path("out.npy").unlink(missing_ok=True)
+        capsys.readouterr()
+
+
+def test_commands_give_what_the_api_gives(run, model):
+    image = np.rint(slice_in_hounsfield()).astype(np.int16)
+    np.save("ct.npy", image)
+    tail = ("--data-range", "-1000", "1500")
+    assert run("denoise", "--data-range", -1000, 1500, "ct.npy", "-o", "a.npy", "--sigma", 25, "--max-outer", 2) == 0
+    expected = safi_fast.denoise(image, 25 / 255 * 2500, model=model, data_range=HOUNSFIELD, max_outer=2, backend="cpu")
+    np.testing.assert_array_equal(np.load("a.npy"), np.rint(expected))
+    assert run(*command("deblur", "ct.npy", "b.npy"), *tail, "--report", "r.json") == 0
+    operator = Blur(KERNEL, SHAPE)
+    direct = safi_fast.reconstruct(image, operator, model=model, data_range=HOUNSFIELD, **FEW).image
+    np.testing.assert_array_equal(np.load("b.npy"), np.rint(direct))
+    record = json.loads(Path("r.json").read_text(encoding="utf-8"))["files"][0]
+    assert (record["data_range"], record["data_range_rule"], record["box"]) == ([-1000, 1500], "given", [0, 1])
+    assert run(*command("deblur", "ct.npy", "c.png"), *tail) == 0
+    spread = np.clip((direct + 1000) / 2500, 0, 1) * 65535
+    np.testing.assert_allclose(read_image("c.png").array, spread, atol=0.51)
+
+
+def test_what_no_box_leaves_far_outside_is_a_line_of_warning(run, capsys):
+    """Not a warning of Python with a line of source code."""
+    np.save("bytes.npy", (255 * picture()).astype(np.float32))
+    assert run(*command("deblur", "bytes.npy", "out.npy"), "--no-box") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("safi-fast: warning: measurement fits images with values up to 2")
+    assert "pass --data-range R, the value of white" in line
+
+
+def test_images_with_another_range_score_as_what_they_are(run, capsys):
+    """Not at -43 dB."""
+    np.save("unit.npy", picture().astype(np.float32))
+    np.save("bytes.npy", (255 * picture()).astype(np.float32))
+    np.save("ct.npy", (2500 * picture() - 1000).astype(np.float32))
+    scores = []
+    for source, options in (("unit", ()), ("bytes", ("--data-range", 255)), ("ct", ("--data-range", -1000, 1500))):
+        assert run(*command("evaluate", f"{source}.npy", None), "--schedule", "unrolled", *options) == 0
+        scores.append(json.loads(capsys.readouterr().out)["psnr"])
+    assert scores[1:] == pytest.approx([scores[0]] * 2, abs=1e-3)
+
+
+@each_command
+def test_commands_warn_alike_of_few_bits_and_believe_the_file(run, name, capsys, monkeypatch):
+    image = np.rint(4095 * picture()).astype(np.uint16)
+    formats_before = formats.decode
+    np.save("in.npy", image)
+    assert run(*command(name, "in.npy", "a.npy")) == 0
+    warning = (
+        "safi-fast: warning: in.npy: largest value 4095 of 65535: looks like 12-bit data; pass --data-range 4095\n"
+    )
+    assert capsys.readouterr().err == warning
+    assert run(*command(name, "in.npy", "b.npy"), "--data-range", 4095) == 0
+    given = capsys.readouterr()
+
+    def declared(kind, data):
+        pixels = formats_before(kind, data)
+        return formats.Pixels(pixels.array, pixels.colour, pixels.alpha, 4095.0)
+
+    monkeypatch.setattr("safi_fast.io.images.decode", declared)
+    assert run(*command(name, "in.npy", "c.npy")) == 0
+    captured = capsys.readouterr()
+    assert (given.err, captured.err) == ("", "")
+    if name == "evaluate":
+        assert json.loads(captured.out)["psnr"] == json.loads(given.out)["psnr"]
+    else:
+        np.testing.assert_array_equal(np.load("c.npy"), np.load("b.npy"))
+        assert (np.load("a.npy") != np.load("b.npy")).any()
+
+
+def test_sinograms_that_are_negated_or_raw(run, capsys):
+    operator = ParallelBeamCT((33, 33), np.deg2rad(np.arange(24) * 7.5), 33)
+    y, x = np.mgrid[-1:1:33j, -1:1:33j]
+    sinogram = operator.apply(0.05 * (0.5 + 0.5 * (x > 0)) * (x**2 + y**2 < 0.6))
+    tail = ("-o", "x.npy", "--angles", "0:180:24", "--geometry", "parallel", "--strength", 0.1, "--max-outer", 2)
+    for wrong, words in (
+        (-sinogram, "are they negated line integrals, or transmission, which needs -log(I / I0)?"),
+        (np.exp(-sinogram), "largest at the ends of the detector"),
+    ):
+        np.save("s.npy", wrong)
+        for options in ((), ("--data-range", 0.1)):
+            assert run("reconstruct", "ct", "s.npy", *tail, *options) == 1
+            assert words in capsys.readouterr().err
+    np.save("s.npy", sinogram)
+    assert run("reconstruct", "ct", "s.npy", *tail) == 0
+    assert run("reconstruct", "ct", "s.npy", *tail, "--data-range", -0.01, 0.1, "--overwrite") == 0
+
+
+def test_mri_has_no_black(run, capsys):
+    np.save("k.npy", np.ones(SHAPE, np.complex64))
+    assert run("reconstruct", "mri", "k.npy", "-o", "x.npy", "--strength", 0.1, "--data-range", -1, 1) == 2
+    assert "--data-range -1 1: black is 0 in MRI; pass one number" in capsys.readouterr().err
+
+
+def test_training_refuses_another_range(tmp_path, capsys):
+    pytest.importorskip("torch", reason="training needs PyTorch (extra 'train')")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "x.npy", (255 * picture()).astype(np.float32))
+    options = [
+        "--steps",
+        "1",
+        "--channels",
+        "4",
+        "--patch",
+        "24",
+        "--batch",
+        "1",
+        "--pool",
+        "1",
+        "--sigma-range",
+        "25",
+        "25",
+    ]
+    folders = ["train", "--data", str(tmp_path / "a"), "--validation", str(tmp_path / "b"), "--schedule", "2x4"]
+    assert cli.main([*folders, *options, "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "x.npy: image has values from 0 to 255, but floating-point images are taken to lie on [0, 1]" in error
+    assert "pass --data-range R" in error
+    assert "--no-box" not in error
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*folders, *options, "--out", str(tmp_path / "out"), "--data-range", "255"]) == 0
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "2 1", "nan", "x", "1 2 3"])
+def test_ranges_that_the_command_line_refuses(text, capsys):
+    assert cli.main(["denoise", "in.png", "-o", "x", "--sigma", "25", f"--data-range={text}"]) == 2
+    assert (
+        f"argument --data-range: '{text}' is not a positive number, the value of white, or two numbers"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_box_upside_down_is_refused(run, capsys):
+    for name in COMMANDS:
+        assert run(*command(name, "in.npy", "x.npy"), "--box", 1, 0) == 2
+        assert "--box 1 0: expected LOW below HIGH" in capsys.readouterr().err
+
+
+def test_alpha_keeps_its_own_range(tmp_path):
+    """Whatever the caller says of the image: half transparent stays half transparent."""
+    image, alpha = slice_in_hounsfield().astype(np.float32), np.full(SHAPE, 0.5, np.float32)
+    like = ImageFile(image, HOUNSFIELD, None, "tiff", alpha)
+    write_image(tmp_path / "a.png", image, like)
+    back = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(back.alpha, np.full(SHAPE, 32768))
+    np.testing.assert_allclose(back.array, unit(image).clip(0, 1) * 65535, atol=0.51)

@@ -65,6 +65,11 @@ def print_failures(failed: Sequence[dict[str, Any]]) -> None:
         print_error(f"and {sum(map(len, list(inputs.values())[SHOWN_FAILURES:]))} more inputs failed")
 
 
+def print_note(message: str) -> None:
+    """One line on standard error."""
+    print(f"safi-fast: {' '.join(message.split())}", file=sys.stderr)
+
+
 def print_warning(message: str) -> None:
     """One line on standard error."""
     print(f"safi-fast: warning: {' '.join(message.split())}", file=sys.stderr)

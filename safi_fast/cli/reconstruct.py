@@ -1,8 +1,9 @@
 """Reconstruct images from measurements: MRI, CT, deblurring, inpainting, super-resolution.
 
 OUT is a file for one input, else a folder, which is made if it is missing. Outputs that exist are skipped, so a run that was
-stopped goes on where it was; each output is written whole or not at all. An input that cannot be read does not stop the
-others: it is reported at the end, with exit status 1.
+stopped goes on where it was; each output is written whole or not at all. Several processes, also on other machines, can work
+on one folder: each output is solved once, and at the end a run waits for those that others are solving. An input that cannot
+be read does not stop the others: it is reported at the end, with exit status 1.
 
 The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength, or
 have it chosen among --candidates, once, on the first slice of the first input that can be read: --noise-std takes the strength whose residual
@@ -13,16 +14,15 @@ a known image of that slice. The report states what was chosen.
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..errors import SafiError
 from .arguments import UsageError, count, positive
-from .output import message_of
+from .plan import Output, check_outputs, slice_outputs
 from .problems import Array
-from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, process, record_of
+from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, numbers_of, reconstruct_all
 from .reconstruct_report import deliver, summary
+from .sharing import Turns
 
 FORMATS = ("npy", "cfl", "png", "tif")
 BACKENDS = ("cpu",)  # reconstruction has no GPU backend yet
@@ -168,24 +168,17 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.box and not args.box[0] < args.box[1]:
         raise UsageError(f"--box {args.box[0]:g} {args.box[1]:g}: expected LOW below HIGH")
-    module = PROBLEMS[args.problem]
-    jobs = plan(module.list_inputs(args.inputs), args)
+    jobs = plan(PROBLEMS[args.problem].list_inputs(args.inputs), args)
     if args.plot:
         _check_plot(args.plot, len(jobs))
-    runner = Runner(args, [job.source for job in jobs])
-    for folder in {job.target if job.is_folder else job.target.parent for job in jobs}:
-        prepare_folder(folder)
-    start = time.perf_counter()
-    records: list[dict[str, Any]] = []
-    for number, job in enumerate(jobs):
-        if not job.is_folder and job.target.exists() and not args.overwrite:
-            records.append(record_of(job, job.target, "skipped"))
-            continue
-        try:
-            records += process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
-        except (SafiError, MemoryError) as error:
-            text = message_of(error).removeprefix(f"{job.source}: ")
-            records.append(record_of(job, job.target, "failed", error=text))
+    for beside in (args.report.parent if args.report else None, _plot_folder(args)):
+        if beside is not None:
+            prepare_folder(beside)
+    with Turns(overwrite=args.overwrite) as turns:
+        turns.prepare({job.folder for job in jobs})
+        runner = Runner(args, [job.source for job in jobs], turns)
+        start = time.perf_counter()
+        records = reconstruct_all(jobs, runner)
     report = summary(args, runner, records, time.perf_counter() - start)
     deliver(args, report)
     return int(report["failed"] > 0)
@@ -203,21 +196,36 @@ def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
         Job(source, target if measured or not as_folder else target / source.name, measured and as_folder)
         for source in sources
     ]
-    written: dict[Path, Path] = {}
-    for job in jobs:
-        place = job.target / job.source.stem if job.is_folder else job.target
-        first = written.setdefault(place, job.source)
-        if first != job.source:
-            raise UsageError(f"{first} and {job.source} would both be written to {place}")
     named = [Path(given) for name in OTHER_INPUTS if (given := getattr(args, name, None))]
-    originals = {path.resolve() for given in (*sources, *named) for path in _files_of(given)}
-    places = [
-        Path(f"{place}.{args.format}") if job.is_folder else place for job, place in zip(jobs, written, strict=True)
-    ]
-    for place in [*places, *[path for path in (args.plot, args.report) if path]]:
-        if place.resolve() in originals:
-            raise UsageError(f"{place} is an input and would be overwritten; choose another output")
+    check_outputs(_outputs(jobs, args), [path for given in (*sources, *named) for path in _files_of(given)])
     return jobs
+
+
+def _outputs(jobs: list[Job], args: argparse.Namespace) -> list[Output]:
+    """All files that the run may write, as far as they can meet."""
+    sources = [job.source for job in jobs]
+
+    def numbers(source: Path) -> tuple[range, int]:
+        return numbers_of(source, args)
+
+    if jobs[0].is_folder:
+        outputs = slice_outputs(jobs[0].target, sources, f".{args.format}", "{}", numbers)
+    else:
+        outputs = [Output(job.target, str(job.source)) for job in jobs]
+    outputs = [Output(path, output.source) for output in outputs for path in _files_of(output.path)]
+    if folder := _plot_folder(args):
+        if args.plot == folder:
+            outputs += slice_outputs(folder, sources, ".png", "the picture of {}", numbers)
+        else:
+            outputs.append(Output(args.plot, "--plot"))
+    return [*outputs, *([Output(args.report, "--report")] if args.report else [])]
+
+
+def _plot_folder(args: argparse.Namespace) -> Path | None:
+    if args.plot is None:
+        return None
+    path: Path = args.plot
+    return path.parent if path.suffix else path
 
 
 def _check_plot(path: Path, inputs: int) -> None:

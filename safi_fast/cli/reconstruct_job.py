@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ImageFileError
+from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError
-from .output import print_warning, progress
+from .output import message_of, print_warning, progress
+from .plan import slice_name
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
+from .sharing import Skipped, Turn, Turns
 
 if TYPE_CHECKING:
     from ..inverse import Tuning
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PROBLEMS: dict[str, ModuleType] = {"mri": mri, "ct": ct, "deblur": deblur, "inpaint": inpaint, "superres": superres}
 MEASURED = ("mri", "ct")  # whose results have a format of their own, and slices that go into files of their own
 LOW, HIGH, CANDIDATES = 1e-5, 1e-2, 7  # strengths to try, times ||H||^2
+WAITING = "waiting"  # of a record whose output another process is making
 PIXELS_AT_ONCE = 2**19  # of the candidates that are solved as one batch: about 0.5 GB
 
 
@@ -35,6 +38,11 @@ class Job:
     target: Path
     is_folder: bool
 
+    @property
+    def folder(self) -> Path:
+        """Where its results lie."""
+        return self.target if self.is_folder else self.target.parent
+
 
 @dataclass
 class Runner:
@@ -42,6 +50,7 @@ class Runner:
 
     args: argparse.Namespace
     sources: list[Path]
+    turns: Turns
     session: sessions.Session | None = None
     tuning: "Tuning | None" = None
     tuned_on: Path | None = None
@@ -73,15 +82,46 @@ class Runner:
         return self.tuning.strength
 
 
-def process(job: Job, study: Study, runner: Runner, place: str) -> list[dict[str, Any]]:
-    """Solve what is missing of one input, write it; a record for each output."""
-    args = runner.args
-    first, last = getattr(args, "slices", None) or (0, study.count)
-    if last > study.count:
-        raise ImageFileError(f"{job.source}: has {study.count} slices; --slices {first}:{last} asks for more")
-    for note in study.facts.get("warnings", []):
+def reconstruct_all(jobs: list[Job], runner: Runner) -> list[dict[str, Any]]:
+    """A record for each output, in the order of the inputs; what other processes are making comes last, when they are done with it."""
+    turns = runner.turns
+    records: dict[tuple[int, str], dict[str, Any]] = {}
+    asked: dict[int, set[Path] | None] = dict.fromkeys(range(len(jobs)))
+    while asked:
+        for number, only in asked.items():
+            for record in _attempt(jobs[number], runner, f"{number + 1}/{len(jobs)}", only):
+                records[number, record["output"]] = record
+        asked = {}
+        for (number, output), record in records.items():
+            if record["status"] == WAITING:
+                targets = asked.setdefault(number, set())
+                assert targets is not None
+                targets.add(Path(output))
+        if asked:
+            turns.wait([target for targets in asked.values() for target in sorted(targets or ())])
+    return [records[key] for key in sorted(records, key=lambda key: key[0])]
+
+
+def _attempt(job: Job, runner: Runner, place: str, only: set[Path] | None) -> list[dict[str, Any]]:
+    """The records of one input, or of some of its outputs; one record if it failed."""
+    try:
+        known = sorted(only) if only else [] if job.is_folder else [job.target]
+        found = {target: runner.turns.look(target) for target in known}
+        if found and True not in found.values():
+            return [_record_of_turn(job, target, turn) for target, turn in found.items()]
+        study = PROBLEMS[runner.args.problem].open_study(job.source, runner.args)
+        return process(job, study, runner, place, only)
+    except (SafiError, MemoryError) as error:
+        text = message_of(error).removeprefix(f"{job.source}: ")
+        return [record_of(job, job.target, "failed", error=text)]
+
+
+def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path] | None = None) -> list[dict[str, Any]]:
+    """Solve what is missing of one input, write it; a record for each output. only: these outputs alone."""
+    args, turns = runner.args, runner.turns
+    numbers = list(_numbers(job.source, study, args))
+    for note in study.facts.get("warnings", []) if only is None else []:
         print_warning(f"{job.source}: {note}")
-    numbers = list(range(first, last))
     if args.plot and args.plot.suffix and len(numbers) > 1:
         raise UsageError(f"--plot {args.plot}: {len(numbers)} slices need a folder, a name without an extension")
     if not job.is_folder and args.problem in MEASURED:
@@ -89,33 +129,57 @@ def process(job: Job, study: Study, runner: Runner, place: str) -> list[dict[str
 
         check_result_name(job.target, len(numbers))
     groups = [[number] for number in numbers] if job.is_folder else [numbers]
-    targets = {group[0]: _target(job, group[0], study.count, args) for group in groups}
+    targets = {_target(job, group[0], study.count, args): group for group in groups}
+    targets = {target: group for target, group in targets.items() if only is None or target in only}
+    missing = [group for target, group in targets.items() if turns.look(target) is True]
     records = []
-    missing = [group for group in groups if args.overwrite or not targets[group[0]].exists()]
-    steps = sum(map(len, missing)) * _max_outer(args)
-    with _bar(f"{place} {job.source.name}", steps) as advance:
-        for group in groups:
-            target = targets[group[0]]
-            if group not in missing:
-                records.append(record_of(job, target, "skipped", slices=group))
+    with _bar(f"{place} {job.source.name}", sum(map(len, missing)) * _max_outer(args)) as advance:
+        for target, group in targets.items():
+            turn = turns.take(target)
+            if turn is not True:
+                records.append(_record_of_turn(job, target, turn, slices=group))
                 continue
-            results, details = [], []
-            for number in group:
-                result, facts = _solve(job, study, number, runner, advance)
-                results.append(result)
-                details.append(facts)
-            written = study.write(target, np.stack(results))
-            facts = {"data_range": study.data_range, "data_range_rule": study.range_rule, "box": study.box, **written}
-            records.append(
-                record_of(job, target, "reconstructed", slices=group, **facts, **study.facts, solved=details)
-            )
+            try:
+                records.append(_reconstruct(job, study, target, group, runner, advance))
+            finally:
+                turns.let_go(target)
     return records
+
+
+def _reconstruct(
+    job: Job, study: Study, target: Path, group: list[int], runner: Runner, advance: Any
+) -> dict[str, Any]:
+    """Solve the slices of one output and write it; its record."""
+    results, details = [], []
+    for number in group:
+        result, facts = _solve(job, study, number, runner, advance)
+        results.append(result)
+        details.append(facts)
+    written = study.write(target, np.stack(results))
+    facts = {"data_range": study.data_range, "data_range_rule": study.range_rule, "box": study.box, **written}
+    return record_of(job, target, "reconstructed", slices=group, **facts, **study.facts, solved=details)
+
+
+def numbers_of(source: Path, args: argparse.Namespace) -> tuple[range, int]:
+    """Which slices of an input are solved, and how many it has; none where it cannot be read, which its turn will say."""
+    try:
+        study = PROBLEMS[args.problem].open_study(source, args)
+        return _numbers(source, study, args), study.count
+    except SafiError:
+        return range(0), 0
+
+
+def _numbers(source: Path, study: Study, args: argparse.Namespace) -> range:
+    first, last = getattr(args, "slices", None) or (0, study.count)
+    if last > study.count:
+        raise ImageFileError(f"{source}: has {study.count} slices; --slices {first}:{last} asks for more")
+    return range(first, last)
 
 
 def _target(job: Job, number: int, slices: int, args: argparse.Namespace) -> Path:
     if not job.is_folder:
         return job.target
-    return job.target / f"{job.source.stem}{f'_{number:03d}' if slices > 1 else ''}.{args.format}"
+    return job.target / slice_name(job.source, number, slices, f".{args.format}")
 
 
 def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) -> tuple[Array, dict[str, Any]]:
@@ -259,7 +323,7 @@ def _draw(
     path: Path = args.plot
     if path.suffix.lower() != ".png":
         prepare_folder(path)
-        path = path / f"{job.source.stem}{f'_{number:03d}' if study.count > 1 else ''}.png"
+        path = path / slice_name(job.source, number, study.count, ".png")
     colour = solution.image.ndim == 3
     start, result = (_shown(image, study.data_range) for image in (made.start, solution.image))
     masks = solution.masks.mean(axis=(0, 1) if colour else 0)
@@ -289,6 +353,13 @@ def _shown(image: Array, data_range: float) -> Array:
 def _bar(description: str, total: int) -> Iterator[Any]:
     with progress(description, total, unit="step") as advance:
         yield advance
+
+
+def _record_of_turn(job: Job, target: Path, turn: Turn, **facts: Any) -> dict[str, Any]:
+    """The record of an output that is not this process's to make."""
+    if isinstance(turn, Skipped):
+        return record_of(job, target, "skipped", reason=turn.reason, **facts)
+    return record_of(job, target, WAITING, **facts)
 
 
 def record_of(job: Job, target: Path, status: str, **facts: Any) -> dict[str, Any]:

@@ -87,11 +87,16 @@ def time_of(folder: Path) -> float:
         return probe.stat().st_mtime
 
 
-def sweep(folder: Path) -> None:
-    """Remove scratch files of processes that have ended, never those of one that runs; of other hosts, those of a day ago."""
+def sweep(folder: Path, *, own: bool = False) -> None:
+    """Remove scratch files of processes that have ended, never those of one that runs; of other hosts, those of a day ago.
+
+    own: those of this process too, where it has nothing more to write.
+    """
     for path in hidden_files(folder, SCRATCH):
         owner = owner_in(path.name[len(PREFIX) :])
         runs = owner.runs() if owner else None
+        if own and owner and owner.is_own():
+            runs = False
         with suppress(OSError):
             if runs is False or (runs is None and time.time() - path.stat().st_mtime > DAY):
                 path.unlink()

@@ -30,6 +30,11 @@ class Owner:
     def __str__(self) -> str:
         return f"{self.host}.{self.pid}.{self.start}.{self.token}"
 
+    def is_own(self) -> bool:
+        """Whether it is this process."""
+        me = new_owner()
+        return (self.host, self.pid, self.start) == (me.host, me.pid, me.start)
+
     def runs(self) -> bool | None:
         """Whether the process still runs; None: it is of another host, or this system does not tell."""
         return _runs(self.pid, self.start) if self.host == _host(os.getpid()) else None

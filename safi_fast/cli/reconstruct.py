@@ -181,7 +181,8 @@ def run(args: argparse.Namespace) -> int:
         records = reconstruct_all(jobs, runner)
     report = summary(args, runner, records, time.perf_counter() - start)
     deliver(args, report)
-    return int(report["failed"] > 0)
+    drawn = [facts["picture"] for record in records for facts in record.get("solved", []) if "picture" in facts]
+    return int(report["failed"] > 0 or None in drawn)
 
 
 def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:

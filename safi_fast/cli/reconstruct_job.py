@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError
-from .output import message_of, print_warning, progress
+from .output import message_of, print_error, print_warning, progress
 from .plan import slice_name
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 from .sharing import Skipped, Turn, Turns
@@ -112,13 +112,12 @@ def _attempt(job: Job, runner: Runner, place: str, only: set[Path] | None) -> li
         study = PROBLEMS[runner.args.problem].open_study(job.source, runner.args)
         return process(job, study, runner, place, only)
     except (SafiError, MemoryError) as error:
-        text = message_of(error).removeprefix(f"{job.source}: ")
-        return [record_of(job, job.target, "failed", error=text)]
+        return [_failure(job, job.target, error)]
 
 
 def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path] | None = None) -> list[dict[str, Any]]:
     """Solve what is missing of one input, write it; a record for each output. only: these outputs alone."""
-    args, turns = runner.args, runner.turns
+    args = runner.args
     numbers = list(_numbers(job.source, study, args))
     for note in study.facts.get("warnings", []) if only is None else []:
         print_warning(f"{job.source}: {note}")
@@ -131,19 +130,23 @@ def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path] 
     groups = [[number] for number in numbers] if job.is_folder else [numbers]
     targets = {_target(job, group[0], study.count, args): group for group in groups}
     targets = {target: group for target, group in targets.items() if only is None or target in only}
-    missing = [group for target, group in targets.items() if turns.look(target) is True]
-    records = []
-    with _bar(f"{place} {job.source.name}", sum(map(len, missing)) * _max_outer(args)) as advance:
-        for target, group in targets.items():
-            turn = turns.take(target)
-            if turn is not True:
-                records.append(_record_of_turn(job, target, turn, slices=group))
-                continue
-            try:
-                records.append(_reconstruct(job, study, target, group, runner, advance))
-            finally:
-                turns.let_go(target)
-    return records
+    steps = _max_outer(args) * sum(map(len, targets.values()))
+    with _bar(f"{place} {job.source.name}", steps) as advance:
+        return [_in_turn(job, study, target, group, runner, advance) for target, group in targets.items()]
+
+
+def _in_turn(job: Job, study: Study, target: Path, group: list[int], runner: Runner, advance: Any) -> dict[str, Any]:
+    """The record of one output, which is made here unless it exists or another process makes it."""
+    try:
+        turn = runner.turns.take(target)
+        if turn is not True:
+            advance(_max_outer(runner.args) * len(group))
+            return _record_of_turn(job, target, turn, slices=group)
+        return _reconstruct(job, study, target, group, runner, advance)
+    except (SafiError, MemoryError) as error:
+        return _failure(job, target, error)
+    finally:
+        runner.turns.let_go(target)
 
 
 def _reconstruct(
@@ -220,7 +223,7 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
         **made.facts,
     }
     if args.plot is not None:
-        facts["picture"] = str(_draw(job, study, made, number, solution, facts, args))
+        facts["picture"] = _picture(job, study, made, number, solution, facts, args)
     return solution.image, facts
 
 
@@ -314,6 +317,15 @@ def _reference(args: argparse.Namespace, study: Study, made: Slice, number: int)
     return image
 
 
+def _picture(job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any], args: Any) -> Any:
+    """The name of the picture; None where it cannot be written, which is said and does not cost the result."""
+    try:
+        return str(_draw(job, study, made, number, solution, facts, args))
+    except SafiError as error:
+        print_error(message_of(error))
+        return None
+
+
 def _draw(
     job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any], args: argparse.Namespace
 ) -> Path:
@@ -360,6 +372,10 @@ def _record_of_turn(job: Job, target: Path, turn: Turn, **facts: Any) -> dict[st
     if isinstance(turn, Skipped):
         return record_of(job, target, "skipped", reason=turn.reason, **facts)
     return record_of(job, target, WAITING, **facts)
+
+
+def _failure(job: Job, target: Path, error: BaseException) -> dict[str, Any]:
+    return record_of(job, target, "failed", error=message_of(error).removeprefix(f"{job.source}: "))
 
 
 def record_of(job: Job, target: Path, status: str, **facts: Any) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Turns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._claims.close()
+        for folder in self._since:  # what an interruption in the middle of a clean-up left
+            sweep(folder, own=True)
 
     def prepare(self, folders: Iterable[Path]) -> None:
         """Make the folders, and remove what processes that have ended left there. Raises ImageFileError."""

@@ -111,6 +111,14 @@ def hidden_files(folder: Path, *suffixes: str) -> list[Path]:
     return []
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name; False too where the name itself is impossible, which its use will say."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def remove_quietly(path: Path) -> None:
     """Remove a file if that can be done: where it cannot, the folder itself is the problem, which is reported elsewhere."""
     with suppress(OSError):

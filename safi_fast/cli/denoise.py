@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import is_folder
 from ..color import MODES
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
@@ -97,8 +98,10 @@ def plan(inputs: list[Path], output: str) -> list[Job]:
 
     sources = list_images(inputs)
     target = Path(output)
-    several = len(sources) > 1 or inputs[0].is_dir()
-    as_folder = target.is_dir() or output.endswith("/") or not target.suffix or (several and not is_image_name(target))
+    several = len(sources) > 1 or is_folder(inputs[0])
+    as_folder = (
+        is_folder(target) or output.endswith("/") or not target.suffix or (several and not is_image_name(target))
+    )
     if several and not as_folder:
         raise UsageError(f"several images need a folder to go to, and {target} is named like a file")
     if not as_folder and not is_image_name(target):

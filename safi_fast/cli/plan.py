@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from ..claims import folded
@@ -25,19 +25,20 @@ class Output:
 
 def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
     """Refuse outputs that meet, also on a file system that does not tell case, and those that are inputs. Raises UsageError."""
+    real = _RealFolders()
     originals: dict[str, list[Path]] = {}
     for path in inputs:
-        originals.setdefault(folded(_key(path)), []).append(path)
+        originals.setdefault(folded(real.key(path)), []).append(path)
     writers: dict[str, Output] = {}
     for output in outputs:
-        first = writers.setdefault(_key(output.path), output)
+        first = writers.setdefault(real.key(output.path), output)
         if first is not output:
             alike = "" if first.path.name == output.path.name else f" ({first.path.name} where case does not count)"
             raise UsageError(
                 f"{first.source} and {output.source} would both be written to {output.path}{alike}; "
                 "give one of them a run with another -o, or another name"
             )
-        for original in originals.get(folded(_key(output.path)), ()):
+        for original in originals.get(folded(real.key(output.path)), ()):
             if _is_same(output.path, original):
                 raise UsageError(f"{output.path} is an input and would be overwritten; choose another output")
 
@@ -63,15 +64,19 @@ def slice_outputs(
     return outputs
 
 
-def _key(path: Path) -> str:
-    """Equal for names of one folder that may be one file."""
-    real = Path(os.path.realpath(path)) if path.is_symlink() else path
-    return f"{_real(real.parent)}/{folded(real.name)}"
+class _RealFolders:
+    """Where folders lie, each looked up once."""
 
+    def __init__(self) -> None:
+        self._known: dict[Path, str] = {}
 
-@lru_cache(1024)
-def _real(folder: Path) -> str:
-    return os.path.realpath(folder)
+    def key(self, path: Path) -> str:
+        """Equal for names of one folder that may be one file."""
+        with suppress(OSError):  # of an impossible name, which its use will say
+            path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if path.parent not in self._known:
+            self._known[path.parent] = os.path.realpath(path.parent)
+        return f"{self._known[path.parent]}/{folded(path.name)}"
 
 
 def _is_same(output: Path, original: Path) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic import is_folder, prepare_folder
 from .arguments import UsageError, count, positive
 from .plan import Output, check_outputs, slice_outputs
 from .problems import Array
@@ -159,8 +160,6 @@ def slices(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct what is not done yet; 1 if any input failed."""
-    from ..atomic import prepare_folder
-
     if all(given is None for given in (args.strength, args.tune_reference, args.noise_std, args.holdout)):
         raise UsageError(
             "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), --holdout SHARE (of "
@@ -189,8 +188,8 @@ def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
     """Which input goes where; refuses what would overwrite an input or write one output twice."""
     measured = args.problem in MEASURED
     target = Path(args.output)
-    several = len(sources) > 1 or Path(args.inputs[0]).is_dir()
-    as_folder = target.is_dir() or args.output.endswith("/") or not target.suffix
+    several = len(sources) > 1 or is_folder(Path(args.inputs[0]))
+    as_folder = is_folder(target) or args.output.endswith("/") or not target.suffix
     if several and not as_folder:
         raise UsageError(f"several inputs need a folder to go to, and {target} is named like a file")
     jobs = [

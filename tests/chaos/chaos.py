@@ -57,7 +57,7 @@ RECONSTRUCT = (
 )
 
 
-class Failure(Exception):
+class BrokenRuleError(Exception):
     """What chaos has brought to light."""
 
 
@@ -108,7 +108,7 @@ def finish(pid: int) -> int:
         if time.monotonic() > until:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise Failure(f"a run took more than {PATIENCE} s")
+            raise BrokenRuleError(f"a run took more than {PATIENCE} s")
         time.sleep(0.001)
 
 
@@ -142,7 +142,7 @@ def hidden(folder: Path, suffix: str = "") -> list[str]:
 
 def require(condition: bool, what: str, log: Path | None = None) -> None:
     if not condition:
-        raise Failure(what + (f"; the run said:\n{log.read_text()}" if log and log.exists() else ""))
+        raise BrokenRuleError(what + (f"; the run said:\n{log.read_text()}" if log and log.exists() else ""))
 
 
 def require_whole(out: Path, reference: dict[str, bytes], what: str) -> None:
@@ -361,7 +361,7 @@ def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
-            raise Failure("a run did not come to the point where it was to be disturbed")
+            raise BrokenRuleError("a run did not come to the point where it was to be disturbed")
         time.sleep(0.001)
 
 
@@ -392,8 +392,8 @@ def main() -> int:
                 started = time.monotonic()
                 result[name] = scenario()
                 print(f"{name}: {result[name]} ({time.monotonic() - started:.1f} s)", flush=True)
-        except Failure as failure:
-            print(f"chaos: {failure}", file=sys.stderr)
+        except BrokenRuleError as error:
+            print(f"chaos: {error}", file=sys.stderr)
             return 1
     result["seconds"] = round(time.monotonic() - begun, 1)
     if args.output:

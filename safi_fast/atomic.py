@@ -35,7 +35,8 @@ def write_atomically(path: Path, data: bytes, error_type: type[SafiError] = Imag
             _swept.add(target.parent)
         with scratch_file(target.parent, data, durable=True) as scratch:
             if mode is not None:
-                scratch.chmod(mode)
+                with suppress(OSError):  # a file system without permissions
+                    scratch.chmod(mode)
             scratch.replace(target)
     except OSError as error:
         raise error_type(f"{path}: cannot be written ({reason(error)})") from error

@@ -496,6 +496,26 @@ def test_slices_that_another_process_makes_are_waited_for(kspaces, capsys, monke
     assert not hidden(Path("out"))
 
 
+def test_an_input_that_vanishes_while_another_process_is_waited_for(kspaces, capsys, monkeypatch):
+    Path("in/s_001.npy").unlink()
+    Path("out").mkdir()
+    other, wait = Claims(), sharing.Turns.wait
+    other.take(Path("out/s_001.npy"))
+
+    def vanish(turns, targets):
+        monkeypatch.setattr(sharing.Turns, "wait", wait)
+        Path("in/s.npy").unlink()
+        other.close()
+        return True
+
+    monkeypatch.setattr(sharing.Turns, "wait", vanish)
+    assert reconstruct("in", "-o", "out", "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [record["status"] for record in report["files"]] == ["reconstructed", "failed", "reconstructed"]
+    assert report["files"][1]["output"] == "out/s_001.npy"
+    assert not hidden(Path("out"))
+
+
 # ------------------------------------------------------------------------------------------------ denoise
 
 FOLDER_RUN = """

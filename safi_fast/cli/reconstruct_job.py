@@ -89,6 +89,10 @@ def reconstruct_all(jobs: list[Job], runner: Runner) -> list[dict[str, Any]]:
     asked: dict[int, set[Path] | None] = dict.fromkeys(range(len(jobs)))
     while asked:
         for number, only in asked.items():
+            for target in (
+                only or ()
+            ):  # what is not answered now, as of a file that has fewer slices since, is not asked again
+                del records[number, str(target)]
             for record in _attempt(jobs[number], runner, f"{number + 1}/{len(jobs)}", only):
                 records[number, record["output"]] = record
         asked = {}
@@ -99,7 +103,7 @@ def reconstruct_all(jobs: list[Job], runner: Runner) -> list[dict[str, Any]]:
                 targets.add(Path(output))
         if asked:
             turns.wait([target for targets in asked.values() for target in sorted(targets or ())])
-    return [records[key] for key in sorted(records, key=lambda key: key[0])]
+    return [records[key] for key in sorted(records)]
 
 
 def _attempt(job: Job, runner: Runner, place: str, only: set[Path] | None) -> list[dict[str, Any]]:
@@ -112,7 +116,7 @@ def _attempt(job: Job, runner: Runner, place: str, only: set[Path] | None) -> li
         study = PROBLEMS[runner.args.problem].open_study(job.source, runner.args)
         return process(job, study, runner, place, only)
     except (SafiError, MemoryError) as error:
-        return [_failure(job, job.target, error)]
+        return [_failure(job, target, error) for target in sorted(only or [job.target])]
 
 
 def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path] | None = None) -> list[dict[str, Any]]:

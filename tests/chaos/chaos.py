@@ -32,7 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES, SHARED, SLICES = 20, 40, 8
 PATIENCE = 120  # seconds that a run may take
 DENOISE = ("--sigma", "25", "--model", "safi-gray-fast", "--schedule", "unrolled", "--max-outer", "1", "--max-inner")
-STEPS = 12  # inner steps, and many more where a run should last
+STEPS, SHARED_STEPS = (
+    12,
+    60,
+)  # inner steps; more where processes should meet in spite of the seconds that they take to start
 RECONSTRUCT = (
     "--no-order-check",
     "--strength",
@@ -123,6 +126,15 @@ def hidden(folder: Path, suffix: str = "") -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(suffix)]
 
 
+def claims_of(pid: int, folder: Path) -> int:
+    """How many outputs a process has claimed."""
+    found = 0
+    for name in hidden(folder, ".lock"):
+        with contextlib.suppress(FileNotFoundError):
+            found += f".{pid}." in (folder / name).read_text()
+    return found
+
+
 def require(condition: bool, what: str, log: Path | None = None) -> None:
     if not condition:
         raise BrokenRuleError(what + (f"; the run said:\n{log.read_text()}" if log and log.exists() else ""))
@@ -168,8 +180,11 @@ class Chaos:
             Image.fromarray(rng.integers(0, 256, (side, 24), dtype=np.uint8)).save(made / f"{number:02d}.png")
         return made
 
-    def denoise(self, out: Path, images: Path | None = None, steps: int = STEPS) -> list[str]:
-        return ["denoise", str(images or self.images), "-o", str(out), *DENOISE, str(steps)]
+    def denoise(self, out: Path) -> list[str]:
+        return ["denoise", str(self.images), "-o", str(out), *DENOISE, str(STEPS)]
+
+    def denoise_many(self, out: Path) -> list[str]:
+        return ["denoise", str(self.many), "-o", str(out), *DENOISE, str(SHARED_STEPS)]
 
     def reconstruct(self, out: Path) -> list[str]:
         return ["reconstruct", "mri", str(self.folder / "kspace.npy"), "-o", f"{out}/", *RECONSTRUCT]
@@ -186,7 +201,7 @@ class Chaos:
             self.seconds[name] = time.monotonic() - begun
             self.references[name] = content(out)
         out = self.folder / "reference-many"
-        require(run(self.denoise(out, self.many), self.log) == 0, "denoise fails undisturbed", self.log)
+        require(run(self.denoise_many(out), self.log) == 0, "denoise fails undisturbed", self.log)
         self.references["many"] = content(out)
 
     def kills(self, count: int) -> dict[str, object]:
@@ -295,17 +310,17 @@ class Chaos:
         return {"outputs_of_the_other_inputs": len(expected)}
 
     def together(self, killed: int) -> dict[str, object]:
-        """Four processes, started as a user would, on one folder; some of them killed when it is half full."""
+        """Four processes, started as a user would, on one folder; some of them killed while they are making an output."""
         out = self.folder / f"together-{killed}"
-        command = [sys.executable, "-m", "safi_fast.cli.main", *self.denoise(out, self.many), "--json"]
+        command = [sys.executable, "-m", "safi_fast.cli.main", *self.denoise_many(out), "--json"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": str(ROOT)}
         running = [subprocess.Popen(command, **pipes) for _ in range(4)]
-        if killed:
-            until(lambda: out.is_dir() and len(list(out.glob("*.png"))) > SHARED // 4)
-        ended = [process for process in running[:killed] if process.poll() is None]
+        ended = running[:killed]
         for process in ended:
+            until(lambda pid=process.pid: claims_of(pid, out) > 0)
             process.kill()
             process.communicate()
+            require(claims_of(process.pid, out) > 0, "a process had ended before it was killed")
         solved: list[str] = []
         by_each = []
         for process in running:

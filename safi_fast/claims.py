@@ -154,7 +154,11 @@ def _create(path: Path, owner: Owner) -> bool:
 
 
 def _content(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    """What a claim or guard says; nothing where another user keeps it to himself. Raises OSError."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except PermissionError:
+        return ""
 
 
 def _is_valid(path: Path, content: str) -> bool:

@@ -305,6 +305,18 @@ def test_of_many_that_take_over_at_once_one_succeeds(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_claim_that_may_not_be_read_is_another_process_s(tmp_path, monkeypatch):
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    target = tmp_path / "a.png"
+    leave_lock(target, owner(host="0" * 12))
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert holder(target) == "another process"
+    with Claims() as mine:
+        assert not mine.take(target)
+
+
 def test_a_claim_is_touched_while_the_work_lasts(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "TOUCH_EVERY", 0.01)
     with Claims() as mine:

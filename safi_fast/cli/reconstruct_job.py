@@ -86,28 +86,24 @@ def reconstruct_all(jobs: list[Job], runner: Runner) -> list[dict[str, Any]]:
     """A record for each output, in the order of the inputs; what other processes are making comes last, when they are done with it."""
     turns = runner.turns
     records: dict[tuple[int, str], dict[str, Any]] = {}
-    asked: dict[int, set[Path] | None] = dict.fromkeys(range(len(jobs)))
+    asked: dict[int, set[Path]] = {number: set() for number in range(len(jobs))}  # an empty set: all outputs
     while asked:
         for number, only in asked.items():
-            for target in (
-                only or ()
-            ):  # what is not answered now, as of a file that has fewer slices since, is not asked again
+            for target in only:  # a file that has fewer slices since then does not answer, and is not asked again
                 del records[number, str(target)]
             for record in _attempt(jobs[number], runner, f"{number + 1}/{len(jobs)}", only):
                 records[number, record["output"]] = record
         asked = {}
         for (number, output), record in records.items():
             if record["status"] == WAITING:
-                targets = asked.setdefault(number, set())
-                assert targets is not None
-                targets.add(Path(output))
+                asked.setdefault(number, set()).add(Path(output))
         if asked:
-            turns.wait([target for targets in asked.values() for target in sorted(targets or ())])
+            turns.wait([target for targets in asked.values() for target in sorted(targets)])
     return [records[key] for key in sorted(records)]
 
 
-def _attempt(job: Job, runner: Runner, place: str, only: set[Path] | None) -> list[dict[str, Any]]:
-    """The records of one input, or of some of its outputs; one record if it failed."""
+def _attempt(job: Job, runner: Runner, place: str, only: set[Path]) -> list[dict[str, Any]]:
+    """The records of one input, or of some of its outputs; one record if it failed. only: these outputs, empty: all."""
     try:
         known = sorted(only) if only else [] if job.is_folder else [job.target]
         found = {target: runner.turns.look(target) for target in known}
@@ -119,11 +115,11 @@ def _attempt(job: Job, runner: Runner, place: str, only: set[Path] | None) -> li
         return [_failure(job, target, error) for target in sorted(only or [job.target])]
 
 
-def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path] | None = None) -> list[dict[str, Any]]:
-    """Solve what is missing of one input, write it; a record for each output. only: these outputs alone."""
+def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path]) -> list[dict[str, Any]]:
+    """Solve what is missing of one input, write it; a record for each output. only: these outputs, empty: all."""
     args = runner.args
     numbers = list(_numbers(job.source, study, args))
-    for note in study.facts.get("warnings", []) if only is None else []:
+    for note in [] if only else study.facts.get("warnings", []):
         print_warning(f"{job.source}: {note}")
     if args.plot and args.plot.suffix and len(numbers) > 1:
         raise UsageError(f"--plot {args.plot}: {len(numbers)} slices need a folder, a name without an extension")
@@ -133,7 +129,7 @@ def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path] 
         check_result_name(job.target, len(numbers))
     groups = [[number] for number in numbers] if job.is_folder else [numbers]
     targets = {_target(job, group[0], study.count, args): group for group in groups}
-    targets = {target: group for target, group in targets.items() if only is None or target in only}
+    targets = {target: group for target, group in targets.items() if not only or target in only}
     steps = _max_outer(args) * sum(map(len, targets.values()))
     with _bar(f"{place} {job.source.name}", steps) as advance:
         return [_in_turn(job, study, target, group, runner, advance) for target, group in targets.items()]

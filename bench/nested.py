@@ -49,7 +49,8 @@ class Nested:
         self.lam = np.array([strength * self.alpha])
         step = np.array([1 / squared_norm(engine, height, width)], np.float32)
         self.workspace.load(np.zeros((1, height, width), np.float32), self.lam.astype(np.float32), step, (0.0, 1.0))
-        self.neutral = np.ones((1, solver.model.filters.channels), np.float32)
+        level = solver.model.at(None, strength_given=True)  # of the one level that the published models are for
+        self.conditions = level.gain[None], level.bias[None]
         self.inner = self.prox = self.limits_hit = 0
         self.trace = []
 
@@ -89,7 +90,7 @@ class Nested:
             if k:
                 self.workspace.put_image(np.arange(1), x[None])
                 self.workspace.collapse_momentum(np.arange(1))
-                self.workspace.update_mask(np.arange(1), self.neutral, 0 * self.neutral)
+                self.workspace.update_mask(np.arange(1), *self.conditions)
             x = self.solve(x, "FISTA" if k else "CD", 1e-3 * 1e-2 ** (min(k, 5) / 5) / tighter)
             self.trace.append((time.process_time() - self.start, self.inner, x.copy()))
             if self.trace[-1][0] > self.budget:

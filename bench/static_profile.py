@@ -128,8 +128,8 @@ def mask_layer(layout: str, precision: str) -> dict[str, tuple[Traffic, str]]:
     part = 1.0
     if tensor:
         part = ceil_div(HEIGHT, 8) * ceil_div(WIDTH, 32) / (ceil_div(PART[0], 8) * ceil_div(PART[1], 32))
-    ones = np.ones((1, channels))
-    workspace.update_mask(EVERYONE, ones, 0 * ones)
+    level = model.at(float(model.noise_levels[0]), strength_given=False)
+    workspace.update_mask(EVERYONE, level.gain[None], level.bias[None])
     more = CHANNELS / channels
 
     def of_convolution(row: ProfileRow) -> float:

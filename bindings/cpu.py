@@ -116,7 +116,6 @@ class _MmrMaskWeights:
             (_flat(_padded(layer[:, 0], channels).transpose(1, 2, 0)), layer.shape[-1]) for layer in mask.smoothing
         ]
         self.profile = _Spline(mask.profile, 0.0, channels)
-        self.scale = _flat(_padded(mask.scale, channels))
 
 
 class CpuEngine:
@@ -295,10 +294,13 @@ class CpuWorkspace:
         self.carried[active] = momentum[active]
         return np.column_stack([self.l1[active].sum(1), self.sums[active].sum(1)])
 
-    def steps(self, active: NDArray[np.int64], momenta: FloatArray) -> None:
-        """As many dual steps as `momenta` (steps, B) has rows, without their sums."""
-        for momentum in momenta:
+    def steps(self, active: NDArray[np.int64], momenta: FloatArray, sizes: FloatArray | None = None) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step size of `load`."""
+        usual = self.step_size
+        for i, momentum in enumerate(momenta):
+            self.step_size = usual if sizes is None else np.asarray(usual * sizes[i], np.float32)
             self.step(active, momentum)
+        self.step_size = usual
 
     def primal_dual_step(
         self, active: NDArray[np.int64], gradient: FloatArray, tau: FloatArray, theta: float = 1.0
@@ -411,7 +413,7 @@ class CpuWorkspace:
             if isinstance(self.engine.mask, _SafiMaskWeights):
                 self._update_safi_mask(active, self.engine.mask, gain, bias)
             else:
-                self._update_mmr_mask(active, self.engine.mask)
+                self._update_mmr_mask(active, self.engine.mask, gain)
         self.has_mask = True
 
     def masks(self) -> FloatArray:
@@ -483,8 +485,9 @@ class CpuWorkspace:
             self.mask_work = tuple(np.zeros(threads * size, np.float32) for size in self.engine.mask_work)
         return self.mask_work
 
-    def _update_mmr_mask(self, active: NDArray[np.int64], weights: _MmrMaskWeights) -> None:
+    def _update_mmr_mask(self, active: NDArray[np.int64], weights: _MmrMaskWeights, scale: FloatArray) -> None:
         assert self.mask is not None
+        flat_scale = _flat(_padded(scale.T, self.engine.channels).T)
         only, spare = np.zeros(self.batch, np.int64), 1 - self.slot
         self._analyse(active, self.mask, only, magnitude=True)
         places = [(self.mask.reshape(-1), only), (self._flat_dual, spare)]
@@ -494,7 +497,7 @@ class CpuWorkspace:
             profiled = number == len(weights.layers) - 1
             depthwise(
                 active, *places[0], *places[1], taps, kernel, adjoint, weights.symmetric, profiled,
-                weights.scale, *weights.profile.arguments, self.geometry,
+                flat_scale, *weights.profile.arguments, self.geometry,
             )  # fmt: skip
             places.reverse()
 

@@ -122,7 +122,6 @@ class _MmrMask:
             for w in mask.smoothing
         ]
         self.profile = _Spline(device, mask.profile, 0.0, channels)
-        self.scale = device.upload(layout.padded(mask.scale.astype(np.float32), channels))
         self.symmetric = np.int32(boundary == "symmetric")
 
 
@@ -219,6 +218,8 @@ class CudaWorkspace:
         self.carried = device.zeros(batch, np.float32)
         self.turn = device.zeros(batch, np.int32)
         self.momenta = device.zeros((1, batch), np.float32)
+        self.sizes = device.zeros((2, batch), np.float32)
+        self.usual_size = np.zeros(batch, np.float32)
         self.bound, self.step_size, self.tau = (device.zeros(batch, np.float32) for _ in range(3))
         self.lists: dict[bytes, Any] = {}
         self.asked: set[tuple[bytes, int, bool]] = set()
@@ -230,7 +231,8 @@ class CudaWorkspace:
         """The problems: y (B, H, W) of NumPy or of the device, lambda and step size (B,), box limits. x starts at y, without mask."""
         self.y = self.device.adopt(y)
         self.device.write(self.bound, np.asarray(strength, np.float32))
-        self.device.write(self.step_size, np.asarray(step, np.float32))
+        self.usual_size = np.array(step, np.float32)
+        self.device.write(self.step_size, self.usual_size)
         self.low, self.high = np.float32(box[0]), np.float32(box[1])
         self.has_mask = False
         self.replays.clear()  # they know the address of the y before
@@ -295,16 +297,17 @@ class CudaWorkspace:
         self._total(active, self.sums, image_blocks(self.shape), STEP_SUMS, 1)
         return self.device.download(self.totals)[active]
 
-    def steps(self, active: Active, momenta: FloatArray) -> None:
-        """As many dual steps as `momenta` (steps, B) has rows, without their sums. Recorded as a graph when asked for a second time."""
+    def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step size of `load`.
+
+        Recorded as a graph when asked for a second time.
+        """
         count = len(momenta)
         if len(self.momenta) < count:
             self.momenta = self.device.zeros((count, self.batch), np.float32)
+            self.sizes = self.device.zeros((count + 1, self.batch), np.float32)
             self.replays.clear()
-        rows = np.zeros(self.momenta.shape, np.float32)
-        rows[:count] = momenta
-        self.device.write(self.momenta, rows)
-        self.device.write(self.turn, np.zeros(self.batch, np.int32))
+        self._write_steps(momenta, sizes)
         key = (active.tobytes(), count, self.has_mask)
         if key not in self.asked:  # recording pays from the second time on
             self.asked.add(key)
@@ -316,6 +319,18 @@ class CudaWorkspace:
             self.replays[key]()
         if count % 2:
             self.host_slot[active] = 1 - self.host_slot[active]
+
+    def _write_steps(self, momenta: FloatArray, sizes: FloatArray | None) -> None:
+        """Extrapolation and step size of the steps that follow, and the usual size for what comes after them."""
+        rows = np.zeros(self.momenta.shape, np.float32)
+        rows[: len(momenta)] = momenta
+        lengths = np.broadcast_to(self.usual_size, self.sizes.shape).copy()
+        if sizes is not None:
+            lengths[: len(sizes)] *= sizes
+        self.device.write(self.momenta, rows)
+        self.device.write(self.sizes, lengths)
+        self.device.write(self.step_size, lengths[0])
+        self.device.write(self.turn, np.zeros(self.batch, np.int32))
 
     def primal_dual_step(
         self, active: Active, gradient: Any, tau: FloatArray, theta: float = 1.0
@@ -374,7 +389,7 @@ class CudaWorkspace:
         if isinstance(self.engine.mask, _SafiMask):
             self._update_safi_mask(active, self.engine.mask, gain, bias)
         else:
-            self._update_mmr_mask(active, self.engine.mask)
+            self._update_mmr_mask(active, self.engine.mask, gain)
         self.has_mask = True
 
     def masks(self) -> FloatArray:
@@ -385,10 +400,7 @@ class CudaWorkspace:
 
     def _update_safi_mask(self, active: Active, mask: _SafiMask, gain: FloatArray, bias: FloatArray) -> None:
         first, *others = mask.layers
-        gains, biases = (
-            self.device.upload(np.ascontiguousarray(layout.padded(np.asarray(v, np.float32).T, self.engine.channels).T))
-            for v in (gain, bias)
-        )
+        gains, biases = self._per_image(gain), self._per_image(bias)
         places = [(self.mask, self.first_slot), (self.dual, self.scratch_slot)] * (len(others) + 1)
         places = places[len(others) % 2 :]  # so that the last layer writes the mask
         self._launch(
@@ -401,7 +413,8 @@ class CudaWorkspace:
                 mask.splines[i + 1].struct, biases, options=layer.options, size=layer.size,
             )  # fmt: skip
 
-    def _update_mmr_mask(self, active: Active, mask: _MmrMask) -> None:
+    def _update_mmr_mask(self, active: Active, mask: _MmrMask, scale: FloatArray) -> None:
+        scales = self._per_image(scale)
         self._analyse(active, self.mask, self.first_slot, magnitude=True)
         places = [(self.mask, self.first_slot), (self.dual, self.scratch_slot)]
         chain = [(*layer, False) for layer in mask.layers] + [(*layer, True) for layer in reversed(mask.layers)]
@@ -409,9 +422,14 @@ class CudaWorkspace:
             profiled = number == len(mask.layers) - 1
             self._launch(
                 "depthwise", "depthwise", active, *places[0], *places[1], taps, np.int32(adjoint), mask.symmetric,
-                np.int32(profiled), mask.scale, mask.profile.struct, options=(option,),
+                np.int32(profiled), scales, mask.profile.struct, options=(option,),
             )  # fmt: skip
             places.reverse()
+
+    def _per_image(self, values: FloatArray) -> Any:
+        """(B, C) on the device, channels padded."""
+        padded = layout.padded(np.asarray(values, np.float32).T, self.engine.channels).T
+        return self.device.upload(np.ascontiguousarray(padded))
 
     # -- launches -----------------------------------------------------------------------------------------------------
 
@@ -473,7 +491,16 @@ class CudaWorkspace:
         self._synthesise(active, other=True)
         self._image_step(active, refresh=False)
         self._launch(
-            "state", "advance", active, np.int32(len(active)), self.slot, self.carried, self.momenta, self.turn
+            "state",
+            "advance",
+            active,
+            np.int32(len(active)),
+            self.slot,
+            self.carried,
+            self.momenta,
+            self.step_size,
+            self.sizes,
+            self.turn,
         )
 
     def _dual_step(self, active: Active) -> None:

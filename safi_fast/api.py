@@ -649,10 +649,17 @@ def plan_for(
         raise InputError(
             "tol has no meaning for schedule='unrolled', which makes a fixed number of steps; use schedule='gap'"
         )
+    inner = inner_limit if max_inner is None else _count("max_inner", max_inner)
+    steps = model.steps if name == "unrolled" else None
+    if steps is not None and inner > len(steps.size):
+        raise InputError(
+            f"max_inner is {inner}, but model {model.name!r} has learned {len(steps.size)} steps; use schedule='gap'"
+        )
     return name, outer.Plan(
         outer_limit if max_outer is None else _count("max_outer", max_outer),
-        inner_limit if max_inner is None else _count("max_inner", max_inner),
+        inner,
         tolerance if tol is None else positive("tol", tol),
+        steps,
     )
 
 

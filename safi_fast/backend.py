@@ -51,8 +51,11 @@ class Workspace(Protocol):
     def step(self, active: Active, momentum: FloatArray) -> NDArray[np.float64]:
         """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see `solver.certificate.StepSums`."""
 
-    def steps(self, active: Active, momenta: FloatArray) -> None:
-        """As many dual steps as `momenta` (steps, B) has rows, without their sums: one launch where the device can."""
+    def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums: one launch where the device can.
+
+        sizes: (steps, B), times the step size of `load`; None for ones.
+        """
 
     def measure(self, active: Active, previous: bool = False) -> NDArray[np.float64]:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, for this u or the one before."""
@@ -85,7 +88,7 @@ class Workspace(Protocol):
         """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since y."""
 
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
-        """M = mask(x) of the accepted images; gain, bias (B, C) condition a SAFI generator on the noise level."""
+        """M = mask(x) of the accepted images; gain, bias (B, C) condition the generator on the noise level, see `model.Conditioned`."""
 
     def image(self) -> FloatArray:
         """A copy of the accepted images (B, H, W), as array of the device."""

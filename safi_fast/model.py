@@ -173,7 +173,7 @@ class MmrMask(_Rebuilt):
     smoothing: G, one or more depthwise layers, float32 (C, 1, k, k), k odd, non-negative, each kernel sums to one;
     G extends its input with the boundary of W and keeps its size.
     profile: phi, float32 (C, n), values at n uniform knots on [0, 1], extrapolated linearly; non-increasing from one.
-    scale: float32 (C,), non-negative.
+    scale: float32 (C,), or (K, C) with one row per noise level, non-negative.
     Convergence to a critical point rests on the signs and on phi falling, so they are checked. Raises ModelError.
     """
 
@@ -184,8 +184,9 @@ class MmrMask(_Rebuilt):
     def __post_init__(self) -> None:
         if not self.smoothing:
             raise ModelError("tensor mask.smoothing.0 is missing: an MMR mask needs at least one smoothing layer")
-        scale = _tensor("mask.scale", self.scale, np.float32, ("C",))
-        channels = scale.shape[0]
+        by_level = np.ndim(self.scale) == 2
+        scale = _tensor("mask.scale", self.scale, np.float32, ("K", "C") if by_level else ("C",))
+        channels = scale.shape[-1]
         if (scale < 0).any():
             raise ModelError("tensor mask.scale has negative values")
         layers = []
@@ -204,7 +205,7 @@ class MmrMask(_Rebuilt):
     @property
     def channels(self) -> int:
         """C, the number of masks."""
-        return int(self.scale.shape[0])
+        return int(self.scale.shape[-1])
 
     @property
     def reach(self) -> int:
@@ -236,6 +237,30 @@ class Strength(_Rebuilt):
             )
 
 
+@dataclass(frozen=True, eq=False)
+class StepFactors(_Rebuilt):
+    """Learned dual steps of `unrolled`, the same in every outer step, for its inner steps one after the other.
+
+    size: float32 (n,), positive, times the step size 1 / ||W||^2. momentum: float32 (n,), extrapolation factors, instead of FISTA's.
+    Raises ModelError.
+    """
+
+    size: NDArray[np.float32] = field(repr=False)
+    momentum: NDArray[np.float32] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("size", "momentum"):
+            object.__setattr__(self, name, _tensor(f"steps.{name}", getattr(self, name), np.float32, ("n",)))
+        if (self.size <= 0).any():
+            raise ModelError("tensor steps.size has values that are not positive")
+        if self.momentum.shape != self.size.shape:
+            raise ModelError(f"tensor steps.momentum has shape {self.momentum.shape}; expected {self.size.shape}")
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Both under their names in a weights file."""
+        return {"steps.size": self.size, "steps.momentum": self.momentum}
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The steps that a model was trained for: name ("unrolled", "converged" or "gap"), outer and inner, both >= 1."""
@@ -254,7 +279,7 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Conditioned:
-    """What a model is at one noise level: two strengths, and gain and bias of the mask, float32 (C,)."""
+    """What a model is at one noise level: two strengths, and gain and bias of the mask, float32 (C,); of an MMR mask, gain is its scale."""
 
     strength_unrolled: float
     strength_converged: float
@@ -270,6 +295,7 @@ class Model(_Rebuilt):
     noise_levels: float64 (K,), ascending, standard deviations for images on [0, 1].
     metadata: further texts of the weights file (training_data, licence, scores, ...), read-only.
     lipschitz: ||W||^2 that the model was trained with, or None.
+    steps: factors for as many dual steps as `schedule` has inner ones, which must be unrolled; None for those of FISTA.
     Raises ModelError where the parts do not fit together.
     """
 
@@ -282,6 +308,7 @@ class Model(_Rebuilt):
     schedule: Schedule
     metadata: Mapping[str, str] = field(default_factory=dict)
     lipschitz: float | None = None
+    steps: StepFactors | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
@@ -302,6 +329,13 @@ class Model(_Rebuilt):
         self._check_levels("strength.unrolled", self.strength.unrolled)
         if isinstance(self.mask, SafiMask):
             self._check_levels("mask.gain", self.mask.gain)
+        elif self.mask.scale.ndim == 2:
+            self._check_levels("mask.scale", self.mask.scale)
+        if self.steps is not None and (self.schedule.name, self.schedule.inner) != ("unrolled", len(self.steps.size)):
+            raise ModelError(
+                f"tensor steps.size is for {len(self.steps.size)} steps of schedule unrolled, "
+                f"but the schedule is {self.schedule.name} with {self.schedule.inner}"
+            )
         if self.lipschitz is not None:
             object.__setattr__(self, "lipschitz", float(self.lipschitz))
             if not (math.isfinite(self.lipschitz) and self.lipschitz > 0):
@@ -330,7 +364,9 @@ class Model(_Rebuilt):
         """All tensors under their names in a weights file; `lipschitz` only where it is known."""
         known = {} if self.lipschitz is None else {"lipschitz": np.asarray(self.lipschitz, np.float64)}
         strength = {"strength.unrolled": self.strength.unrolled, "strength.converged": self.strength.converged}
-        return {**self.filters.tensors(), **self.mask.tensors(), **strength, "noise_levels": self.noise_levels, **known}
+        steps = {} if self.steps is None else self.steps.tensors()
+        levels = {"noise_levels": self.noise_levels}
+        return {**self.filters.tensors(), **self.mask.tensors(), **strength, **levels, **known, **steps}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -354,10 +390,12 @@ class Model(_Rebuilt):
         unrolled, converged = (
             s[row] ** (1 - t) * s[above] ** t for s in (self.strength.unrolled, self.strength.converged)
         )
+        weights = np.array([1 - t, t], np.float32)
         if isinstance(self.mask, MmrMask):
-            gain, bias = np.ones(self.mask.channels, np.float32), np.zeros(self.mask.channels, np.float32)
+            scale = self.mask.scale
+            gain = scale.copy() if scale.ndim == 1 else weights @ scale[[row, above]]
+            bias = np.zeros_like(gain)
         else:
-            weights = np.array([1 - t, t], np.float32)
             gain, bias = (weights @ table[[row, above]] for table in (self.mask.gain, self.mask.bias))
         gain.flags.writeable = bias.flags.writeable = False
         return Conditioned(float(unrolled), float(converged), gain, bias)

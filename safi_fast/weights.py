@@ -3,6 +3,7 @@
 Tensors: `filters.0`, `filters.1`, ... (a cascade) or `filters` (composed); `mask.convolution.0..`, `mask.spline.0..`,
 `mask.gain`, `mask.bias` (SAFI) or `mask.smoothing.0..`, `mask.profile`, `mask.scale` (MMR), all float32;
 `strength.unrolled`, `strength.converged`, `noise_levels` and, where known, `lipschitz`, float64.
+Version 2 adds `steps.size` and `steps.momentum` and a row of `mask.scale` per noise level; a model without them is written as version 1.
 Metadata: the texts of HEADER, and any others, which become `Model.metadata`.
 """
 
@@ -17,10 +18,10 @@ from safetensors.numpy import save
 
 from .atomic import is_folder, write_atomically
 from .errors import ModelError
-from .model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength, fingerprint_of
+from .model import FilterBank, MmrMask, Model, SafiMask, Schedule, StepFactors, Strength, fingerprint_of
 
 FORMAT = "safi_fast"
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "2")
 IDENTITY = ("format", "format_version", "name", "family")
 RULES = ("boundary", "mask_boundary", "mask_dilations", "schedule")
 HEADER = {
@@ -66,7 +67,7 @@ def _header(model: Model) -> dict[str, str]:
     levels = model.noise_levels
     header = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": _version(model),
         "name": model.name,
         "family": model.family,
         "boundary": model.filters.boundary,
@@ -78,6 +79,12 @@ def _header(model: Model) -> dict[str, str]:
         header["mask_boundary"] = model.mask.boundary
         header["mask_dilations"] = ",".join(map(str, model.mask.dilations))
     return header
+
+
+def _version(model: Model) -> str:
+    """The first one that can hold the model."""
+    by_level = isinstance(model.mask, MmrMask) and model.mask.scale.ndim == 2
+    return FORMAT_VERSIONS[model.steps is not None or by_level]
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -116,8 +123,10 @@ def _check_format(metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise ModelError("is a safetensors file, but not one of safi_fast (its metadata has no format 'safi_fast')")
     version = metadata.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ModelError(f"has format_version {version!r}; this version of safi_fast reads {FORMAT_VERSION!r} only")
+    if version not in FORMAT_VERSIONS:
+        raise ModelError(
+            f"has format_version {version!r}; this version of safi_fast reads {' and '.join(FORMAT_VERSIONS)}"
+        )
 
 
 def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
@@ -143,11 +152,16 @@ def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
     strength = Strength(left.take("strength.unrolled", np.float64), left.take("strength.converged", np.float64))
     levels = left.take("noise_levels", np.float64)
     lipschitz = left.scalar("lipschitz") if "lipschitz" in left.tensors else None
+    steps = None
+    if metadata["format_version"] != "1" and any(name.startswith("steps.") for name in tensors):
+        steps = StepFactors(left.take("steps.size"), left.take("steps.momentum"))
     left.check_nothing_left()
     further = {key: text for key, text in metadata.items() if key not in HEADER}
     model = Model(
-        _text(metadata, "name"), family, filters, mask, strength, levels, _schedule(metadata), further, lipschitz
+        _text(metadata, "name"), family, filters, mask, strength, levels, _schedule(metadata), further, lipschitz, steps
     )
+    if _version(model) > metadata["format_version"]:
+        raise ModelError(f"has format_version {metadata['format_version']!r}, but tensors of version {_version(model)}")
     if fingerprint_of(tensors) != _text(metadata, "sha256"):
         raise ModelError("the tensors do not match the SHA-256 in the file: it was changed after it was written")
     return model

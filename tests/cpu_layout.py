@@ -66,17 +66,15 @@ def convolve(x, weight, dilation, boundary, spline_bank, bias=None):
 
 
 def smooth(x, weight, boundary, *, adjoint=False, profile=None):
-    """A depthwise layer: (B, C, H, W), (C, 1, k, k) -> (B, C, H, W)."""
+    """A depthwise layer: (B, C, H, W), (C, 1, k, k) -> (B, C, H, W); profile: scale (C,) and spline bank, or None."""
     batch, channels, height, width = x.shape
     wide = -(-channels // GROUP) * GROUP
     source, slot = two_slots(x)
     output = np.full_like(source, np.nan)
-    scale, table = (
-        (np.ones(wide, np.float32), identity(channels)) if profile is None else (profile.scale, profile.profile)
-    )
+    scale, table = (np.ones(channels, np.float32), identity(channels)) if profile is None else profile
     depthwise(
         np.arange(batch), source.reshape(-1), slot, output.reshape(-1), 1 - slot,
         _flat(_padded(weight[:, 0], wide).transpose(1, 2, 0)), weight.shape[-1], adjoint, boundary == "symmetric",
-        profile is not None, scale, *table.arguments, geometry_of(batch, height, width, channels),
+        profile is not None, np.tile(_flat(_padded(scale, wide)), batch), *table.arguments, geometry_of(batch, height, width, channels),
     )  # fmt: skip
     return channels_first(output[1 - slot, np.arange(batch)], channels)

@@ -559,11 +559,12 @@ def depthwise(bench, kernel, adjoint, profiled=False):
     x, slot, output_slot = 0.2 * bench.images_of_channels(), bench.slots(), bench.slots()
     mask = random_mmr_mask(bench.rng, bench.used, (kernel,))
     weight, scale, profile = (np.asarray(v, np.float32) for v in (mask.smoothing[0], mask.scale, mask.profile))
+    scales = np.float32(1 + 0.2 * np.arange(bench.batch)[:, None]) * scale
     output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
     bench.launch(
         "depthwise", "depthwise", bench.slotted((slot, x), outside=np.nan), bench.put(slot), output,
         bench.put(output_slot), bench.per_channel(weight[:, 0]), np.int32(adjoint), bench.symmetric, np.int32(profiled),
-        bench.per_channel(scale), bench.spline(profile, 0.0), writes=[(output, bench.rows_of(output_slot))],
+        bench.per_channel(scales, axis=1), bench.spline(profile, 0.0), writes=[(output, bench.rows_of(output_slot))],
         options=(f"-DSUPPORT={kernel}",),
     )  # fmt: skip
     assert_finite(bench, output, output_slot)
@@ -573,8 +574,8 @@ def depthwise(bench, kernel, adjoint, profiled=False):
         )
         both = [exact, plain.depthwise(x[b], weight, bench.boundary, adjoint=adjoint)]
         if profiled:
-            both = [np.clip(oracle.spline(scale[:, None, None] * v, profile, 0, 1), 0, 1) for v in both]
-        same = twin("depthwise", x[b], weight, bench.boundary, adjoint, (scale, profile) if profiled else None)
+            both = [np.clip(oracle.spline(scales[b][:, None, None] * v, profile, 0, 1), 0, 1) for v in both]
+        same = twin("depthwise", x[b], weight, bench.boundary, adjoint, (scales[b], profile) if profiled else None)
         yield Result("depthwise", actual, *both, ulps=16 if profiled else 4, twin=same)
 
 
@@ -600,15 +601,17 @@ def totals(bench, blocks):
 def advance(bench):
     slot, turn = bench.slots(), bench.slots(3)
     carried, momenta = bench.per_image(bench.uniform(bench.batch)), bench.uniform(3, bench.batch)
+    step, sizes = bench.per_image(bench.uniform(bench.batch)), bench.uniform(4, bench.batch)
     slot_there, turn_there = bench.put(slot), bench.put(turn)
     bench.launch(
-        "state", "advance", np.int32(len(bench.active)), slot_there, carried, bench.put(momenta), turn_there,
-        writes=[(array, bench.active) for array in (slot_there, carried, turn_there)],
+        "state", "advance", np.int32(len(bench.active)), slot_there, carried, bench.put(momenta), step, bench.put(sizes),
+        turn_there, writes=[(array, bench.active) for array in (slot_there, carried, step, turn_there)],
     )  # fmt: skip
     for b in bench.active:
         assert bench.read(slot_there, slice(b, b + 1)) == 1 - slot[b]
         assert bench.read(turn_there, slice(b, b + 1)) == turn[b] + 1
         assert bench.read(carried, slice(b, b + 1)) == momenta[turn[b], b]
+        assert bench.read(step, slice(b, b + 1)) == sizes[turn[b] + 1, b]
     yield from ()
 
 

@@ -151,10 +151,8 @@ def convolution(x, weight, dilation, boundary, knots, bias):
 
 
 def depthwise(x, weight, boundary, adjoint, profiled):
-    return smooth(x[None], weight, boundary, adjoint=adjoint, profile=_profile(*profiled) if profiled else None)[0]
-
-
-class _profile:  # noqa: N801 - stands for the weights of an MMR mask
-    def __init__(self, scale, values):
-        wide = -(-len(scale) // GROUP) * GROUP
-        self.scale, self.profile = _flat(_padded(scale, wide)), _Spline(values, 0.0, wide)
+    profile = None
+    if profiled:
+        scale, values = profiled
+        profile = scale, _Spline(values, 0.0, -(-len(scale) // GROUP) * GROUP)
+    return smooth(x[None], weight, boundary, adjoint=adjoint, profile=profile)[0]

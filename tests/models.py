@@ -74,6 +74,12 @@ def random_model(
     return Model(**(made | parts))
 
 
+def conditions(model):
+    """Gain and bias of the mask generator at the first level of a model, (C,) each."""
+    level = model.at(float(model.noise_levels[0]), strength_given=False)
+    return level.gain, level.bias
+
+
 def oracle_form(model):
     """A Model as the dictionary of float64 arrays that `oracle.mask_of` takes, first noise level."""
     mask, form = model.mask, {"family": model.family, "layers": [w.astype(float) for w in model.filters.layers]}

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 from emulator.device import EmulatedDevice
-from models import random_mmr_mask, random_model, random_safi_mask
+from models import conditions, random_mmr_mask, random_model, random_safi_mask
 
 import safi_fast.api as api
 from safi_fast import Solver, load_model
@@ -225,11 +225,10 @@ def load(workspace, y):
     workspace.load(y, np.full(count, 0.05, np.float32), np.full(count, 0.8, np.float32), (0.0, 1.0))
 
 
-def solve(workspace, momenta, *, together):
+def solve(workspace, momenta, *, together, sizes=None):
     """Four outer steps of some dual steps each, as one call or one by one; everything that can be seen of them."""
     everyone = np.arange(workspace.batch)
-    channels = workspace.engine.model.filters.channels
-    gain = np.ones((workspace.batch, channels), np.float32)
+    gain = np.tile(conditions(workspace.engine.model)[0], (workspace.batch, 1))
     workspace.start_dual(everyone)
     for outer in range(4):
         if outer:
@@ -237,7 +236,7 @@ def solve(workspace, momenta, *, together):
             workspace.update_mask(everyone, gain, 0 * gain)
         workspace.refresh(everyone)
         if together:
-            workspace.steps(everyone, momenta)
+            workspace.steps(everyone, momenta, sizes)
         else:
             for momentum in momenta:
                 workspace.step(everyone, momentum)
@@ -263,6 +262,20 @@ def test_replayed_steps_equal_single_steps(name, count):
     single, replayed = (solve(workspaces(name, y)[1], MOMENTA[:count], together=together) for together in (False, True))
     for one, other in zip(single, replayed, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_steps_of_other_sizes():
+    """Learned step sizes: the same on both backends, and the usual size for the steps that follow."""
+    y, sizes = noisy(2, (20, 36)), np.float32([[0.5, 1.5], [1.2, 0.7], [0.9, 1.1], [2.0, 0.4]])
+    seen = [solve(w, MOMENTA, together=True, sizes=sizes) for w in workspaces("safi, symmetric", y)]
+    usual = solve(workspaces("safi, symmetric", y)[0], MOMENTA, together=True)
+    assert abs(seen[0][0] - usual[0]).max() > 1e-3
+    for ours, expected in zip(seen[1], seen[0], strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=200 * np.finfo(np.float32).eps * np.abs(expected).max())
+    for workspace in workspaces("safi, symmetric", y):
+        solve(workspace, MOMENTA, together=True, sizes=sizes)
+        load(workspace, y)
+        np.testing.assert_allclose(solve(workspace, MOMENTA, together=True)[0], usual[0], rtol=0, atol=1e-5)
 
 
 def test_steps_are_recorded_once():
@@ -295,8 +308,8 @@ def test_every_operation_equals_the_cpu(name, mode):
     y = noisy(2, (21, 36))
     everyone, seen = np.arange(2), []
     for workspace in workspaces(name, y, mode):
-        channels = workspace.engine.model.filters.channels
-        gain, bias = np.float32([[1.2], [0.9]]) * np.ones((2, channels), np.float32), np.full((2, channels), 0.1)
+        gain = np.float32([[1.2], [0.9]]) * conditions(workspace.engine.model)[0]
+        bias = np.full_like(gain, 0.1)
         values = {"ones": workspace.masks(), "normal": np.array(workspace.normal_operator(y))}
         load(workspace, y)
         workspace.start_dual(everyone)
@@ -326,13 +339,13 @@ def test_inactive_images_stay_as_they_are():
     for name in ("safi, symmetric", "mmr, published layout"):
         workspace = workspaces(name, y)[1]
         everyone, some = np.arange(3), np.array([0, 2])
-        ones = np.ones((3, workspace.engine.model.filters.channels), np.float32)
+        gains = np.tile(conditions(workspace.engine.model)[0], (3, 1))
         workspace.start_dual(everyone)
         workspace.refresh(everyone)
         workspace.step(everyone, np.full(3, 0.3, np.float32))
         workspace.accept(everyone, "primal")
         workspace.collapse_momentum(everyone)
-        workspace.update_mask(everyone, ones, 0 * ones)
+        workspace.update_mask(everyone, gains, 0 * gains)
 
         def arrays(workspace=workspace):
             device = workspace.device
@@ -349,7 +362,7 @@ def test_inactive_images_stay_as_they_are():
         workspace.accept(some, "previous")
         workspace.outer_change(some)
         workspace.collapse_momentum(some)
-        workspace.update_mask(some, 2 * ones, ones)
+        workspace.update_mask(some, 2 * gains, gains)
         workspace.clear_dual(some)
         workspace.put_image(some, np.zeros_like(y))
         for then, now in zip(before, arrays(), strict=True):

@@ -4,6 +4,7 @@ Tolerances: at most twice the error of plain float32 NumPy (plain.py), or a stat
 outputs are filled with NaN first wherever a kernel has to write all of it before it reads.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,7 +12,7 @@ import oracle
 import plain
 import pytest
 from cpu_layout import GROUP, channels_first, convolve, identity, lanes, smooth
-from models import random_mmr_mask, random_model
+from models import conditions, random_mmr_mask, random_model
 from numba import njit
 from plain import EPS, assert_as_good
 
@@ -382,7 +383,7 @@ def test_inactive_images_stay_as_they_are(rng, family, boundary):
     """Every operation on images 0 and 2 of a batch leaves each array of image 1 untouched, bit for bit."""
     engine = CpuEngine(random_model(family, 5, boundary=boundary))
     workspace = loaded(engine, images(rng, engine, (22, 27), batch=3))
-    some, conditioning = np.array([0, 2]), np.ones((3, 5), np.float32)
+    some, conditioning = np.array([0, 2]), np.tile(conditions(engine.model)[0], (3, 1))
     workspace.start_dual(everyone(workspace))
     workspace.refresh(everyone(workspace))
     workspace.step(everyone(workspace), np.zeros(3, np.float32))
@@ -673,7 +674,7 @@ def test_profile_of_the_smoothed_responses(rng):
     mask = random_mmr_mask(rng, channels=5, kernels=(5,))
     x = 0.2 * rng.random((1, 5, 19, 26), np.float32)
     weights = _MmrMaskWeights(mask, "symmetric", GROUP)
-    output = smooth(x, mask.smoothing[0], "symmetric", profile=weights)[0]
+    output = smooth(x, mask.smoothing[0], "symmetric", profile=(mask.scale, weights.profile))[0]
 
     def profiled(activity):
         return np.clip(oracle.spline(mask.scale[:, None, None] * activity, mask.profile, 0, 1), 0, 1)
@@ -740,12 +741,13 @@ def test_whole_mmr_mask(rng, channels, smoothing, boundary, size):
     mask = random_mmr_mask(rng, channels, smoothing)
     model = random_model("mmr", channels, kernels=(7, 7), boundary=boundary, mask=mask)
     x = rng.random((2, *size), np.float32)
-    masks = _mask_of(CpuEngine(model), x, *np.ones((2, 2, channels), np.float32))
+    scales = np.stack([mask.scale, np.float32(0.8) * mask.scale])
+    masks = _mask_of(CpuEngine(model), x, scales, 0 * scales)
     for b in range(2):
         exact = oracle.mmr_mask(
-            x[b], model.filters.layers, boundary, mask.smoothing, mask.profile.astype(float), mask.scale
+            x[b], model.filters.layers, boundary, mask.smoothing, mask.profile.astype(float), scales[b]
         )
-        assert_as_good(masks[b], exact, plain.mmr_mask(x[b], mask, model.filters))
+        assert_as_good(masks[b], exact, plain.mmr_mask(x[b], replace(mask, scale=scales[b]), model.filters))
         assert np.ptp(exact) > 0.2, "a mask without contrast tests nothing"
 
 

@@ -12,7 +12,7 @@ import pytest
 from models import random_filters, random_mmr_mask, random_model, random_safi_mask
 
 from safi_fast.errors import InputError, ModelError
-from safi_fast.model import FilterBank, Schedule, Strength
+from safi_fast.model import FilterBank, Schedule, StepFactors, Strength
 
 FAMILIES = ("safi", "mmr")
 LEVELS = (5 / 255, 15 / 255, 50 / 255)
@@ -160,13 +160,43 @@ def test_safi_mask_refuses(change, message):
         (lambda m: {"profile": 0.5 * m.profile}, r"tensor mask\.profile has a row that does not start at one"),
         (lambda m: {"profile": with_value(m.profile, 9)}, r"tensor mask\.profile has a row .* that increases"),
         (lambda m: {"scale": -m.scale}, r"tensor mask\.scale has negative values"),
-        (lambda m: {"scale": m.scale[:, None]}, r"tensor mask\.scale has shape \(4, 1\); expected \(C\)"),
+        (lambda m: {"scale": m.scale[:, None]}, r"tensor mask\.smoothing\.0 has shape"),
+        (lambda m: {"scale": m.scale[:, None, None]}, r"tensor mask\.scale has shape \(4, 1, 1\); expected \(C\)"),
     ],
 )
 def test_mmr_mask_refuses(change, message):
     mask = random_mmr_mask(rng())
     with pytest.raises(ModelError, match=message):
         dataclasses.replace(mask, **change(mask))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": [1, 0]}, r"tensor steps\.size has values that are not positive"),
+        ({"size": [1, np.nan]}, r"tensor steps\.size has values that are not finite"),
+        ({"momentum": [0.5]}, r"tensor steps\.momentum has shape \(1,\); expected \(2,\)"),
+    ],
+)
+def test_step_factors_refuse(change, message):
+    with pytest.raises(ModelError, match=message):
+        StepFactors(**({"size": [1, 1], "momentum": [0, 0.3]} | change))
+
+
+def test_steps_and_scales_must_fit_the_model():
+    with pytest.raises(ModelError, match=r"steps\.size is for 2 steps of schedule unrolled, but .* unrolled with 12"):
+        random_model(steps=StepFactors([1, 1], [0, 0.3]))
+    mask = random_mmr_mask(rng())
+    with pytest.raises(ModelError, match=r"tensor mask\.scale is for 2 noise levels and noise_levels has 1"):
+        random_model("mmr", mask=dataclasses.replace(mask, scale=np.stack([mask.scale, mask.scale])))
+
+
+def test_scale_of_an_mmr_mask_between_its_levels():
+    mask = random_mmr_mask(rng())
+    one, two = random_model("mmr", mask=mask), np.stack([mask.scale, 3 * mask.scale])
+    np.testing.assert_array_equal(one.at(25 / 255, strength_given=False).gain, mask.scale)
+    model = random_model("mmr", levels=(0.1, 0.2), mask=dataclasses.replace(mask, scale=two))
+    np.testing.assert_allclose(model.at(0.15, strength_given=False).gain, 2 * mask.scale, rtol=1e-6)
 
 
 def test_random_masks_are_between_zero_and_one_and_not_trivial():
@@ -293,7 +323,7 @@ def test_at_a_noise_level_the_rows_are_those_of_the_file(family):
         there = model.at(level, strength_given=False)
         assert there.strength_unrolled == model.strength.unrolled[i]
         assert there.strength_converged == model.strength.converged[i]
-        gain = model.mask.gain[i] if family == "safi" else np.ones(4)
+        gain = model.mask.gain[i] if family == "safi" else model.mask.scale
         bias = model.mask.bias[i] if family == "safi" else np.zeros(4)
         np.testing.assert_array_equal(there.gain, gain)
         np.testing.assert_array_equal(there.bias, bias)

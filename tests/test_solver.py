@@ -13,6 +13,8 @@ import pytest
 from models import oracle_form, random_model
 
 from safi_fast import Solver, memory
+from safi_fast.errors import InputError
+from safi_fast.model import StepFactors
 from safi_fast.solver import dual, outer
 from safi_fast.solver.momentum import chambolle_dossal, fista
 from safi_fast.solver.result import STATUS_MESSAGES, OuterState
@@ -233,6 +235,25 @@ def test_box_holds(schedule):
         image = solve(solver_of(), y, schedule=schedule, box=box).image
         assert np.float32(box[0]) == image.min()
         assert image.max() <= np.float32(box[1])
+
+
+def test_learned_steps():
+    """Learned factors are used by `unrolled` alone; FISTA's written as learned ones give the same bits."""
+    image = photograph()
+    fista_like = StepFactors(np.ones(12), list(islice(fista(), 12)))
+    plain, same = random_model(), random_model(steps=fista_like)
+    other = random_model(steps=StepFactors(np.full(12, 1.3), np.full(12, 0.5)))
+    expected = Solver(plain).denoise(image, SIGMA)
+    np.testing.assert_array_equal(Solver(same).denoise(image, SIGMA), expected)
+    assert abs(Solver(other).denoise(image, SIGMA) - expected).max() > 1e-3
+    np.testing.assert_array_equal(
+        Solver(other).denoise(image, SIGMA, schedule="gap", tol=1e-3),
+        Solver(plain).denoise(image, SIGMA, schedule="gap", tol=1e-3),
+    )
+    short = Solver(same).denoise(image, SIGMA, max_inner=5)
+    np.testing.assert_array_equal(short, Solver(plain).denoise(image, SIGMA, max_inner=5))
+    with pytest.raises(InputError, match="max_inner is 13, but model 'random-safi' has learned 12 steps"):
+        Solver(other).denoise(image, SIGMA, max_inner=13)
 
 
 def test_momentum_factors():

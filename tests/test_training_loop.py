@@ -112,6 +112,8 @@ def test_the_rate_rises_and_falls(images):
         )
     expected = np.array([0.5 * 1, (1 + np.cos(0.1 * np.pi)) / 2, 0.5, 0.01]) * SMALL.filter_rate
     np.testing.assert_allclose(rates, expected)
+    late = dataclasses.replace(SMALL, steady=0.8)
+    assert [late.rate(9, share) for share in (0.1, 0.8, 0.9, 1.0)] == pytest.approx([1, 1, 0.5, 0.01])
 
 
 def test_a_gradient_that_is_not_finite_ends_the_training(images):
@@ -129,7 +131,7 @@ def test_pool_replaces_what_is_through_and_keeps_the_rest():
 
     def new_patch():
         made.append(1)
-        return np.full((4, 4), 0.1 * len(made), np.float32), 0.5, np.ones((4, 4), np.float32)
+        return torch.full((4, 4), 0.1 * len(made)), 0.5, torch.ones(4, 4)
 
     def begin(noisy, sigma):
         return noisy - sigma[:, None, None, None], torch.ones(len(noisy), 2, 4, 4)
@@ -149,7 +151,8 @@ def test_pool_replaces_what_is_through_and_keeps_the_rest():
 
 
 def test_patches_and_levels_are_seeded_and_within_bounds(images):
-    draws = [draw_patch(images, 24, np.random.default_rng(seed)) for seed in (3, 3, 4)]
+    tensors = [torch.from_numpy(image) for image in images]
+    draws = [draw_patch(tensors, 24, np.random.default_rng(seed)) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
     assert draws[0].shape == (24, 24)
@@ -170,6 +173,8 @@ def test_settings_are_checked(images):
         ({"trained": 9}, "trained is 9, but an outer step has only 4"),
         ({"crop": 12}, "crop is 12; nothing of a patch of 24 x 24"),
         ({"pool": 1}, "pool is 1; expected at least one batch"),
+        ({"steady": 1.0}, "steady is 1; expected a share of the run"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; expected one of adam, muon"),
     ):
         with pytest.raises(InputError, match=match):
             dataclasses.replace(SMALL, **wrong)
@@ -262,6 +267,8 @@ def test_train_writes_everything_and_resumes(folders, tmp_path, capsys):
     assert set(rows[-1]["psnr"]) == {"5", "15", "25"}
     assert load_model(out / "model.safetensors").fingerprint != model.fingerprint
     assert read_image(out / "curve.png").array.std() > 0
+    raw = load_model(out / "raw.safetensors")
+    assert 0 < abs(raw.strength.unrolled / load_model(out / "model.safetensors").strength.unrolled - 1).max() < 0.1
 
 
 def test_train_from_weights(folders, tmp_path, capsys):
@@ -278,7 +285,12 @@ def test_train_from_weights(folders, tmp_path, capsys):
         (["--steps", "1", "--resume"], "there is no checkpoint to resume from"),
         (["--steps", "1", "--resume", "--channels", "4"], "--channels has no meaning with --resume"),
         (["--steps", "1", "--init", "safi-gray", "--family", "mmr"], "--family has no meaning with --init"),
-        (["--steps", "1", "--init", "safi-gray", "--sigma-range", "0", "70"], "the weights have tables for 2 to 50"),
+        (["--steps", "1", "--init", "safi-gray", "--mask-dilations", "3", "1"], "expected those of the model"),
+        (["--steps", "1", "--resume", "--mask-dilations", "1", "1"], "--mask-dilations has no meaning with --resume"),
+        (["--steps", "1", "--family", "mmr", "--mask-dilations", "1", "1"], "a mask of the family mmr has none"),
+        (["--steps", "1", "--teacher-share", "0.5"], "--teacher-share has no meaning without --teacher"),
+        (["--steps", "1", "--teacher", "x.safetensors"], "there is no such teacher"),
+        (["--steps", "1", "--device", "mps"], "expected cpu, cuda or cuda:N"),
         (["--steps", "1", "--patch", "64"], "patches need 64 x 64"),
         (["--time-budget", "2x"], "'2x' is not a duration"),
         (["--steps", "1", "--schedule", "5*12"], "'5*12' is not a schedule"),

@@ -134,7 +134,8 @@ def test_operator_refuses(generator):
 # ---------------------------------------------------------------------------------------------------------- gradients
 
 
-def test_gradient_of_the_steps_is_that_of_torch(generator):
+@pytest.mark.parametrize("learned", [False, True])
+def test_gradient_of_the_steps_is_that_of_torch(generator, learned):
     """Mask, filters and strength, in float64; the noisy image leaves the box so that every clip takes part."""
 
     def random(*shape):
@@ -144,13 +145,15 @@ def test_gradient_of_the_steps_is_that_of_torch(generator):
     kernels = (kernels / filters.squared_norm(kernels).sqrt()).requires_grad_()
     y, target, mask = 1.4 * random(2, 1, 14, 17) - 0.2, random(2, 1, 14, 17), random(2, 4, 14, 17).requires_grad_()
     strength = torch.tensor([0.03, 0.1], dtype=torch.float64).view(-1, 1, 1, 1).requires_grad_()
-    factors = inner.momenta(2, 8)
+    factors = inner.fista_steps(2, 8)
+    if learned:
+        factors = [inner.Step(0.7 + 0.2 * i, 0.9 - 0.1 * i) for i in range(6)]
 
     def gradients(steps):
         operator = filters.FilterOperator(kernels, (14, 17))
         with torch.no_grad():
             begun = inner.start(operator, y, strength)
-            state = inner.dual_steps(operator, y, begun, None, strength, inner.momenta(0, 4))
+            state = inner.dual_steps(operator, y, begun, None, strength, inner.fista_steps(0, 4))
         x = steps(operator, state)
         return [x, *torch.autograd.grad((x - target).square().sum(), [mask, kernels, strength])]
 
@@ -170,7 +173,14 @@ def test_steps_want_a_circular_boundary(generator):
     operator = filters.FilterOperator(torch.randn((3, 1, 5, 5), generator=generator), (8, 8), "symmetric")
     zeros = torch.zeros(1, 3, 8, 8)
     with pytest.raises(ValueError, match="operator has a symmetric boundary"):
-        inner.trained_steps(operator, zeros[:, :1], inner.DualState(zeros, zeros), zeros, torch.ones(1, 1, 1, 1), [0.0])
+        inner.trained_steps(
+            operator,
+            zeros[:, :1],
+            inner.DualState(zeros, zeros),
+            zeros,
+            torch.ones(1, 1, 1, 1),
+            inner.fista_steps(0, 1),
+        )
 
 
 @pytest.mark.parametrize("low", [-1.0, 0.0])
@@ -208,7 +218,7 @@ def test_gradient_of_the_mask_reaches_every_parameter(generator):
         conditions = network.at(torch.tensor([10 / 255, 20 / 255]))
         mask = network.mask(y, conditions, operator)
         state = inner.start(operator, y, conditions.strength.detach())
-        x, _ = inner.trained_steps(operator, y, state, mask, conditions.strength, inner.momenta(0, 3))
+        x, _ = inner.trained_steps(operator, y, state, mask, conditions.strength, inner.fista_steps(0, 3))
         x.square().sum().backward()
         for name, parameter in network.named_parameters():
             assert not parameter.requires_grad or parameter.grad.abs().max() > 0, f"{family} {name}"

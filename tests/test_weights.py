@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from safi_fast import models
 from safi_fast.errors import InputError, ModelError
-from safi_fast.model import Schedule, fingerprint_of
+from safi_fast.model import Schedule, StepFactors, fingerprint_of
 from safi_fast.models import DEFAULT_MODEL, describe, list_models, load_model
 from safi_fast.weights import read_model, save_model
 
@@ -113,6 +113,39 @@ def content_of_mmr(folder):
     return content(folder / "mmr.safetensors")[0]
 
 
+STEPS = StepFactors(np.linspace(0.5, 2, 12), np.linspace(0, 0.9, 12))
+
+
+def by_level(mask):
+    return dataclasses.replace(mask, scale=np.stack([mask.scale * factor for factor in (1, 2, 3)]))
+
+
+@pytest.mark.parametrize("what", ["steps", "scale"])
+def test_version_2_holds_what_version_1_cannot(tmp_path, what):
+    if what == "steps":
+        model = random_model(steps=STEPS)
+    else:
+        model = random_model("mmr", levels=LEVELS)
+        model = dataclasses.replace(model, mask=by_level(model.mask))
+    save_model(model, tmp_path / "model.safetensors")
+    assert content(tmp_path / "model.safetensors")[1]["format_version"] == "2"
+    read = read_model(tmp_path / "model.safetensors")
+    assert read.fingerprint == model.fingerprint
+    if what == "steps":
+        np.testing.assert_array_equal(read.steps.size, STEPS.size)
+        np.testing.assert_array_equal(read.steps.momentum, STEPS.momentum)
+    else:
+        assert read.mask.scale.shape == (3, 4)
+
+
+def test_version_1_with_what_only_version_2_has_is_refused(rewritten):
+    def add_steps(tensors, metadata):
+        tensors.update({"steps.size": STEPS.size, "steps.momentum": STEPS.momentum})
+
+    with pytest.raises(ModelError, match=r"tensor steps\.momentum is unknown in a model of this kind"):
+        read_model(rewritten(add_steps))
+
+
 # ------------------------------------------------------------------------------------------------------------- saving
 
 
@@ -208,8 +241,8 @@ def test_reading_refuses_a_foreign_safetensors_file(tmp_path):
 
 
 def test_reading_refuses_an_unknown_version(rewritten):
-    path = rewritten(lambda tensors, metadata: metadata.update(format_version="2"))
-    with pytest.raises(ModelError, match=r"has format_version '2'; this version of safi_fast reads '1' only"):
+    path = rewritten(lambda tensors, metadata: metadata.update(format_version="3"))
+    with pytest.raises(ModelError, match=r"has format_version '3'; this version of safi_fast reads 1 and 2"):
         read_model(path)
 
 

@@ -4,7 +4,7 @@
     with `profiled`, output = clip(phi(scale . K * input), 0, 1) afterwards
 
 Boundary: zeros outside, or the half-sample symmetric extension. The adjoint of the latter folds the extension back.
-Shapes: input, output (2, B, G, H, W, 32); weights (k * k, G, 32); scale (G, 32).
+Shapes: input, output (2, B, G, H, W, 32); weights (k * k, G, 32); scale (B, G, 32).
 """
 
 from numba import njit, prange
@@ -71,9 +71,9 @@ def _four_pixels(source, first, row_floats, weights, lanes, groups, kernel, adjo
 
 
 @njit(**_OPTIONS)
-def _finish(value, profiled, scale, table, groups, lanes, knots, shift, stretch):
+def _finish(value, profiled, scale, image, table, groups, lanes, knots, shift, stretch):
     if profiled:
-        value = spline(value * load(scale, lanes), table, groups, lanes, knots, shift, stretch)
+        value = spline(value * load(scale, image * groups * GROUP + lanes), table, groups, lanes, knots, shift, stretch)
         value = minimum(maximum(value, splat(0.0)), splat(1.0))
     return value
 
@@ -99,7 +99,7 @@ def depthwise(
                     first = ((plane * height + row - reach) * width + column - reach) * GROUP + lane
                     values = _four_pixels(source, first, width * GROUP, weights, lanes, groups, kernel, adjoint)
                     for pixel in range(4):
-                        value = _finish(values[pixel], profiled, scale, table, groups, lanes, knots, shift, stretch)
+                        value = _finish(values[pixel], profiled, scale, b, table, groups, lanes, knots, shift, stretch)
                         store(output, target + (column + pixel) * GROUP, value)
                     column += 4
                 else:
@@ -118,6 +118,6 @@ def depthwise(
                         adjoint,
                         symmetric,
                     )
-                    value = _finish(value, profiled, scale, table, groups, lanes, knots, shift, stretch)
+                    value = _finish(value, profiled, scale, b, table, groups, lanes, knots, shift, stretch)
                     store(output, target + column * GROUP, value)
                     column += 1

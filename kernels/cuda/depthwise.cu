@@ -4,7 +4,7 @@
 //     with `profiled`, output = clip(phi(scale . (K * source)), 0, 1)
 //
 // Boundary: zeros outside, or the half-sample symmetric extension, whose adjoint folds the extension back.
-// Twin: kernels/cpu/depthwise.py. weights (C, K * K); scale (C); source and output (planes, C, H, stride) at their slots.
+// Twin: kernels/cpu/depthwise.py. weights (C, K * K); scale (B, C); source and output (planes, C, H, stride) at their slots.
 // Cost per pixel and channel: K^2 multiply-adds, 8 bytes. A block makes 32 x 32 pixels of one channel, a thread 8 of one row.
 // Launch: grid (32 x 32 tiles, C, active images), block 128, static shared memory. Options: SUPPORT.
 #include "filter_bank.cuh"
@@ -70,7 +70,7 @@ depthwise(const int* __restrict__ active, const float* __restrict__ source, cons
             for (int p = 0; p < PX; p++) value[p] = fmaf(tap, window[p + kx], value[p]);
         }
     }
-    const float factor = profiled ? scale[c] : 1.0f;
+    const float factor = profiled ? scale[image * g.channels + c] : 1.0f;
 #pragma unroll
     for (int p = 0; p < PX; p++) {
         if (x + p < g.width && adjoint && symmetric && in_band(y, x + p, REACH, g))

@@ -20,16 +20,19 @@ totals(const int* __restrict__ active, const double* __restrict__ partials, int 
     }
 }
 
-// After a step: the other slot becomes current, v = u + carried (u - u_previous), and the next row of momentum is due.
+// After a step: the other slot becomes current, v = u + carried (u - u_previous), and the next rows of momentum and of sizes, the step
+// sizes of u, are due; sizes has one row more than there are steps.
 // Launch: grid (ceil(count / 256)), block 256.
 extern "C" __global__ void __launch_bounds__(THREADS)
 advance(const int* __restrict__ active, int count, int* __restrict__ slot, float* __restrict__ carried,
-        const float* __restrict__ momentum, int* __restrict__ turn, Geometry g) {
+        const float* __restrict__ momentum, float* __restrict__ step, const float* __restrict__ sizes, int* __restrict__ turn,
+        Geometry g) {
     const int i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= count) return;
     const int image = active[i];
     slot[image] = 1 - slot[image];
     carried[image] = momentum[turn[image] * g.batch + image];
+    step[image] = sizes[(turn[image] + 1) * g.batch + image];
     turn[image]++;
 }
 

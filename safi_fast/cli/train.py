@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,17 @@ def schedule(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write a number from 0 to 1")
+    return value
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `safi-fast train`."""
     add = parser.add_argument
@@ -65,12 +77,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--channels", type=count, metavar="C", help="number of filters (default: 64)")
     add("--init", metavar="NAME|PATH", help="model to start from; sets family, filters and noise levels")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add(
+        "--mask-dilations", type=count, nargs="+", metavar="D",
+        help="pixels between the taps of each mask layer, like 1 1 3 2 3: layers that --init lacks are added",
+    )  # fmt: skip
+    add("--teacher", type=Path, action="append", default=[], metavar="FILE", help="denoiser to learn from; repeatable")
+    add(
+        "--teacher-share", type=share, default=None, metavar="0..1",
+        help="of the target that is the teachers' from sigma 12 on (default: 0.85)",
+    )  # fmt: skip
+    add(
+        "--teacher-until", type=share, default=None, metavar="0..1",
+        help="share of the run after which the teachers' part fades (default: 1, never)",
+    )  # fmt: skip
+    add("--optimizer", choices=("adam", "muon"), default="adam", help="muon: for the large mask layers (default: adam)")
+    add("--device", default="cpu", metavar="cpu|cuda", help="where torch computes (default: cpu)")
+    add("--autocast", action="store_true", help="mask layers in bfloat16")
     add("--name", default=None, metavar="N", help="name of the exported model (default: that of the folder)")
     add("--licence", metavar="TEXT", help="licence of the exported weights, for their metadata")
     add("--batch", type=count, default=8, metavar="N", help="patches a step (default: 8)")
     add("--patch", type=count, default=72, metavar="P", help="their side in pixels (default: 72)")
     add("--pool", type=count, default=256, metavar="N", help="patches under way (default: 256)")
     add("--rate", type=positive, default=1.0, metavar="F", help="factor on all learning rates (default: 1)")
+    add(
+        "--steady", type=share, default=0.0, metavar="0..1",
+        help="share of the run for which the learning rates stay at their highest (default: 0, they fall at once)",
+    )  # fmt: skip
+    add(
+        "--average", type=share, default=0.998, metavar="0..1",
+        help="share of the averaged weights that each step keeps (default: 0.998)",
+    )  # fmt: skip
     add(
         "--fixed", nargs="+", default=(), metavar="NAME",
         help="parameters that stay as they start, by their names in torch, like convolutions.1; the same again with --resume",
@@ -100,19 +136,24 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from ..plots import training_curve
     from ..training.loop import LOG, MODEL, Run, resumed, set_threads
+    from ..training.teachers import load_teacher
     from ..training.trainer import Trainer
 
     if args.threads:
         set_threads(args.threads)
     network = None if args.resume else _network(args)
     settings = _settings(args, network)
+    teachers = [load_teacher(path, args.device) for path in args.teacher]
     images = _images(args.data, settings.side)
     validation = _validation(args.validation, settings)
+    where: dict[str, Any] = {"teachers": teachers, "device": args.device}
     if network is None:
-        trainer, seconds = resumed(args.out, images, settings)
+        trainer, seconds = resumed(args.out, images, settings, **where)
     else:
-        trainer, seconds = Trainer(network, images, settings), 0.0
+        trainer, seconds = Trainer(network, images, settings, **where), 0.0
     metadata = {"training_data": ", ".join(folder.resolve().name for folder in args.data)}
+    if teachers:
+        metadata["teachers"] = ", ".join(teacher.name for teacher in teachers)
     if args.licence:
         metadata["licence"] = args.licence
     name = args.name or args.out.resolve().name
@@ -127,6 +168,12 @@ def _train(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     given = [f"--{name}" for name in ("init", "family", "channels") if getattr(args, name) is not None]
+    if args.resume and args.mask_dilations:
+        raise UsageError("--mask-dilations has no meaning with --resume: the network is in the checkpoint")
+    for name in ("teacher-share", "teacher-until"):
+        if getattr(args, name.replace("-", "_")) is not None and not args.teacher:
+            raise UsageError(f"--{name} has no meaning without --teacher")
+    _check_device(args.device)
     if args.resume and given:
         raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
     if args.init and len(given) > 1:
@@ -139,19 +186,42 @@ def _check(args: argparse.Namespace) -> None:
         raise BackendError('training needs PyTorch; install it with pip install "safi-fast[train]"')
 
 
+def _check_device(device: str) -> None:
+    """Refuse a device that torch does not have here."""
+    if device == "cpu" or find_spec("torch") is None:
+        return
+    import torch
+
+    if not device.startswith("cuda"):
+        raise UsageError(f"--device is {device!r}; expected cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise BackendError(f"--device is {device!r}, but torch finds no GPU here; use --device cpu")
+
+
 def _network(args: argparse.Namespace) -> Any:
     from ..models import load_model
+    from ..training.growth import deepened, with_levels
     from ..training.network import fresh_network, level_table, network_of
 
-    if args.init:
-        return network_of(load_model(args.init))
-    return fresh_network(args.family or "safi", args.channels or 64, level_table(*args.sigma_range), args.seed)
+    if not args.init:
+        levels = level_table(*args.sigma_range)
+        return fresh_network(args.family or "safi", args.channels or 64, levels, args.seed, args.mask_dilations)
+    model = load_model(args.init)
+    if args.mask_dilations:
+        model = deepened(model, args.mask_dilations)
+    low, high = args.sigma_range
+    if len(model.noise_levels) > 1 and (
+        0 < low < 254.9 * model.noise_levels[0] or high > 255.1 * model.noise_levels[-1]
+    ):
+        model = with_levels(model, low or 255 * float(model.noise_levels[0]), high)
+    return network_of(model)
 
 
 def _settings(args: argparse.Namespace, network: Any) -> "Settings":
     from ..training.data import NoiseRange
     from ..training.loop import read_training_state
     from ..training.settings import Settings
+    from ..training.teachers import DEFAULT_SHARE
 
     levels = 255 * (network.levels if network is not None else read_training_state(args.out)["network"]["levels"])
     first, last = float(levels[0]), float(levels[-1])
@@ -173,11 +243,21 @@ def _settings(args: argparse.Namespace, network: Any) -> "Settings":
         filter_rate=1e-3 * args.rate,
         strength_rate=3e-3 * args.rate,
         mask_rate=7e-4 * args.rate,
+        steady=args.steady,
+        average=args.average,
         fixed=tuple(args.fixed),
+        optimizer=args.optimizer,
+        share=_given(DEFAULT_SHARE, most=args.teacher_share, until=args.teacher_until),
+        autocast=args.autocast,
         seed=args.seed,
         checkpoint_seconds=args.checkpoint_every,
         validation_seconds=args.validate_every,
     )
+
+
+def _given(default: Any, **values: Any) -> Any:
+    """The dataclass with those values that are not None."""
+    return replace(default, **{name: value for name, value in values.items() if value is not None})
 
 
 def _images(folders: list[Path], side: int) -> list[Any]:

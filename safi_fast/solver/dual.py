@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Active, Workspace
+from ..model import StepFactors
 from .certificate import Certificate, StepSums, primal_certificate
 from .momentum import chambolle_dossal, fista
 
@@ -26,10 +27,18 @@ class InnerResult:
     certificate: Certificate
 
 
-def run_fixed(workspace: Workspace, active: Active, strength: FloatVector, steps: int) -> InnerResult:
-    """Exactly `steps` FISTA steps; accepts x(u)."""
-    factors = np.fromiter(fista(), np.float32, count=steps)
-    workspace.steps(active, np.repeat(factors[:, None], len(strength), axis=1))
+def run_fixed(
+    workspace: Workspace, active: Active, strength: FloatVector, steps: int, learned: StepFactors | None = None
+) -> InnerResult:
+    """Exactly `steps` steps, FISTA's or the first of the learned ones; accepts x(u)."""
+
+    def for_all(factors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.repeat(factors[:steps, None], len(strength), axis=1)
+
+    if learned is None:
+        workspace.steps(active, for_all(np.fromiter(fista(), np.float32, count=steps)))
+    else:
+        workspace.steps(active, for_all(learned.momentum), for_all(learned.size))
     workspace.accept(active, "primal")
     certificate = primal_certificate(workspace.measure(active), strength[active])
     return InnerResult(np.full(len(active), steps), np.zeros(len(active), bool), certificate)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Active, FloatArray, Workspace
+from ..model import StepFactors
 from .certificate import Certificate
 from .dual import InnerResult, run_fixed, run_published, run_to_gap
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState
@@ -34,11 +35,12 @@ STEP = {"unrolled": 1.0, "converged": 1.0, "gap": 1.3}
 
 @dataclass(frozen=True)
 class Plan:
-    """Limits and tolerance of a schedule, checked by the caller."""
+    """Limits and tolerance of a schedule, and learned steps of `unrolled` (at least `inner`), checked by the caller."""
 
     outer: int
     inner: int
     tolerance: float
+    steps: StepFactors | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Account:
 
 
 def unrolled(problem: Problem, plan: Plan, callback: Callback | None = None) -> Account:
-    """Exactly plan.outer x plan.inner steps from u = v = W y; u and v live on under the next mask."""
+    """Exactly plan.outer x plan.inner steps, FISTA's or learned ones, from u = v = W y; u and v live on under the next mask."""
     workspace, account = problem.workspace, Account(problem, callback)
     workspace.start_dual(account.active)
     for outer in range(plan.outer):
@@ -124,7 +126,7 @@ def unrolled(problem: Problem, plan: Plan, callback: Callback | None = None) -> 
             workspace.collapse_momentum(account.active)
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.refresh(account.active)
-        result = run_fixed(workspace, account.active, problem.strength, plan.inner)
+        result = run_fixed(workspace, account.active, problem.strength, plan.inner, plan.steps)
         if not account.close_step(workspace, result):
             return account
     account.status[:] = COMPLETED

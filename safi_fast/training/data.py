@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError
@@ -44,12 +45,15 @@ class NoiseRange:
         return float(np.clip(sigma, self.low, self.high)) / 255
 
 
-def draw_patch(images: Sequence[Image], side: int, rng: np.random.Generator) -> Image:
-    """(side, side) from a random place of a random image, turned by a random multiple of 90 degrees and mirrored or not."""
+def draw_patch(images: Sequence[torch.Tensor], side: int, rng: np.random.Generator) -> torch.Tensor:
+    """(side, side) from a random place of a random image, turned by a random multiple of 90 degrees and mirrored or not.
+
+    The images may lie on any device; only the numbers drawn come from the host.
+    """
     image = images[int(rng.integers(len(images)))]
     row, column = (int(rng.integers(size - side + 1)) for size in image.shape)
-    patch = np.rot90(image[row : row + side, column : column + side], int(rng.integers(4)))
-    return np.ascontiguousarray(patch[::-1] if rng.integers(2) else patch)
+    patch = torch.rot90(image[row : row + side, column : column + side], int(rng.integers(4)))
+    return patch.flip(0) if rng.integers(2) else patch
 
 
 def load_images(paths: Sequence[Path], read: Any, side: int) -> list[Image]:

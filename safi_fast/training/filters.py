@@ -70,7 +70,7 @@ def extend(x: torch.Tensor, reach: int, boundary: str) -> torch.Tensor:
     """(B, C, H, W) -> (B, C, H + 2 reach, W + 2 reach)."""
     if boundary == "circular":
         return functional.pad(x, (reach,) * 4, mode="circular")
-    rows, columns = (_reflected(n, reach) for n in x.shape[-2:])
+    rows, columns = (_reflected(n, reach, x.device) for n in x.shape[-2:])
     return x[..., rows[:, None], columns]
 
 
@@ -80,12 +80,12 @@ def fold(x: torch.Tensor, reach: int) -> torch.Tensor:
         size = x.shape[axis] - 2 * reach
         shape = list(x.shape)
         shape[axis] = size
-        x = x.new_zeros(shape).index_add(axis, _reflected(size, reach), x)
+        x = x.new_zeros(shape).index_add(axis, _reflected(size, reach, x.device), x)
     return x
 
 
-def _reflected(size: int, reach: int) -> torch.Tensor:
+def _reflected(size: int, reach: int, device: torch.device) -> torch.Tensor:
     """Which sample stands at -reach .. size + reach - 1 under half-sample reflection; needs reach <= size."""
-    place = torch.arange(-reach, size + reach)
+    place = torch.arange(-reach, size + reach, device=device)
     place = torch.where(place < 0, -1 - place, place)
     return torch.where(place >= size, 2 * size - 1 - place, place)

@@ -3,7 +3,7 @@
 In the dual variable divided by lambda, |u| <= 1, with ||W|| = 1 and therefore step size 1:
 
     x(v) = clip(y - lambda W^T(M . v), 0, 1)
-    u   <- clip(v + M . W x(v) / lambda, -1, 1),      v <- u + momentum (u - u_old)
+    u   <- clip(v + size M . W x(v) / lambda, -1, 1),      v <- u + momentum (u - u_old)
 
 Shapes: y, x (B, 1, H, W); u, v, M (B, C, H, W); lambda (B, 1, 1, 1); filters (C, 1, K, K).
 """
@@ -11,7 +11,7 @@ Shapes: y, x (B, 1, H, W); u, v, M (B, C, H, W); lambda (B, 1, 1, 1); filters (C
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,9 +27,16 @@ class DualState:
     v: torch.Tensor
 
 
-def momenta(start: int, stop: int) -> list[float]:
-    """FISTA's factors of the steps start .. stop - 1 of an outer step."""
-    return list(islice(fista(), start, stop))
+class Step(NamedTuple):
+    """One dual step: its size, times 1 / ||W||^2, and the extrapolation after it. Numbers, or scalar tensors to be fitted."""
+
+    size: Any
+    momentum: Any
+
+
+def fista_steps(start: int, stop: int) -> list[Step]:
+    """FISTA's steps start .. stop - 1 of an outer step."""
+    return [Step(1.0, factor) for factor in islice(fista(), start, stop)]
 
 
 def start(operator: FilterOperator, y: torch.Tensor, strength: torch.Tensor) -> DualState:
@@ -44,15 +51,15 @@ def dual_steps(
     state: DualState,
     mask: torch.Tensor | None,
     strength: torch.Tensor,
-    factors: Sequence[float],
+    factors: Sequence[Step],
 ) -> DualState:
-    """One step per momentum factor; a mask of None is one of ones. Differentiable by torch, at torch's price."""
+    """One step per factor; a mask of None is one of ones. Differentiable by torch, at torch's price."""
     u, v = state.u, state.v
-    for factor in factors:
+    for size, factor in factors:
         x = primal(operator, y, v, mask, strength)
-        response = operator.analysis(x / strength)
+        response = operator.analysis(x * (size / strength))
         new = (v + response if mask is None else torch.addcmul(v, mask, response)).clamp(-1, 1)
-        u, v = new, new if factor == 0 else torch.lerp(u, new, 1 + factor)
+        u, v = new, torch.lerp(u, new, 1 + factor)
     return DualState(u, v)
 
 
@@ -69,7 +76,7 @@ def trained_steps(
     state: DualState,
     mask: torch.Tensor,
     strength: torch.Tensor,
-    factors: Sequence[float],
+    factors: Sequence[Step],
 ) -> tuple[torch.Tensor, DualState]:
     """x(u) after the steps of `dual_steps`, and where they end.
 
@@ -97,16 +104,16 @@ class _TrainedSteps(torch.autograd.Function):
         mask: torch.Tensor,
         filters: torch.Tensor,
         strength: torch.Tensor,
-        factors: Sequence[float],
+        factors: Sequence[Step],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         steps = []
-        for factor in factors:
+        for size, factor in factors:
             spectra = torch.fft.rfft2(v * mask)
             image = operator.synthesis_of(spectra)
             x = torch.addcmul(y, strength, image, value=-1).clamp_(0, 1)
-            response = operator.analysis(x / strength)
+            response = operator.analysis(x * (size / strength))
             new = torch.addcmul(v, mask, response).clamp_(-1, 1)
-            steps.append((factor, v, spectra, image, x, response, new))
+            steps.append((size, factor, v, spectra, image, x, response, new))
             u, v = new, new if factor == 0 else torch.lerp(u, new, 1 + factor)
         spectra = torch.fft.rfft2(u * mask)
         image = operator.synthesis_of(spectra)
@@ -136,7 +143,7 @@ class _TrainedSteps(torch.autograd.Function):
         to_w = through_image(gradients[0], spectra, image, x)
         to_mask = to_w * u
         to_u, to_v = to_w.mul_(mask), None
-        for factor, v, spectra, image, x, response, new in reversed(ctx.steps):
+        for size, factor, v, spectra, image, x, response, new in reversed(ctx.steps):
             if to_v is None:
                 to_new, to_u = to_u, None
             else:
@@ -147,11 +154,11 @@ class _TrainedSteps(torch.autograd.Function):
             to_sum = to_new.mul_(new.abs() < 1)  # of v + M . W x / lambda
             to_mask.addcmul_(to_sum, response)
             response_spectra = torch.fft.rfft2(to_sum * mask)
-            scaled = x / strength
+            scaled = x * (size / strength)
             to_filters.add(response_spectra, scaled)
             to_scaled = operator.synthesis_of(response_spectra)
             to_strength.sub_((to_scaled * scaled).sum((1, 2, 3), keepdim=True) / strength)
-            to_w = through_image(to_scaled / strength, spectra, image, x)
+            to_w = through_image(to_scaled * (size / strength), spectra, image, x)
             to_mask.addcmul_(to_w, v)
             to_v = to_sum.addcmul_(to_w, mask)
         ctx.steps = ctx.last = None

@@ -3,6 +3,7 @@
 DIR/log.jsonl           one JSON object a line: what was started, losses, validations
 DIR/checkpoint.pt       everything needed to go on, replaced every few minutes
 DIR/model.safetensors   the averaged weights, as of the last validation
+DIR/raw.safetensors     the weights themselves at that moment: with --init, a small file to go on from in another place
 """
 
 import io
@@ -26,7 +27,7 @@ from .settings import Settings
 from .trainer import Trainer
 from .validation import Validation
 
-LOG, CHECKPOINT, MODEL = "log.jsonl", "checkpoint.pt", "model.safetensors"
+LOG, CHECKPOINT, MODEL, RAW = "log.jsonl", "checkpoint.pt", "model.safetensors", "raw.safetensors"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Run:
         write_atomically(self.folder / CHECKPOINT, stream.getvalue(), ModelError)
 
     def export(self) -> None:
-        """Write the averaged weights as a model."""
+        """Write the averaged weights as a model, and beside it the weights themselves."""
         settings = self.trainer.settings
         scores = ", ".join(f"{psnr:.2f} dB at sigma {level}" for level, psnr in self.scores.items())
         facts = {
@@ -112,8 +113,12 @@ class Run:
             "training": f"{self.trainer.step_number} steps, {self.seconds:.0f} s",
         }
         schedule = Schedule("unrolled", settings.outer, settings.inner)
-        model = self.trainer.averaged.to_model(self.name, schedule, {**self.metadata, **facts})
-        save_model(model, self.folder / MODEL)
+        averaged, raw = (
+            network.to_model(self.name, schedule, {**self.metadata, **facts})
+            for network in (self.trainer.averaged, self.trainer.network)
+        )
+        save_model(averaged, self.folder / MODEL)
+        save_model(raw, self.folder / RAW)
 
     def _validate(self) -> None:
         settings = self.trainer.settings
@@ -164,7 +169,7 @@ def read_training_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def resumed(folder: Path, images: Sequence[Image], settings: Settings) -> tuple[Trainer, float]:
-    """The trainer of the run in `folder` and the seconds that it has trained."""
+def resumed(folder: Path, images: Sequence[Image], settings: Settings, **options: Any) -> tuple[Trainer, float]:
+    """The trainer of the run in `folder` and the seconds that it has trained; options as for `Trainer`."""
     state = read_training_state(folder)
-    return Trainer.resume(state, images, settings), float(state["seconds"])
+    return Trainer.resume(state, images, settings, **options), float(state["seconds"])

@@ -16,14 +16,15 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
+from ..model import FilterBank, MmrMask, Model, SafiMask, Schedule, StepFactors, Strength
 from .filters import FilterOperator, compose, extend, fold, squared_norm
-from .inner import dual_steps, momenta, primal, start
+from .inner import Step, dual_steps, fista_steps, primal, start
 from .spline import spline
 
 KNOTS = 21
 LEVELS = (1, 2, 5, 10, 15, 25, 35, 50, 75)  # of 255; where the tables of a new model may have rows
 FIRST_STRENGTH = 0.03  # lambda of a new model at sigma = 25 / 255, with ||W|| = 1
+SMALLEST_GAIN = 1e-3  # of an MMR mask, whose scale may not be negative
 COMPOSED_SCALE = 0.1  # rms of the weights of a layer of W that is taken over; W is normalised, so it sets their rate
 
 
@@ -40,9 +41,11 @@ class Network(nn.Module):
     """What both families share: W and the tables over sigma. A subclass has `mask`, `mask_part` and a `family`.
 
     layers: W as a cascade, zero-mean when used. log_strength (K,), gain and bias (K, C): one row per noise level.
+    learned_steps (2, n): sizes and momenta of the dual steps; none for FISTA's. Not trained here (`fitting.py`).
     """
 
     family: str
+    learned_steps: torch.Tensor
 
     def __init__(self, layers: Sequence[torch.Tensor], levels: torch.Tensor):
         super().__init__()
@@ -54,11 +57,21 @@ class Network(nn.Module):
         self.register_buffer("levels", levels.double())
         self.register_buffer("norm", torch.ones(()))
         self.register_buffer("converged_ratio", torch.ones(rows, dtype=torch.float64))
+        self.register_buffer("learned_steps", torch.zeros(2, 0, dtype=torch.float64))
 
     @property
     def channels(self) -> int:
         """C, the number of filters."""
         return int(self.gain.shape[1])
+
+    def steps(self, start: int, stop: int) -> list[Step]:
+        """The dual steps start .. stop - 1 of an outer step. Raises InputError beyond those that were learned."""
+        learned = self.learned_steps
+        if not learned.shape[1]:
+            return fista_steps(start, stop)
+        if stop > learned.shape[1]:
+            raise InputError(f"inner is {stop}, but the network has learned {learned.shape[1]} steps")
+        return [Step(*pair) for pair in learned[:, start:stop].T.tolist()]
 
     def composed(self) -> torch.Tensor:
         """W as one kernel per channel, (C, 1, K, K), zero-mean, of the norm that the network keeps."""
@@ -68,8 +81,8 @@ class Network(nn.Module):
     def at(self, sigma: torch.Tensor) -> Conditions:
         """The tables at sigma (B,), as the engine reads them: linear in sigma, lambda in its logarithm."""
         if len(self.levels) == 1:
-            below, above = torch.zeros(len(sigma), dtype=torch.long), torch.zeros(len(sigma), dtype=torch.long)
-            share = torch.zeros(len(sigma))
+            below = above = torch.zeros(len(sigma), dtype=torch.long, device=sigma.device)
+            share = torch.zeros_like(sigma)
         else:
             below = (torch.searchsorted(self.levels, sigma.double().contiguous()) - 1).clamp(0, len(self.levels) - 2)
             above = below + 1
@@ -102,18 +115,25 @@ class Network(nn.Module):
             if step:
                 mask = self.mask(primal(operator, y, state.u, mask, strength), conditions, operator)
                 state = type(state)(state.v, state.v)
-            state = dual_steps(operator, y, state, mask, strength, momenta(0, inner))
+            state = dual_steps(operator, y, state, mask, strength, self.steps(0, inner))
         return primal(operator, y, state.u, mask, strength)
 
     def to_model(self, name: str, schedule: Schedule, metadata: dict[str, str]) -> Model:
         """The weights as a Model with symmetric boundary and composed filters."""
         with torch.no_grad():
             bank = FilterBank((_array(self.composed()),), "symmetric")
-            unrolled = self.log_strength.double().exp().numpy()
-            converged = unrolled * self.converged_ratio.numpy()
-            part, levels = self.mask_part(), self.levels.numpy()
+            unrolled = self.log_strength.double().exp().cpu().numpy()
+            converged = unrolled * self.converged_ratio.cpu().numpy()
+            part, levels = self.mask_part(), self.levels.cpu().numpy()
         strength = Strength(unrolled, converged)
-        return Model(name, self.family, bank, part, strength, levels, schedule, metadata, lipschitz=1.0)
+        sizes, factors = self.learned_steps.cpu().numpy().astype(np.float32)
+        steps = StepFactors(sizes, factors) if len(sizes) else None
+        return Model(name, self.family, bank, part, strength, levels, schedule, metadata, 1.0, steps)
+
+    def take_over_state(self, state: dict[str, torch.Tensor]) -> None:
+        """What `state_dict` gave, in this or an earlier version, which had no learned steps."""
+        self.learned_steps = state.get("learned_steps", self.learned_steps[:, :0])
+        self.load_state_dict({"learned_steps": self.learned_steps, **state})
 
     def _take_over(self, model: Model) -> float:
         """Strength and norm of `model`; gives sqrt(||W||^2), by which its filters were divided."""
@@ -122,6 +142,10 @@ class Network(nn.Module):
         with torch.no_grad():
             self.log_strength.copy_(torch.log(torch.tensor(unrolled) * scale))
             self.converged_ratio.copy_(torch.tensor(converged / unrolled))
+            if model.steps is not None:
+                self.learned_steps = torch.tensor(
+                    np.stack([model.steps.size, model.steps.momentum]), dtype=torch.float64
+                )
             self.norm.copy_(squared_norm(torch.tensor(model.filters.composed()[:, None])).sqrt() / scale)
         return scale
 
@@ -150,7 +174,7 @@ class SafiNetwork(Network):
         """The network whose `state_dict` this is."""
         convolutions, splines = _listed(state, "convolutions"), _listed(state, "splines")
         network = cls(_listed(state, "layers"), state["levels"], convolutions, state["spacing"].tolist(), splines)
-        network.load_state_dict(state)
+        network.take_over_state(state)
         return network
 
     def mask(self, x: torch.Tensor, conditions: Conditions, operator: FilterOperator) -> torch.Tensor:
@@ -180,14 +204,17 @@ class SafiNetwork(Network):
         return network
 
     @classmethod
-    def fresh(cls, channels: int, levels: torch.Tensor, generator: torch.Generator) -> "SafiNetwork":
-        """Random filters; mask layers 7x7, then twice 3x3 with three pixels between the taps."""
-        inputs, sides = (1, channels, channels), (7, 3, 3)
+    def fresh(
+        cls, channels: int, levels: torch.Tensor, generator: torch.Generator, dilations: Sequence[int] = (1, 3, 3)
+    ) -> "SafiNetwork":
+        """Random filters; a mask layer of 7x7, then 3x3 with these dilations."""
+        later = len(dilations) - 1
+        inputs, sides = (1, *[channels] * later), (7, *[3] * later)
         convolutions = [_uniform((channels, n, k, k), generator) for n, k in zip(inputs, sides, strict=True)]
         knots = torch.linspace(-1, 1, KNOTS)
-        shapes = (knots - knots.clamp(-0.1, 0.1), knots.clamp(min=0), knots)
+        shapes = (knots - knots.clamp(-0.1, 0.1), *[knots.clamp(min=0)] * (later - 1), knots)
         splines = [shape.repeat(channels, 1) for shape in shapes]
-        network = cls(_random_layers(channels, generator), levels, convolutions, (1, 3, 3), splines)
+        network = cls(_random_layers(channels, generator), levels, convolutions, dilations, splines)
         with torch.no_grad():  # the same first features at every level
             network.gain.copy_((25 / 255 / levels).sqrt()[:, None].expand_as(network.gain))
         return network
@@ -197,7 +224,7 @@ class MmrNetwork(Network):
     """M(x) = G^T clip(phi(scale . G |W x|), 0, 1), with the signs that make the iteration converge.
 
     smoothing: raw kernels of G, used as |.| with sum one; falls (C, n - 1): phi falls by softplus of them from knot to knot.
-    Its tables of gain and bias stay ones and zeros: only lambda depends on sigma.
+    scale is exp(log_scale) times the table of gains, which is trained where there are several levels; the table of biases stays zeros.
     """
 
     family = "mmr"
@@ -214,7 +241,7 @@ class MmrNetwork(Network):
         self.smoothing = nn.ParameterList([nn.Parameter(layer.clone()) for layer in smoothing])
         self.falls = nn.Parameter(falls.clone())
         self.log_scale = nn.Parameter(scale.log())
-        self.gain.requires_grad_(False)
+        self.gain.requires_grad_(len(levels) > 1)
         self.bias.requires_grad_(False)
 
     @classmethod
@@ -222,7 +249,7 @@ class MmrNetwork(Network):
         """The network whose `state_dict` this is."""
         scale = state["log_scale"].exp()
         network = cls(_listed(state, "layers"), state["levels"], _listed(state, "smoothing"), state["falls"], scale)
-        network.load_state_dict(state)
+        network.take_over_state(state)
         return network
 
     def kernels(self) -> list[torch.Tensor]:
@@ -232,7 +259,7 @@ class MmrNetwork(Network):
     def profile(self) -> torch.Tensor:
         """phi at its knots on [0, 1], (C, n): from one, not increasing."""
         falls = functional.softplus(self.falls)
-        return torch.cat([torch.ones(len(falls), 1), 1 - falls.cumsum(1)], dim=1)
+        return torch.cat([torch.ones_like(falls[:, :1]), 1 - falls.cumsum(1)], dim=1)
 
     def mask(self, x: torch.Tensor, conditions: Conditions, operator: FilterOperator) -> torch.Tensor:
         """M(x) (B, C, H, W) in [0, 1]."""
@@ -240,7 +267,8 @@ class MmrNetwork(Network):
         z = operator.analysis(x).abs()
         for kernel in kernels:
             z = functional.conv2d(extend(z, kernel.shape[-1] // 2, operator.boundary), kernel, groups=self.channels)
-        z = spline(z * self.log_scale.exp()[:, None, None], self.profile(), 0.0).clamp(0, 1)
+        scale = self.log_scale.exp()[:, None, None] * conditions.gain.clamp(min=SMALLEST_GAIN)
+        z = spline(z * scale, self.profile(), 0.0).clamp(0, 1)
         for kernel in reversed(kernels):
             z = self._adjoint(z, kernel, operator.boundary)
         return z
@@ -254,7 +282,9 @@ class MmrNetwork(Network):
 
     def mask_part(self) -> MmrMask:
         """The mask generator of a Model."""
-        return MmrMask(tuple(_array(k) for k in self.kernels()), _array(self.profile()), _array(self.log_scale.exp()))
+        scale = self.log_scale.exp() * self.gain.clamp(min=SMALLEST_GAIN)
+        scale = scale[0] if len(scale) == 1 else scale
+        return MmrMask(tuple(_array(k) for k in self.kernels()), _array(self.profile()), _array(scale))
 
     @classmethod
     def of_model(cls, model: Model, mask: MmrMask) -> "MmrNetwork":
@@ -262,11 +292,13 @@ class MmrNetwork(Network):
         falls = torch.tensor(-np.diff(mask.profile.astype(np.float64), axis=1)).clamp(min=1e-8)
         raw = torch.where(falls > 20, falls, falls + torch.log(-torch.expm1(-falls)))
         smoothing = [_tensor(layer) for layer in mask.smoothing]
-        scale = _tensor(mask.scale).clamp(min=1e-6)
+        rows = _tensor(np.atleast_2d(mask.scale)).clamp(min=1e-6)
+        scale = rows.mean(0)
         network = cls(_layers(model), torch.tensor(model.noise_levels), smoothing, raw.float(), scale)
         divided = network._take_over(model)
         with torch.no_grad():
             network.log_scale.add_(math.log(divided))
+            network.gain.copy_(rows / scale)
         return network
 
     @classmethod
@@ -291,14 +323,24 @@ def network_of(model: Model) -> Network:
     return network
 
 
-def fresh_network(family: str, channels: int, levels: Sequence[float], seed: int) -> Network:
-    """A network to train from scratch, for these noise levels (on [0, 1], ascending). Raises InputError."""
+def fresh_network(
+    family: str, channels: int, levels: Sequence[float], seed: int, dilations: Sequence[int] | None = None
+) -> Network:
+    """A network to train from scratch, for these noise levels (on [0, 1], ascending).
+
+    dilations: of the mask layers of a SAFI network. Raises InputError.
+    """
     if family not in FAMILIES:
         raise InputError(f"family is {family!r}; expected one of {', '.join(FAMILIES)}")
     if channels < 1:
         raise InputError(f"channels is {channels}; expected at least 1")
     generator = torch.Generator().manual_seed(seed)
-    network: Network = FAMILIES[family].fresh(channels, torch.tensor(levels, dtype=torch.float64), generator)
+    options = {} if dilations is None else {"dilations": tuple(dilations)}
+    if options and family != "safi":
+        raise InputError(f"dilations are {tuple(dilations or ())}, but a mask of the family {family} has none")
+    if options and len(options["dilations"]) < 2:
+        raise InputError(f"dilations are {options['dilations']}; a SAFI mask has at least two layers")
+    network: Network = FAMILIES[family].fresh(channels, torch.tensor(levels, dtype=torch.float64), generator, **options)
     return network
 
 
@@ -346,5 +388,5 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = tensor.detach().float().numpy().copy()
+    values: NDArray[np.float32] = tensor.detach().float().cpu().numpy().copy()
     return values

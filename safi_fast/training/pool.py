@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 Start = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-NewPatch = Callable[[], tuple[Any, float, Any]]
+NewPatch = Callable[[], tuple[torch.Tensor, float, torch.Tensor]]
+Guide = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 WARM_UP = 4  # batches in the pool at first; it grows by one patch a step, so that early states are soon met again
 
@@ -20,20 +21,24 @@ class Pool:
     """States of `size` patches (side x side, `channels` filters).
 
     clean, noisy, x: float32 (N, 1, side, side); dual: v / lambda, float16 (N, C, side, side); sigma: float32 (N,), on [0, 1];
-    visits: int64 (N,), outer steps with a mask made so far, -1 for a place that was never filled.
+    visits: int64 (N,), outer steps with a mask made so far, -1 for a place that was never filled. guided, of the shape of clean: what
+    `guide` (noisy, clean, sigma) makes of a new patch, or None without one.
     """
 
-    def __init__(self, size: int, channels: int, side: int):
-        self.clean, self.noisy, self.x = (torch.zeros(size, 1, side, side) for _ in range(3))
-        self.dual = torch.zeros(size, channels, side, side, dtype=torch.float16)
-        self.sigma = torch.zeros(size)
-        self.visits = torch.full((size,), -1)
+    def __init__(self, size: int, channels: int, side: int, *, device: str = "cpu", guide: Guide | None = None):
+        self.clean, self.noisy, self.x = (torch.zeros(size, 1, side, side, device=device) for _ in range(3))
+        self.dual = torch.zeros(size, channels, side, side, dtype=torch.float16, device=device)
+        self.sigma = torch.zeros(size, device=device)
+        self.visits = torch.full((size,), -1, device=device)
+        self.guide = guide
+        self.guided = None if guide is None else torch.zeros_like(self.clean)
         self.live = 0
 
     def draw(self, batch: int, rng: np.random.Generator) -> torch.Tensor:
         """Places of one batch, (batch,), all different."""
         self.live = min(len(self.visits), max(self.live + 1, WARM_UP * batch))
-        return torch.from_numpy(rng.choice(self.live, min(batch, self.live), replace=False))
+        places = torch.from_numpy(rng.choice(self.live, min(batch, self.live), replace=False))
+        return places.to(self.visits.device)
 
     def renew(self, places: torch.Tensor, limit: int, new_patch: NewPatch, begin: Start) -> None:
         """Fill those of `places` that are empty or have made `limit` visits.
@@ -45,9 +50,11 @@ class Pool:
             return
         for place in stale.tolist():
             clean, sigma, noise = new_patch()
-            self.clean[place, 0] = torch.from_numpy(clean)
-            self.noisy[place, 0] = self.clean[place, 0] + sigma * torch.from_numpy(noise)
+            self.clean[place, 0] = clean
+            self.noisy[place, 0] = clean + sigma * noise
             self.sigma[place] = sigma
+        if self.guide is not None and self.guided is not None:
+            self.guided[stale] = self.guide(self.noisy[stale], self.clean[stale], self.sigma[stale])
         x, v = begin(self.noisy[stale], self.sigma[stale])
         self.x[stale], self.dual[stale], self.visits[stale] = x, v.half(), 0
 
@@ -59,7 +66,7 @@ class Pool:
     def state_dict(self) -> dict[str, Any]:
         """Everything, for a checkpoint; places that were never filled are left out."""
         live = self.live
-        names = ("clean", "noisy", "x", "dual", "sigma", "visits")
+        names = ["clean", "noisy", "x", "dual", "sigma", "visits", *(["guided"] if self.guided is not None else [])]
         return {"live": live, **{name: getattr(self, name)[:live].clone() for name in names}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

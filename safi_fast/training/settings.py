@@ -1,12 +1,17 @@
 """What a training run is told, in one checked value."""
 
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from ..errors import InputError
 from .data import NoiseRange
+from .optimizers import OPTIMIZERS
+from .teachers import DEFAULT_SHARE, Share
 
-MAY_CHANGE = ("seconds", "steps", "checkpoint_seconds", "validation_seconds", "log_every")  # when a run is resumed
+MAY_CHANGE = (  # when a run is resumed
+    "seconds", "steps", "steady", "share", "average", "checkpoint_seconds", "validation_seconds", "log_every", "autocast",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,9 +22,12 @@ class Settings:
     differentiated. batch, side: patches of a step and their side in pixels; crop: their border that the loss leaves out, because it
     is continued periodically. pool: patches under way. visits_beyond: outer steps that a patch makes after the last of the
     schedule, so that the iteration stays good beyond it.
-    filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they fall with a cosine to
-    `last_rate` of that. average: the exponential average of the weights keeps this share at each step. clip: largest norm of a gradient.
+    filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they stay there for the share
+    `steady` of the run, then fall with a cosine to `last_rate` of that. average: the exponential average of the weights keeps this share at each step. clip: largest norm of a gradient.
     fixed: parameters of the network (names as torch has them, like convolutions.1) that keep the values they start with.
+    optimizer: "adam", or "muon" for the mask layers with as many inputs as outputs and Adam for the rest.
+    share: how much of the target is that of teachers, where the run has some.
+    autocast: the mask layers in bfloat16.
     Raises InputError.
     """
 
@@ -39,9 +47,13 @@ class Settings:
     mask_rate: float = 7e-4
     warm_up: int = 100
     last_rate: float = 0.01
+    steady: float = 0.0
     average: float = 0.998
     clip: float = 10.0
     fixed: tuple[str, ...] = ()
+    optimizer: str = "adam"
+    share: Share = DEFAULT_SHARE
+    autocast: bool = False
     seed: int = 0
     checkpoint_seconds: float = 300.0
     validation_seconds: float = 600.0
@@ -62,6 +74,10 @@ class Settings:
             raise InputError(f"crop is {self.crop}; nothing of a patch of {self.side} x {self.side} would be left")
         if isinstance(self.fixed, str):
             raise InputError(f"fixed is {self.fixed!r}; expected a sequence of names")
+        if not 0 <= self.steady < 1:
+            raise InputError(f"steady is {self.steady:g}; expected a share of the run, at least 0 and below 1")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer is {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
         if self.pool < self.batch:
             raise InputError(f"pool is {self.pool}; expected at least one batch, {self.batch}")
 
@@ -74,6 +90,11 @@ class Settings:
         """The share of the run that is done, 0 to 1."""
         done = step / self.steps if self.steps is not None else seconds / (self.seconds or 1)
         return min(1.0, done)
+
+    def rate(self, step: int, progress: float) -> float:
+        """The learning rate of this step at this share of the run, as a share of its highest."""
+        late = max(0.0, progress - self.steady) / (1 - self.steady)
+        return max(self.last_rate, (1 + math.cos(math.pi * late)) / 2) * min(1.0, (step + 1) / self.warm_up)
 
     def record(self) -> dict[str, Any]:
         """Everything by name, for a checkpoint."""
@@ -92,6 +113,8 @@ class Settings:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

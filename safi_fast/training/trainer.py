@@ -9,9 +9,9 @@ boundary, and so has the validation.
 import copy
 import ctypes
 import json
-import math
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,29 +20,58 @@ import torch
 from ..errors import InputError
 from .data import Image, draw_patch
 from .filters import FilterOperator
-from .inner import DualState, dual_steps, momenta, primal, start, trained_steps
+from .inner import DualState, dual_steps, primal, start, trained_steps
 from .network import Network, network_of_state
+from .optimizers import Optimizer
 from .pool import Pool
 from .settings import Settings
-from .spline import kernels
+from .spline import by_kernels, kernels
+from .teachers import Guide, Teacher
 
 # PSNR in dB to be expected at sigma (of 255): the loss of a patch is its squared error over that of this line, so that
 # a tenth of a decibel counts alike at every level.
-EXPECTED = ((1, 49.0), (2, 44.0), (5, 37.9), (10, 33.8), (15, 31.6), (25, 29.1), (35, 27.6), (50, 26.2), (75, 24.5))
+EXPECTED = (
+    (1.0, 49.0),
+    (2.0, 44.0),
+    (5.0, 37.9),
+    (10.0, 33.8),
+    (15.0, 31.6),
+    (25.0, 29.1),
+    (35.0, 27.6),
+    (50.0, 26.2),
+    (75.0, 24.5),
+)
 
 
 class Trainer:
-    """A network in training on `images` (grey, on [0, 1]); `averaged` is the network with the averaged weights."""
+    """A network in training on `images` (grey, on [0, 1]); `averaged` is the network with the averaged weights.
 
-    def __init__(self, network: Network, images: Sequence[Image], settings: Settings):
-        _keep_freed_memory()
-        kernels.use_threads(torch.get_num_threads())
-        self.network, self.images, self.settings = network, images, settings
+    teachers: what the targets come from, mixed with the images by settings.share. device: where torch computes; everything that a step
+    needs lies there, and elsewhere than on the CPU no step needs Numba.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        images: Sequence[Image],
+        settings: Settings,
+        *,
+        teachers: Sequence[Teacher] = (),
+        device: str = "cpu",
+    ):
+        self.device = device
+        if by_kernels(device):
+            _keep_freed_memory()
+            kernels().use_threads(torch.get_num_threads())
+        self.network, self.settings = network.to(device), settings
+        self.images = [torch.from_numpy(image).to(device) for image in images]
         _fix(network, settings.fixed)
         self.averaged = copy.deepcopy(network).requires_grad_(False)
-        self.pool = Pool(settings.pool, network.channels, settings.side)
+        guide = Guide(teachers) if teachers else None
+        self.pool = Pool(settings.pool, network.channels, settings.side, device=device, guide=guide)
         self.rng = np.random.default_rng(settings.seed)
-        self.optimizer = torch.optim.Adam(_parameter_groups(network, settings), betas=(0.9, 0.99), foreach=True)
+        self.noise = torch.Generator(device).manual_seed(settings.seed)
+        self.optimizer = Optimizer(settings.optimizer, _parameter_groups(network, settings))
         self.step_number = 0
 
     def step(self, progress: float) -> tuple[float, float]:
@@ -54,18 +83,20 @@ class Trainer:
         places = pool.draw(settings.batch, self.rng)
         with torch.no_grad():
             pool.renew(places, settings.visits, self._new_patch, lambda y, sigma: self._begin(operator, y, sigma))
-        noisy, clean, sigma = pool.noisy[places], pool.clean[places], pool.sigma[places]
+        noisy, target, sigma = pool.noisy[places], self._target(places, progress), pool.sigma[places]
         conditions = network.at(sigma)
-        mask = network.mask(pool.x[places], conditions, operator)
+        with self._autocast():
+            mask = network.mask(pool.x[places], conditions, operator)
+        mask = mask.float()
         with torch.no_grad():
             dual = pool.dual[places].float()
-            free = momenta(0, settings.inner - settings.trained)
+            free = network.steps(0, settings.inner - settings.trained)
             state = dual_steps(operator, noisy, DualState(dual, dual), mask, conditions.strength, free)
-        factors = momenta(settings.inner - settings.trained, settings.inner)
+        factors = network.steps(settings.inner - settings.trained, settings.inner)
         x, state = trained_steps(operator, noisy, state, mask, conditions.strength, factors)
         inside = slice(settings.crop, settings.side - settings.crop)
-        error = (x - clean)[..., inside, inside].square().mean((1, 2, 3))
-        loss = (error / _expected_error(sigma)).mean()
+        error = (x - target)[..., inside, inside].square().mean((1, 2, 3))
+        loss = (error / expected_error(sigma)).mean()
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
@@ -86,42 +117,67 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "pool": self.pool.state_dict(),
             "rng": json.dumps(self.rng.bit_generator.state),
+            "noise": self.noise.get_state(),
             "step": self.step_number,
             "settings": self.settings.record(),
         }
 
     @classmethod
-    def resume(cls, state: dict[str, Any], images: Sequence[Image], settings: Settings) -> "Trainer":
+    def resume(
+        cls,
+        state: dict[str, Any],
+        images: Sequence[Image],
+        settings: Settings,
+        *,
+        teachers: Sequence[Teacher] = (),
+        device: str = "cpu",
+    ) -> "Trainer":
         """The trainer whose `state_dict` this is. Raises InputError where the settings are others."""
         settings.check_resumable(state["settings"])
-        trainer = cls(network_of_state(state["family"], state["network"]), images, settings)
-        trainer.averaged.load_state_dict(state["averaged"])
+        if bool(teachers) != ("guided" in state["pool"]):
+            raise InputError(
+                f"the run to resume {'had no' if teachers else 'had'} teachers; pass what it was started with"
+            )
+        network = network_of_state(state["family"], state["network"])
+        trainer = cls(network, images, settings, teachers=teachers, device=device)
+        trainer.averaged.take_over_state(state["averaged"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.pool.load_state_dict(state["pool"])
         trainer.rng.bit_generator.state = json.loads(state["rng"])
+        trainer.noise.set_state(state["noise"].cpu())
         trainer.step_number = int(state["step"])
         return trainer
 
-    def _new_patch(self) -> tuple[Image, float, Image]:
+    def _new_patch(self) -> tuple[torch.Tensor, float, torch.Tensor]:
         side = self.settings.side
         clean = draw_patch(self.images, side, self.rng)
         sigma = self.settings.noise.draw(self.rng)
-        return clean, sigma, self.rng.standard_normal((side, side), dtype=np.float32)
+        return clean, sigma, torch.randn((side, side), generator=self.noise, device=self.device)
+
+    def _target(self, places: torch.Tensor, progress: float) -> torch.Tensor:
+        """What the result of these patches is compared with, (B, 1, H, W): the clean image, or a mixture with what teachers make."""
+        pool = self.pool
+        if pool.guided is None:
+            return pool.clean[places]
+        share = self.settings.share.at(pool.sigma[places], progress).view(-1, 1, 1, 1)
+        return torch.lerp(pool.clean[places], pool.guided[places], share)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """In which convolutions take bfloat16, where the settings ask for it."""
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16) if self.settings.autocast else nullcontext()
 
     def _begin(
         self, operator: FilterOperator, y: torch.Tensor, sigma: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The first outer step, without mask."""
         strength = self.network.at(sigma).strength
-        state = dual_steps(operator, y, start(operator, y, strength), None, strength, momenta(0, self.settings.inner))
+        state = dual_steps(
+            operator, y, start(operator, y, strength), None, strength, self.network.steps(0, self.settings.inner)
+        )
         return primal(operator, y, state.u, None, strength), state.v
 
     def _set_rates(self, progress: float) -> None:
-        settings = self.settings
-        factor = max(settings.last_rate, (1 + math.cos(math.pi * progress)) / 2)
-        factor *= min(1.0, (self.step_number + 1) / settings.warm_up)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest_rate"] * factor
+        self.optimizer.set_rates(self.settings.rate(self.step_number, progress))
 
     def _average(self) -> None:
         """The share that is kept grows from the start, so that the first weights do not stay in the average."""
@@ -143,19 +199,27 @@ def _fix(network: Network, names: Sequence[str]) -> None:
 
 
 def _parameter_groups(network: Network, settings: Settings) -> list[dict[str, Any]]:
+    """Parameters of one learning rate together, and layers of the mask with as many inputs as outputs, `matrices`, apart."""
     rates = {"layers": settings.filter_rate, "log_strength": settings.strength_rate}
-    groups: dict[float, list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(rates.get(name.split(".")[0], settings.mask_rate), []).append(parameter)
-    return [{"params": members, "lr": rate, "highest_rate": rate} for rate, members in groups.items()]
+            part = name.split(".")[0]
+            square = part == "convolutions" and parameter.shape[0] == parameter.shape[1] > 1
+            groups.setdefault((rates.get(part, settings.mask_rate), square), []).append(parameter)
+    return [
+        {"params": members, "lr": rate, "highest_rate": rate, "matrices": square}
+        for (rate, square), members in groups.items()
+    ]
 
 
-def _expected_error(sigma: torch.Tensor) -> torch.Tensor:
+def expected_error(sigma: torch.Tensor) -> torch.Tensor:
     """Mean squared error at sigma (B,) that corresponds to EXPECTED."""
-    levels, decibels = zip(*EXPECTED, strict=True)
-    values = np.interp(255 * sigma.numpy(), levels, decibels)
-    return torch.from_numpy(10 ** (-values / 10)).float()
+    levels, decibels = torch.tensor(EXPECTED, device=sigma.device).T.contiguous()
+    place = 255 * sigma.clamp(float(levels[0]) / 255, float(levels[-1]) / 255)
+    above = torch.searchsorted(levels, place.contiguous()).clamp(1, len(levels) - 1)
+    share = (place - levels[above - 1]) / (levels[above] - levels[above - 1])
+    return 10 ** (-torch.lerp(decibels[above - 1], decibels[above], share) / 10)
 
 
 def _keep_freed_memory() -> None:

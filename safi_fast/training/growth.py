@@ -1,0 +1,86 @@
+"""A model made larger without changing what it computes: where the training of a deeper one, or one for more levels, starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..model import Model, SafiMask, Strength
+from .network import level_table
+
+NEW_SIDE = 3  # taps a side of a new mask layer
+
+
+def deepened(model: Model, dilations: Sequence[int]) -> Model:
+    """The SAFI model with as many mask layers as `dilations`; the new ones, 3 x 3, hand on what they get.
+
+    The layers of the model keep their order and their dilations, which must be found in `dilations`, the first as the first and the
+    last as the last. Raises InputError.
+    """
+    mask = model.mask
+    if not isinstance(mask, SafiMask):
+        raise InputError(f"model {model.name!r} is of the family {model.family}; only a SAFI mask has layers to add to")
+    kept = _places(mask.dilations, tuple(dilations))
+    convolutions, splines = [], []
+    knots = np.linspace(-1, 1, mask.splines[0].shape[1], dtype=np.float32)
+    for old in kept:
+        convolutions.append(_handing_on(mask.channels) if old is None else mask.convolutions[old])
+        splines.append(np.tile(knots, (mask.channels, 1)) if old is None else mask.splines[old])
+    deeper = SafiMask(tuple(convolutions), tuple(dilations), tuple(splines), mask.gain, mask.bias, mask.boundary)
+    return replace(model, mask=deeper, metadata=dict(model.metadata))
+
+
+def _places(old: tuple[int, ...], new: tuple[int, ...]) -> list[int | None]:
+    """For each layer of the new mask the number of the layer that it takes over, or None; the last one is the last."""
+    places: list[int | None] = []
+    following = 0
+    for i, dilation in enumerate(new):
+        last = following == len(old) - 1
+        takes = following < len(old) and dilation == old[following] and (not last or i == len(new) - 1)
+        takes &= len(places) > 0 or i == 0
+        places.append(following if takes else None)
+        following += takes
+    if following < len(old) or places[0] is None:
+        raise InputError(
+            f"dilations are {new}; expected those of the model, {old}, with others between the first and last"
+        )
+    return places
+
+
+def _handing_on(channels: int) -> NDArray[np.float32]:
+    """(C, C, 3, 3): every channel as it is."""
+    layer = np.zeros((channels, channels, NEW_SIDE, NEW_SIDE), np.float32)
+    layer[range(channels), range(channels), NEW_SIDE // 2, NEW_SIDE // 2] = 1
+    return layer
+
+
+def with_levels(model: Model, low: float, high: float) -> Model:
+    """The model with tables from sigma low to high (of 255): rows between as it has them, rows beyond its ends like the nearest.
+
+    lambda grows in proportion to sigma beyond the ends. Raises InputError for a model of one level.
+    """
+    levels = model.noise_levels
+    if len(levels) == 1:
+        raise InputError(f"model {model.name!r} is for one level; it has no tables to extend")
+    wanted = np.unique(np.round([*level_table(low, high), *(s for s in levels if low <= 255 * s <= high)], 12))
+    inside = wanted.clip(levels[0], levels[-1])
+    rows = [model.at(float(sigma), strength_given=False) for sigma in inside]
+
+    def column(read: Any) -> NDArray[Any]:
+        return np.stack([read(row) for row in rows])
+
+    beyond = wanted / inside
+    strength = Strength(
+        column(lambda row: row.strength_unrolled) * beyond, column(lambda row: row.strength_converged) * beyond
+    )
+    mask = model.mask
+    if isinstance(mask, SafiMask):
+        mask = replace(mask, gain=column(lambda row: row.gain), bias=column(lambda row: row.bias))
+    elif mask.scale.ndim == 2:
+        mask = replace(mask, scale=column(lambda row: row.gain))
+    return replace(model, mask=mask, strength=strength, noise_levels=wanted, metadata=dict(model.metadata))

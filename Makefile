@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test lint bench bench-full bench-gpu clean
+.PHONY: demo test lint chaos bench bench-full bench-gpu clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Minutes: runs that are killed, full and read-only disks, several processes on one folder.
+chaos: $(VENV)/installed-dev
+	$(BIN)/python tests/chaos/chaos.py --output $(RESULTS)/chaos.json
 
 RESULTS := bench/results
 FIGURES := docs/images

@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from ..atomic import write_atomically
+
 KERNELS = Path(__file__).resolve().parent.parent / "kernels" / "cpu"  # beside bindings/, in a checkout and installed
 PACKAGE = f"{__package__.rpartition('.')[0]}.kernels.cpu"
 STAMP = "sources.sha256"
@@ -59,7 +61,7 @@ def discard_stale_kernels(folder: Path | None = None) -> None:
         for pattern in COMPILED:
             for path in compiled.glob(pattern):
                 path.unlink(missing_ok=True)
-        stamp.write_text(sources)
+        write_atomically(stamp, sources.encode())
 
 
 def source_hash(folder: Path | None = None) -> str:
@@ -108,9 +110,7 @@ def seed(target: Path, beside: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for pattern in reversed(COMPILED):  # the index of a kernel last: what it lists is there
             for path in beside.glob(pattern):
-                scratch = target / f"{path.name}.{os.getpid()}.part"
-                shutil.copyfile(path, scratch)
-                scratch.replace(target / path.name)
+                write_atomically(target / path.name, path.read_bytes())
 
 
 def let_threads_sleep() -> None:

@@ -1,46 +1,129 @@
 """Files that appear whole or not at all: written beside their place under another name, then moved."""
 
-import glob
+from __future__ import annotations
+
+import errno
 import os
-import secrets
-from contextlib import suppress
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import ImageFileError, SafiError
+from .owners import new_owner, owner_in
+
+PREFIX, SCRATCH = ".safi-fast.", ".part"  # of hidden files that are gone when a process ends in order
+DAY = 86400.0
+
+_swept: set[Path] = set()  # a folder is listed once a process, not once a file
 
 
 def write_atomically(path: Path, data: bytes, error_type: type[SafiError] = ImageFileError) -> None:
     """Write `data` to `path`; on any failure the folder is as it was, an older file of that name included.
 
-    Raises `error_type` where the system refuses.
+    A file that is replaced keeps its permissions; a link is followed. Raises `error_type` where the system refuses, and
+    where `path` is a folder, a device or a pipe.
 
-    A process that is killed so hard that it cannot clean up (SIGKILL, power) leaves at most a hidden
-    `.NAME.xxxxxxxx.part`; the next write of the same file removes it.
+    A process that is killed so hard that it cannot clean up (SIGKILL, power) leaves at most a hidden scratch file, whose
+    name says whose it is; the next process that writes into the folder removes it.
     """
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        _remove_stale(path)
-        with scratch.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(path)
+        target, mode = _place(path)
+        if target.parent not in _swept:
+            sweep(target.parent)
+            _swept.add(target.parent)
+        with scratch_file(target.parent, data, durable=True) as scratch:
+            if mode is not None:
+                with suppress(OSError):  # a file system without permissions
+                    scratch.chmod(mode)
+            scratch.replace(target)
     except OSError as error:
         raise error_type(f"{path}: cannot be written ({reason(error)})") from error
-    finally:  # also for KeyboardInterrupt and SystemExit; after a success there is nothing to remove
-        _remove_quietly(scratch)
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make `folder` if it is missing and find out now, not after the work, whether it can be written."""
-    probe = folder / f".safi-fast.{secrets.token_hex(4)}.part"
+def append_line(path: Path, line: str, error_type: type[SafiError] = ImageFileError) -> None:
+    """Add a line to a log. A process that is killed may leave a part of it. Raises `error_type`."""
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{line}\n")
+    except OSError as error:
+        raise error_type(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def prepare_folder(folder: Path) -> float:
+    """Make `folder` if it is missing and find out now, not after the work, whether it can be written; the time there.
+
+    Removes what processes that have ended left in it. Raises ImageFileError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.open("xb").close()
+        sweep(folder)
+        return time_of(folder)
     except OSError as error:
         raise ImageFileError(f"{folder}: the output folder cannot be written ({reason(error)})") from error
-    finally:
-        _remove_quietly(probe)
+
+
+@contextmanager
+def scratch_file(folder: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
+    """A file of this process alone that holds `data`; gone at the end, unless it was moved. durable: it has reached the disk.
+
+    Raises OSError.
+    """
+    scratch = folder / f"{PREFIX}{new_owner()}{SCRATCH}"
+    try:
+        with scratch.open("xb") as stream:
+            stream.write(data)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        yield scratch
+    finally:  # also for KeyboardInterrupt and SystemExit; after a success there is nothing to remove
+        remove_quietly(scratch)
+
+
+def time_of(folder: Path) -> float:
+    """The time now in the clock of the file system, which may be another machine's. Raises OSError."""
+    with scratch_file(folder, b"", durable=False) as probe:
+        return probe.stat().st_mtime
+
+
+def sweep(folder: Path, *, own: bool = False) -> None:
+    """Remove scratch files of processes that have ended, never those of one that runs; of other hosts, those of a day ago.
+
+    own: those of this process too, where it has nothing more to write.
+    """
+    for path in hidden_files(folder, SCRATCH):
+        owner = owner_in(path.name[len(PREFIX) :])
+        runs = owner.runs() if owner else None
+        if own and owner and owner.is_own():
+            runs = False
+        with suppress(OSError):
+            if runs is False or (runs is None and time.time() - path.stat().st_mtime > DAY):
+                path.unlink()
+
+
+def hidden_files(folder: Path, *suffixes: str) -> list[Path]:
+    """The files of this package in `folder` that end so; none where it cannot be listed."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [
+            Path(entry.path) for entry in entries if entry.name.startswith(PREFIX) and entry.name.endswith(suffixes)
+        ]
+    return []
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name; False too where the name itself is impossible, which its use will say."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def remove_quietly(path: Path) -> None:
+    """Remove a file if that can be done: where it cannot, the folder itself is the problem, which is reported elsewhere."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def reason(error: OSError) -> str:
@@ -48,11 +131,15 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
-def _remove_stale(path: Path) -> None:
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
-        _remove_quietly(stale)
-
-
-def _remove_quietly(path: Path) -> None:
-    with suppress(OSError):  # not there, or the folder itself is the problem, which is already being reported
-        path.unlink()
+def _place(path: Path) -> tuple[Path, int | None]:
+    """Where `path` leads through links, and the permissions of the file there. Raises OSError where no file can be put."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return target, None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not an ordinary file")
+    return target, stat.S_IMODE(mode)

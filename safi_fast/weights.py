@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .atomic import write_atomically
+from .atomic import is_folder, write_atomically
 from .errors import ModelError
 from .model import FilterBank, MmrMask, Model, SafiMask, Schedule, StepFactors, Strength, fingerprint_of
 
@@ -89,7 +89,7 @@ def _version(model: Model) -> str:
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """All tensors and texts of a file of this format and version."""
-    if path.is_dir():
+    if is_folder(path):
         raise ModelError("is a folder; expected a weights file (.safetensors)")
     try:
         with safe_open(path, framework="numpy") as file:

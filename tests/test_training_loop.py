@@ -95,7 +95,9 @@ def test_resuming_drops_what_was_logged_after_the_checkpoint(images, tmp_path):
         Run(one, Validation(images[:1], [25], side=24), tmp_path, name="log", metadata={})
         return [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
 
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"step": step}) + "\n" for step in (0, 1, 2, 3)))
+    (tmp_path / "log.jsonl").write_text(
+        "".join(json.dumps({"step": step}) + "\n" for step in (0, 1, 2, 3)) + '{"kind": "st'
+    )
     assert log_with(2) == [0, 1, 2]
     assert log_with(0) == [], "a new run in the folder of an old one"
 

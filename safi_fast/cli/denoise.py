@@ -2,19 +2,22 @@
 
 OUT is a file for one input file, else a folder, which is made if it is missing; results keep the names of their
 inputs. Outputs that exist are skipped, so a run that was stopped goes on where it was; each output is written whole
-or not at all. A file that cannot be read does not stop the others: it is reported at the end, with exit status 1.
+or not at all. Several processes, also on other machines, can work on one folder: each image is solved once, and at the
+end a run waits for those that others are solving. A file that cannot be read does not stop the others: it is reported
+at the end, with exit status 1.
 Results keep dtype, range and alpha of their input; a JPEG is compressed again (quality 95). The next file is read, and the
 one before written, while one is denoised.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import is_folder
 from ..color import MODES
 from ..errors import SafiError
 from ..values import range_of
@@ -33,6 +36,8 @@ from .arguments import (
     solver_options,
 )
 from .output import message_of, print_failures, print_json, print_warnings, progress
+from .plan import Output, check_outputs
+from .sharing import Skipped, Turns, in_turn, skipped_words
 
 if TYPE_CHECKING:
     from ..io import ImageFile
@@ -73,22 +78,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
-    from ..atomic import prepare_folder
-
     check_box(args)
     jobs = plan(args.inputs, args.output)
-    records = {job: _record(job, "skipped") for job in jobs}
-    pending = [job for job in jobs if args.overwrite or not job.target.exists()]
     session = None
-    if pending:
-        for folder in {job.target.parent for job in pending}:
-            prepare_folder(folder)
-        session = sessions.make_session(args.model, args.backend, args.precision)
-        session.check(args.sigma, **solver_options(args))
-        with progress("denoising", len(pending)) as advance, closing(_solved(pending, session, args)) as results:
-            for job, result in results:
-                records[job] = _finish(job, result)
-                advance()
+    with Turns(overwrite=args.overwrite) as turns:
+        found = {job: _attempt(turns.skipped, job.target) for job in jobs}
+        pending = [job for job in jobs if found[job] is None]
+        records = {job: _finish(job, found[job]) if found[job] else {} for job in jobs}
+        turns.tidy({job.target.parent for job in jobs})
+        if pending:
+            turns.prepare({job.target.parent for job in pending})
+            session = sessions.make_session(args.model, args.backend, args.precision)
+            session.check(args.sigma, **solver_options(args))
+            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, args)
+            with progress("denoising", len(pending)) as advance, closing(solved) as results:
+                for job, result in results:
+                    records[job] = _finish(job, result)
+                    turns.let_go(job.target)
+                    advance()
     _report(args, session, list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
 
@@ -100,8 +107,10 @@ def plan(inputs: list[Path], output: str) -> list[Job]:
 
     sources = list_images(inputs)
     target = Path(output)
-    several = len(sources) > 1 or inputs[0].is_dir()
-    as_folder = target.is_dir() or output.endswith("/") or not target.suffix or (several and not is_image_name(target))
+    several = len(sources) > 1 or is_folder(inputs[0])
+    as_folder = (
+        is_folder(target) or output.endswith("/") or not target.suffix or (several and not is_image_name(target))
+    )
     if several and not as_folder:
         raise UsageError(f"several images need a folder to go to, and {target} is named like a file")
     if not as_folder and not is_image_name(target):
@@ -109,15 +118,7 @@ def plan(inputs: list[Path], output: str) -> list[Job]:
             f"{target}: unsupported extension {target.suffix!r}; a folder needs a name without one or a final /"
         )
     jobs = [Job(source, target / source.name if as_folder else target) for source in sources]
-    writers: dict[Path, Path] = {}
-    for job in jobs:
-        first = writers.setdefault(job.target, job.source)
-        if first != job.source:
-            raise UsageError(f"{first} and {job.source} would both be written to {job.target}")
-    originals = {source.resolve() for source in sources}
-    for job in jobs:
-        if job.target.resolve() in originals:
-            raise UsageError(f"{job.target} is an input and would be overwritten; choose another output")
+    check_outputs([Output(job.target, str(job.source)) for job in jobs], sources)
     return jobs
 
 
@@ -131,20 +132,22 @@ class _Solved:
     warning: str | None
 
 
-def _solved(jobs: list[Job], session: sessions.Session, args: argparse.Namespace) -> Generator[Any, None, None]:
-    """(job, _Solved or what went wrong) of every job; reads in one thread and solves in another, ahead of the caller."""
+def _solved(
+    turns: Iterable[tuple[Job, Exception | None]], session: sessions.Session, args: argparse.Namespace
+) -> Generator[Any, None, None]:
+    """(job, _Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the caller."""
     from ..stream import ahead
 
-    files = ahead(((job, _attempt(_read, job)) for job in jobs), READ_AHEAD)
+    files = ahead(((job, found or _attempt(_read, job)) for job, found in turns), READ_AHEAD)
     results = ((job, _attempt(_denoise, job, file, session, args)) for job, file in files)
     return ahead(results, 1, solves=True)
 
 
-def _attempt(step: Callable[..., Any], job: Job, *arguments: Any) -> Any:
+def _attempt(step: Callable[..., Any], *arguments: Any) -> Any:
     """What `step` gives, or the exception that concerns this job alone."""
     try:
-        return step(job, *arguments)
-    except (SafiError, MemoryError) as error:
+        return step(*arguments)
+    except (SafiError, MemoryError, Skipped) as error:
         return error
 
 
@@ -171,9 +174,11 @@ def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Name
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:
-    """Write the result; the record of the job."""
+    """Write the result, if there is one; the record of the job."""
     if not isinstance(result, Exception):
         result = _attempt(_write, job, result)
+    if isinstance(result, Skipped):
+        return _record(job, "skipped", reason=result.reason)
     if isinstance(result, Exception):
         return _record(job, "failed", error=message_of(result).removeprefix(f"{job.source}: "))
     facts = {} if result.warning is None else {"warning": result.warning}
@@ -203,17 +208,17 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
         print_json({"model": model, "sigma": args.sigma, "schedule": schedule, **counts, "files": records})
     else:
         unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
-        print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"]), unfinished))
+        seconds = sum(record["seconds"] for record in by_status["denoised"])
+        print(_sentence(counts, seconds, unfinished, [record["reason"] for record in by_status["skipped"]]))
     print_warnings([(record["input"], record["warning"]) for record in by_status["denoised"] if "warning" in record])
     print_failures(by_status["failed"])
 
 
-def _sentence(counts: dict[str, int], seconds: float, unfinished: int) -> str:
+def _sentence(counts: dict[str, int], seconds: float, unfinished: int, skipped: list[str]) -> str:
     parts = [f"{counts['denoised']} denoised in {seconds:.1f} s"]
     if unfinished:
         parts.append(f"{unfinished} of them without reaching the tolerance")
-    if counts["skipped"]:
-        parts.append(f"{counts['skipped']} skipped because the output exists (--overwrite replaces it)")
+    parts += skipped_words(skipped)
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed")
     return ", ".join(parts)

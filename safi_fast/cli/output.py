@@ -61,12 +61,19 @@ def print_failures(failed: Sequence[dict[str, Any]]) -> None:
     """The `input` and `error` of each record, those that failed alike on one line."""
     inputs: dict[str, list[str]] = {}
     for record in failed:
-        inputs.setdefault(record["error"], []).append(record["input"])
+        names = inputs.setdefault(record["error"], [])
+        if record["input"] not in names[-1:]:  # slices of one input that fail alike
+            names.append(record["input"])
     for error, names in list(inputs.items())[:SHOWN_FAILURES]:
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         print_error(f"{', '.join(names[:SHOWN_NAMES])}{more}: {error}")
     if len(inputs) > SHOWN_FAILURES:
         print_error(f"and {sum(map(len, list(inputs.values())[SHOWN_FAILURES:]))} more inputs failed")
+
+
+def print_note(message: str) -> None:
+    """One line on standard error."""
+    print(f"safi-fast: {' '.join(message.split())}", file=sys.stderr)
 
 
 def print_warning(message: str) -> None:

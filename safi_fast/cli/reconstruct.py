@@ -1,8 +1,9 @@
 """Reconstruct images from measurements: MRI, CT, deblurring, inpainting, super-resolution.
 
 OUT is a file for one input, else a folder, which is made if it is missing. Outputs that exist are skipped, so a run that was
-stopped goes on where it was; each output is written whole or not at all. An input that cannot be read does not stop the
-others: it is reported at the end, with exit status 1.
+stopped goes on where it was; each output is written whole or not at all. Several processes, also on other machines, can work
+on one folder: each output is solved once, and at the end a run waits for those that others are solving. An input that cannot
+be read does not stop the others: it is reported at the end, with exit status 1.
 
 The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength, or
 have it chosen among --candidates, once, on the first slice of the first input that can be read: --noise-std takes the strength whose residual
@@ -13,16 +14,16 @@ a known image of that slice. The report states what was chosen.
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..errors import SafiError
+from ..atomic import is_folder, prepare_folder
 from .arguments import UsageError, add_box_arguments, add_range_argument, check_box, count, positive
-from .output import message_of
+from .plan import Output, check_outputs, slice_outputs
 from .problems import Array
-from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, process, record_of
+from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, numbers_of, reconstruct_all
 from .reconstruct_report import deliver, summary
+from .sharing import Turns
 
 FORMATS = ("npy", "cfl", "png", "tif")
 BACKENDS = ("cpu",)  # reconstruction has no GPU backend yet
@@ -146,64 +147,71 @@ def slices(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct what is not done yet; 1 if any input failed."""
-    from ..atomic import prepare_folder
-
     if all(given is None for given in (args.strength, args.tune_reference, args.noise_std, args.holdout)):
         raise UsageError(
             "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), --holdout SHARE (of "
             "the measurements), or --tune-reference FILE (the true image of the first slice)"
         )
     check_box(args)
-    module = PROBLEMS[args.problem]
-    jobs = plan(module.list_inputs(args.inputs), args)
+    jobs = plan(PROBLEMS[args.problem].list_inputs(args.inputs), args)
     if args.plot:
         _check_plot(args.plot, len(jobs))
-    runner = Runner(args, [job.source for job in jobs])
-    for folder in {job.target if job.is_folder else job.target.parent for job in jobs}:
-        prepare_folder(folder)
-    start = time.perf_counter()
-    records: list[dict[str, Any]] = []
-    for number, job in enumerate(jobs):
-        if not job.is_folder and job.target.exists() and not args.overwrite:
-            records.append(record_of(job, job.target, "skipped"))
-            continue
-        try:
-            records += process(job, module.open_study(job.source, args), runner, f"{number + 1}/{len(jobs)}")
-        except (SafiError, MemoryError) as error:
-            text = message_of(error).removeprefix(f"{job.source}: ")
-            records.append(record_of(job, job.target, "failed", error=text))
+    for beside in (args.report.parent if args.report else None, _plot_folder(args)):
+        if beside is not None:
+            prepare_folder(beside)
+    with Turns(overwrite=args.overwrite) as turns:
+        turns.prepare({job.folder for job in jobs})
+        runner = Runner(args, [job.source for job in jobs], turns)
+        start = time.perf_counter()
+        records = reconstruct_all(jobs, runner)
     report = summary(args, runner, records, time.perf_counter() - start)
     deliver(args, report)
-    return int(report["failed"] > 0)
+    drawn = [facts["picture"] for record in records for facts in record.get("solved", []) if "picture" in facts]
+    return int(report["failed"] > 0 or None in drawn)
 
 
 def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
     """Which input goes where; refuses what would overwrite an input or write one output twice."""
     measured = args.problem in MEASURED
     target = Path(args.output)
-    several = len(sources) > 1 or Path(args.inputs[0]).is_dir()
-    as_folder = target.is_dir() or args.output.endswith("/") or not target.suffix
+    several = len(sources) > 1 or is_folder(Path(args.inputs[0]))
+    as_folder = is_folder(target) or args.output.endswith("/") or not target.suffix
     if several and not as_folder:
         raise UsageError(f"several inputs need a folder to go to, and {target} is named like a file")
     jobs = [
         Job(source, target if measured or not as_folder else target / source.name, measured and as_folder)
         for source in sources
     ]
-    written: dict[Path, Path] = {}
-    for job in jobs:
-        place = job.target / job.source.stem if job.is_folder else job.target
-        first = written.setdefault(place, job.source)
-        if first != job.source:
-            raise UsageError(f"{first} and {job.source} would both be written to {place}")
     named = [Path(given) for name in OTHER_INPUTS if (given := getattr(args, name, None))]
-    originals = {path.resolve() for given in (*sources, *named) for path in _files_of(given)}
-    places = [
-        Path(f"{place}.{args.format}") if job.is_folder else place for job, place in zip(jobs, written, strict=True)
-    ]
-    for place in [*places, *[path for path in (args.plot, args.report) if path]]:
-        if place.resolve() in originals:
-            raise UsageError(f"{place} is an input and would be overwritten; choose another output")
+    check_outputs(_outputs(jobs, args), [path for given in (*sources, *named) for path in _files_of(given)])
     return jobs
+
+
+def _outputs(jobs: list[Job], args: argparse.Namespace) -> list[Output]:
+    """All files that the run may write, as far as they can meet."""
+    sources = [job.source for job in jobs]
+
+    def numbers(source: Path) -> tuple[range, int]:
+        return numbers_of(source, args)
+
+    if jobs[0].is_folder:
+        outputs = slice_outputs(jobs[0].target, sources, f".{args.format}", "{}", numbers)
+    else:
+        outputs = [Output(job.target, str(job.source)) for job in jobs]
+    outputs = [Output(path, output.source) for output in outputs for path in _files_of(output.path)]
+    if folder := _plot_folder(args):
+        if args.plot == folder:
+            outputs += slice_outputs(folder, sources, ".png", "the picture of {}", numbers)
+        else:
+            outputs.append(Output(args.plot, "--plot"))
+    return [*outputs, *([Output(args.report, "--report")] if args.report else [])]
+
+
+def _plot_folder(args: argparse.Namespace) -> Path | None:
+    if args.plot is None:
+        return None
+    path: Path = args.plot
+    return path.parent if path.suffix else path
 
 
 def _check_plot(path: Path, inputs: int) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ImageFileError
+from ..errors import ImageFileError, SafiError
 from ..values import Range, range_of
 from . import session as sessions
 from .arguments import UsageError
-from .output import print_warning, progress, warnings_as_lines
+from .output import message_of, print_error, print_warning, progress, warnings_as_lines
+from .plan import slice_name
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
+from .sharing import Skipped, Turn, Turns
 
 if TYPE_CHECKING:
     from ..inverse import Tuning
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 PROBLEMS: dict[str, ModuleType] = {"mri": mri, "ct": ct, "deblur": deblur, "inpaint": inpaint, "superres": superres}
 MEASURED = ("mri", "ct")  # whose results have a format of their own, and slices that go into files of their own
 LOW, HIGH, CANDIDATES = 1e-5, 1e-2, 7  # strengths to try, times ||H||^2
+WAITING = "waiting"  # of a record whose output another process is making
 PIXELS_AT_ONCE = 2**19  # of the candidates that are solved as one batch: about 0.5 GB
 
 
@@ -36,6 +39,11 @@ class Job:
     target: Path
     is_folder: bool
 
+    @property
+    def folder(self) -> Path:
+        """Where its results lie."""
+        return self.target if self.is_folder else self.target.parent
+
 
 @dataclass
 class Runner:
@@ -43,6 +51,7 @@ class Runner:
 
     args: argparse.Namespace
     sources: list[Path]
+    turns: Turns
     session: sessions.Session | None = None
     tuning: "Tuning | None" = None
     tuned_on: Path | None = None
@@ -74,15 +83,45 @@ class Runner:
         return self.tuning.strength
 
 
-def process(job: Job, study: Study, runner: Runner, place: str) -> list[dict[str, Any]]:
-    """Solve what is missing of one input, write it; a record for each output."""
+def reconstruct_all(jobs: list[Job], runner: Runner) -> list[dict[str, Any]]:
+    """A record for each output, in the order of the inputs; what other processes are making comes last, when they are done with it."""
+    turns = runner.turns
+    records: dict[tuple[int, str], dict[str, Any]] = {}
+    asked: dict[int, set[Path]] = {number: set() for number in range(len(jobs))}  # an empty set: all outputs
+    while asked:
+        for number, only in asked.items():
+            for target in only:  # a file that has fewer slices since then does not answer, and is not asked again
+                del records[number, str(target)]
+            for record in _attempt(jobs[number], runner, f"{number + 1}/{len(jobs)}", only):
+                records[number, record["output"]] = record
+        asked = {}
+        for (number, output), record in records.items():
+            if record["status"] == WAITING:
+                asked.setdefault(number, set()).add(Path(output))
+        if asked:
+            turns.wait([target for targets in asked.values() for target in sorted(targets)])
+    return [records[key] for key in sorted(records)]
+
+
+def _attempt(job: Job, runner: Runner, place: str, only: set[Path]) -> list[dict[str, Any]]:
+    """The records of one input, or of some of its outputs; one record if it failed. only: these outputs, empty: all."""
+    try:
+        known = sorted(only) if only else [] if job.is_folder else [job.target]
+        found = {target: runner.turns.look(target) for target in known}
+        if found and True not in found.values():
+            return [_record_of_turn(job, target, turn) for target, turn in found.items()]
+        study = PROBLEMS[runner.args.problem].open_study(job.source, runner.args)
+        return process(job, study, runner, place, only)
+    except (SafiError, MemoryError) as error:
+        return [_failure(job, target, error) for target in sorted(only or [job.target])]
+
+
+def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path]) -> list[dict[str, Any]]:
+    """Solve what is missing of one input, write it; a record for each output. only: these outputs, empty: all."""
     args = runner.args
-    first, last = getattr(args, "slices", None) or (0, study.count)
-    if last > study.count:
-        raise ImageFileError(f"{job.source}: has {study.count} slices; --slices {first}:{last} asks for more")
-    for note in study.facts.get("warnings", []):
+    numbers = list(_numbers(job.source, study, args))
+    for note in [] if only else study.facts.get("warnings", []):
         print_warning(f"{job.source}: {note}")
-    numbers = list(range(first, last))
     if args.plot and args.plot.suffix and len(numbers) > 1:
         raise UsageError(f"--plot {args.plot}: {len(numbers)} slices need a folder, a name without an extension")
     if not job.is_folder and args.problem in MEASURED:
@@ -90,35 +129,63 @@ def process(job: Job, study: Study, runner: Runner, place: str) -> list[dict[str
 
         check_result_name(job.target, len(numbers))
     groups = [[number] for number in numbers] if job.is_folder else [numbers]
-    targets = {group[0]: _target(job, group[0], study.count, args) for group in groups}
-    records = []
-    missing = [group for group in groups if args.overwrite or not targets[group[0]].exists()]
-    steps = sum(map(len, missing)) * _max_outer(args)
+    targets = {_target(job, group[0], study.count, args): group for group in groups}
+    targets = {target: group for target, group in targets.items() if not only or target in only}
+    steps = _max_outer(args) * sum(map(len, targets.values()))
     with _bar(f"{place} {job.source.name}", steps) as advance:
-        for group in groups:
-            target = targets[group[0]]
-            if group not in missing:
-                records.append(record_of(job, target, "skipped", slices=group))
-                continue
-            results, details = [], []
-            for number in group:
-                result, facts = _solve(job, study, number, runner, advance)
-                results.append(result)
-                details.append(facts)
-            written = study.write(target, np.stack(results))
-            facts = {
-                "data_range": study.range.argument, "data_range_rule": study.range.rule, "box": study.box, **written,
-            }  # fmt: skip
-            records.append(
-                record_of(job, target, "reconstructed", slices=group, **facts, **study.facts, solved=details)
-            )
-    return records
+        return [_in_turn(job, study, target, group, runner, advance) for target, group in targets.items()]
+
+
+def _in_turn(job: Job, study: Study, target: Path, group: list[int], runner: Runner, advance: Any) -> dict[str, Any]:
+    """The record of one output, which is made here unless it exists or another process makes it."""
+    try:
+        turn = runner.turns.take(target)
+        if turn is not True:
+            advance(_max_outer(runner.args) * len(group))
+            return _record_of_turn(job, target, turn, slices=group)
+        return _reconstruct(job, study, target, group, runner, advance)
+    except (SafiError, MemoryError) as error:
+        return _failure(job, target, error)
+    finally:
+        runner.turns.let_go(target)
+
+
+def _reconstruct(
+    job: Job, study: Study, target: Path, group: list[int], runner: Runner, advance: Any
+) -> dict[str, Any]:
+    """Solve the slices of one output and write it; its record."""
+    results, details = [], []
+    for number in group:
+        result, facts = _solve(job, study, number, runner, advance)
+        results.append(result)
+        details.append(facts)
+    written = study.write(target, np.stack(results))
+    facts = {
+        "data_range": study.range.argument, "data_range_rule": study.range.rule, "box": study.box, **written,
+    }  # fmt: skip
+    return record_of(job, target, "reconstructed", slices=group, **facts, **study.facts, solved=details)
+
+
+def numbers_of(source: Path, args: argparse.Namespace) -> tuple[range, int]:
+    """Which slices of an input are solved, and how many it has; none where it cannot be read, which its turn will say."""
+    try:
+        study = PROBLEMS[args.problem].open_study(source, args)
+        return _numbers(source, study, args), study.count
+    except SafiError:
+        return range(0), 0
+
+
+def _numbers(source: Path, study: Study, args: argparse.Namespace) -> range:
+    first, last = getattr(args, "slices", None) or (0, study.count)
+    if last > study.count:
+        raise ImageFileError(f"{source}: has {study.count} slices; --slices {first}:{last} asks for more")
+    return range(first, last)
 
 
 def _target(job: Job, number: int, slices: int, args: argparse.Namespace) -> Path:
     if not job.is_folder:
         return job.target
-    return job.target / f"{job.source.stem}{f'_{number:03d}' if slices > 1 else ''}.{args.format}"
+    return job.target / slice_name(job.source, number, slices, f".{args.format}")
 
 
 def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) -> tuple[Array, dict[str, Any]]:
@@ -160,7 +227,7 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
         **made.facts,
     }
     if args.plot is not None:
-        facts["picture"] = str(_draw(job, study, made, number, solution, facts, args))
+        facts["picture"] = _picture(job, study, made, number, solution, facts, args)
     return solution.image, facts
 
 
@@ -251,6 +318,15 @@ def _reference(args: argparse.Namespace, study: Study, made: Slice, number: int)
     return image
 
 
+def _picture(job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any], args: Any) -> Any:
+    """The name of the picture; None where it cannot be written, which is said and does not cost the result."""
+    try:
+        return str(_draw(job, study, made, number, solution, facts, args))
+    except SafiError as error:
+        print_error(message_of(error))
+        return None
+
+
 def _draw(
     job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any], args: argparse.Namespace
 ) -> Path:
@@ -260,7 +336,7 @@ def _draw(
     path: Path = args.plot
     if path.suffix.lower() != ".png":
         prepare_folder(path)
-        path = path / f"{job.source.stem}{f'_{number:03d}' if study.count > 1 else ''}.png"
+        path = path / slice_name(job.source, number, study.count, ".png")
     colour = solution.image.ndim == 3
     start, result = (_shown(image, study.range) for image in (made.start, solution.image))
     masks = solution.masks.mean(axis=(0, 1) if colour else 0)
@@ -290,6 +366,17 @@ def _shown(image: Array, meaning: Range) -> Array:
 def _bar(description: str, total: int) -> Iterator[Any]:
     with progress(description, total, unit="step") as advance:
         yield advance
+
+
+def _record_of_turn(job: Job, target: Path, turn: Turn, **facts: Any) -> dict[str, Any]:
+    """The record of an output that is not this process's to make."""
+    if isinstance(turn, Skipped):
+        return record_of(job, target, "skipped", reason=turn.reason, **facts)
+    return record_of(job, target, WAITING, **facts)
+
+
+def _failure(job: Job, target: Path, error: BaseException) -> dict[str, Any]:
+    return record_of(job, target, "failed", error=message_of(error).removeprefix(f"{job.source}: "))
 
 
 def record_of(job: Job, target: Path, status: str, **facts: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from . import session as sessions
 from .output import json_text, print_failures, print_json, scientific
 from .reconstruct_job import Runner
+from .sharing import skipped_words
 
 RUN_FACTS = (
     "model",
@@ -75,17 +76,16 @@ def _unfinished(args: argparse.Namespace, solved: list[dict[str, Any]]) -> str |
 
 
 def deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
-    """Write it, print it, and say what failed."""
-    if args.report:
-        from ..atomic import prepare_folder, write_atomically
-
-        prepare_folder(args.report.parent)
-        write_atomically(args.report, f"{json_text(_with_earlier(report, args.report))}\n".encode())
+    """Print it, say what failed, and write it. Raises ImageFileError."""
     if args.json:
         print_json(report)
     else:
         _print(args, report)
     print_failures([record for record in report["files"] if record["status"] == "failed"])
+    if args.report:
+        from ..atomic import write_atomically
+
+        write_atomically(args.report, f"{json_text(_with_earlier(report, args.report))}\n".encode())
 
 
 def _with_earlier(report: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -115,8 +115,7 @@ def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
         parts.append(f"{report['slices_per_minute']:.1f} slices per minute")
     if unfinished := _unfinished(args, solved):
         parts.append(unfinished)
-    if report["skipped"]:
-        parts.append(f"{report['skipped']} skipped because the output exists (--overwrite replaces it)")
+    parts += skipped_words([record["reason"] for record in report["files"] if record["status"] == "skipped"])
     if report["failed"]:
         parts.append(f"{report['failed']} failed")
     print(", ".join(parts))

@@ -123,6 +123,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, showing where it is."""
     _check(args)
+    from ..atomic import prepare_folder
+    from ..claims import Claims, holder
+
+    prepare_folder(args.out)
+    with Claims() as claims:
+        checkpoint = args.out / "checkpoint.pt"
+        if not claims.take(checkpoint):
+            raise UsageError(
+                f"{args.out}: {holder(checkpoint) or 'another process'} trains there; train in another folder"
+            )
+        return _train(args)
+
+
+def _train(args: argparse.Namespace) -> int:
     from ..plots import training_curve
     from ..training.loop import LOG, MODEL, Run, resumed, set_threads
     from ..training.teachers import load_teacher
@@ -167,6 +181,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
     if args.init and len(given) > 1:
         raise UsageError(f"{given[1]} has no meaning with --init: the weights file has it")
+    if args.out.resolve() in {folder.resolve() for folder in (*args.data, args.validation)}:
+        raise UsageError(f"{args.out} holds images, among which the curve would be; choose another folder for --out")
     if not args.resume and (args.out / "checkpoint.pt").exists():
         raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")
     if find_spec("torch") is None:

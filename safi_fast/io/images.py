@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import reason, write_atomically
+from ..atomic import is_folder, reason, write_atomically
 from ..errors import ImageFileError, InputError
 from ..values import DataRange, known_range, stated_range
 from .formats import KINDS, FormatError, Pixels, decode, encode, storage_dtype
@@ -89,7 +89,7 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(Path, inputs):
-        if path.is_dir():
+        if is_folder(path):
             found.update(dict.fromkeys(_images_of(path)))
         else:
             found[path] = None

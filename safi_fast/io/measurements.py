@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import reason
+from ..atomic import is_folder, reason
 from ..errors import ImageFileError, InputError
 from .bart import coil_images, pair, read_cfl
 from .containers import is_hdf5, read_fastmri, read_named
@@ -190,7 +190,7 @@ def list_measurements(inputs: Iterable[str | Path], kinds: Iterable[str] = KINDS
     """The files of `inputs` in their order, each folder replaced by its files of these kinds, sorted. Raises ImageFileError."""
     found: dict[Path, None] = {}
     for path in map(Path, inputs):
-        if not path.is_dir():
+        if not is_folder(path):
             found[path] = None
             continue
         entries = [p for p in sorted(path.iterdir()) if p.suffix.lower() in kinds and p.name[0] != "." and p.is_file()]

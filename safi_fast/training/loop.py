@@ -8,6 +8,7 @@ DIR/raw.safetensors     the weights themselves at that moment: with --init, a sm
 
 import io
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..atomic import prepare_folder, write_atomically
+from ..atomic import append_line, prepare_folder, write_atomically
 from ..errors import ModelError
 from ..model import Schedule
 from ..weights import save_model
@@ -127,16 +128,24 @@ class Run:
 
     def _log(self, kind: str, **facts: Any) -> None:
         line = {"kind": kind, "step": self.trainer.step_number, "seconds": round(self.seconds, 1), **facts}
-        with (self.folder / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self.folder / LOG, json.dumps(line), ModelError)
 
     def _forget_after(self, step: int) -> None:
         """Drop what an earlier part of this run logged after its last checkpoint, and all of a run that this one replaces."""
         path = self.folder / LOG
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
             text = "".join(f"{line}\n" for line in kept) if step else ""
             write_atomically(path, text.encode(), ModelError)
+
+
+def _step_of(line: str) -> float:
+    """Of a line of the log; infinity where a kill left a part of a line."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf
 
 
 def set_threads(count: int) -> None:

@@ -1,0 +1,89 @@
+"""The files that a run will write, known and distinct before it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..claims import folded
+from .arguments import UsageError
+
+SLICE = re.compile(r"(.+)_\d{3,}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that will be written, and what for, as the user knows it: an input or an option."""
+
+    path: Path
+    source: str
+
+
+def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that meet, also on a file system that does not tell case, and those that are inputs. Raises UsageError."""
+    real = _RealFolders()
+    originals: dict[str, list[Path]] = {}
+    for path in inputs:
+        originals.setdefault(folded(real.key(path)), []).append(path)
+    writers: dict[str, Output] = {}
+    for output in outputs:
+        first = writers.setdefault(real.key(output.path), output)
+        if first is not output:
+            alike = "" if first.path.name == output.path.name else f" ({first.path.name} where case does not count)"
+            raise UsageError(
+                f"{first.source} and {output.source} would both be written to {output.path}{alike}; "
+                "give one of them a run with another -o, or another name"
+            )
+        for original in originals.get(folded(real.key(output.path)), ()):
+            if _is_same(output.path, original):
+                raise UsageError(f"{output.path} is an input and would be overwritten; choose another output")
+
+
+def slice_name(source: Path, number: int, slices: int, suffix: str) -> str:
+    """The name of what slice `number` of an input becomes in a folder: NAME_000 where it has several, else NAME."""
+    return f"{source.stem}{f'_{number:03d}' if slices > 1 else ''}{suffix}"
+
+
+def slice_outputs(
+    folder: Path, sources: Sequence[Path], suffix: str, label: str, numbers: Callable[[Path], tuple[range, int]]
+) -> list[Output]:
+    """What the slices of all inputs become in `folder`, as far as names can meet. label: of an input, as in "{}".
+
+    numbers(source): which of its slices are solved, and how many it has. Asked only where another input is named like one of its slices, because it reads the file.
+    """
+    bases = {match[1] for source in sources if (match := SLICE.fullmatch(folded(source.stem)))}
+    outputs = []
+    for source in sources:
+        asked, slices = numbers(source) if folded(source.stem) in bases else (range(1), 1)
+        names = [slice_name(source, number, slices, suffix) for number in asked]
+        outputs += [Output(folder / name, label.format(source)) for name in names]
+    return outputs
+
+
+class _RealFolders:
+    """Where folders lie, each looked up once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, str] = {}
+
+    def key(self, path: Path) -> str:
+        """Equal for names of one folder that may be one file."""
+        with suppress(OSError):  # of an impossible name, which its use will say
+            path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if path.parent not in self._known:
+            self._known[path.parent] = os.path.realpath(path.parent)
+        return f"{self._known[path.parent]}/{folded(path.name)}"
+
+
+def _is_same(output: Path, original: Path) -> bool:
+    """Whether two paths that differ in case at most are one file."""
+    if os.path.realpath(output) == os.path.realpath(original):
+        return True
+    try:
+        return output.samefile(original)
+    except OSError:
+        return False

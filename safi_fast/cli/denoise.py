@@ -3,8 +3,9 @@
 OUT is a file for one input file, else a folder, which is made if it is missing; results keep the names of their
 inputs. Outputs that exist are skipped, so a run that was stopped goes on where it was; each output is written whole
 or not at all. A file that cannot be read does not stop the others: it is reported at the end, with exit status 1.
-Results keep dtype, range and alpha of their input; a JPEG is compressed again (quality 95). The next file is read, and the
-one before written, while one is denoised.
+Results keep depth, range and alpha of their input, its axes and spacing, colour profile, resolution, EXIF and description;
+they are upright, whatever the orientation tag said. What the output format cannot hold is named once at the end. A JPEG is
+compressed again (quality 95). The next file is read, and the one before written, while one is denoised.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from ..color import MODES
 from ..errors import ImageFileError, SafiError
 from . import session as sessions
 from .arguments import UsageError, add_json_argument, add_solver_arguments, count, positive, size, solver_options
-from .output import message_of, print_failures, print_json, print_warning, progress
+from .output import lost_names, message_of, print_failures, print_json, print_lost, print_warning, progress
 
 if TYPE_CHECKING:
     from ..io import ImageFile
@@ -120,6 +121,7 @@ class _Solved:
     like: "ImageFile"
     seconds: float
     warning: str | None
+    lost: tuple[str, ...] = ()
 
 
 def _solved(jobs: list[Job], session: sessions.Session, args: argparse.Namespace) -> Generator[Any, None, None]:
@@ -167,15 +169,16 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
         result = _attempt(_write, job, result)
     if isinstance(result, Exception):
         return _record(job, "failed", error=message_of(result).removeprefix(f"{job.source}: "))
-    facts = {} if result.warning is None else {"warning": result.warning}
+    facts: dict[str, Any] = {} if result.warning is None else {"warning": result.warning}
+    if result.lost:
+        facts["lost"] = list(result.lost)
     return _record(job, "denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
 
 
 def _write(job: Job, result: _Solved) -> _Solved:
     from ..io import write_image
 
-    write_image(job.target, result.solution.image, like=result.like)
-    return result
+    return replace(result, lost=write_image(job.target, result.solution.image, like=result.like))
 
 
 def _data_range(path: Path, file: "ImageFile", sigma: float, given: float | None) -> float:
@@ -194,7 +197,7 @@ def _data_range(path: Path, file: "ImageFile", sigma: float, given: float | None
 def _narrow(file: "ImageFile") -> str | None:
     """A warning where a file of 16 bits uses 12 of them at most."""
     largest = int(file.array.max()) if file.array.dtype == "uint16" else 0
-    if not 0 < largest <= TWELVE_BIT:
+    if file.white is not None or not 0 < largest <= TWELVE_BIT:
         return None
     return f"largest value {largest} of {file.data_range:g}; for 12-bit data pass --data-range {TWELVE_BIT}"
 
@@ -212,7 +215,16 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
     if args.json:
         model = session.model.name if session else args.model
         schedule = args.schedule or (session.model.schedule.name if session else None)
-        print_json({"model": model, "sigma": args.sigma, "schedule": schedule, **counts, "files": records})
+        print_json(
+            {
+                "model": model,
+                "sigma": args.sigma,
+                "schedule": schedule,
+                **counts,
+                **lost_names(records),
+                "files": records,
+            }
+        )
     else:
         unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
         print(_sentence(counts, sum(record["seconds"] for record in by_status["denoised"]), unfinished))
@@ -220,6 +232,7 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
     if warned:
         others = f" (and {len(warned) - 1} more)" if len(warned) > 1 else ""
         print_warning(f"{warned[0]['input']}{others}: {warned[0]['warning']}")
+    print_lost(by_status["denoised"])
     print_failures(by_status["failed"])
 
 

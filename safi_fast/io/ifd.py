@@ -98,8 +98,8 @@ def read_nested(data: bytes, kind: Header, offset: int, depth: int = 0) -> Direc
     return found
 
 
-def written(entries: Mapping[int, Value | Directory], base: int, order: str = "<") -> bytes:
-    """The directory, and those inside it, as bytes that will lie at `base`; it is the last of its chain."""
+def written(entries: Mapping[int, Value | Directory], base: int, order: str = "<", link: int = 0) -> bytes:
+    """The directory, and those inside it, as bytes that will lie at `base`. link: offset of the next one, 0 behind the last."""
     head = struct.pack(f"{order}H", len(entries))
     cursor = base + len(head) + 12 * len(entries) + 4
     tail = b""
@@ -114,7 +114,7 @@ def written(entries: Mapping[int, Value | Directory], base: int, order: str = "<
         if outside:
             raw += b"\0" * (len(raw) % 2)
             tail, cursor = tail + raw, cursor + len(raw)
-    return head + bytes(4) + tail
+    return head + struct.pack(f"{order}I", link) + tail
 
 
 def swapped(value: Value) -> bytes:

@@ -42,7 +42,7 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
         raise FormatError("a JPEG file cannot hold the alpha channel; use .png or .tif")
     tags, held = pixels.tags, {"icc", "exif", "xmp", "description", "resolution"}
     options: dict[str, Any] = {"icc_profile": tags.icc}
-    if exif := tags.exif_for(*pixels.array.shape[:2]):
+    if exif := tags.exif_for(*pixels.size):
         options["exif"] = b"Exif\0\0" + exif
     if tags.xmp:
         options["xmp"] = tags.xmp

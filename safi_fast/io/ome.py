@@ -99,7 +99,7 @@ def without_regions(text: str) -> tuple[str, bool]:
     return (str(document.toxml()) if regions else text), bool(regions)
 
 
-def for_result(text: str, height: int, width: int, dtype: np.dtype[Any], white: float | None) -> bytes:
+def for_result(text: str, planes: int, height: int, width: int, dtype: np.dtype[Any], white: float | None) -> bytes:
     """The description of a file that holds all planes in the order of the text, one a page."""
     document = _parse(text)
     root = document.documentElement
@@ -117,6 +117,7 @@ def for_result(text: str, height: int, width: int, dtype: np.dtype[Any], white: 
         for child in list(place.childNodes):
             place.removeChild(child)
         place.setAttribute("IFD", "0")
+        place.setAttribute("PlaneCount", str(planes))
         facts = {"SizeX": width, "SizeY": height, "Type": TYPES.get(dtype.name, dtype.name)}
         for name, value in facts.items():
             pixels.setAttribute(name, str(value))

@@ -31,6 +31,12 @@ class Pixels:
     white: float | None = None
     tags: Tags = NO_TAGS
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.array.shape[-3:-1] if self.colour else self.array.shape[-2:]
+        return height, width
+
 
 def split_samples(array: Array) -> Pixels:
     """(..., S) with S = 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha."""
@@ -58,7 +64,7 @@ def require_single(pixels: Pixels, name: str) -> None:
 
 
 def normalised(pixels: Pixels) -> Pixels:
-    """In native byte order, floats as float32, booleans as 0 and 255; upright; without a white that pixels exceed.
+    """In native byte order, floats as float32, booleans as 0 and 255; upright.
 
     Raises FormatError for what is no image of real numbers.
     """
@@ -66,14 +72,11 @@ def normalised(pixels: Pixels) -> Pixels:
     alpha = None if pixels.alpha is None else _numbers(pixels.alpha)
     if array.size == 0:
         raise FormatError("holds no pixels")
-    white = pixels.white
-    if white is not None and array.max() > white:
-        white = None
     orientation = pixels.tags.orientation
     if orientation != 1:
         array = turned(array, orientation, array.ndim - 2 - pixels.colour)
         alpha = None if alpha is None else turned(alpha, orientation, alpha.ndim - 2)
-    return replace(pixels, array=array, alpha=alpha, white=white, tags=pixels.tags.upright())
+    return replace(pixels, array=array, alpha=alpha, tags=pixels.tags.upright())
 
 
 def turned(array: Array, orientation: int, rows: int) -> Array:

@@ -17,6 +17,7 @@ from .tags import Resolution, Tags, exif_tags, orientation_of
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_END = len(SIGNATURE) + 25  # IHDR comes first and has a fixed length
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"sBIT", b"acTL", b"fcTL", b"fdAT")
+STALE_CHUNKS = (b"tIME",)  # the time of the last change, which the result is
 COLOUR_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"gAMA", b"cHRM", b"sRGB")
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 XMP, DESCRIPTION, OLD_EXIF = b"XML:com.adobe.xmp", b"Description", b"Raw profile type exif"
@@ -65,7 +66,7 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
             chunks.append((b"pHYs", density))
         else:
             held.discard("resolution")
-    if exif := tags.exif_for(*pixels.array.shape[:2]):
+    if exif := tags.exif_for(*pixels.size):
         chunks.append((b"eXIf", exif))
     if tags.xmp:
         chunks.append((b"iTXt", XMP + bytes(5) + tags.xmp))
@@ -121,7 +122,7 @@ def _tags(chunks: list[Chunk]) -> Tags:
     lost: dict[str, None] = {}
     for name, raw, intact in chunks:
         keyword = raw.partition(b"\0")[0]
-        if name in PIXEL_CHUNKS:
+        if name in PIXEL_CHUNKS or name in STALE_CHUNKS:
             continue
         if not intact:
             lost[f"PNG chunk {name.decode('latin-1')} (damaged)"] = None

@@ -26,6 +26,7 @@ UNIT_NAMES = {
 }
 TIFF_UNITS = {"": 1, "inch": 2, "cm": 3}
 GEO = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # where on earth the pixels lie
+SOFTWARE = 305
 SWAPPING = (5, 6, 7, 8)  # orientations that make rows of columns
 XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>\s*))[0-9]+")
 
@@ -128,7 +129,7 @@ class Tags:
         """Names of what a format does not hold that holds those fields only."""
         names = {
             "icc": "ICC profile",
-            "exif": "EXIF",
+            "exif": "EXIF" if self.exif and ifd.parsed(self.exif).keys() != {SOFTWARE} else "name of the software",
             "xmp": "XMP",
             "description": "description",
             "resolution": "resolution",

@@ -41,12 +41,9 @@ def decode(data: bytes) -> Pixels:
     with _silenced("tifffile"), tifffile.TiffFile(io.BytesIO(data), name=name) as file:
         series, smaller = _only_series(file)
         array, axes, page = series.asarray(), series.axes, file.pages[0]
-        pixels = _samples(array, axes, page)
         layout = _layout(file, series, text)
+        pixels = _samples(array, axes, page, _white(array, page, layout))
     tags = _tags(data, kind, pages, layout)
-    white = ome.white(text, array.dtype) if layout.style == "ome" else None
-    if array.dtype.kind == "u" and pixels.white is None:
-        pixels = replace(pixels, white=white)
     return replace(pixels, tags=replace(tags, lost=(*tags.lost, *smaller)))
 
 
@@ -61,7 +58,9 @@ def _pages(data: bytes) -> tuple[ifd.Header, list[dict[int, ifd.Value]]]:
         except struct.error:
             entries = {}
         if not entries or offset in seen:
-            raise (FormatError if pages else ValueError)(f"is truncated or damaged after page {len(pages)}")
+            if not pages:
+                raise ValueError("its first directory cannot be read")
+            raise FormatError(f"is truncated or damaged after page {len(pages)}")
         seen.add(offset)
         pages.append(entries)
         offset = link
@@ -87,6 +86,10 @@ def _check_whole(text: str) -> str | None:
 
 def _only_series(file: Any) -> tuple[Any, tuple[str, ...]]:
     """The one series of the file, and what is left out beside it."""
+    first = file.pages[0]
+    inside = list(first.pages or []) if first.subifds else []
+    if any(page.imagewidth > first.imagewidth for page in inside):
+        raise FormatError("holds a larger image in a sub-directory (SubIFD), as raw photographs do; convert it first")
     if len(file.series) != 1:
         what = "images" if file.is_ome else "different shapes or types"
         raise FormatError(f"its pages have {len(file.series)} {what}; save them as separate files")
@@ -98,25 +101,32 @@ def _only_series(file: Any) -> tuple[Any, tuple[str, ...]]:
     planes = int(np.prod([size for size, axis in zip(series.shape, series.axes, strict=True) if axis not in "YXS"]))
     if declared != planes and declared > 1:
         raise FormatError(f"its ImageJ description lists {declared} planes, but it holds {planes}")
-    first = file.pages[0]
-    inside = list(first.pages or []) if first.subifds else []
-    if any(page.imagewidth > first.imagewidth for page in inside):
-        raise FormatError("holds a larger image in a sub-directory (SubIFD), as raw photographs do; convert it first")
     smaller = len(series.levels) > 1 or bool(inside)
     return series, ("smaller copies of the image (pyramid, SubIFD)",) if smaller else ()
 
 
-def _samples(array: Array, axes: str, page: Any) -> Pixels:
-    """Grey or colour, with alpha aside, rows and columns last, black as zero."""
-    photometric = page.photometric.name
+def _white(array: Array, page: Any, layout: Layout) -> float | None:
+    """The largest value of the depth that the file declares, by bits per sample or OME-XML; None where it is that of the dtype.
+
+    A declaration that the values contradict counts for nothing.
+    """
     bits = page.bitspersample
     if not isinstance(bits, int):
         raise FormatError(f"has samples of {', '.join(map(str, bits))} bits; expected one depth for all")
-    packed = array.dtype.kind == "u" and bits < 8 * array.dtype.itemsize
+    if array.dtype.kind != "u" or page.photometric.name == "PALETTE":
+        return None
+    white = float(2**bits - 1) if bits < 8 * array.dtype.itemsize else None
+    if white is None and layout.style == "ome":
+        white = ome.white(layout.text, array.dtype)
+    return None if white is None or (array.size and array.max() > white) else white
+
+
+def _samples(array: Array, axes: str, page: Any, white: float | None) -> Pixels:
+    """Grey or colour, with alpha aside, rows and columns last, black as zero."""
+    photometric = page.photometric.name
     if photometric == "PALETTE" and "S" not in axes:
         palette = page.colormap if page.colormap.max() < 256 else page.colormap >> 8  # some write 8 bits of the 16
         return Pixels(as_stack(np.moveaxis(palette, 0, -1)[array], axes + "S").astype(np.uint8), colour=True)
-    white = float(2**bits - 1) if packed else None
     if photometric == "MINISWHITE":
         array = _inverted(array, white)
     elif not (

@@ -11,8 +11,9 @@ from .pixels import Pixels, join_samples
 from .tags import TIFF_UNITS, Resolution, Tags, exif_tags
 from .tiff import ABOUT, BINARY, ICC, XMP, as_stack
 
-BYTE, LONG, UNDEFINED = 1, 4, 7
+BYTE, UNDEFINED = 1, 7
 CLASSIC = 2**32 - 2**25  # bytes of pixels that offsets of four bytes can hold, with room for the rest
+FIRST = 4  # where a classic TIFF file has the offset of its first directory
 NESTED = (ifd.EXIF, ifd.GPS)
 
 
@@ -24,9 +25,9 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
     array = as_stack(join_samples(pixels), "YX" + "S" * samples)
     large, style = array.nbytes > CLASSIC, tags.layout.style
     order = ">" if style == "imagej" else "<"  # ImageJ's own
-    about = exif_tags(tags.exif_for(*array.shape[-2 - samples :][:2]))[1]
+    about = exif_tags(tags.exif_for(*pixels.size))[1]
     nested: ifd.Directory = {tag: value for tag, value in about.items() if isinstance(value, dict) and not large}
-    options: dict[str, Any] = {"metadata": None, "description": _description(pixels, array.shape[-2 - samples :][:2])}
+    options: dict[str, Any] = {"metadata": None, "description": _description(pixels)}
     if style == "shaped":
         axes = f"{tags.layout.axes}YX{'S' * samples}"
         array = array.reshape(*tags.layout.shape, *array.shape[-2 - samples :])
@@ -45,7 +46,7 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
         bigtiff=large,
         byteorder=order,
         software=False,
-        extratags=_extra(tags, about, nested, order),
+        extratags=_extra(tags, about, order),
         **options,
     )
     lost = tags.losses({"icc", "exif", "xmp", "description", "resolution", "layout"})
@@ -54,11 +55,11 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
     return _with_nested(stream.getvalue(), nested, order), lost
 
 
-def _description(pixels: Pixels, shape: tuple[int, ...]) -> bytes | None:
-    tags = pixels.tags
+def _description(pixels: Pixels) -> bytes | None:
+    tags, (height, width) = pixels.tags, pixels.size
     if tags.layout.style == "ome":
-        height, width = shape
-        return ome.for_result(tags.layout.text, height, width, pixels.array.dtype, pixels.white)
+        planes = pixels.array.size // (height * width * (3 if pixels.colour else 1))
+        return ome.for_result(tags.layout.text, planes, height, width, pixels.array.dtype, pixels.white)
     if tags.layout.style == "imagej":
         return tags.layout.text.encode()
     return tags.description.encode() if tags.description else None
@@ -73,8 +74,8 @@ def _resolution(resolution: Resolution, tags: Tags) -> dict[str, Any]:
     }
 
 
-def _extra(tags: Tags, about: ifd.Directory, nested: ifd.Directory, order: str) -> list[tuple[Any, ...]]:
-    """Tags in tifffile's form; those of nested directories point nowhere yet."""
+def _extra(tags: Tags, about: ifd.Directory, order: str) -> list[tuple[Any, ...]]:
+    """Tags in tifffile's form."""
     import tifffile
 
     found: dict[int, tuple[int, int, bytes]] = {}
@@ -84,8 +85,6 @@ def _extra(tags: Tags, about: ifd.Directory, nested: ifd.Directory, order: str) 
     for tag, data, dtype in ((ICC, tags.icc, UNDEFINED), (XMP, tags.xmp, BYTE)):
         if data:
             found[tag] = (dtype, len(data), data)
-    for tag in nested:
-        found[tag] = (LONG, 1, bytes(4))
     extra = [(tag, *value, True) for tag, value in found.items()]
     binary = {name: value for name, value in tags.layout.entries.items() if name in BINARY}
     if tags.layout.style == "imagej" and binary:
@@ -94,15 +93,11 @@ def _extra(tags: Tags, about: ifd.Directory, nested: ifd.Directory, order: str) 
 
 
 def _with_nested(data: bytes, nested: ifd.Directory, order: str) -> bytes:
-    """With those directories at the end of the file, and pointers to them in its first page."""
+    """With those directories in the one of the first page, which is written anew at the end of the file."""
     if not nested:
         return data
-    out = bytearray(data)
     kind, offset = ifd.header(data)
-    first, _ = ifd.read(data, kind, offset)
-    for tag, directory in nested.items():
-        if tag in first and isinstance(directory, dict):
-            out += bytes(len(out) % 2)
-            struct.pack_into(f"{order}I", out, first[tag].place, len(out))
-            out += ifd.written(directory, len(out), order)
-    return bytes(out)
+    first, link = ifd.read(data, kind, offset)
+    base = len(data) + len(data) % 2
+    directory = ifd.written({**first, **nested}, base, order, link)
+    return data[:FIRST] + struct.pack(f"{order}I", base) + data[FIRST + 4 :].ljust(base - FIRST - 4, b"\0") + directory

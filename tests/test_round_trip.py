@@ -19,7 +19,7 @@ from safi_fast.io import ifd, read_array, read_image, write_image
 from safi_fast.io.formats import KINDS
 
 RNG = np.random.default_rng(3)
-H, W = 7, 13
+H, W = 15, 22  # the filters need 13
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="1"/></x:xmpmeta>'
 
@@ -429,6 +429,12 @@ def test_ome_tiff_whose_description_lies_elsewhere_is_refused(tmp_path):
         read_image(tmp_path / "a.tif")
 
 
+def test_ome_tiff_with_a_damaged_description_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", stack(()), description="<OME><Image></OME>", metadata=None)
+    with pytest.raises(ImageFileError, match=r"a\.tif: its OME-XML, which says where its planes lie, is damaged"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_ome_tiff_with_blank_planes_is_refused(tmp_path):
     text = (
         multi_file([("a.tif", 1)], 1)
@@ -591,6 +597,11 @@ def test_tags_reach_every_format(tmp_path, source, target):
         found = facts(image.tags)
         assert found.pop("dpi") == pytest.approx(expected_dpi, rel=1e-3 if target != "jpeg" else 0.005)
         assert found == EXPECTED
+    with Image.open(tmp_path / f"again_a.{SUFFIXES[target]}") as image:  # another reader
+        block = image.getexif()
+        assert (block[271], block.get_ifd(0x8769)[33434], block.get_ifd(0x8825)[1]) == ("Make", Fraction(1, 125), "N")
+        assert image.info["icc_profile"] == ICC
+        assert image.info["dpi"] == pytest.approx(expected_dpi, abs=0.6)
     if source == "png" and target != "png":
         assert lost == ("PNG chunks cHRM, gAMA, iTXt, sRGB, tEXt, zTXt",)
     else:
@@ -694,16 +705,19 @@ def test_exif_of_older_png_files(tmp_path):
     assert ifd.parsed(after.tags.exif)[271].data == b"Make\0"
 
 
-def test_what_no_output_gets_is_named(tmp_path):
+def test_what_no_output_gets_is_named(tmp_path, caplog):
     (tmp_path / "a.png").write_bytes(png(levels(8), 8, 0, [(b"bKGD", b"\0\1"), (b"eXIf", b"MM\0*")]))
     assert again(tmp_path / "a.png")[2] == ("PNG chunk bKGD", "EXIF (damaged)")
     damaged = bytearray(png(levels(8), 8, 0, [(b"gAMA", b"\0\0\1\0")]))
     damaged[damaged.index(b"gAMA") + 4] ^= 1
     (tmp_path / "b.png").write_bytes(damaged)
     assert again(tmp_path / "b.png")[2] == ("PNG chunk gAMA (damaged)",)
+    assert not caplog.records  # a decoder's own complaints would land on standard error
     extra = [(33723, 1, 4, b"iptc", True), (65000, 3, 1, 7, True)]
     tifffile.imwrite(tmp_path / "a.tif", stack(()), metadata=None, extratags=extra)
     assert again(tmp_path / "a.tif")[2] == ("IPTC data", "TIFF tag 65000")
+    (tmp_path / "c.tif").write_bytes(tiff(levels(12), 12, extra=[(34675, 7, 10**6, 100)]))
+    assert again(tmp_path / "c.tif")[2] == ("TIFF tag InterColorProfile (damaged)",)
     with tifffile.TiffWriter(tmp_path / "pages.tif") as writer:
         for text in ("one", "two"):
             writer.write(stack(()), metadata=None, description=text)
@@ -783,7 +797,7 @@ def test_tags_reach_the_output_of_denoise(tmp_path, capsys):
     source.mkdir()
     write_file("png", source / "a.png", 6)
     write_file("jpeg", source / "b.jpg", 3)
-    values = stack((2, 2), np.uint16)
+    values = 257 * stack((2, 2), np.uint16)
     tifffile.imwrite(
         source / "c.tif",
         values,
@@ -791,7 +805,7 @@ def test_tags_reach_the_output_of_denoise(tmp_path, capsys):
         resolution=(4, 4),
         metadata={"axes": "ZCYX", "unit": "um", "spacing": 2.0},
     )
-    tifffile.imwrite(source / "d.ome.tif", values.astype(np.float32) / 255, metadata={"axes": "CZYX", **OME})
+    tifffile.imwrite(source / "d.ome.tif", values.astype(np.float32) / 65535, metadata={"axes": "CZYX", **OME})
     (source / "e.tif").write_bytes(tiff(levels(12), 12, extra=[(65000, 3, 1, 7)]))
     (source / "f.tif").write_bytes(tiff(levels(12), 12, extra=[(65000, 3, 1, 7)]))
     command = [

@@ -20,12 +20,16 @@ CODES = {1: "B", SHORT: "H", LONG: "I", 13: "I", 16: "Q", 18: "Q"}
 
 WIDTH, HEIGHT, ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 256, 257, 274, 282, 283, 296
 EXIF, GPS, INTEROPERABILITY, EXIF_WIDTH, EXIF_HEIGHT = 0x8769, 0x8825, 0xA005, 0xA002, 0xA003
+SHARED = 4  # how often over the entries of a directory may use the bytes of its file
 POINTERS = (EXIF, GPS, INTEROPERABILITY)
 HEADER = b"II*\0\x08\0\0\0"
 
 
 class Value(NamedTuple):
-    """One entry: TIFF type, number of numbers, little-endian bytes, and where these lie in the file."""
+    """One entry: TIFF type, number of numbers, little-endian bytes, and where these lie in the file.
+
+    No bytes: the type is unknown, or they would lie behind the end of the file.
+    """
 
     type: int
     number: int
@@ -35,7 +39,7 @@ class Value(NamedTuple):
     def numbers(self) -> tuple[int, ...]:
         """Whole numbers; none for entries of other types."""
         code = CODES.get(self.type)
-        return struct.unpack(f"<{self.number}{code}", self.data) if code else ()
+        return struct.unpack(f"<{self.number}{code}", self.data) if code and self.data else ()
 
     def fraction(self) -> Fraction | None:
         """The first RATIONAL, None where it is none or divides by zero."""
@@ -67,22 +71,28 @@ def header(data: bytes) -> tuple[Header, int]:
 
 
 def read(data: bytes, kind: Header, offset: int) -> tuple[dict[int, Value], int]:
-    """The entries of one directory and the offset of the next one. Raises struct.error outside of the file."""
+    """The entries of one directory and the offset of the next one. Raises struct.error where they cannot be."""
     number, entry, pointer = ("Q", "HHQ", "Q") if kind.big else ("H", "HHI", "I")
     count: int = struct.unpack_from(f"{kind.order}{number}", data, offset)[0]
     place = offset + struct.calcsize(f"<{number}")
     room = struct.calcsize(f"<{pointer}")
     stride = struct.calcsize(f"<{entry}") + room
+    if place + count * stride + room > len(data):
+        raise struct.error("the directory goes on behind the end of the file")
     link: int = struct.unpack_from(f"{kind.order}{pointer}", data, place + count * stride)[0]
-    entries = {}
+    entries: dict[int, Value] = {}
+    left = SHARED * len(data)
     for start in range(place, place + count * stride, stride):
         tag, dtype, amount = struct.unpack_from(f"{kind.order}{entry}", data, start)
         where = start + stride - room
         size = SIZES.get(dtype, 0) * amount
         if size > room:
             where = struct.unpack_from(f"{kind.order}{pointer}", data, where)[0]
-        raw = data[where : where + size]
-        if size and len(raw) == size and tag not in entries:  # tifffile writes a second description behind the first
+        raw = data[where : where + size] if where + size <= len(data) else b""
+        left -= len(raw)
+        if left < 0:
+            raise struct.error("its entries lie on top of one another")
+        if tag not in entries:  # tifffile writes a second description behind the first
             entries[tag] = Value(dtype, amount, _swapped(raw, dtype) if kind.order == ">" else raw, where)
     return entries, link
 
@@ -94,7 +104,8 @@ def read_nested(data: bytes, kind: Header, offset: int, depth: int = 0) -> Direc
     found: Directory = {}
     for tag, value in read(data, kind, offset)[0].items():
         target = value.numbers() if tag in POINTERS else ()
-        found[tag] = read_nested(data, kind, target[0], depth + 1) if target else value
+        if value.data:
+            found[tag] = read_nested(data, kind, target[0], depth + 1) if target else value
     return found
 
 

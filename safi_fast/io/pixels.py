@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,3 +102,17 @@ def _numbers(array: Array) -> Array:
     if np.issubdtype(array.dtype, np.integer):
         return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     raise FormatError(f"holds pixels of type {array.dtype}; integers and real floats can be read")
+
+
+@contextmanager
+def silenced(logger: str) -> Iterator[None]:
+    """Nothing on standard error from a library whose complaints become exceptions here."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False
+
+    logging.getLogger(logger).addFilter(refuse)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeFilter(refuse)

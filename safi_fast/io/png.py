@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pixels import Array, FormatError, Pixels, join_samples, require_single, split_samples
+from .pixels import Array, FormatError, Pixels, join_samples, require_single, silenced, split_samples
 from .tags import Resolution, Tags, exif_tags, orientation_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -37,7 +37,8 @@ def decode(data: bytes) -> Pixels:
     """Pixels of a PNG file."""
     import imagecodecs
 
-    array = imagecodecs.png_decode(data)
+    with silenced("imagecodecs"):
+        array = imagecodecs.png_decode(data)
     chunks = list(chunks_of(data))
     frames = sum(chunk.name == b"fcTL" for chunk in chunks)
     if frames > 1 or any(chunk.name == b"fdAT" for chunk in chunks):

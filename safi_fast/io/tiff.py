@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import logging
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 
 from . import ifd, ome
-from .pixels import Array, FormatError, Pixels, split_samples
+from .pixels import Array, FormatError, Pixels, silenced, split_samples
 from .tags import GEO, METRES, UNIT_NAMES, Layout, Resolution, Tags, orientation_of, resolution_of, words
 
 DESCRIPTION, XMP, ICC = 270, 700, 34675
@@ -38,7 +36,7 @@ def decode(data: bytes) -> Pixels:
     kind, pages = _pages(data)
     text = _description(pages[0])
     name = _check_whole(text)
-    with _silenced("tifffile"), tifffile.TiffFile(io.BytesIO(data), name=name) as file:
+    with silenced("tifffile"), tifffile.TiffFile(io.BytesIO(data), name=name) as file:
         series, smaller = _only_series(file)
         array, axes, page = series.asarray(), series.axes, file.pages[0]
         layout = _layout(file, series, text)
@@ -77,7 +75,10 @@ def _check_whole(text: str) -> str | None:
     """Refuse one of several files of an OME-TIFF; else the name under which OME-XML knows this one."""
     if not ome.is_ome(text):
         return None
-    others, own = ome.other_files(text)
+    try:
+        others, own = ome.other_files(text)
+    except ExpatError as error:
+        raise FormatError(f"its OME-XML, which says where its planes lie, is damaged ({error})") from error
     if others:
         shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise FormatError(f"is one file of a multi-file OME-TIFF, whose other planes lie in {shown}; {JOIN}")
@@ -182,15 +183,16 @@ def _tags(data: bytes, kind: ifd.Header, pages: list[dict[int, ifd.Value]], layo
     import tifffile
 
     first = pages[0]
-    about: dict[int, Any] = {tag: value for tag, value in first.items() if tag in ABOUT}
-    lost: list[str] = []
+    damaged = {tag for tag, value in first.items() if not value.data and tag not in STORAGE}
+    about: dict[int, Any] = {tag: value for tag, value in first.items() if tag in ABOUT - damaged}
+    lost = [f"TIFF tag {tifffile.TIFF.TAGS.get(tag, tag)} (damaged)" for tag in sorted(damaged)]
     for tag, name in ((ifd.EXIF, "EXIF (damaged)"), (ifd.GPS, "GPS (damaged)")):
         if target := first[tag].numbers() if tag in first else ():
             try:
                 about[tag] = ifd.read_nested(data, kind, target[0], 1)
             except (struct.error, ValueError):
                 lost.append(name)
-    others = first.keys() - STORAGE - ABOUT - HANDLED - (IMAGEJ if layout.style == "imagej" else set())
+    others = first.keys() - STORAGE - ABOUT - HANDLED - damaged - (IMAGEJ if layout.style == "imagej" else set())
     lost += [NAMES.get(tag, f"TIFF tag {tifffile.TIFF.TAGS.get(tag, tag)}") for tag in sorted(others)]
     text = _description(first)
     structured = layout.style in ("imagej", "ome") or (layout.style == "shaped" and text.startswith("{"))
@@ -199,9 +201,9 @@ def _tags(data: bytes, kind: ifd.Header, pages: list[dict[int, ifd.Value]], layo
     if len({orientation_of(dict(page), None) for page in pages}) > 1:
         raise FormatError("its pages have different orientation tags; save them as separate files")
     return Tags(
-        icc=first[ICC].data if ICC in first else None,
+        icc=first[ICC].data or None if ICC in first else None,
         exif=ifd.block_of(about) if about else None,
-        xmp=first[XMP].data if XMP in first else None,
+        xmp=first[XMP].data or None if XMP in first else None,
         description=None if structured else text or None,
         resolution=_resolution(first, layout),
         layout=layout,
@@ -218,17 +220,3 @@ def _resolution(first: dict[int, ifd.Value], layout: Layout) -> Resolution | Non
     if layout.style == "imagej" and found and layout.unit:
         return replace(found, unit=layout.unit if layout.unit in METRES else "")
     return found
-
-
-@contextmanager
-def _silenced(logger: str) -> Iterator[None]:
-    """Nothing on standard error from a library whose complaints become exceptions here."""
-
-    def refuse(record: logging.LogRecord) -> bool:
-        return False
-
-    logging.getLogger(logger).addFilter(refuse)
-    try:
-        yield
-    finally:
-        logging.getLogger(logger).removeFilter(refuse)

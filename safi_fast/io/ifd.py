@@ -15,7 +15,7 @@ import numpy as np
 # Bytes of one number by TIFF type, and of the parts that byte order turns round.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 PARTS = {**SIZES, 5: 4, 10: 4}
-SHORT, LONG, RATIONAL = 3, 4, 5
+SHORT, LONG, RATIONAL, IFD8 = 3, 4, 5, 18
 CODES = {1: "B", SHORT: "H", LONG: "I", 13: "I", 16: "Q", 18: "Q"}
 
 WIDTH, HEIGHT, ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 256, 257, 274, 282, 283, 296
@@ -57,6 +57,9 @@ class Header(NamedTuple):
 
     order: str
     big: bool
+
+
+LITTLE = Header("<", False)
 
 
 def header(data: bytes) -> tuple[Header, int]:
@@ -109,28 +112,25 @@ def read_nested(data: bytes, kind: Header, offset: int, depth: int = 0) -> Direc
     return found
 
 
-def written(entries: Mapping[int, Value | Directory], base: int, order: str = "<", link: int = 0) -> bytes:
+def written(entries: Mapping[int, Value | Directory], base: int, kind: Header = LITTLE, link: int = 0) -> bytes:
     """The directory, and those inside it, as bytes that will lie at `base`. link: offset of the next one, 0 behind the last."""
-    head = struct.pack(f"{order}H", len(entries))
-    cursor = base + len(head) + 12 * len(entries) + 4
+    number, pointer, target = ("Q", "Q", IFD8) if kind.big else ("H", "I", LONG)
+    room = struct.calcsize(f"<{pointer}")
+    head = struct.pack(f"{kind.order}{number}", len(entries))
+    cursor = base + len(head) + (4 + 2 * room) * len(entries) + room
     tail = b""
     for tag, value in sorted(entries.items()):
         if isinstance(value, dict):
-            dtype, amount, raw, outside = LONG, 1, written(value, cursor, order), True
+            dtype, amount, raw, outside = target, 1, written(value, cursor, kind), True
         else:
-            dtype, amount, outside = value.type, value.number, len(value.data) > 4
-            raw = _swapped(value.data, dtype) if order == ">" else value.data
-        place = struct.pack(f"{order}I", cursor) if outside else raw.ljust(4, b"\0")
-        head += struct.pack(f"{order}HHI", tag, dtype, amount) + place
+            dtype, amount, outside = value.type, value.number, len(value.data) > room
+            raw = _swapped(value.data, dtype) if kind.order == ">" else value.data
+        place = struct.pack(f"{kind.order}{pointer}", cursor) if outside else raw.ljust(room, b"\0")
+        head += struct.pack(f"{kind.order}HH{pointer}", tag, dtype, amount) + place
         if outside:
             raw += b"\0" * (len(raw) % 2)
             tail, cursor = tail + raw, cursor + len(raw)
-    return head + struct.pack(f"{order}I", link) + tail
-
-
-def swapped(value: Value) -> bytes:
-    """Its bytes as big-endian numbers."""
-    return _swapped(value.data, value.type)
+    return head + struct.pack(f"{kind.order}{pointer}", link) + tail
 
 
 def _swapped(raw: bytes, dtype: int) -> bytes:

@@ -13,8 +13,6 @@ from .tiff import ABOUT, BINARY, ICC, XMP, as_stack
 
 BYTE, UNDEFINED = 1, 7
 CLASSIC = 2**32 - 2**25  # bytes of pixels that offsets of four bytes can hold, with room for the rest
-FIRST = 4  # where a classic TIFF file has the offset of its first directory
-NESTED = (ifd.EXIF, ifd.GPS)
 
 
 def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
@@ -26,7 +24,7 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
     large, style = array.nbytes > CLASSIC, tags.layout.style
     order = ">" if style == "imagej" else "<"  # ImageJ's own
     about = exif_tags(tags.exif_for(*pixels.size))[1]
-    nested: ifd.Directory = {tag: value for tag, value in about.items() if isinstance(value, dict) and not large}
+    binary = {name: value for name, value in tags.layout.entries.items() if name in BINARY}
     options: dict[str, Any] = {"metadata": None, "description": _description(pixels)}
     if style == "shaped":
         axes = f"{tags.layout.axes}YX{'S' * samples}"
@@ -46,13 +44,11 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
         bigtiff=large,
         byteorder=order,
         software=False,
-        extratags=_extra(tags, about, order),
+        extratags=tifffile.imagej_metadata_tag(binary, order) if style == "imagej" and binary else (),
         **options,
     )
     lost = tags.losses({"icc", "exif", "xmp", "description", "resolution", "layout"})
-    if large and any(tag in about for tag in NESTED):
-        lost = (*lost, "EXIF")
-    return _with_nested(stream.getvalue(), nested, order), lost
+    return _with_entries(stream.getvalue(), _entries(tags, about)), lost
 
 
 def _description(pixels: Pixels) -> bytes | None:
@@ -74,30 +70,24 @@ def _resolution(resolution: Resolution, tags: Tags) -> dict[str, Any]:
     }
 
 
-def _extra(tags: Tags, about: ifd.Directory, order: str) -> list[tuple[Any, ...]]:
-    """Tags in tifffile's form."""
-    import tifffile
-
-    found: dict[int, tuple[int, int, bytes]] = {}
-    for tag, value in about.items():
-        if isinstance(value, ifd.Value) and tag in ABOUT:
-            found[tag] = (value.type, value.number, ifd.swapped(value) if order == ">" else value.data)
+def _entries(tags: Tags, about: ifd.Directory) -> ifd.Directory:
+    """What goes into the directory of the first page. tifffile would write rationals wrongly and pointers not at all."""
+    found: ifd.Directory = {tag: value for tag, value in about.items() if tag in ABOUT or isinstance(value, dict)}
     for tag, data, dtype in ((ICC, tags.icc, UNDEFINED), (XMP, tags.xmp, BYTE)):
         if data:
-            found[tag] = (dtype, len(data), data)
-    extra = [(tag, *value, True) for tag, value in found.items()]
-    binary = {name: value for name, value in tags.layout.entries.items() if name in BINARY}
-    if tags.layout.style == "imagej" and binary:
-        extra += list(tifffile.imagej_metadata_tag(binary, order))
-    return extra
+            found[tag] = ifd.Value(dtype, len(data), data)
+    return found
 
 
-def _with_nested(data: bytes, nested: ifd.Directory, order: str) -> bytes:
-    """With those directories in the one of the first page, which is written anew at the end of the file."""
-    if not nested:
+def _with_entries(data: bytes, entries: ifd.Directory) -> bytes:
+    """With those entries in the directory of the first page, which is written anew at the end of the file."""
+    if not entries:
         return data
     kind, offset = ifd.header(data)
     first, link = ifd.read(data, kind, offset)
     base = len(data) + len(data) % 2
-    directory = ifd.written({**first, **nested}, base, order, link)
-    return data[:FIRST] + struct.pack(f"{order}I", base) + data[FIRST + 4 :].ljust(base - FIRST - 4, b"\0") + directory
+    place, pointer = (8, "Q") if kind.big else (4, "I")
+    start = data[:place] + struct.pack(f"{kind.order}{pointer}", base)
+    return (
+        start + data[len(start) :].ljust(base - len(start), b"\0") + ifd.written({**first, **entries}, base, kind, link)
+    )

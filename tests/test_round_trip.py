@@ -167,6 +167,19 @@ def test_every_dtype_of_tiff_and_npy(tmp_path, dtype, suffix):
     assert_same(before, after)
 
 
+@pytest.mark.parametrize("shape", [(3, H, W + 1), (2, H, W - 1, 3), (H, W - 1, 4)])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_stacks_colour_and_alpha_of_odd_depth(tmp_path, bits, shape):
+    values = levels(bits, shape).astype(np.uint16)
+    options = {3: {"photometric": "rgb"}, 4: {"photometric": "rgb", "extrasamples": ["unassalpha"]}}.get(shape[-1], {})
+    tifffile.imwrite(tmp_path / "a.tif", values, bitspersample=bits, **{"photometric": "minisblack", **options})
+    before, after, lost = again(tmp_path / "a.tif")
+    np.testing.assert_array_equal(before.array, values[..., :3] if shape[-1] == 4 else values)
+    assert before.white == 2**bits - 1
+    assert lost == ()
+    assert_same(before, after)
+
+
 def test_floats_whose_white_is_zero_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RNG.random((H, W)).astype("f4"), photometric="miniswhite")
     with pytest.raises(ImageFileError, match=r"a\.tif: holds floats whose white is zero .* save it with black as zero"):
@@ -813,6 +826,16 @@ def test_regions_of_ome_do_not_survive_another_size(tmp_path):
     large = np.zeros((2 * H, 2 * W), np.uint16)
     assert write_image(tmp_path / "c.tif", large, before.resized(large.shape, None)) == ("regions of interest",)
     assert "ROI:0" not in read_image(tmp_path / "c.tif").tags.layout.text
+
+
+@pytest.mark.parametrize("entry", [(3, 2**16), (3, 0), (4, 10**6), (5, 0), (5, 10**6)])
+def test_entries_of_exif_without_their_data(tmp_path, entry):
+    """The orientation, resolution or size that would be mended lies behind the end of the block."""
+    wrong = b"".join(struct.pack("<HHII", tag, *entry, 10**6) for tag in (256, 274, 282, 283))
+    block = ifd.HEADER + struct.pack("<H", 4) + wrong + bytes(4)
+    (tmp_path / "a.png").write_bytes(png(levels(8), 8, 0, [(b"eXIf", block), (b"pHYs", struct.pack(">IIB", 9, 9, 1))]))
+    before, after, _ = again(tmp_path / "a.png")
+    assert_same(before, after)
 
 
 def test_what_does_not_fit_into_a_segment_of_jpeg_is_named(tmp_path):

@@ -2,7 +2,8 @@
 
 OUT is a file for one input, else a folder, which is made if it is missing. Outputs that exist are skipped, so a run that was
 stopped goes on where it was; each output is written whole or not at all. An input that cannot be read does not stop the
-others: it is reported at the end, with exit status 1.
+others: it is reported at the end, with exit status 1. Results of deblur, inpaint and superres keep depth, alpha, colour profile,
+resolution, EXIF and axes of their input; what the output format cannot hold is named.
 
 The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength, or
 have it chosen among --candidates, once, on the first slice of the first input that can be read: --noise-std takes the strength whose residual

@@ -177,7 +177,7 @@ def mended(
     if x is not None and y is not None:
         whole[RESOLUTION_UNIT] = unit
         for tag, value in ((X_RESOLUTION, x), (Y_RESOLUTION, y)):
-            if tag in main and main[tag].type == RATIONAL:
+            if tag in main and main[tag].fraction() is not None:
                 struct.pack_into(f"{kind.order}II", out, main[tag].place, *rational(value))
     _patch(out, kind, main, whole)
     target = main[EXIF].numbers() if EXIF in main else ()
@@ -196,7 +196,7 @@ def rational(value: Fraction) -> tuple[int, int]:
 
 def _patch(out: bytearray, kind: Header, entries: Mapping[int, Value], numbers: Mapping[int, int]) -> None:
     for tag, number in numbers.items():
-        if tag in entries and entries[tag].type in (SHORT, LONG):
+        if tag in entries and entries[tag].type in (SHORT, LONG) and entries[tag].data:
             code = CODES[entries[tag].type]
             struct.pack_into(
                 f"{kind.order}{code}", out, entries[tag].place, min(number, 2 ** (8 * SIZES[entries[tag].type]) - 1)

@@ -14,6 +14,7 @@ from .tags import Resolution, Tags, exif_tags, orientation_of, resolution_of, wo
 
 QUALITY = 95
 UNITS = {0: "", 1: "inch", 2: "cm"}
+LARGEST = 65500
 SEGMENT = 65500  # most bytes of a text or an EXIF block, which go into one segment
 DENSITY = 13  # where a file that begins with JFIF has the unit of its resolution
 KNOWN = (b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe")
@@ -40,6 +41,10 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
     require_single(pixels, "JPEG")
     if pixels.alpha is not None:
         raise FormatError("a JPEG file cannot hold the alpha channel; use .png or .tif")
+    if max(pixels.size) > LARGEST:  # libjpeg would say so on standard error
+        raise FormatError(
+            f"{pixels.size[0]} x {pixels.size[1]} pixels do not fit into a JPEG file, {LARGEST} a side; use .png or .tif"
+        )
     tags, held = pixels.tags, {"icc", "exif", "xmp", "description", "resolution"}
     options: dict[str, Any] = {"icc_profile": tags.icc}
     if exif := tags.exif_for(*pixels.size):

@@ -53,7 +53,8 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
 
     require_single(pixels, "PNG")
     array = np.ascontiguousarray(join_samples(pixels))
-    data = bytes(imagecodecs.png_encode(array))
+    with silenced("imagecodecs"):
+        data = bytes(imagecodecs.png_encode(array))
     tags, held = pixels.tags, {"icc", "exif", "xmp", "description", "resolution", "chunks"}
     chunks = [(name, raw) for name, raw in tags.chunks if name in COLOUR_CHUNKS]
     if tags.icc:

@@ -85,7 +85,7 @@ def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
         return _checked(name, on_gpu), ArrayKind("cupy", int(on_gpu.device.id))
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array, whose mask would be lost; fill it: {name}.filled(...)")
-    _check_pillow(name, value)
+    check_pillow(name, value)
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -93,12 +93,15 @@ def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
     return _checked(name, array), ArrayKind("numpy")
 
 
-def _check_pillow(name: str, value: Any) -> None:
-    """Refuse a Pillow image whose numbers mean something else than brightness, or that has more frames than would be read."""
+def check_pillow(name: str, value: Any, *more_modes: str) -> None:
+    """Refuse a Pillow image whose numbers mean something else than brightness, or that has more frames than would be read.
+
+    more_modes: others that are taken. Raises InputError.
+    """
     pillow = sys.modules.get("PIL.Image")
     if pillow is None or not isinstance(value, pillow.Image):
         return
-    if value.mode not in PILLOW_MODES:
+    if value.mode not in (*PILLOW_MODES, *more_modes):
         meaning = {"P": " (numbers of colours in a palette)", "RGBA": " (with alpha)", "LA": " (with alpha)"}
         raise InputError(
             f"{name} is a Pillow image of mode {value.mode!r}{meaning.get(value.mode, '')}; expected grey or red, green and blue: "

@@ -116,7 +116,7 @@ def exif(orientation=1):
 # Depth and meaning of samples
 
 
-@pytest.mark.parametrize("bits", [2, 4, 6, 10, 12, 14, 24])
+@pytest.mark.parametrize("bits", [2, 4, 6, 10, 12, 14])
 @pytest.mark.parametrize("inverted", [False, True])
 def test_tiff_of_odd_depth_declares_its_white(tmp_path, bits, inverted):
     values, white = levels(bits), 2**bits - 1
@@ -178,6 +178,33 @@ def test_stacks_colour_and_alpha_of_odd_depth(tmp_path, bits, shape):
     assert before.white == 2**bits - 1
     assert lost == ()
     assert_same(before, after)
+
+
+def test_imagej_stack_of_odd_depth(tmp_path):
+    values = levels(12, (3, H, W)).astype(np.uint16)
+    text = "ImageJ=1.53t\nimages=3\nslices=3\n"
+    tifffile.imwrite(
+        tmp_path / "a.tif", values, bitspersample=12, photometric="minisblack", metadata=None, description=text
+    )
+    before, after, _ = again(tmp_path / "a.tif")
+    np.testing.assert_array_equal(before.array, values)
+    assert_same(before, after)
+
+
+def test_depths_on_whose_order_readers_differ_are_refused(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(levels(24), 24))
+    with pytest.raises(ImageFileError, match=r"a\.tif: has 24 bits per sample; expected 1 to 16, or 32"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_alpha_keeps_the_range_of_the_file(tmp_path):
+    """Whatever --data-range says of the image."""
+    values = levels(16, (H, W, 2))
+    (tmp_path / "a.png").write_bytes(png(values, 16, 4))
+    before = replace(read_image(tmp_path / "a.png"), data_range=1000.0)
+    floats = replace(before, array=before.array / np.float32(65535), alpha=before.alpha / np.float32(65535))
+    write_image(tmp_path / "b.png", floats.array, floats)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png").alpha, before.alpha)
 
 
 def test_floats_whose_white_is_zero_are_refused(tmp_path):
@@ -309,6 +336,14 @@ def test_pillow_images_of_many_frames_are_refused():
     frames[0].save(stream, "TIFF", save_all=True, append_images=frames[1:])
     with pytest.raises(InputError, match=r"image is a Pillow image of 3 frames; .* pass image.copy\(\)"):
         safi_fast.denoise(Image.open(stream), 25)
+
+
+def test_pillow_images_as_measurements():
+    image = Image.fromarray(levels(8).astype(np.uint8))
+    with pytest.raises(InputError, match=r"Pillow image of mode 'P' \(numbers of colours"):
+        safi_fast.operators.Mask(image.convert("P"))
+    mask = image.convert("1")
+    np.testing.assert_array_equal(safi_fast.operators.Mask(mask).apply(np.ones((H, W))), np.asarray(mask))
 
 
 # Frames and planes

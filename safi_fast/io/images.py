@@ -84,8 +84,10 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple
         raise InputError("array holds NaN or infinity, which no image file should hold")
     white = declared_white(kind, like.kind, like.white, like.tags.layout.style)
     try:
-        alpha = None if like.alpha is None else _store(like.alpha, kind, like, white)
-        stored = _store(array, kind, like, white)
+        alpha = like.alpha
+        if alpha is not None:  # it has the range of the file, whatever the caller says of the image
+            alpha = _store(alpha, kind, like, like.white or _RANGES.get(like.array.dtype), white)
+        stored = _store(array, kind, like, like.data_range, white)
         data, lost = encode(kind, Pixels(stored, like.channel_axis is not None, alpha, white, like.tags))
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
@@ -131,22 +133,25 @@ def _kind(path: Path) -> str:
     return KINDS[path.suffix.lower()]
 
 
-def _store(values: NDArray[Any], kind: str, like: ImageFile, white: float | None) -> NDArray[Any]:
+def _store(
+    values: NDArray[Any], kind: str, like: ImageFile, data_range: float | None, white: float | None
+) -> NDArray[Any]:
     """`values` in the dtype of the format, rescaled only where dtype or white are not those of the input.
 
     white: the one that the output will declare, None: the largest value of its dtype.
     """
-    dtype = storage_dtype(kind, like.array.dtype)
-    if dtype == values.dtype == like.array.dtype and white == like.white:
+    source = like.array.dtype
+    dtype = storage_dtype(kind, source)
+    if dtype == values.dtype == source and white == like.white:
         return values
     if not np.issubdtype(dtype, np.integer):
         return values.astype(dtype)
     limits = np.iinfo(dtype)
     scaled = values.astype(np.float64)
-    if dtype != like.array.dtype:
-        if like.data_range is None:
-            raise FormatError(f"{like.array.dtype} pixels do not fit into {kind.upper()} without a data range")
-        scaled *= limits.max / like.data_range
+    if dtype != source:
+        if data_range is None:
+            raise FormatError(f"{source} pixels do not fit into {kind.upper()} without a data range")
+        scaled *= limits.max / data_range
     elif white is None and like.white is not None:
         scaled *= limits.max / like.white
     return np.clip(np.rint(scaled), limits.min, white or limits.max).astype(dtype)

@@ -114,6 +114,8 @@ def _white(array: Array, page: Any, layout: Layout) -> float | None:
     bits = page.bitspersample
     if not isinstance(bits, int):
         raise FormatError(f"has samples of {', '.join(map(str, bits))} bits; expected one depth for all")
+    if 16 < bits < 32:  # readers differ on the order of their bytes
+        raise FormatError(f"has {bits} bits per sample; expected 1 to 16, or 32")
     if array.dtype.kind != "u" or page.photometric.name == "PALETTE":
         return None
     white = float(2**bits - 1) if bits < 8 * array.dtype.itemsize else None

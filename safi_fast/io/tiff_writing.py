@@ -22,7 +22,9 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
     tags, samples = pixels.tags, pixels.colour or pixels.alpha is not None
     array = as_stack(join_samples(pixels), "YX" + "S" * samples)
     large, style = array.nbytes > CLASSIC, tags.layout.style
-    order = ">" if style == "imagej" else "<"  # ImageJ's own
+    order = (
+        ">" if style == "imagej" and pixels.white is None else "<"
+    )  # ImageJ's own, in which packed samples come out wrong
     about = exif_tags(tags.exif_for(*pixels.size))[1]
     binary = {name: value for name, value in tags.layout.entries.items() if name in BINARY}
     options: dict[str, Any] = {"metadata": None, "description": _description(pixels)}

@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 
 from .errors import BackendError, InputError
 
+PILLOW_MODES = (  # those whose numbers are grey, or red, green and blue
+    "L", "RGB", "F", "I", "I;16", "I;16L", "I;16B", "I;16N",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ArrayKind:
@@ -72,11 +76,32 @@ def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
         return _checked(name, on_gpu), ArrayKind("cupy", int(on_gpu.device.id))
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array, whose mask would be lost; fill it: {name}.filled(...)")
+    check_pillow(name, value)
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise InputError(f"{name} is no array of numbers: {error}") from error
     return _checked(name, array), ArrayKind("numpy")
+
+
+def check_pillow(name: str, value: Any, *more_modes: str) -> None:
+    """Refuse a Pillow image whose numbers mean something else than brightness, or that has more frames than would be read.
+
+    more_modes: others that are taken. Raises InputError.
+    """
+    pillow = sys.modules.get("PIL.Image")
+    if pillow is None or not isinstance(value, pillow.Image):
+        return
+    if value.mode not in (*PILLOW_MODES, *more_modes):
+        meaning = {"P": " (numbers of colours in a palette)", "RGBA": " (with alpha)", "LA": " (with alpha)"}
+        raise InputError(
+            f"{name} is a Pillow image of mode {value.mode!r}{meaning.get(value.mode, '')}; expected grey or red, green and blue: "
+            f'pass {name}.convert("RGB") or {name}.convert("L")'
+        )
+    if (frames := getattr(value, "n_frames", 1)) > 1:
+        raise InputError(
+            f"{name} is a Pillow image of {frames} frames; expected one: go to it with seek and pass {name}.copy()"
+        )
 
 
 def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:

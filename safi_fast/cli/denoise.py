@@ -5,8 +5,9 @@ inputs. Outputs that exist are skipped, so a run that was stopped goes on where 
 or not at all. Several processes, also on other machines, can work on one folder: each image is solved once, and at the
 end a run waits for those that others are solving. A file that cannot be read does not stop the others: it is reported
 at the end, with exit status 1.
-Results keep dtype, range and alpha of their input; a JPEG is compressed again (quality 95). The next file is read, and the
-one before written, while one is denoised.
+Results keep depth, range and alpha of their input, its axes and spacing, colour profile, resolution, EXIF and description;
+they are upright, whatever the orientation tag said. What the output format cannot hold is named once at the end. A JPEG is
+compressed again (quality 95). The next file is read, and the one before written, while one is denoised.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from .arguments import (
     size,
     solver_options,
 )
-from .output import message_of, print_failures, print_json, print_warnings, progress
+from .output import lost_names, message_of, print_failures, print_json, print_lost, print_warnings, progress
 from .plan import Output, check_outputs
 from .sharing import Skipped, Turns, in_turn, skipped_words
 
@@ -130,6 +131,7 @@ class _Solved:
     like: "ImageFile"
     seconds: float
     warning: str | None
+    lost: tuple[str, ...] = ()
 
 
 def _solved(
@@ -181,15 +183,16 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
         return _record(job, "skipped", reason=result.reason)
     if isinstance(result, Exception):
         return _record(job, "failed", error=message_of(result).removeprefix(f"{job.source}: "))
-    facts = {} if result.warning is None else {"warning": result.warning}
+    facts: dict[str, Any] = {} if result.warning is None else {"warning": result.warning}
+    if result.lost:
+        facts["lost"] = list(result.lost)
     return _record(job, "denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
 
 
 def _write(job: Job, result: _Solved) -> _Solved:
     from ..io import write_image
 
-    write_image(job.target, result.solution.image, like=result.like)
-    return result
+    return replace(result, lost=write_image(job.target, result.solution.image, like=result.like))
 
 
 def _record(job: Job, status: str, **facts: Any) -> dict[str, Any]:
@@ -205,12 +208,22 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
     if args.json:
         model = session.model.name if session else args.model
         schedule = args.schedule or (session.model.schedule.name if session else None)
-        print_json({"model": model, "sigma": args.sigma, "schedule": schedule, **counts, "files": records})
+        print_json(
+            {
+                "model": model,
+                "sigma": args.sigma,
+                "schedule": schedule,
+                **counts,
+                **lost_names(records),
+                "files": records,
+            }
+        )
     else:
         unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
         seconds = sum(record["seconds"] for record in by_status["denoised"])
         print(_sentence(counts, seconds, unfinished, [record["reason"] for record in by_status["skipped"]]))
     print_warnings([(record["input"], record["warning"]) for record in by_status["denoised"] if "warning" in record])
+    print_lost(by_status["denoised"])
     print_failures(by_status["failed"])
 
 

@@ -76,6 +76,20 @@ def print_note(message: str) -> None:
     print(f"safi-fast: {' '.join(message.split())}", file=sys.stderr)
 
 
+def lost_names(records: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """The entry `lost` of a report: what inputs said and outputs do not hold, each name once; none where nothing is lost."""
+    names = sorted({name for record in records for name in record.get("lost", [])})
+    return {"lost": names} if names else {}
+
+
+def print_lost(records: Sequence[dict[str, Any]]) -> None:
+    """What outputs do not hold that their inputs did: a line for each kind, with the first file it was lost from."""
+    for name in lost_names(records).get("lost", []):
+        files = [record["input"] for record in records if name in record.get("lost", [])]
+        more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
+        print_warning(f"not carried over: {name}, of {files[0]}{more}")
+
+
 def print_warning(message: str) -> None:
     """One line on standard error."""
     print(f"safi-fast: warning: {' '.join(message.split())}", file=sys.stderr)

@@ -3,7 +3,8 @@
 OUT is a file for one input, else a folder, which is made if it is missing. Outputs that exist are skipped, so a run that was
 stopped goes on where it was; each output is written whole or not at all. Several processes, also on other machines, can work
 on one folder: each output is solved once, and at the end a run waits for those that others are solving. An input that cannot
-be read does not stop the others: it is reported at the end, with exit status 1.
+be read does not stop the others: it is reported at the end, with exit status 1. Results of deblur, inpaint and superres keep
+depth, alpha, colour profile, resolution, EXIF and axes of their input; what the output format cannot hold is named.
 
 The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength, or
 have it chosen among --candidates, once, on the first slice of the first input that can be read: --noise-std takes the strength whose residual

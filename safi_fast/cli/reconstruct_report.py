@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import session as sessions
-from .output import json_text, print_failures, print_json, scientific
+from .output import json_text, lost_names, print_failures, print_json, print_lost, scientific
 from .reconstruct_job import Runner
 from .sharing import skipped_words
 
@@ -42,6 +42,7 @@ def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, An
         },
         "noise_level": _noise_level(args, runner),
         **counts,
+        **lost_names(records),
         "slices": len(solved),
         "seconds": seconds,
         "slices_per_minute": 60 * len(solved) / seconds if solved else None,
@@ -81,6 +82,7 @@ def deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
         print_json(report)
     else:
         _print(args, report)
+    print_lost(report["files"])
     print_failures([record for record in report["files"] if record["status"] == "failed"])
     if args.report:
         from ..atomic import write_atomically

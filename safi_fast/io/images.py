@@ -1,7 +1,8 @@
 """Image files in and out, with the dtype, range and layout of the input kept for the output."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from ..atomic import is_folder, reason, write_atomically
 from ..errors import ImageFileError, InputError
 from ..values import DataRange, known_range, stated_range
-from .formats import KINDS, FormatError, Pixels, decode, encode, storage_dtype
+from .formats import KINDS, FormatError, Pixels, declared_white, decode, encode, storage_dtype
+from .tags import NO_TAGS, Tags
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +21,10 @@ class ImageFile:
     """The pixels of a file and what is needed to write a result of the same kind.
 
     `array` is (H, W), (B, H, W) or (B, 1, H, W), with a last axis of red, green, blue where `channel_axis` is -1;
-    floats are float32. `data_range`, white or (black, white), is what the file declares (`white`), else follows from the
-    dtype (255, 65535, 1.0 for floats) and is None for other integers, whose range nobody but the user knows. `alpha` is not
-    part of the image: it is written back unchanged.
+    floats are float32. `white` is the value of white that the file itself declares, as 4095 for 12 bits per sample.
+    `data_range`, white or (black, white), is that, else follows from the dtype (255, 65535, 1.0 for floats) and is None for
+    other integers, whose range nobody but the user knows. `alpha` is not part of the image: it is written back unchanged.
+    `tags` holds what else the file says: profile, resolution, axes and the like.
     """
 
     array: NDArray[Any]
@@ -30,10 +33,17 @@ class ImageFile:
     kind: str
     alpha: NDArray[Any] | None = None
     white: float | None = None
+    tags: Tags = NO_TAGS
+
+    def resized(self, shape: tuple[int, ...], alpha: NDArray[Any] | None) -> "ImageFile":
+        """What a result of that shape over the same area is like: tags that count pixels count the new ones."""
+        places = (-3, -2) if self.channel_axis is not None else (-2, -1)
+        y, x = (Fraction(shape[place], self.array.shape[place]) for place in places)
+        return replace(self, array=np.empty(shape, self.array.dtype), alpha=alpha, tags=self.tags.resized(y, x))
 
 
 def read_image(path: str | Path) -> ImageFile:
-    """Read a PNG, JPEG, TIFF or NPY file; see `safi_fast.io.formats` for what each may hold."""
+    """Read a PNG, JPEG, TIFF or NPY file, turned upright; docs/formats.md says what each may hold. Raises ImageFileError."""
     path = Path(path)
     kind = _kind(path)
     try:
@@ -50,16 +60,20 @@ def read_image(path: str | Path) -> ImageFile:
         raise ImageFileError(f"{path}: {error}") from error
     channel_axis = -1 if pixels.colour else None
     known = known_range(pixels.array.dtype, pixels.white)
-    return ImageFile(pixels.array, known and known.argument, channel_axis, kind, pixels.alpha, pixels.white)
+    data_range = known and known.argument
+    return ImageFile(pixels.array, data_range, channel_axis, kind, pixels.alpha, pixels.white, pixels.tags)
 
 
-def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
-    """Write `array`, a result computed from `like`, as `like` was stored: same shape, range, dtype and alpha.
+def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple[str, ...]:
+    """Write `array`, a result computed from `like`, as `like` was stored: same shape, range, depth, alpha and tags.
 
     The extension of `path` picks the format. Integers are rounded and clipped to their type; floats are stored as
     float32 (TIFF, NPY). Where the format cannot hold the dtype, `data_range` is spread over the one it has: floats
-    become 16-bit PNG, and everything becomes 8-bit JPEG, which is lossy (quality 95). The file appears whole or not
-    at all; its folder must exist.
+    become 16-bit PNG, and everything becomes 8-bit JPEG, which is lossy (quality 95). So does the white that `like`
+    declares where the format cannot declare it. The file appears whole or not at all; its folder must exist.
+
+    Returns names of what the input says and this file does not hold, such as "ICC profile". Raises InputError,
+    ImageFileError.
     """
     path = Path(path)
     kind = _kind(path)
@@ -68,18 +82,20 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> None:
         raise InputError(f"array has shape {array.shape}, but the image it comes from has {like.array.shape}")
     if not np.isfinite(array).all():
         raise InputError("array holds NaN or infinity, which no image file should hold")
+    white = declared_white(kind, like.kind, like.white, like.tags.layout.style)
     try:
         alpha = like.alpha
         if alpha is not None:  # it has the range of the file, whatever the caller says of the image
-            known = known_range(alpha.dtype, like.white)
-            alpha = _store(alpha, kind, alpha.dtype, known and known.argument)
-        stored = _store(array, kind, like.array.dtype, like.data_range)
-        data = encode(kind, Pixels(stored, like.channel_axis is not None, alpha))
+            known = known_range(like.array.dtype, like.white)
+            alpha = _store(alpha, kind, like, known and known.argument, white)
+        stored = _store(array, kind, like, like.data_range, white)
+        data, lost = encode(kind, Pixels(stored, like.channel_axis is not None, alpha, white, like.tags))
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # what encoders raise for sizes that their format cannot hold
         raise ImageFileError(f"{path}: {array.shape} pixels cannot be stored as {kind.upper()} ({error})") from error
     write_atomically(path, data)
+    return lost
 
 
 def list_images(inputs: Iterable[str | Path]) -> list[Path]:
@@ -118,10 +134,16 @@ def _kind(path: Path) -> str:
     return KINDS[path.suffix.lower()]
 
 
-def _store(values: NDArray[Any], kind: str, source: np.dtype[Any], data_range: DataRange | None) -> NDArray[Any]:
-    """`values` in the dtype of the format, rescaled only where that dtype is not the one of the input, `source`."""
+def _store(
+    values: NDArray[Any], kind: str, like: ImageFile, data_range: DataRange | None, white: float | None
+) -> NDArray[Any]:
+    """`values` in the dtype of the format, rescaled only where dtype or white are not those of the input.
+
+    white: the one that the output will declare, None: the largest value of its dtype.
+    """
+    source = like.array.dtype
     dtype = storage_dtype(kind, source)
-    if dtype == values.dtype == source:
+    if dtype == values.dtype == source and white == like.white:
         return values
     if not np.issubdtype(dtype, np.integer):
         return values.astype(dtype)
@@ -131,4 +153,6 @@ def _store(values: NDArray[Any], kind: str, source: np.dtype[Any], data_range: D
         if data_range is None:
             raise FormatError(f"{source} pixels do not fit into {kind.upper()} without a data range")
         scaled = stated_range(data_range).to_unit(scaled) * limits.max
-    return np.clip(np.rint(scaled), limits.min, limits.max).astype(dtype)
+    elif white is None and like.white is not None:
+        scaled *= limits.max / like.white
+    return np.clip(np.rint(scaled), limits.min, white or limits.max).astype(dtype)

@@ -5,7 +5,7 @@
 | .cfl with .hdr (BART) | complex64 | BART's dimensions: rows and columns are the two of 0, 1, 2 larger than 1, 3 coils, 13 slices |
 | .h5, .hdf5 | fastMRI: `kspace`, optional `mask`, `reconstruction_rss`; or any dataset by its name | (slices, [coils,] H, W); as h5py gives it |
 | .npy, .npz, .mat | one array, or one by its name | as stored (.mat: as MATLAB shows it); see `arrange` |
-| .tif, .png, .jpg | real numbers | rows, columns; pages first |
+| .tif, .png, .jpg | real numbers, turned upright by the orientation tag | rows, columns; pages first |
 
 Nothing is transposed unless a layout says so: a word with one letter per axis of the file, as in "hwc".
 """
@@ -71,6 +71,8 @@ def read_array(path: str | Path, name: str | None = None) -> Array:
         file = read_image(path)
         if file.channel_axis is not None:
             raise ImageFileError(f"{path}: is a colour image {file.array.shape}; expected one value per pixel")
+        if file.alpha is not None and np.ptp(file.alpha):
+            raise ImageFileError(f"{path}: has an alpha channel, which is not used here; save it without")
         return file.array
     raise ImageFileError(f"{path}: unsupported extension {path.suffix!r}; use one of {', '.join((*KINDS, '.png'))}")
 

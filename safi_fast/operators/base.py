@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
+from ..arrays import check_pillow
 from ..errors import InputError, OperatorError
 
 Image = Literal["real", "complex"]
@@ -203,6 +204,7 @@ def largest_singular_value(operator: Operator, steps: int, seed: int = 0) -> flo
 
 def numbers(name: str, value: Any) -> NDArray[Any]:
     """The argument `name` as an array of numbers. Raises InputError."""
+    check_pillow(name, value, "1")  # masks have two levels
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU or with a gradient

@@ -56,8 +56,9 @@ def open_images(
         return Slice(y, operator, start(y))
 
     def write(target: Path, results: Array) -> dict[str, Any]:
-        _write(target, results.reshape(*planes.shape[:-2], *results.shape[-2:]), file, meaning.argument)
-        return {}
+        whole = results.reshape(*planes.shape[:-2], *results.shape[-2:])
+        lost = _write(target, whole, file, meaning.argument)
+        return {"lost": list(lost)} if lost else {}
 
     return Study(
         count=len(stack),
@@ -72,16 +73,28 @@ def open_images(
     )
 
 
-def _write(target: Path, planes: Array, file: "ImageFile", data_range: DataRange) -> None:
-    """As `file` was stored, but for the size; alpha is kept where the size is."""
+def enlarged(y: Array, factor: int) -> Array:
+    """(..., h, w) by bicubic interpolation, pixels covering the same area."""
+    from skimage.transform import resize
+
+    planes = y.reshape(-1, *y.shape[-2:])
+    shape = (factor * y.shape[-2], factor * y.shape[-1])
+    large = [
+        resize(plane, shape, order=3, mode="symmetric", anti_aliasing=False, preserve_range=True) for plane in planes
+    ]
+    return np.asarray(large, np.float32).reshape(*y.shape[:-2], *shape)
+
+
+def _write(target: Path, planes: Array, file: "ImageFile", data_range: DataRange) -> tuple[str, ...]:
+    """As `file` was stored, but for the size; alpha of an enlarged image is enlarged too. Returns what is lost."""
     from ...io import write_image
 
     images = planes if file.channel_axis is None else np.moveaxis(planes, -3, -1)
-    same = images.shape == file.array.shape
-    like = replace(
-        file,
-        array=file.array if same else np.empty(images.shape, file.array.dtype),
-        data_range=data_range,
-        alpha=file.alpha if same else None,
-    )
-    write_image(target, images, like)
+    like = file
+    if images.shape != file.array.shape:
+        alpha = file.alpha
+        if alpha is not None:
+            large = enlarged(alpha.astype(np.float32), planes.shape[-1] // alpha.shape[-1])
+            alpha = np.clip(large, alpha.min(), alpha.max())
+        like = file.resized(images.shape, alpha)
+    return write_image(target, images, replace(like, data_range=data_range))

@@ -1,19 +1,17 @@
 """Enlarge images by a whole factor: the image whose anti-aliased reduction is the one given.
 
 --kernel bicubic takes the image as reduced by anti-aliased bicubic interpolation (MATLAB's imresize), box as block means, FILE as filtered
-by a kernel of your own, which is divided by its sum.
+by a kernel of your own, which is divided by its sum. An alpha channel is enlarged by bicubic interpolation.
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..arguments import count
-from . import Array, Study
+from . import Study
 from .deblur import read_kernel
-from .pictures import BOUNDARIES, INPUT, INPUT_HELP, list_inputs, open_images
+from .pictures import BOUNDARIES, INPUT, INPUT_HELP, enlarged, list_inputs, open_images
 
 if TYPE_CHECKING:
     from ...operators import Operator
@@ -43,15 +41,3 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         return Downsample(args.factor, large, kernel, args.boundary), {"factor": args.factor, "kernel": args.kernel}
 
     return open_images(path, args, prepare, "Bicubic", lambda y: enlarged(y, args.factor))
-
-
-def enlarged(y: Array, factor: int) -> Array:
-    """(..., h, w) by bicubic interpolation, pixels covering the same area."""
-    from skimage.transform import resize
-
-    planes = y.reshape(-1, *y.shape[-2:])
-    shape = (factor * y.shape[-2], factor * y.shape[-1])
-    large = [
-        resize(plane, shape, order=3, mode="symmetric", anti_aliasing=False, preserve_range=True) for plane in planes
-    ]
-    return np.asarray(large, np.float32).reshape(*y.shape[:-2], *shape)

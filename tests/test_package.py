@@ -158,7 +158,7 @@ def test_the_sources_are_found():
         ("kernels", ["kernels"]),
         ("bindings", ["atomic", "bindings", "kernels", "model", "errors", "backend"]),
         ("solver", ["solver", "operators", "backend", "errors", "model"]),
-        ("operators", ["operators", "bindings", "kernels", "errors", "values"]),
+        ("operators", ["arrays", "operators", "bindings", "kernels", "errors", "values"]),
         ("errors", []),
         ("owners", []),
         ("atomic", ["errors", "owners"]),

@@ -100,7 +100,7 @@ class Turns:
 
         Says so, once a run.
         """
-        if not self._announced:
+        if not self._announced and not self._claims.closed:
             print_note(_waiting(targets))
             self._announced = True
         pause = FIRST_PAUSE

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,21 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from ..atomic import prepare_folder
     from ..claims import Claims, holder
+    from ..training.loop import check_device, set_threads
+    from ..training.teachers import load_teacher
 
+    check_device(args.device)
+    if args.threads:
+        set_threads(args.threads)
+    network = None if args.resume else _network(args)
+    settings = _settings(args, network)
+    given = _Given(
+        network,
+        settings,
+        [load_teacher(path, args.device) for path in args.teacher],
+        _images(args.data, settings.side, args.data_range),
+        _validation(args.validation, settings, args.data_range),
+    )
     prepare_folder(args.out)
     with Claims() as claims:
         checkpoint = args.out / "checkpoint.pt"
@@ -133,34 +147,37 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(
                 f"{args.out}: {holder(checkpoint) or 'another process'} trains there; train in another folder"
             )
-        return _train(args)
+        return _train(args, given)
 
 
-def _train(args: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class _Given:
+    """What a run is made of, read and checked before anything is written; network: None where the checkpoint has it."""
+
+    network: Any
+    settings: "Settings"
+    teachers: list[Any]
+    images: list[Any]
+    validation: Any
+
+
+def _train(args: argparse.Namespace, given: _Given) -> int:
     from ..plots import training_curve
-    from ..training.loop import LOG, MODEL, Run, resumed, set_threads
-    from ..training.teachers import load_teacher
+    from ..training.loop import LOG, MODEL, Run, resumed
     from ..training.trainer import Trainer
 
-    if args.threads:
-        set_threads(args.threads)
-    network = None if args.resume else _network(args)
-    settings = _settings(args, network)
-    teachers = [load_teacher(path, args.device) for path in args.teacher]
-    images = _images(args.data, settings.side, args.data_range)
-    validation = _validation(args.validation, settings, args.data_range)
-    where: dict[str, Any] = {"teachers": teachers, "device": args.device}
-    if network is None:
-        trainer, seconds = resumed(args.out, images, settings, **where)
+    where: dict[str, Any] = {"teachers": given.teachers, "device": args.device}
+    if given.network is None:
+        trainer, seconds = resumed(args.out, given.images, given.settings, **where)
     else:
-        trainer, seconds = Trainer(network, images, settings, **where), 0.0
+        trainer, seconds = Trainer(given.network, given.images, given.settings, **where), 0.0
     metadata = {"training_data": ", ".join(folder.resolve().name for folder in args.data)}
-    if teachers:
-        metadata["teachers"] = ", ".join(teacher.name for teacher in teachers)
+    if given.teachers:
+        metadata["teachers"] = ", ".join(teacher.name for teacher in given.teachers)
     if args.licence:
         metadata["licence"] = args.licence
     name = args.name or args.out.resolve().name
-    training = Run(trainer, validation, args.out, name=name, metadata=metadata, seconds=seconds)
+    training = Run(trainer, given.validation, args.out, name=name, metadata=metadata, seconds=seconds)
     with _shown() as report:
         scores = training.finish(report)
     if find_spec("matplotlib") is not None:
@@ -176,7 +193,6 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("teacher-share", "teacher-until"):
         if getattr(args, name.replace("-", "_")) is not None and not args.teacher:
             raise UsageError(f"--{name} has no meaning without --teacher")
-    _check_device(args.device)
     if args.resume and given:
         raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
     if args.init and len(given) > 1:
@@ -187,18 +203,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")
     if find_spec("torch") is None:
         raise BackendError('training needs PyTorch; install it with pip install "safi-fast[train]"')
-
-
-def _check_device(device: str) -> None:
-    """Refuse a device that torch does not have here."""
-    if device == "cpu" or find_spec("torch") is None:
-        return
-    import torch
-
-    if not device.startswith("cuda"):
-        raise UsageError(f"--device is {device!r}; expected cpu, cuda or cuda:N")
-    if not torch.cuda.is_available():
-        raise BackendError(f"--device is {device!r}, but torch finds no GPU here; use --device cpu")
 
 
 def _network(args: argparse.Namespace) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..atomic import append_line, prepare_folder, write_atomically
-from ..errors import ModelError
+from ..errors import BackendError, InputError, ModelError
 from ..model import Schedule
 from ..weights import save_model
 from .data import Image
@@ -146,6 +146,14 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, LookupError, TypeError):
         return math.inf
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have here. Raises InputError, BackendError."""
+    if device != "cpu" and not device.startswith("cuda"):
+        raise InputError(f"device is {device!r}; expected cpu, cuda or cuda:N")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise BackendError(f"device is {device!r}, but torch finds no GPU here; use cpu")
 
 
 def set_threads(count: int) -> None:

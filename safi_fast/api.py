@@ -29,6 +29,7 @@ from .errors import BackendError, InputError
 from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
+from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
 from .stream import stream
@@ -93,7 +94,8 @@ def denoise(
     return_solution: return a Solution (image, status, gap, ...) instead of the image.
 
     Returns the image in the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64 input, else float32.
-    Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run.
+    Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run, SolverError
+    where values stop being finite in mid-run.
     """
     solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(
@@ -161,7 +163,8 @@ def reconstruct(
     callback: called with an OuterState after every outer step; may raise StopIteration.
 
     Returns a Solution: image (H, W) or (B, H, W), status, relative_gap, ... Raises InputError, ModelError, BackendError, and
-    OperatorError for an operator whose adjoint or norm is wrong.
+    OperatorError for an operator whose adjoint or norm is wrong or that turns NaN or infinite in mid-run (SolverError where the solver
+    does); `error.image` then is what the last complete outer step gave, or None.
     """
     solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
     return solver.reconstruct(
@@ -287,7 +290,10 @@ class Solver:
                     norm,
                     y.shape[1] * y.shape[2],
                 )
-                return outer.SCHEDULES[name](problem, plan, self._in_terms_of_caller(callback, images))
+                try:
+                    return outer.SCHEDULES[name](problem, plan, self._in_terms_of_caller(callback, images))
+                except Fault as fault:  # planes of colour images are numbered like images
+                    raise fault.error("", chunk.start, images.single) from None
 
             def solve_whole(chunk: slice) -> _Part:
                 y = images.stack[chunk]

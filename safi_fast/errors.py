@@ -3,10 +3,13 @@
 SafiError
 ├── InputError        (ValueError)         an argument is wrong: names it, what came, what was expected
 ├── ModelError        (ValueError)         a weights file or model name cannot be used
-├── OperatorError     (ValueError)         a forward operator is wrong: its adjoint, its norm, or it measures nothing
+├── OperatorError     (ValueError)         a forward operator is wrong: its adjoint, its norm, it measures nothing, or gives NaN
+├── SolverError       (ArithmeticError)    a solve came to values that are not finite, by no fault of an operator
 ├── ImageFileError    (OSError)            an image file cannot be read or written
 └── BackendError      (RuntimeError)       the requested backend cannot run here
 """
+
+from typing import Any
 
 
 class SafiError(Exception):
@@ -22,7 +25,19 @@ class ModelError(SafiError, ValueError):
 
 
 class OperatorError(SafiError, ValueError):
-    """A forward operator contradicts itself: wrong adjoint, under-estimated norm, no measurements."""
+    """A forward operator contradicts itself: wrong adjoint, under-estimated norm, no measurements, values that are not finite.
+
+    image: where `reconstruct` was under way, what the last complete outer step gave, in the shape and range of a result; None before
+    that, and for a batch that is solved in several parts.
+    """
+
+    image: Any = None
+
+
+class SolverError(SafiError, ArithmeticError):
+    """A solve came to values that are not finite. image: as of OperatorError; None from `denoise`."""
+
+    image: Any = None
 
 
 class ImageFileError(SafiError, OSError):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .arrays import positive, positive_per_image
 from .backend import Engine
-from .errors import InputError
+from .errors import InputError, OperatorError, SolverError
 from .memory import Images, divide
 from .model import Model
 from .operators import Operator as Operator
@@ -21,6 +21,7 @@ from .operators.base import finite, numbers
 from .operators.holdout import hold_out as hold_out
 from .solver import reconstruction
 from .solver.data_term import Box, Measurements, squares
+from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.primal_dual import PrimalDual
 from .solver.result import CONVERGED, OuterState, Solution, per_image
@@ -85,6 +86,8 @@ def make_task(
     conditioned = model.at(level, strength_given=True, argument="noise_level")
     measurements = Measurements(operators, y)
     step = measurements.least_squares_step()
+    if not np.isfinite(step).all():
+        raise OperatorError(f"{first.name}: a least-squares step from zero has values that are not finite")
     _check_scale(step, box, scale)
     return Task(
         measurements,
@@ -204,7 +207,8 @@ def check_image(name: str, value: Any, operator: Operator, shapes: Sequence[tupl
 def run(
     engine: Engine, model: Model, task: Task, *, mask_of: MaskOf = "magnitude", callback: Callback | None = None
 ) -> tuple[reconstruction.Report, NDArray[Any], NDArray[np.float32]]:
-    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks. Raises InputError for a wrong mask_of.
+    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks. Raises InputError for a wrong mask_of,
+    OperatorError and SolverError where an image is no longer finite.
 
     As many images at once as `memory.divide` says; all of them where a callback wants to see them.
     """
@@ -214,12 +218,24 @@ def run(
     parts = 2 if np.iscomplexobj(task.start) else 1
     sizes = Images(task.start.itemsize, count, height, width * parts)
     batch = divide(engine, sizes, at_once=callback is not None).batch
-    solved = [
-        _run(engine, model, _part(task, slice(first, first + batch)), mask_of, callback)
-        for first in range(0, count, batch)
-    ]
+    solved = []
+    for first in range(0, count, batch):
+        try:
+            solved.append(_run(engine, model, _part(task, slice(first, first + batch)), mask_of, callback))
+        except Fault as fault:
+            raise _error(fault, task, first, whole=batch >= count) from None
     reports, images, masks = zip(*solved, strict=True)
     return reconstruction.joined(reports), np.concatenate(images), np.concatenate(masks)
+
+
+def _error(fault: Fault, task: Task, first: int, whole: bool) -> OperatorError | SolverError:
+    """A fault in the part of a task that begins with image `first` as the caller gets it."""
+    operators = task.measurements.operators
+    operator = operators[0 if len(operators) == 1 else first + int(fault.images[0])]
+    error = fault.error(operator.name, first, task.single)
+    if whole and fault.image is not None:
+        error.image = per_image(fault.image * np.float32(task.scale), task.single)
+    return error
 
 
 def _part(task: Task, images: slice) -> Task:

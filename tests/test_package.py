@@ -29,6 +29,7 @@ PUBLIC = [
     "SafiError",
     "Solution",
     "Solver",
+    "SolverError",
     "__version__",
     "denoise",
     "estimate_memory",

@@ -91,7 +91,7 @@ def test_at_the_first_step(solver):
     operator = after(made(Blur), "adjoint", 30)
     operator._passed = operator.norm
     y = operator.apply(IMAGE)
-    with pytest.raises(OperatorError, match="adjoint gave values .* at outer step 1, inner step ") as caught:
+    with pytest.raises(OperatorError, match=r"adjoint gave values .* at outer step 1, inner step ") as caught:
         solver.reconstruct(y, operator, strength=1e-3, max_iter=100, tol=1e-9)
     assert caught.value.image is None
     with pytest.raises(OperatorError, match="a least-squares step from zero has values that are not finite"):

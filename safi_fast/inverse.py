@@ -142,7 +142,7 @@ def _measurements(measurement: Any, operators: list[Operator]) -> tuple[NDArray[
         if len(entries) != count:
             raise InputError(f"measurement has {len(entries)} entries for {count} operators; expected one each")
         return np.stack([check_single(op, one) for op, one in zip(operators, entries, strict=True)]), False
-    y = first.check_measurement(measurement)
+    y = _own(first, measurement)
     dimensions = len(first.shape_out)
     if y.ndim > dimensions + 1 or y.size == 0:
         expected = ", ".join(map(str, first.shape_out))
@@ -150,9 +150,16 @@ def _measurements(measurement: Any, operators: list[Operator]) -> tuple[NDArray[
     return y.reshape(-1, *first.shape_out), y.ndim == dimensions
 
 
+def _own(operator: Operator, measurement: Any) -> NDArray[Any]:
+    """A measurement in the form that a solve uses. Raises InputError, also where it cannot be one of this operator."""
+    y = operator.check_measurement(measurement)
+    operator._check_own(measurement)
+    return y
+
+
 def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
     """One measurement of an operator. Raises InputError."""
-    y = operator.check_measurement(measurement)
+    y = _own(operator, measurement)
     if y.shape != operator.shape_out:
         raise InputError(f"measurement has shape {y.shape}; expected {operator.shape_out}")
     return y

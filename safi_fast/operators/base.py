@@ -120,6 +120,13 @@ class Operator(ABC):
         finite("measurement", array)
         return array
 
+    def _check_own(self, y: Any) -> None:
+        """Refuse measurements (..., *shape_out) that cannot come from this operator, but that `check_measurement` would make fit.
+
+        Raises InputError.
+        """
+        return
+
     @property
     def spectrum(self) -> NDArray[np.float32] | None:
         """(H, W) in FFT order: H^T H x = ifft2(spectrum * fft2(x)), or None where H^T H is not of this form."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ..errors import InputError
+from .axes import doubt
 from .base import finite, numbers
 from .fourier import IMAGE_AXES, centered_order, fft_order, workers
 from .sampling import Order, check_energy, known_order
@@ -44,7 +45,8 @@ def estimate_maps(
     32. kernel, threshold, crop (espirit): side of a patch; singular values kept as a share of the largest; eigenvalue below which a
     map is zero.
 
-    Raises InputError, also for a calibration region with samples that are zero and for a coil without signal.
+    Raises InputError, also for a calibration region with samples that are zero, for a coil without signal, and where the energy shows
+    that coils lie along another axis.
     """
     array, order = numbers("kspace", kspace), known_order("kspace_order", kspace_order)
     if array.ndim != 3 or 0 in array.shape:
@@ -56,6 +58,7 @@ def estimate_maps(
         if not one.any():
             raise InputError(f"kspace[{coil}] is zero everywhere; leave this coil out")
     check_energy("kspace", array, order)
+    _check_axes(array)
     centred = (array if order == "centered" else centered_order(array)).astype(np.complex64)
     region = _region(centred, calibration)
     low = _low_resolution(region, centred.shape[1:])
@@ -70,6 +73,15 @@ def estimate_maps(
     combined = (maps.conj() * low).sum(0)
     maps = maps * np.exp(1j * np.angle(combined))
     return (maps if order == "centered" else fft_order(maps)).astype(np.complex64)
+
+
+def _check_axes(kspace: NDArray[Any]) -> None:
+    found = doubt(kspace, "chw")
+    if found is not None:
+        order = tuple(found.layouts[0].index(letter) for letter in "chw")
+        raise InputError(
+            f"kspace has shape {kspace.shape}, but {found.seen}; expected (C, H, W): pass kspace.transpose{order}"
+        )
 
 
 def _region(kspace: NDArray[Any], calibration: int | tuple[int, int] | None) -> NDArray[Any]:

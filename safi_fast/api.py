@@ -25,7 +25,7 @@ from .arrays import (
     value_range,
 )
 from .backend import cuda_report, gpu_of, select
-from .errors import BackendError, InputError
+from .errors import BackendError, InputError, shown
 from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
@@ -328,9 +328,11 @@ class Solver:
         try:
             blank = np.broadcast_to(np.zeros((), dtype), shape)
         except (TypeError, ValueError) as error:
-            raise InputError(f"shape is {shape!r}, dtype is {dtype!r}; expected those of an image ({error})") from None
+            raise InputError(
+                f"shape is {shown(shape)}, dtype is {shown(dtype)}; expected those of an image ({error})"
+            ) from None
         if blank.size == 0:
-            raise InputError(f"shape is {shape!r}; expected one without a zero")
+            raise InputError(f"shape is {shown(shape)}; expected one without a zero")
         extent = memory.Images(_result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
         with self._on_threads():
             return memory.peak_bytes(self._engine, extent, self._divide(extent, max_memory, False))
@@ -621,7 +623,7 @@ def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
         or not isinstance(channel_axis, (int, np.integer))
         or not -array.ndim <= channel_axis < array.ndim
     ):
-        raise InputError(f"channel_axis is {channel_axis!r}; expected an axis of an image of shape {array.shape}")
+        raise InputError(f"channel_axis is {shown(channel_axis)}; expected an axis of an image of shape {array.shape}")
     moved = xp.moveaxis(array, channel_axis, -3)
     return moved.reshape(-1, *moved.shape[-2:])
 
@@ -647,7 +649,7 @@ def plan_for(
     """The schedule by name and its limits. Raises InputError."""
     name = model.schedule.name if schedule is None else schedule
     if name not in SCHEDULES:
-        raise InputError(f"schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)} or None")
+        raise InputError(f"schedule is {shown(schedule)}; expected one of {', '.join(SCHEDULES)} or None")
     outer_limit, inner_limit, tolerance = LIMITS[name]
     if name == model.schedule.name:
         outer_limit, inner_limit = model.schedule.outer, model.schedule.inner
@@ -664,7 +666,7 @@ def plan_for(
 
 def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+        raise InputError(f"{name} is {shown(value)}; expected a whole number of at least 1")
     return int(value)
 
 
@@ -672,9 +674,9 @@ def _box(box: Any) -> tuple[float, float]:
     try:
         low, high = (float(limit) for limit in box)
     except (TypeError, ValueError):
-        raise InputError(f"box is {box!r}; expected two numbers (low, high) or None") from None
+        raise InputError(f"box is {shown(box)}; expected two numbers (low, high) or None") from None
     if not low < high:
-        raise InputError(f"box is {box!r}; expected low < high")
+        raise InputError(f"box is {shown(box)}; expected low < high")
     return low, high
 
 

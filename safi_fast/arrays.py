@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BackendError, InputError
+from .errors import BackendError, InputError, shown
 
 IMPOSSIBLE_SIGMAS = 8.0  # no pixel of a noisy image lies this many sigma outside its range
 INTEGER_RANGES = {"uint8": 255.0, "uint16": 65535.0}
@@ -82,17 +82,26 @@ def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
     return _checked(name, array), ArrayKind("numpy")
 
 
+def plain(value: Any) -> Any:
+    """A torch tensor without gradient, its conjugation and negation carried out where it puts them off; all else as it is."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().resolve_conj().resolve_neg()
+
+
 def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:
     place = tensor.device
     if place.type not in ("cpu", "cuda"):
         raise BackendError(f"{name} lies on {place}; expected the CPU or a CUDA GPU: pass {name}.cpu()")
     try:
+        tensor = plain(tensor)
         if place.type == "cpu":
-            return _checked(name, tensor.detach().numpy()), ArrayKind("torch")
+            return _checked(name, tensor.numpy()), ArrayKind("torch")
         cupy = importlib.import_module("cupy")
         with cupy.cuda.Device(place.index):
-            return _checked(name, cupy.from_dlpack(tensor.detach())), ArrayKind("torch", int(place.index))
-    except (TypeError, BufferError) as error:  # bfloat16, sparse
+            return _checked(name, cupy.from_dlpack(tensor)), ArrayKind("torch", int(place.index))
+    except (TypeError, BufferError, NotImplementedError, RuntimeError) as error:  # bfloat16, sparse, quantised
         library = "NumPy" if place.type == "cpu" else "CuPy"
         raise InputError(f"{name} cannot be read as a {library} array: {error}") from error
 
@@ -146,11 +155,11 @@ def positive_per_image(name: str, value: Any, count: int) -> NDArray[np.float64]
     """A number or one per image as float64 (count,). Raises InputError."""
     expected = "a positive number" if count == 1 else f"a positive number or {count} of them, one per image"
     try:
-        numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}; expected {expected}") from None
+        numbers = np.asarray(plain(value), np.float64)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: what torch has no NumPy form of
+        raise InputError(f"{name} is {shown(value)}; expected {expected}") from None
     if numbers.ndim > 1 or numbers.size not in (1, count):
         raise InputError(f"{name} has shape {numbers.shape}; expected {expected}")
     if not (np.isfinite(numbers).all() and (numbers > 0).all()):
-        raise InputError(f"{name} is {value!r}; expected {expected}")
+        raise InputError(f"{name} is {shown(value)}; expected {expected}")
     return np.broadcast_to(numbers.reshape(-1), (count,)).copy()

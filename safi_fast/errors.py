@@ -9,7 +9,10 @@ SafiError
 └── BackendError      (RuntimeError)       the requested backend cannot run here
 """
 
+import re
 from typing import Any
+
+LONGEST = 100  # characters of a value in a message
 
 
 class SafiError(Exception):
@@ -46,3 +49,13 @@ class ImageFileError(SafiError, OSError):
 
 class BackendError(SafiError, RuntimeError):
     """The requested backend is not available on this machine."""
+
+
+def shown(value: Any) -> str:
+    """A value of any kind as part of a message: its repr on one line, cut, without the address of an object."""
+    try:
+        text = repr(value)
+    except Exception:  # what a caller's class may raise
+        text = f"<{type(value).__name__}>"
+    text = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"

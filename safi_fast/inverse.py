@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .arrays import positive, positive_per_image
 from .backend import Engine
-from .errors import InputError, OperatorError, SolverError
+from .errors import InputError, OperatorError, SolverError, shown
 from .memory import Images, divide
 from .model import Model
 from .operators import Operator as Operator
@@ -78,9 +78,9 @@ def make_task(
     y = (y / np.float32(scale)).astype(y.dtype)
     count = len(y)
     if first.image == "complex" and box is not None:
-        raise InputError(f"box is {box!r}, but the operator has complex images; pass box=None")
+        raise InputError(f"box is {shown(box)}, but the operator has complex images; pass box=None")
     if box is not None and not np.isfinite(box).all():
-        raise InputError(f"box is {box!r}; expected two finite numbers, which the duality gap needs, or None")
+        raise InputError(f"box is {shown(box)}; expected two finite numbers, which the duality gap needs, or None")
     level = middle_level(model) if noise_level is None else positive("noise_level", noise_level) / scale
     tolerance = positive("tol", tol)
     conditioned = model.at(level, strength_given=True, argument="noise_level")
@@ -220,7 +220,7 @@ def run(
     As many images at once as `memory.divide` says; all of them where a callback wants to see them.
     """
     if mask_of not in get_args(MaskOf):
-        raise InputError(f"mask_of is {mask_of!r}; expected 'magnitude' or 'parts'")
+        raise InputError(f"mask_of is {shown(mask_of)}; expected 'magnitude' or 'parts'")
     count, height, width = task.start.shape
     parts = 2 if np.iscomplexobj(task.start) else 1
     sizes = Images(task.start.itemsize, count, height, width * parts)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arrays import plain, positive
 from .errors import InputError
 
 SSIM_WINDOW = 11  # Gaussian of standard deviation 1.5, cut at 3.5 of them
@@ -50,7 +51,7 @@ def ssim(reference: ArrayLike, image: ArrayLike, data_range: float = 1.0, *, cha
 def _checked(reference: ArrayLike, image: ArrayLike, data_range: float) -> tuple[NDArray[Any], NDArray[Any]]:
     arrays = []
     for name, value in (("reference", reference), ("image", image)):
-        array = np.asarray(value)
+        array = np.asarray(plain(value))
         if array.dtype.kind not in "biuf":
             raise InputError(f"{name} has dtype {array.dtype}; expected real numbers")
         if array.size == 0:
@@ -60,6 +61,5 @@ def _checked(reference: ArrayLike, image: ArrayLike, data_range: float) -> tuple
         arrays.append(array.astype(np.float64))
     if arrays[0].shape != arrays[1].shape:
         raise InputError(f"image has shape {arrays[1].shape}, but reference has {arrays[0].shape}")
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise InputError(f"data_range is {data_range}; expected a positive number")
+    positive("data_range", data_range)
     return arrays[0], arrays[1]

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(inputs: list[Path], output: str) -> list[Job]:
     """Which file goes where; refuses what would overwrite an input or write one output twice."""
+    from ..atomic import real
     from ..io import list_images
     from ..io.images import is_image_name
 
@@ -105,9 +106,9 @@ def plan(inputs: list[Path], output: str) -> list[Job]:
         first = writers.setdefault(job.target, job.source)
         if first != job.source:
             raise UsageError(f"{first} and {job.source} would both be written to {job.target}")
-    originals = {source.resolve() for source in sources}
+    originals = {real(source) for source in sources}
     for job in jobs:
-        if job.target.resolve() in originals:
+        if real(job.target) in originals:
             raise UsageError(f"{job.target} is an input and would be overwritten; choose another output")
     return jobs
 

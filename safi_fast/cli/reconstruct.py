@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import SafiError
 from .arguments import UsageError, count, positive
-from .output import message_of
+from .output import first_sentence, message_of
 from .problems import Array
 from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, process, record_of
 from .reconstruct_report import deliver, summary
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = (module.__doc__ or "").strip()
         command = problems.add_parser(
             name,
-            help=text.splitlines()[0],
+            help=first_sentence(text),
             description=text,
             epilog=(__doc__ or "").strip().partition("\n\n")[2],
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -193,6 +193,8 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
     """Which input goes where; refuses what would overwrite an input or write one output twice."""
+    from ..atomic import real
+
     measured = args.problem in MEASURED
     target = Path(args.output)
     several = len(sources) > 1 or Path(args.inputs[0]).is_dir()
@@ -210,12 +212,12 @@ def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
         if first != job.source:
             raise UsageError(f"{first} and {job.source} would both be written to {place}")
     named = [Path(given) for name in OTHER_INPUTS if (given := getattr(args, name, None))]
-    originals = {path.resolve() for given in (*sources, *named) for path in _files_of(given)}
+    originals = {real(path) for given in (*sources, *named) for path in _files_of(given)}
     places = [
         Path(f"{place}.{args.format}") if job.is_folder else place for job, place in zip(jobs, written, strict=True)
     ]
     for place in [*places, *[path for path in (args.plot, args.report) if path]]:
-        if place.resolve() in originals:
+        if real(place) in originals:
             raise UsageError(f"{place} is an input and would be overwritten; choose another output")
     return jobs
 

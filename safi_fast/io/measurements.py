@@ -26,6 +26,7 @@ from ..operators.axes import doubt
 from .bart import coil_images, pair, read_cfl
 from .containers import is_hdf5, read_fastmri, read_named
 from .images import is_image_name, read_image
+from .text import read_text
 
 CONTAINERS = (".npz", ".mat", ".h5", ".hdf5")
 KINDS = (".cfl", ".npy", *CONTAINERS, ".tif", ".tiff")
@@ -172,9 +173,7 @@ def read_vector(path: str | Path) -> NDArray[np.float64]:
     path, name = split_name(path)
     if path.suffix.lower() in (".txt", ".csv", ".dat", ".ang"):
         try:
-            return np.asarray([float(word) for word in path.read_text().replace(",", " ").split()], np.float64)
-        except OSError as error:
-            raise ImageFileError(f"{path}: cannot be read ({reason(error)})") from error
+            return np.asarray([float(word) for word in read_text(path).replace(",", " ").split()], np.float64)
         except ValueError as error:
             raise ImageFileError(f"{path}: {error}; expected numbers") from error
     array = read_array(path, name)
@@ -218,7 +217,11 @@ def list_measurements(inputs: Iterable[str | Path], kinds: Iterable[str] = KINDS
         if not path.is_dir():
             found[path] = None
             continue
-        entries = [p for p in sorted(path.iterdir()) if p.suffix.lower() in kinds and p.name[0] != "." and p.is_file()]
+        try:
+            names = sorted(path.iterdir())
+        except OSError as error:
+            raise ImageFileError(f"{path}: cannot be listed ({reason(error)})") from error
+        entries = [p for p in names if p.suffix.lower() in kinds and p.name[0] != "." and p.is_file()]
         if not entries:
             raise ImageFileError(f"{path}: the folder holds no measurements ({', '.join(kinds)})")
         found.update(dict.fromkeys(entries))
@@ -226,7 +229,13 @@ def list_measurements(inputs: Iterable[str | Path], kinds: Iterable[str] = KINDS
 
 
 def _require_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ImageFileError(f"{path}: no such file") from error
+    except OSError as error:  # a loop of links, a folder that must not be entered
+        raise ImageFileError(f"{path}: cannot be read ({reason(error)})") from error
     if not path.is_file():
-        raise ImageFileError(f"{path}: no such file" if not path.exists() else f"{path}: is no file")
-    if path.stat().st_size == 0:
+        raise ImageFileError(f"{path}: is no file")
+    if size == 0:
         raise ImageFileError(f"{path}: the file is empty (0 bytes)")

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
-from ..errors import InputError, OperatorError
+from ..arrays import plain
+from ..errors import InputError, OperatorError, shown
 
 Image = Literal["real", "complex"]
 
@@ -49,13 +50,13 @@ class Operator(ABC):
     ):
         """norm: overrides the computed one. Raises InputError."""
         if image not in ("real", "complex"):
-            raise InputError(f"image is {image!r}; expected 'real' or 'complex'")
+            raise InputError(f"image is {shown(image)}; expected 'real' or 'complex'")
         self.image, self.complex = image, complex
         self.shape_in = image_shape("shape_in", shape_in)
         self.shape_out = tuple(map(int, shape_out))
         if norm is not None:
             if not (np.isfinite(norm) and norm > 0):
-                raise InputError(f"norm is {norm!r}; expected a positive number")
+                raise InputError(f"norm is {shown(norm)}; expected a positive number")
             self.norm = float(norm)
 
     _passed: float | None = None  # the norm with which `check_operator` found this operator right
@@ -204,8 +205,8 @@ def largest_singular_value(operator: Operator, steps: int, seed: int = 0) -> flo
 def numbers(name: str, value: Any) -> NDArray[Any]:
     """The argument `name` as an array of numbers. Raises InputError."""
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU or with a gradient
+        array = np.asarray(plain(value))
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
         raise InputError(f"{name} cannot be read as a NumPy array: {error}") from error
     if array.dtype.kind not in "buifc":
         raise InputError(f"{name} has dtype {array.dtype}; expected numbers")
@@ -238,7 +239,7 @@ def image_shape(name: str, shape: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         height = width = 0
     if min(height, width) < 1:
-        raise InputError(f"{name} is {shape}; expected two positive numbers (H, W)")
+        raise InputError(f"{name} is {shown(shape)}; expected two positive numbers (H, W)")
     return height, width
 
 

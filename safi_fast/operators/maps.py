@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .axes import doubt
 from .base import finite, numbers
 from .fourier import IMAGE_AXES, centered_order, fft_order, workers
@@ -53,7 +53,7 @@ def estimate_maps(
         raise InputError(f"kspace has shape {array.shape}; expected (C, H, W)")
     finite("kspace", array)
     if method not in METHODS:
-        raise InputError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}")
+        raise InputError(f"method is {shown(method)}; expected one of {', '.join(map(repr, METHODS))}")
     for coil, one in enumerate(array):
         if not one.any():
             raise InputError(f"kspace[{coil}] is zero everywhere; leave this coil out")
@@ -65,7 +65,7 @@ def estimate_maps(
     if method == "espirit":
         if kernel < 2 or min(region.shape[1:]) < kernel + 2:
             raise InputError(
-                f"kernel is {kernel}; expected 2 to {min(region.shape[1:]) - 2}, for a region of {region.shape[1:]}"
+                f"kernel is {shown(kernel)}; expected 2 to {min(region.shape[1:]) - 2}, for a region of {region.shape[1:]}"
             )
         maps = _espirit(region, centred.shape[1:], kernel, threshold, crop)
     else:
@@ -98,7 +98,7 @@ def _region(kspace: NDArray[Any], calibration: int | tuple[int, int] | None) -> 
         return _middle(kspace, (fits[-1], fits[-1]))
     height, width = (calibration, calibration) if isinstance(calibration, int) else calibration
     if not (1 < height <= sides[0] and 1 < width <= sides[1]):
-        raise InputError(f"calibration is {calibration}; expected sides from 2 to those of k-space, {sides}")
+        raise InputError(f"calibration is {shown(calibration)}; expected sides from 2 to those of k-space, {sides}")
     missing = int((~_middle(sampled, (height, width))).sum())
     if missing:
         raise InputError(

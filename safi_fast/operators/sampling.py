@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .base import boolean, image_shape
 from .fourier import IMAGE_AXES, fft_order
 
@@ -31,7 +31,7 @@ def known_order(name: str, order: str) -> Order:
     if order == "centered" or order == "fft":
         return order  # type: ignore[return-value]
     raise InputError(
-        f"{name} is {order!r}; expected 'centered' (frequency zero in the middle) or 'fft' (at index 0, as numpy.fft has it)"
+        f"{name} is {shown(order)}; expected 'centered' (frequency zero in the middle) or 'fft' (at index 0, as numpy.fft has it)"
     )
 
 

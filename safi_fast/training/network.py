@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
 from .filters import FilterOperator, compose, extend, fold, squared_norm
 from .inner import dual_steps, momenta, primal, start
@@ -294,7 +294,7 @@ def network_of(model: Model) -> Network:
 def fresh_network(family: str, channels: int, levels: Sequence[float], seed: int) -> Network:
     """A network to train from scratch, for these noise levels (on [0, 1], ascending). Raises InputError."""
     if family not in FAMILIES:
-        raise InputError(f"family is {family!r}; expected one of {', '.join(FAMILIES)}")
+        raise InputError(f"family is {shown(family)}; expected one of {', '.join(FAMILIES)}")
     if channels < 1:
         raise InputError(f"channels is {channels}; expected at least 1")
     generator = torch.Generator().manual_seed(seed)

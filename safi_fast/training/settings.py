@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .data import NoiseRange
 
 MAY_CHANGE = ("seconds", "steps", "checkpoint_seconds", "validation_seconds", "log_every")  # when a run is resumed
@@ -61,7 +61,7 @@ class Settings:
         if not 0 <= 2 * self.crop < self.side:
             raise InputError(f"crop is {self.crop}; nothing of a patch of {self.side} x {self.side} would be left")
         if isinstance(self.fixed, str):
-            raise InputError(f"fixed is {self.fixed!r}; expected a sequence of names")
+            raise InputError(f"fixed is {shown(self.fixed)}; expected a sequence of names")
         if self.pool < self.batch:
             raise InputError(f"pool is {self.pool}; expected at least one batch, {self.batch}")
 

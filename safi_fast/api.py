@@ -616,7 +616,7 @@ def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
         return array if array.ndim == 3 else array[None]
     if array.ndim not in (3, 4):
         raise InputError(
-            f"image has shape {array.shape}; with channel_axis={channel_axis} expected three or four dimensions"
+            f"image has shape {array.shape}; with channel_axis={shown(channel_axis)} expected three or four dimensions"
         )
     if (
         isinstance(channel_axis, bool)

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import scipy.io
-from models import random_model
+from models import coil_maps, random_model
 from scipy.ndimage import gaussian_filter
 
 from safi_fast import InputError, Solver, io
@@ -29,13 +29,6 @@ def phantom(height=N, width=N):
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     image = 0.4 * (x**2 + 1.3 * y**2 < 0.7) + 0.5 * ((x - 0.2) ** 2 + (y + 0.1) ** 2 < 0.12)
     return gaussian_filter(image, 0.6).astype(np.float32)
-
-
-def coil_maps(count, height, width):
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    angles = 2 * np.pi * np.arange(count) / count
-    maps = np.stack([np.exp(-((x - np.cos(a)) ** 2) - (y - np.sin(a)) ** 2 + 1j * a) for a in angles])
-    return maps / np.sqrt((abs(maps) ** 2).sum(0))
 
 
 def noisy_kspace(images):
@@ -155,7 +148,7 @@ class TestMaskInPython:
 
     def test_of_ones(self):
         with pytest.raises(
-            InputError, match=r"54\.2 % of the samples that the mask keeps are exactly zero; check_mask=False"
+            InputError, match=r"54\.2 % of the samples that the mask keeps are exactly zero; pass check_mask=False"
         ):
             self.solve(COLUMNS, np.ones((N, N)))
         assert error(self.solve(COLUMNS, COLUMNS != 0)) < SMALL

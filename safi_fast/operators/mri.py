@@ -82,7 +82,9 @@ class _CartesianMRI(Operator):
             return
         kspace = super().check_measurement(y)
         for one in kspace.reshape(-1, *self.shape_out):
-            check_samples("measurement", one, self.mask, leaves_out=False, advice="pass check_mask=False if it is meant so")
+            check_samples(
+                "measurement", one, self.mask, leaves_out=False, advice="pass check_mask=False if it is meant so"
+            )
 
     def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Of samples, in the order of k-space. Those of frequencies k and -k tell the same of a real image."""

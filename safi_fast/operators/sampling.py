@@ -20,9 +20,7 @@ Order = Literal["centered", "fft"]
 
 PLAUSIBLE, SURPRISING = 1e-2, 1e-4  # chance of as many samples around a frequency as there are
 ENERGY_RATIO = 10.0
-ZEROS = (
-    0.02  # share of the samples of a mask that may be exactly zero in all coils, as numbers rounded by a scanner may be
-)
+ZEROS = 0.02  # share of a mask's samples that may be exactly zero in all coils, as rounded numbers may be
 ENERGY_REACH = 2  # the peak of real k-space lies up to two samples from the nominal centre
 
 

@@ -14,6 +14,7 @@ from safi_fast.cli import main as cli
 from safi_fast.errors import ImageFileError
 from safi_fast.operators import FourierMRI, SenseMRI, estimate_maps
 from safi_fast.operators.axes import doubt, peaks
+from safi_fast.operators.maps import explained
 from safi_fast.operators.sampling import fit
 from safi_fast.weights import save_model
 
@@ -186,6 +187,51 @@ class TestMaskInPython:
         y[0, np.flatnonzero(LINES)[:10]] = 0  # 10 of 1056
         assert fit(y, np.broadcast_to(LINES, (N, N))) == (10 / 1056, 0, 0.0)
         assert error(self.solve(y, LINES[None])) < SMALL
+
+
+class TestMaps:
+    """Of a square image: exchanged axes, and an origin in the corner, are found by what the maps explain of the signal."""
+
+    MAPS = coil_maps(6, N, N)[:, :, ::-1] * np.linspace(0.2, 1, N)[:, None]  # nothing is symmetric
+    KSPACE = noisy_kspace(MAPS * IMAGE) * ((np.arange(N) % 2 == 0) | (abs(np.arange(N) - N // 2) < 10))
+
+    @pytest.mark.parametrize(
+        ("stored", "said", "cure"),
+        [
+            (
+                np.swapaxes(MAPS, 1, 2),
+                "with rows and columns exchanged (--maps-layout with w before h)",
+                ("--maps-layout", "cwh"),
+            ),
+            (np.fft.ifftshift(MAPS, (1, 2)), "with their origin moved to the middle of the image", None),
+        ],
+    )
+    def test_exchanged(self, run, capsys, stored, said, cure):
+        np.save("k.npy", self.KSPACE)
+        np.save("s.npy", stored)
+        assert run("k.npy", "--maps", "s.npy", "-o", "x.npy") == 1
+        error_line = capsys.readouterr().err
+        assert said in error_line
+        share = re.search(r"the maps explain (\d+) % of the signal in the middle of k-space, but (\d+) %", error_line)
+        assert int(share[1]) < 80
+        assert int(share[2]) > 95
+        if cure is None:
+            np.save("s.npy", self.MAPS)
+        assert run("k.npy", "--maps", "s.npy", "-o", "x.npy", *(cure or ())) == 0
+        assert error(np.load("x.npy")) < SMALL
+
+    def test_of_another_order_of_kspace(self, run):
+        """At index 0 both ways: right as they are."""
+        np.save("k.npy", np.fft.ifftshift(self.KSPACE, (1, 2)))
+        np.save("s.npy", np.fft.ifftshift(self.MAPS, (1, 2)))
+        assert run("k.npy", "--kspace-order", "fft", "--maps", "s.npy", "-o", "x.npy") == 0
+
+    def test_explained(self, data_folder):
+        k = io.read_kspace(data_folder / "mri" / "espirit_und2x2.cfl", coils=True).array[0]
+        maps = estimate_maps(k, kspace_order="centered")
+        assert explained(k, maps, "centered") > 0.99
+        assert explained(k, maps[:, ::-1], "centered") < 0.9
+        assert explained(k, np.fft.ifftshift(maps, (1, 2)), "centered") < 0.9
 
 
 class TestCoilAxis:

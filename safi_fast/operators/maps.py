@@ -75,6 +75,22 @@ def estimate_maps(
     return (maps if order == "centered" else fft_order(maps)).astype(np.complex64)
 
 
+def explained(kspace: NDArray[Any], maps: NDArray[Any], order: Order) -> float:
+    """The share of the energy of the low-resolution coil images (C, H, W) that maps (C, H, W) explain: 1 for the right ones.
+
+    sum over pixels of |<S, I>|^2 / |S|^2, over that of |I|^2 where the maps are not zero; of k-space in `order`, from its middle.
+    """
+    centred = np.asarray(kspace if order == "centered" else centered_order(kspace))
+    sides = tuple(min(LARGEST, side) for side in centred.shape[1:])
+    images = _low_resolution(_middle(centred, sides), centred.shape[1:])
+    images = images if order == "centered" else fft_order(images)
+    weight = np.sum(np.abs(maps) ** 2, axis=0)
+    seen = weight > 0
+    energy = float(np.sum(np.abs(images[:, seen]) ** 2))
+    matched = np.abs(np.sum(maps.conj() * images, axis=0))[seen] ** 2 / weight[seen]
+    return float(matched.sum()) / energy if energy > 0 else 1.0
+
+
 def _check_axes(kspace: NDArray[Any]) -> None:
     found = doubt(kspace, "chw")
     if found is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...io import Kspace
     from ...operators import Operator
 
+UNEXPLAINED = 0.2  # share of the signal that maps may leave, before others that leave half of that are looked for
 INPUT, INPUT_HELP = "KSPACE", "k-space files or folders of them"
 ORDERS = ("centered", "fft")
 
@@ -110,6 +111,8 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         raise ImageFileError(f"{path}: has one coil, of shape {kspace.array.shape[2:]}: leave --estimate-maps out")
     mask, source = _mask(kspace, path, args)
     _check_mask(kspace.array, mask, path, args)
+    if maps is not None and not args.no_order_check:
+        _check_maps(kspace.array[0], maps[0], args)
     if args.data_range:
         data_range, rule = args.data_range, "given"
     else:
@@ -197,6 +200,28 @@ def _check_mask(kspace: Array, mask: Array | None, path: Path, args: argparse.Na
             leaves_out=True,
             advice=f"{advice}pass --no-mask-check if zeros were measured",
         )
+
+
+def _check_maps(kspace: Array, maps: Array, args: argparse.Namespace) -> None:
+    """Refuse maps (C, H, W) that fit the middle of k-space much better with rows and columns, or the origin, exchanged. Raises ImageFileError."""
+    from ...operators.fourier import centered_order, fft_order
+    from ...operators.maps import explained
+
+    turned = {"rows and columns exchanged (--maps-layout with w before h)": np.swapaxes(maps, 1, 2)}
+    turned = turned if maps.shape[1] == maps.shape[2] else {}
+    centered = args.kspace_order == "centered"
+    place = "middle" if centered else "corner, at index 0,"
+    turned[f"their origin moved to the {place} of the image, where this --kspace-order has it"] = (
+        centered_order(maps) if centered else fft_order(maps)
+    )
+    found = explained(kspace, maps, args.kspace_order)
+    for change, other in turned.items():
+        better = explained(kspace, other, args.kspace_order)
+        if found < 1 - UNEXPLAINED and 1 - better < (1 - found) / 2:
+            raise ImageFileError(
+                f"{args.maps}: the maps explain {100 * found:.0f} % of the signal in the middle of k-space, but {100 * better:.0f} % with "
+                f"{change}; pass them so, or --no-order-check if they are right as they are"
+            )
 
 
 def _measured(kspace: Array, mask: Array | None, args: argparse.Namespace) -> tuple[Array, Array, Any]:

@@ -327,10 +327,8 @@ class Solver:
         """See `safi_fast.estimate_memory`."""
         try:
             blank = np.broadcast_to(np.zeros((), dtype), shape)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"shape is {shown(shape)}, dtype is {shown(dtype)}; expected those of an image ({error})"
-            ) from None
+        except (TypeError, ValueError, SyntaxError):  # SyntaxError: NumPy reads some texts as code
+            raise InputError(f"shape is {shown(shape)}, dtype is {shown(dtype)}; expected those of an image") from None
         if blank.size == 0:
             raise InputError(f"shape is {shown(shape)}; expected one without a zero")
         extent = memory.Images(_result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
@@ -390,7 +388,7 @@ class Solver:
         **options: Any,
     ) -> inverse.Tuning:
         """The strength among `candidates` that fits best; all are solved as one batch. See `safi_fast.tune_strength`."""
-        strengths = positive_per_image("candidates", candidates, max(1, np.size(candidates)))
+        strengths = positive_per_image("candidates", candidates, None)
         if [reference is None, noise_std is None, holdout is None].count(False) != 1:
             raise InputError(
                 "pass one of reference=... (a known image), noise_std=... (of a measurement, per real number) and holdout=... (a share of "

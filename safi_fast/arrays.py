@@ -151,13 +151,20 @@ def positive(name: str, value: Any) -> float:
     return float(numbers[0])
 
 
-def positive_per_image(name: str, value: Any, count: int) -> NDArray[np.float64]:
-    """A number or one per image as float64 (count,). Raises InputError."""
-    expected = "a positive number" if count == 1 else f"a positive number or {count} of them, one per image"
+def positive_per_image(name: str, value: Any, count: int | None) -> NDArray[np.float64]:
+    """A number or one per image as float64 (count,); count None: as many as there are. Raises InputError."""
+    expected = {None: "a positive number or several", 1: "a positive number"}.get(
+        count, f"a positive number or {count} of them, one per image"
+    )
     try:
-        numbers = np.asarray(plain(value), np.float64)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: what torch has no NumPy form of
+        array = np.asarray(plain(value))
+        if array.dtype.kind == "c":
+            raise TypeError
+        numbers = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: what torch has no NumPy form of
         raise InputError(f"{name} is {shown(value)}; expected {expected}") from None
+    if count is None:
+        count = max(1, numbers.size)
     if numbers.ndim > 1 or numbers.size not in (1, count):
         raise InputError(f"{name} has shape {numbers.shape}; expected {expected}")
     if not (np.isfinite(numbers).all() and (numbers > 0).all()):

@@ -22,6 +22,8 @@ from functools import cache
 from pathlib import Path
 
 from ..atomic import write_atomically
+from ..errors import BackendError
+from .threads import check_environment
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels" / "cpu"  # beside bindings/, in a checkout and installed
 PACKAGE = f"{__package__.rpartition('.')[0]}.kernels.cpu"
@@ -31,7 +33,11 @@ COMPILED = ("*.nbi", "*.nbc")
 
 @cache
 def prepare_kernels() -> None:
-    """Import all CPU kernels, ready to be compiled or to be loaded from where they were kept. Imports Numba."""
+    """Import all CPU kernels, ready to be compiled or to be loaded from where they were kept. Imports Numba.
+
+    Raises BackendError where the environment keeps Numba from working, or kernels from being kept.
+    """
+    check_environment()
     let_threads_sleep()
     beside = KERNELS / "__pycache__"
     if os.environ.get("NUMBA_CACHE_DIR") or can_write(beside):
@@ -145,6 +151,13 @@ def _numba_keeps_in(folder: Path) -> Iterator[None]:
 
 
 def _import_kernels() -> None:
-    for path in sorted(KERNELS.glob("*.py")):
-        if path.stem != "__init__":
-            importlib.import_module(f"{PACKAGE}.{path.stem}")
+    try:
+        for path in sorted(KERNELS.glob("*.py")):
+            if path.stem != "__init__":
+                importlib.import_module(f"{PACKAGE}.{path.stem}")
+    except (RuntimeError, OSError) as error:  # Numba finds no folder, or one that it cannot write to
+        if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
+            raise
+        raise BackendError(
+            "compiled kernels cannot be stored; set NUMBA_CACHE_DIR to a folder that can be written"
+        ) from error

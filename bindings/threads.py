@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from ..errors import InputError
+from ..errors import BackendError, InputError, shown
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
@@ -83,15 +84,42 @@ def default_threads(environment: Mapping[str, str] | None = None) -> int:
     return usable_cpus()
 
 
-def threads_to_use(asked: int | None) -> int:
-    """The count for kernels that the calling thread launches. Raises InputError for more than Numba's pool has."""
+def check_environment() -> None:
+    """Refuse settings that Numba would trip over, now or later. Raises BackendError."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0"):
+        raise BackendError("NUMBA_DISABLE_JIT is set, but the kernels exist in compiled form only; leave it unset")
+    asked = os.environ.get("NUMBA_NUM_THREADS")
+    if asked is not None and "numba" not in sys.modules and not (asked.strip().isdigit() and int(asked) > 0):
+        raise BackendError(
+            f"NUMBA_NUM_THREADS is {shown(asked)}; expected a whole number of at least 1, or leave it unset"
+        )
+
+
+def _running_numba() -> Any:
+    """Numba, its threads started. Raises BackendError where it finds none of the libraries that could run them."""
+    check_environment()
     import numba
 
+    try:
+        numba.get_num_threads()
+    except ValueError as error:
+        asked = numba.config.THREADING_LAYER
+        raise BackendError(
+            f"Numba cannot start threads with the layer {shown(asked)}: {str(error).splitlines()[0]}; leave NUMBA_THREADING_LAYER unset, "
+            f"or pass 'workqueue', which is always there"
+        ) from error
+    return numba
+
+
+def threads_to_use(asked: int | None) -> int:
+    """The count for kernels that the calling thread launches. Raises InputError for more than Numba's pool has, BackendError where Numba
+    cannot start threads."""
+    numba = _running_numba()
     pool = int(numba.config.NUMBA_NUM_THREADS)
     if asked is not None:
         if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= pool:
             raise InputError(
-                f"threads is {asked!r}; expected a whole number from 1 to {pool}, the CPUs that this process may use "
+                f"threads is {shown(asked)}; expected a whole number from 1 to {pool}, the CPUs that this process may use "
                 f"(NUMBA_NUM_THREADS, set before Numba is imported, raises that)"
             )
         return asked
@@ -108,8 +136,7 @@ def threads_here() -> int:
 @contextmanager
 def on_threads(asked: int | None) -> Iterator[int]:
     """In this context the calling thread launches its kernels on `threads_to_use(asked)` threads; nested, without a request, on those it had."""
-    import numba
-
+    numba = _running_numba()
     count, before, outside = threads_to_use(asked), numba.get_num_threads(), getattr(_entered, "count", None)
     numba.set_num_threads(count)
     _entered.count = count

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import Solver, denoise, estimate_memory, reconstruct, tune_strength
-    from .errors import BackendError, ImageFileError, InputError, ModelError, OperatorError, SafiError
+    from .errors import BackendError, ImageFileError, InputError, ModelError, OperatorError, SafiError, SolverError
     from .model import Model
     from .models import list_models, load_model
     from .solver.result import Solution
@@ -38,6 +38,7 @@ _HOMES = {
     "ImageFileError": "errors",
     "BackendError": "errors",
     "OperatorError": "errors",
+    "SolverError": "errors",
 }
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "SafiError",
     "Solution",
     "Solver",
+    "SolverError",
     "__version__",
     "denoise",
     "estimate_memory",

@@ -18,10 +18,11 @@ from . import color as colors
 from . import inverse, memory
 from .arrays import ArrayKind, as_array, lies_on_gpu, positive, positive_per_image
 from .backend import cuda_report, gpu_of, select
-from .errors import BackendError, InputError
+from .errors import BackendError, InputError, shown
 from .model import SCHEDULES, Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
+from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
 from .stream import stream
@@ -90,7 +91,8 @@ def denoise(
     return_solution: return a Solution (image, status, gap, ...) instead of the image.
 
     Returns the image in the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64 input, else float32.
-    Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run.
+    Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run, SolverError
+    where values stop being finite in mid-run.
     """
     solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(
@@ -159,7 +161,8 @@ def reconstruct(
     callback: called with an OuterState after every outer step; may raise StopIteration.
 
     Returns a Solution: image (H, W) or (B, H, W), status, relative_gap, ... Raises InputError, ModelError, BackendError, and
-    OperatorError for an operator whose adjoint or norm is wrong.
+    OperatorError for an operator whose adjoint or norm is wrong or that turns NaN or infinite in mid-run (SolverError where the solver
+    does); `error.image` then is what the last complete outer step gave, or None.
     """
     solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
     return solver.reconstruct(
@@ -288,7 +291,10 @@ class Solver:
                     norm,
                     y.shape[1] * y.shape[2],
                 )
-                return outer.SCHEDULES[name](problem, plan, self._in_terms_of_caller(callback, images))
+                try:
+                    return outer.SCHEDULES[name](problem, plan, self._in_terms_of_caller(callback, images))
+                except Fault as fault:  # planes of colour images are numbered like images
+                    raise fault.error("", chunk.start, images.single) from None
 
             def solve_whole(chunk: slice) -> _Part:
                 y = images.stack[chunk]
@@ -322,10 +328,10 @@ class Solver:
         """See `safi_fast.estimate_memory`."""
         try:
             blank = np.broadcast_to(np.zeros((), dtype), shape)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"shape is {shape!r}, dtype is {dtype!r}; expected those of an image ({error})") from None
+        except (TypeError, ValueError, SyntaxError):  # SyntaxError: NumPy reads some texts as code
+            raise InputError(f"shape is {shown(shape)}, dtype is {shown(dtype)}; expected those of an image") from None
         if blank.size == 0:
-            raise InputError(f"shape is {shape!r}; expected one without a zero")
+            raise InputError(f"shape is {shown(shape)}; expected one without a zero")
         extent = memory.Images(_result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
         with self._on_threads():
             return memory.peak_bytes(self._engine, extent, self._divide(extent, max_memory, False))
@@ -383,7 +389,7 @@ class Solver:
         **options: Any,
     ) -> inverse.Tuning:
         """The strength among `candidates` that fits best; all are solved as one batch. See `safi_fast.tune_strength`."""
-        strengths = positive_per_image("candidates", candidates, max(1, np.size(candidates)))
+        strengths = positive_per_image("candidates", candidates, None)
         if [reference is None, noise_std is None, holdout is None].count(False) != 1:
             raise InputError(
                 "pass one of reference=... (a known image), noise_std=... (of a measurement, per real number) and holdout=... (a share of "
@@ -609,14 +615,14 @@ def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
         return array if array.ndim == 3 else array[None]
     if array.ndim not in (3, 4):
         raise InputError(
-            f"image has shape {array.shape}; with channel_axis={channel_axis} expected three or four dimensions"
+            f"image has shape {array.shape}; with channel_axis={shown(channel_axis)} expected three or four dimensions"
         )
     if (
         isinstance(channel_axis, bool)
         or not isinstance(channel_axis, (int, np.integer))
         or not -array.ndim <= channel_axis < array.ndim
     ):
-        raise InputError(f"channel_axis is {channel_axis!r}; expected an axis of an image of shape {array.shape}")
+        raise InputError(f"channel_axis is {shown(channel_axis)}; expected an axis of an image of shape {array.shape}")
     moved = xp.moveaxis(array, channel_axis, -3)
     return moved.reshape(-1, *moved.shape[-2:])
 
@@ -642,7 +648,7 @@ def plan_for(
     """The schedule by name and its limits. Raises InputError."""
     name = model.schedule.name if schedule is None else schedule
     if name not in SCHEDULES:
-        raise InputError(f"schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)} or None")
+        raise InputError(f"schedule is {shown(schedule)}; expected one of {', '.join(SCHEDULES)} or None")
     outer_limit, inner_limit, tolerance = LIMITS[name]
     if name == model.schedule.name:
         outer_limit, inner_limit = model.schedule.outer, model.schedule.inner
@@ -666,7 +672,7 @@ def plan_for(
 
 def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+        raise InputError(f"{name} is {shown(value)}; expected a whole number of at least 1")
     return int(value)
 
 
@@ -676,9 +682,9 @@ def _box(box: Any) -> tuple[float, float]:
     try:
         low, high = (float(limit) for limit in box)
     except (TypeError, ValueError):
-        raise InputError(f"box is {box!r}; expected two numbers (low, high) or None") from None
+        raise InputError(f"box is {shown(box)}; expected two numbers (low, high) or None") from None
     if not low < high:
-        raise InputError(f"box is {box!r}; expected low < high")
+        raise InputError(f"box is {shown(box)}; expected low < high")
     return low, high
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BackendError, InputError
+from .errors import BackendError, InputError, shown
 
 PILLOW_MODES = (  # those whose numbers are grey, or red, green and blue
     "L", "RGB", "F", "I", "I;16", "I;16L", "I;16B", "I;16N",
@@ -104,17 +104,26 @@ def check_pillow(name: str, value: Any, *more_modes: str) -> None:
         )
 
 
+def plain(value: Any) -> Any:
+    """A torch tensor without gradient, its conjugation and negation carried out where it puts them off; all else as it is."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().resolve_conj().resolve_neg()
+
+
 def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:
     place = tensor.device
     if place.type not in ("cpu", "cuda"):
         raise BackendError(f"{name} lies on {place}; expected the CPU or a CUDA GPU: pass {name}.cpu()")
     try:
+        tensor = plain(tensor)
         if place.type == "cpu":
-            return _checked(name, tensor.detach().numpy()), ArrayKind("torch")
+            return _checked(name, tensor.numpy()), ArrayKind("torch")
         cupy = importlib.import_module("cupy")
         with cupy.cuda.Device(place.index):
-            return _checked(name, cupy.from_dlpack(tensor.detach())), ArrayKind("torch", int(place.index))
-    except (TypeError, BufferError) as error:  # bfloat16, sparse
+            return _checked(name, cupy.from_dlpack(tensor)), ArrayKind("torch", int(place.index))
+    except (TypeError, BufferError, NotImplementedError, RuntimeError) as error:  # bfloat16, sparse, quantised
         library = "NumPy" if place.type == "cpu" else "CuPy"
         raise InputError(f"{name} cannot be read as a {library} array: {error}") from error
 
@@ -135,15 +144,22 @@ def positive(name: str, value: Any) -> float:
     return float(numbers[0])
 
 
-def positive_per_image(name: str, value: Any, count: int) -> NDArray[np.float64]:
-    """A number or one per image as float64 (count,). Raises InputError."""
-    expected = "a positive number" if count == 1 else f"a positive number or {count} of them, one per image"
+def positive_per_image(name: str, value: Any, count: int | None) -> NDArray[np.float64]:
+    """A number or one per image as float64 (count,); count None: as many as there are. Raises InputError."""
+    expected = {None: "a positive number or several", 1: "a positive number"}.get(
+        count, f"a positive number or {count} of them, one per image"
+    )
     try:
-        numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}; expected {expected}") from None
+        array = np.asarray(plain(value))
+        if array.dtype.kind == "c":
+            raise TypeError
+        numbers = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: what torch has no NumPy form of
+        raise InputError(f"{name} is {shown(value)}; expected {expected}") from None
+    if count is None:
+        count = max(1, numbers.size)
     if numbers.ndim > 1 or numbers.size not in (1, count):
         raise InputError(f"{name} has shape {numbers.shape}; expected {expected}")
     if not (np.isfinite(numbers).all() and (numbers > 0).all()):
-        raise InputError(f"{name} is {value!r}; expected {expected}")
+        raise InputError(f"{name} is {shown(value)}; expected {expected}")
     return np.broadcast_to(numbers.reshape(-1), (count,)).copy()

@@ -126,6 +126,11 @@ def remove_quietly(path: Path) -> None:
         path.unlink()
 
 
+def real(path: Path) -> Path:
+    """Where the links of a path lead; a loop of them leads nowhere, and is no error before it is opened."""
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError
+
+
 def reason(error: OSError) -> str:
     """What the system said, in lower case as part of a sentence."""
     return (error.strerror or str(error) or type(error).__name__).lower()

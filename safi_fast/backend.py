@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BackendError, InputError
+from .errors import BackendError, InputError, shown
 
 if TYPE_CHECKING:
     from .model import Model
@@ -143,8 +143,11 @@ def describe_backends() -> list[BackendReport]:
 def _describe_cpu() -> BackendReport:
     try:
         importlib.import_module("safi_fast.bindings.cache").let_threads_sleep()
+        importlib.import_module("safi_fast.bindings.threads").check_environment()
         numba = importlib.import_module("numba")
         threads = importlib.import_module("safi_fast.bindings.threads").threads_here()
+    except BackendError as error:
+        return BackendReport("cpu", False, str(error))
     except ImportError as error:
         return BackendReport("cpu", False, f"Numba cannot be imported ({error}); run: pip install numba")
     return BackendReport("cpu", True, f"Numba {numba.__version__} on {threads} threads.")
@@ -178,9 +181,9 @@ def select(name: str, precision: str = "float32") -> Backend:
     Raises InputError for an unknown name or precision and BackendError for a backend that cannot run here.
     """
     if name not in BACKENDS:
-        raise InputError(f"backend is {name!r}; expected 'auto', 'cpu' or 'cuda'")
+        raise InputError(f"backend is {shown(name)}; expected 'auto', 'cpu' or 'cuda'")
     if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}; expected 'float32', 'tf32' or 'bf16x3'")
+        raise InputError(f"precision is {shown(precision)}; expected 'float32', 'tf32' or 'bf16x3'")
     if name == "cuda" or (name == "auto" and _driver_is_here() and cuda_report().available):
         return _cuda(precision)
     if precision != "float32":
@@ -206,12 +209,5 @@ def _cpu(name: str) -> Backend:
     report = _describe_cpu()
     if not report.available:
         raise BackendError(f"backend={name!r} cannot run: {report.sentence}")
-    try:
-        backend: Backend = importlib.import_module("safi_fast.bindings.cpu").CpuBackend()
-    except RuntimeError as error:  # Numba finds neither the package nor the home folder writable
-        if "cannot cache" not in str(error):
-            raise
-        raise BackendError(
-            "compiled kernels cannot be stored; set NUMBA_CACHE_DIR to a folder that can be written"
-        ) from error
+    backend: Backend = importlib.import_module("safi_fast.bindings.cpu").CpuBackend()
     return backend

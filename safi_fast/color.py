@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from .errors import InputError
+from .errors import InputError, shown
 
 Mode = Literal["luma-chroma", "separate"]
 
@@ -22,7 +22,7 @@ _GREY = 0.5
 def mixes(color: Mode | None, channels: int | None) -> bool:
     """Whether `channels` channels are to be solved as luma and chroma; None of them: a grey image. Raises InputError."""
     if color is not None and color not in MODES:
-        raise InputError(f"color is {color!r}; expected one of {', '.join(MODES)} or None")
+        raise InputError(f"color is {shown(color)}; expected one of {', '.join(MODES)} or None")
     if color == "luma-chroma" and channels != CHANNELS:
         found = "is grey (channel_axis is None)" if channels is None else f"has {channels} on its channel axis"
         raise InputError(f"color is 'luma-chroma', but image {found}; expected {CHANNELS} channels: red, green, blue")

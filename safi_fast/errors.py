@@ -3,10 +3,16 @@
 SafiError
 ├── InputError        (ValueError)         an argument is wrong: names it, what came, what was expected
 ├── ModelError        (ValueError)         a weights file or model name cannot be used
-├── OperatorError     (ValueError)         a forward operator is wrong: its adjoint, its norm, or it measures nothing
+├── OperatorError     (ValueError)         a forward operator is wrong: its adjoint, its norm, it measures nothing, or gives NaN
+├── SolverError       (ArithmeticError)    a solve came to values that are not finite, by no fault of an operator
 ├── ImageFileError    (OSError)            an image file cannot be read or written
 └── BackendError      (RuntimeError)       the requested backend cannot run here
 """
+
+import re
+from typing import Any
+
+LONGEST = 100  # characters of a value in a message
 
 
 class SafiError(Exception):
@@ -22,7 +28,19 @@ class ModelError(SafiError, ValueError):
 
 
 class OperatorError(SafiError, ValueError):
-    """A forward operator contradicts itself: wrong adjoint, under-estimated norm, no measurements."""
+    """A forward operator contradicts itself: wrong adjoint, under-estimated norm, no measurements, values that are not finite.
+
+    image: where `reconstruct` was under way, what the last complete outer step gave, in the shape and range of a result; None before
+    that, and for a batch that is solved in several parts.
+    """
+
+    image: Any = None
+
+
+class SolverError(SafiError, ArithmeticError):
+    """A solve came to values that are not finite. image: as of OperatorError; None from `denoise`."""
+
+    image: Any = None
 
 
 class ImageFileError(SafiError, OSError):
@@ -31,3 +49,13 @@ class ImageFileError(SafiError, OSError):
 
 class BackendError(SafiError, RuntimeError):
     """The requested backend is not available on this machine."""
+
+
+def shown(value: Any) -> str:
+    """A value of any kind as part of a message: its repr on one line, cut, without the address of an object."""
+    try:
+        text = repr(value)
+    except Exception:  # what a caller's class may raise
+        text = f"<{type(value).__name__}>"
+    text = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", text).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .arrays import positive, positive_per_image
 from .backend import Engine
-from .errors import InputError
+from .errors import InputError, OperatorError, SolverError, shown
 from .memory import Images, divide
 from .model import Model
 from .operators import Operator as Operator
@@ -21,6 +21,7 @@ from .operators.holdout import hold_out as hold_out
 from .plausible import check_measurements
 from .solver import reconstruction
 from .solver.data_term import Box, Measurements, squares
+from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.primal_dual import PrimalDual
 from .solver.result import CONVERGED, OuterState, Solution, per_image
@@ -76,14 +77,16 @@ def make_task(
     y = _to_unit(y, operators, meaning)
     count = len(y)
     if first.image == "complex" and box is not None:
-        raise InputError(f"box is {box!r}, but the operator has complex images; pass box=None")
+        raise InputError(f"box is {shown(box)}, but the operator has complex images; pass box=None")
     if box is not None and not np.isfinite(box).all():
-        raise InputError(f"box is {box!r}; expected two finite numbers, which the duality gap needs, or None")
+        raise InputError(f"box is {shown(box)}; expected two finite numbers, which the duality gap needs, or None")
     level = middle_level(model) if noise_level is None else positive("noise_level", noise_level) / meaning.scale
     tolerance = positive("tol", tol)
     conditioned = model.at(level, strength_given=True, argument="noise_level")
     measurements = Measurements(operators, y)
     step = measurements.least_squares_step()
+    if not np.isfinite(step).all():
+        raise OperatorError(f"{first.name}: a least-squares step from zero has values that are not finite")
     check_measurements(measurements, step, box, meaning)
     return Task(
         measurements,
@@ -138,7 +141,7 @@ def _measurements(measurement: Any, operators: list[Operator]) -> tuple[NDArray[
         if len(entries) != count:
             raise InputError(f"measurement has {len(entries)} entries for {count} operators; expected one each")
         return np.stack([check_single(op, one) for op, one in zip(operators, entries, strict=True)]), False
-    y = first.check_measurement(measurement)
+    y = _own(first, measurement)
     dimensions = len(first.shape_out)
     if y.ndim > dimensions + 1 or y.size == 0:
         expected = ", ".join(map(str, first.shape_out))
@@ -160,9 +163,16 @@ def _to_unit(y: NDArray[Any], operators: list[Operator], meaning: Range) -> NDAr
     return (y / np.float32(meaning.scale)).astype(first._measured)
 
 
+def _own(operator: Operator, measurement: Any) -> NDArray[Any]:
+    """A measurement in the form that a solve uses. Raises InputError, also where it cannot be one of this operator."""
+    y = operator.check_measurement(measurement)
+    operator._check_own(measurement)
+    return y
+
+
 def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
     """One measurement of an operator. Raises InputError."""
-    y = operator.check_measurement(measurement)
+    y = _own(operator, measurement)
     if y.shape != operator.shape_out:
         raise InputError(f"measurement has shape {y.shape}; expected {operator.shape_out}")
     return y
@@ -198,22 +208,35 @@ def check_image(name: str, value: Any, operator: Operator, shapes: Sequence[tupl
 def run(
     engine: Engine, model: Model, task: Task, *, mask_of: MaskOf = "magnitude", callback: Callback | None = None
 ) -> tuple[reconstruction.Report, NDArray[Any], NDArray[np.float32]]:
-    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks. Raises InputError for a wrong mask_of.
+    """Solve a task: the report, the images (B, H, W) on the caller's scale, and the last masks. Raises InputError for a wrong mask_of,
+    OperatorError and SolverError where an image is no longer finite.
 
     As many images at once as `memory.divide` says; all of them where a callback wants to see them.
     """
     if mask_of not in get_args(MaskOf):
-        raise InputError(f"mask_of is {mask_of!r}; expected 'magnitude' or 'parts'")
+        raise InputError(f"mask_of is {shown(mask_of)}; expected 'magnitude' or 'parts'")
     count, height, width = task.start.shape
     parts = 2 if np.iscomplexobj(task.start) else 1
     sizes = Images(task.start.itemsize, count, height, width * parts)
     batch = divide(engine, sizes, at_once=callback is not None).batch
-    solved = [
-        _run(engine, model, _part(task, slice(first, first + batch)), mask_of, callback)
-        for first in range(0, count, batch)
-    ]
+    solved = []
+    for first in range(0, count, batch):
+        try:
+            solved.append(_run(engine, model, _part(task, slice(first, first + batch)), mask_of, callback))
+        except Fault as fault:
+            raise _error(fault, task, first, whole=batch >= count) from None
     reports, images, masks = zip(*solved, strict=True)
     return reconstruction.joined(reports), np.concatenate(images), np.concatenate(masks)
+
+
+def _error(fault: Fault, task: Task, first: int, whole: bool) -> OperatorError | SolverError:
+    """A fault in the part of a task that begins with image `first` as the caller gets it."""
+    operators = task.measurements.operators
+    operator = operators[0 if len(operators) == 1 else first + int(fault.images[0])]
+    error = fault.error(operator.name, first, task.single)
+    if whole and fault.image is not None:
+        error.image = per_image(task.range.from_unit(fault.image), task.single)
+    return error
 
 
 def _part(task: Task, images: slice) -> Task:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arrays import plain, positive
 from .errors import InputError
 
 SSIM_WINDOW = 11  # Gaussian of standard deviation 1.5, cut at 3.5 of them
@@ -13,7 +14,7 @@ SSIM_WINDOW = 11  # Gaussian of standard deviation 1.5, cut at 3.5 of them
 
 def psnr(reference: ArrayLike, image: ArrayLike, data_range: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB, 10 log10(data_range^2 / mean squared error); infinite for equal images."""
-    reference, image = _checked(reference, image, data_range)
+    reference, image, data_range = _checked(reference, image, data_range)
     if np.array_equal(reference, image):
         return math.inf
     from skimage.metrics import peak_signal_noise_ratio
@@ -23,7 +24,7 @@ def psnr(reference: ArrayLike, image: ArrayLike, data_range: float = 1.0) -> flo
 
 def ssim(reference: ArrayLike, image: ArrayLike, data_range: float = 1.0, *, channel_axis: int | None = None) -> float:
     """Structural similarity with the Gaussian window of Wang et al. (2004), the mean over colours if there are any."""
-    reference, image = _checked(reference, image, data_range)
+    reference, image, data_range = _checked(reference, image, data_range)
     spatial = [
         size
         for axis, size in enumerate(reference.shape)
@@ -47,10 +48,10 @@ def ssim(reference: ArrayLike, image: ArrayLike, data_range: float = 1.0, *, cha
     return float(value)
 
 
-def _checked(reference: ArrayLike, image: ArrayLike, data_range: float) -> tuple[NDArray[Any], NDArray[Any]]:
+def _checked(reference: ArrayLike, image: ArrayLike, data_range: float) -> tuple[NDArray[Any], NDArray[Any], float]:
     arrays = []
     for name, value in (("reference", reference), ("image", image)):
-        array = np.asarray(value)
+        array = np.asarray(plain(value))
         if array.dtype.kind not in "biuf":
             raise InputError(f"{name} has dtype {array.dtype}; expected real numbers")
         if array.size == 0:
@@ -60,6 +61,4 @@ def _checked(reference: ArrayLike, image: ArrayLike, data_range: float) -> tuple
         arrays.append(array.astype(np.float64))
     if arrays[0].shape != arrays[1].shape:
         raise InputError(f"image has shape {arrays[1].shape}, but reference has {arrays[0].shape}")
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise InputError(f"data_range is {data_range}; expected a positive number")
-    return arrays[0], arrays[1]
+    return arrays[0], arrays[1], positive("data_range", data_range)

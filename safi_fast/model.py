@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .errors import InputError, ModelError
+from .errors import InputError, ModelError, shown
 
 BOUNDARIES = ("zero", "symmetric")
 FAMILIES = ("safi", "mmr")
@@ -473,7 +473,7 @@ def _spline(name: str, value: ArrayLike, channels: int) -> NDArray[np.float32]:
 
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ModelError(f"{what} is {value!r}; expected one of {', '.join(known)}")
+        raise ModelError(f"{what} is {shown(value)}; expected one of {', '.join(known)}")
 
 
 def _positive(argument: str, value: float) -> float:
@@ -482,7 +482,7 @@ def _positive(argument: str, value: float) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{argument} is {value!r}; expected a positive finite number")
+        raise InputError(f"{argument} is {shown(value)}; expected a positive finite number")
     return number
 
 

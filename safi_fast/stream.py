@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from .arrays import positive, positive_per_image
-from .errors import InputError
+from .errors import InputError, SolverError
 
 Item = TypeVar("Item")
 
@@ -88,8 +88,8 @@ def _solved(
     for number, (image, own) in enumerate(ahead(_with_settings(images, settings), read_ahead)):
         try:
             result = solve(image, **own)
-        except InputError as error:
-            raise InputError(f"images[{number}]: {error}") from error
+        except (InputError, SolverError) as error:
+            raise type(error)(f"images[{number}]: {error}") from error
         del image
         yield result
         del result

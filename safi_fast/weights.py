@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .atomic import is_folder, write_atomically
+from .atomic import is_folder, reason, write_atomically
 from .errors import ModelError
 from .model import FilterBank, MmrMask, Model, SafiMask, Schedule, StepFactors, Strength, fingerprint_of
 
@@ -97,13 +97,24 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
             _check_format(metadata)
             return {name: _numbers(file, name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError:
-        raise ModelError("there is no such weights file") from None
+        raise ModelError(_why_missing(path)) from None
     except OSError as error:
         raise ModelError(f"cannot be read ({error})") from error
     except SafetensorError as error:
         if path.suffix in CHECKPOINT_SUFFIXES or _start(path).startswith(CHECKPOINT_STARTS):
             raise ModelError("is a PyTorch checkpoint; convert it with `safi-fast convert`") from None
         raise ModelError(f"is truncated, damaged or not a safetensors file ({error})") from error
+
+
+def _why_missing(path: Path) -> str:
+    """safetensors calls missing what it cannot reach, such as a loop of links."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"cannot be read ({reason(error)})"
+    return "there is no such weights file"
 
 
 def _start(path: Path) -> bytes:

@@ -96,3 +96,11 @@ def oracle_form(model):
 
 def zero_mean(kernels):
     return kernels - kernels.mean((2, 3), keepdims=True)
+
+
+def coil_maps(count, height, width):
+    """Smooth sensitivities (C, H, W) of coils around the image, complex64, whose squares sum to one."""
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    angles = 2 * np.pi * np.arange(count) / count
+    maps = np.stack([np.exp(-((x - np.cos(a)) ** 2) - (y - np.sin(a)) ** 2 + 1j * a) for a in angles])
+    return (maps / np.sqrt((abs(maps) ** 2).sum(0))).astype(np.complex64)

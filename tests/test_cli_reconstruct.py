@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from models import random_model
+from models import coil_maps, random_model
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -71,11 +71,7 @@ def kspace_of(images, scale=1.0, mask=LINES):
 
 
 def coils(count=4):
-    """Smooth maps (C, H, W) whose squares sum to one."""
-    y, x = np.mgrid[-1 : 1 : H * 1j, -1 : 1 : W * 1j]
-    angles = 2 * np.pi * np.arange(count) / count
-    maps = np.stack([np.exp(-((x - np.cos(a)) ** 2) - (y - np.sin(a)) ** 2 + 1j * a) for a in angles])
-    return (maps / np.sqrt((abs(maps) ** 2).sum(0))).astype(np.complex64)
+    return coil_maps(count, H, W)
 
 
 class TestMri:

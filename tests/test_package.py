@@ -29,6 +29,7 @@ PUBLIC = [
     "SafiError",
     "Solution",
     "Solver",
+    "SolverError",
     "__version__",
     "denoise",
     "estimate_memory",
@@ -170,7 +171,7 @@ def test_the_sources_are_found():
         ("color", ["errors"]),
         ("backend", ["errors", "model", "bindings"]),  # bindings by name, when a backend is chosen
         ("weights", ["errors", "model", "atomic"]),
-        ("models", ["errors", "model", "weights"]),
+        ("models", ["atomic", "errors", "model", "weights"]),
         ("inverse", ["arrays", "backend", "errors", "memory", "model", "operators", "plausible", "solver", "values"]),
         ("tiling", ["model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),

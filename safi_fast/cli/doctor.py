@@ -135,7 +135,7 @@ def _threads() -> int | None:
 
     try:
         return int(threads_to_use(None))
-    except ImportError:
+    except (ImportError, SafiError):  # the report of the backend says why
         return None
 
 

@@ -1,20 +1,21 @@
 """`safi-fast`: picks the command, turns the library's errors into one line and an exit status."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import SafiError
 from . import convert, demo, denoise, doctor, evaluate, inspect, models, reconstruct, train
 from .arguments import UsageError, join_ranges
-from .output import message_of, print_error
+from .output import first_sentence, message_of, print_error
 
 COMMANDS = {
     "denoise": denoise,
@@ -35,7 +36,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print how to call the command and what was wrong."""
-        self.print_usage(sys.stderr)
+        with suppress(OSError, ValueError):
+            self.print_usage(sys.stderr)
         print_error(message)
         raise SystemExit(USAGE)
 
@@ -46,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"safi-fast {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
-        sentence = (module.__doc__ or "").strip().splitlines()[0]
+        sentence = first_sentence(module.__doc__)
         command = commands.add_parser(
             name, help=sentence, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -57,13 +59,58 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    lost = _open_streams()
     try:
         status = _run(argv)
+        if lost:
+            print_error("standard output is closed; what should be printed is lost")
+            status = status or FAILURE
         sys.stdout.flush()
-        return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
+        status = FAILURE
+    except OSError as error:
+        print_error(_unexpected(error))
+        status = FAILURE
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    for stream in (sys.stdout, sys.stderr):
+        _settle(stream)
+    return status
+
+
+def _open_streams() -> bool:
+    """Open what is closed, or the next file would take its number, and let names of files through that the terminal cannot show.
+
+    True where standard output was closed.
+    """
+    lost = sys.stdout is None
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            place = os.open(os.devnull, os.O_WRONLY)
+            if place != number:
+                os.dup2(place, number)
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+    if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return lost
+
+
+def _settle(stream: Any) -> None:
+    """Flush; where that fails, what is left goes nowhere, for Python would try again at its end and complain."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _unexpected(error: OSError) -> str:
+    """What the system refused, in one line: a file by its name, else standard output."""
+    said = (error.strerror or str(error) or type(error).__name__).lower()
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {said}"
+    output = error.errno in (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG)
+    return f"standard output cannot be written ({said})" if output else f"the system refused: {said}"
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -79,7 +126,8 @@ def _run(argv: Sequence[str] | None) -> int:
         print_error(message_of(error))
         return FAILURE
     except KeyboardInterrupt:
-        print("safi-fast: interrupted; every output that exists is complete", file=sys.stderr)
+        with suppress(OSError, ValueError):
+            print("safi-fast: interrupted; every output that exists is complete", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as exit_:  # argparse: --help, --version and its own errors; SIGTERM
         return exit_.code if isinstance(exit_.code, int) else SUCCESS

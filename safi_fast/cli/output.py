@@ -6,10 +6,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SHOWN_FAILURES, SHOWN_NAMES = 20, 5  # lines of errors, inputs on one of them
+LONGEST_LINE = 2000  # characters of an error: one line stays one that can be read
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -30,6 +31,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 OPTIONS = {
+    r"\bcheck_mask=False": "--no-mask-check",
     r"\bdata_range=\.\.\.": "--data-range R",
     r"\bdata_range=\(low, high\)": "--data-range LOW HIGH",
     r"\bdata_range=(\d+)": r"--data-range \1",
@@ -44,6 +46,11 @@ OPTIONS = {
 }
 
 
+def first_sentence(documentation: str | None) -> str:
+    """The first line of the help of a command; python -OO leaves no documentation."""
+    return (documentation or "").strip().partition("\n")[0]
+
+
 def message_of(error: BaseException | str) -> str:
     """What an error or a warning of the library says, its arguments named as on the command line."""
     message = str(error) or "not enough memory"
@@ -54,7 +61,16 @@ def message_of(error: BaseException | str) -> str:
 
 def print_error(message: str) -> None:
     """One line on standard error."""
-    print(f"safi-fast: error: {' '.join(message.split())}", file=sys.stderr)
+    _print_line(f"safi-fast: error: {message}")
+
+
+def _print_line(message: str) -> None:
+    """On standard error, which may be closed or full: then there is nobody to tell."""
+    line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr)
 
 
 def print_failures(failed: Sequence[dict[str, Any]]) -> None:
@@ -92,7 +108,7 @@ def print_lost(records: Sequence[dict[str, Any]]) -> None:
 
 def print_warning(message: str) -> None:
     """One line on standard error."""
-    print(f"safi-fast: warning: {' '.join(message.split())}", file=sys.stderr)
+    _print_line(f"safi-fast: warning: {message}")
 
 
 @contextmanager
@@ -134,7 +150,7 @@ def progress(description: str, total: int, unit: str = "image") -> Iterator[Call
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of files may have brackets
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..atomic import is_folder, prepare_folder
 from .arguments import UsageError, add_box_arguments, add_range_argument, check_box, count, positive
+from .output import first_sentence
 from .plan import Output, check_outputs, slice_outputs
 from .problems import Array
 from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, numbers_of, reconstruct_all
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = (module.__doc__ or "").strip()
         command = problems.add_parser(
             name,
-            help=text.splitlines()[0],
+            help=first_sentence(text),
             description=text,
             epilog=(__doc__ or "").strip().partition("\n\n")[2],
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -173,6 +174,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
     """Which input goes where; refuses what would overwrite an input or write one output twice."""
+
     measured = args.problem in MEASURED
     target = Path(args.output)
     several = len(sources) > 1 or is_folder(Path(args.inputs[0]))

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import real
 from ..errors import BackendError
 from ..values import DataRange
 from .arguments import UsageError, add_range_argument, count, positive, seed
@@ -171,12 +172,12 @@ def _train(args: argparse.Namespace, given: _Given) -> int:
         trainer, seconds = resumed(args.out, given.images, given.settings, **where)
     else:
         trainer, seconds = Trainer(given.network, given.images, given.settings, **where), 0.0
-    metadata = {"training_data": ", ".join(folder.resolve().name for folder in args.data)}
+    metadata = {"training_data": ", ".join(real(folder).name for folder in args.data)}
     if given.teachers:
         metadata["teachers"] = ", ".join(teacher.name for teacher in given.teachers)
     if args.licence:
         metadata["licence"] = args.licence
-    name = args.name or args.out.resolve().name
+    name = args.name or real(args.out).name
     training = Run(trainer, given.validation, args.out, name=name, metadata=metadata, seconds=seconds)
     with _shown() as report:
         scores = training.finish(report)
@@ -197,7 +198,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
     if args.init and len(given) > 1:
         raise UsageError(f"{given[1]} has no meaning with --init: the weights file has it")
-    if args.out.resolve() in {folder.resolve() for folder in (*args.data, args.validation)}:
+    if real(args.out) in {real(folder) for folder in (*args.data, args.validation)}:
         raise UsageError(f"{args.out} holds images, among which the curve would be; choose another folder for --out")
     if not args.resume and (args.out / "checkpoint.pt").exists():
         raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")

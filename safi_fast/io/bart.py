@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..atomic import reason, write_atomically
 from ..errors import ImageFileError, InputError
+from .text import read_text
 
 SPACE, COILS, SLICES, DIMENSIONS = (0, 1, 2), 3, 13, 16
 NUMBER = np.dtype("<c8")
@@ -84,10 +85,7 @@ def coil_images(array: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _sizes(header: Path) -> tuple[int, ...]:
-    try:
-        lines = header.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError as error:
-        raise ImageFileError(f"{header}: cannot be read ({reason(error)})") from error
+    lines = read_text(header).splitlines()
     try:
         place = next(number for number, line in enumerate(lines) if line.strip().lower() == "# dimensions")
         sizes = [int(word) for word in lines[place + 1].split()]

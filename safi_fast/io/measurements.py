@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from ..atomic import is_folder, reason
 from ..errors import ImageFileError, InputError
+from ..operators.axes import doubt
 from .bart import coil_images, pair, read_cfl
 from .containers import is_hdf5, read_fastmri, read_named
 from .images import is_image_name, read_image
+from .text import read_text
 
 CONTAINERS = (".npz", ".mat", ".h5", ".hdf5")
 KINDS = (".cfl", ".npy", *CONTAINERS, ".tif", ".tiff")
@@ -77,14 +79,20 @@ def read_array(path: str | Path, name: str | None = None) -> Array:
     raise ImageFileError(f"{path}: unsupported extension {path.suffix!r}; use one of {', '.join((*KINDS, '.png'))}")
 
 
-def read_kspace(path: str | Path, name: str | None = None, layout: str | None = None, *, coils: bool) -> Kspace:
+def read_kspace(
+    path: str | Path, name: str | None = None, layout: str | None = None, *, coils: bool, check_axes: bool = True
+) -> Kspace:
     """K-space (slices, coils, H, W) of a file. layout: its axes, of the letters s, c, h, w; None: as the table above says, for other
-    files (H, W), (coils, H, W) where `coils` are expected, or (slices, coils, H, W). Raises ImageFileError, InputError, BackendError.
+    files (H, W), (coils, H, W) where `coils` are expected, or (slices, coils, H, W). check_axes: refuse axes that cannot be what they are
+    taken for, by where the energy lies. Raises ImageFileError, InputError, BackendError.
     """
     path, name = split_name(path, name)
     suffix = path.suffix.lower()
     if suffix in (".cfl", ".hdr") and layout is None:
-        return Kspace(coil_images(read_cfl(path), pair(path)[0]), "BART")
+        arranged = coil_images(read_cfl(path), pair(path)[0])
+        if check_axes:
+            _check_axes(path, arranged, "schw", given=False)
+        return Kspace(arranged, "BART")
     mask = rss = None
     if suffix in (".h5", ".hdf5") and name in (None, "kspace"):
         _require_file(path)
@@ -104,9 +112,27 @@ def read_kspace(path: str | Path, name: str | None = None, layout: str | None = 
     arranged = arrange(array, layout, "schw", path)
     if arranged.dtype.kind != "c":
         raise ImageFileError(f"{path}: k-space is {array.dtype}; expected complex numbers")
+    if check_axes:
+        _check_axes(path, array, layout)
     if mask is not None:
         mask = np.asarray(mask).reshape(1, -1) if np.ndim(mask) == 1 else np.asarray(mask)
     return Kspace(arranged, layout, mask, rss)
+
+
+def _check_axes(path: Path, array: Array, layout: str, *, given: bool = True) -> None:
+    """Raise ImageFileError where the energy of k-space speaks against its layout. given: the axes are those of the file, not BART's."""
+    found = doubt(array, layout)
+    if found is None:
+        return
+    cure = (
+        " or ".join(f"--layout {one}" for one in found.layouts)
+        if given
+        else "--layout with a letter for each axis of the file"
+    )
+    raise ImageFileError(
+        f"{path}: k-space of shape {array.shape} is taken with the axes {layout!r} ({', '.join(AXES[letter] for letter in layout)}), but "
+        f"{found.seen}; " + (f"pass {cure}, or " if cure else "") + "--no-order-check if it is right as it is"
+    )
 
 
 def read_maps(path: str | Path, layout: str | None = None) -> Array:
@@ -149,9 +175,7 @@ def read_vector(path: str | Path) -> NDArray[np.float64]:
     path, name = split_name(path)
     if path.suffix.lower() in (".txt", ".csv", ".dat", ".ang"):
         try:
-            return np.asarray([float(word) for word in path.read_text().replace(",", " ").split()], np.float64)
-        except OSError as error:
-            raise ImageFileError(f"{path}: cannot be read ({reason(error)})") from error
+            return np.asarray([float(word) for word in read_text(path).replace(",", " ").split()], np.float64)
         except ValueError as error:
             raise ImageFileError(f"{path}: {error}; expected numbers") from error
     array = read_array(path, name)
@@ -195,7 +219,11 @@ def list_measurements(inputs: Iterable[str | Path], kinds: Iterable[str] = KINDS
         if not is_folder(path):
             found[path] = None
             continue
-        entries = [p for p in sorted(path.iterdir()) if p.suffix.lower() in kinds and p.name[0] != "." and p.is_file()]
+        try:
+            names = sorted(path.iterdir())
+        except OSError as error:
+            raise ImageFileError(f"{path}: cannot be listed ({reason(error)})") from error
+        entries = [p for p in names if p.suffix.lower() in kinds and p.name[0] != "." and p.is_file()]
         if not entries:
             raise ImageFileError(f"{path}: the folder holds no measurements ({', '.join(kinds)})")
         found.update(dict.fromkeys(entries))
@@ -203,7 +231,13 @@ def list_measurements(inputs: Iterable[str | Path], kinds: Iterable[str] = KINDS
 
 
 def _require_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ImageFileError(f"{path}: no such file") from error
+    except OSError as error:  # a loop of links, a folder that must not be entered
+        raise ImageFileError(f"{path}: cannot be read ({reason(error)})") from error
     if not path.is_file():
-        raise ImageFileError(f"{path}: no such file" if not path.exists() else f"{path}: is no file")
-    if path.stat().st_size == 0:
+        raise ImageFileError(f"{path}: is no file")
+    if size == 0:
         raise ImageFileError(f"{path}: the file is empty (0 bytes)")

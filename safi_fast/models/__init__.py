@@ -6,6 +6,7 @@ import os
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from ..atomic import real
 from ..errors import InputError, ModelError
 from ..model import Model
 from ..weights import CHECKPOINT_SUFFIXES, read_model
@@ -72,10 +73,10 @@ def _shipped(name: str) -> Model:
 
 def _from_file(path: Path) -> Model:
     try:
-        state = path.resolve().stat()
+        state = path.stat()
     except OSError:
         return read_model(path)  # says what is wrong
-    return _read_state(path.resolve(), state.st_mtime_ns, state.st_size)
+    return _read_state(real(path), state.st_mtime_ns, state.st_size)
 
 
 @functools.lru_cache(maxsize=8)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OperatorError
+from ..errors import InputError, OperatorError, shown
 from .base import Image, Operator, image_shape
 
 
@@ -83,7 +83,7 @@ def from_functions(
     """
     for name, function in (("apply", apply), ("adjoint", adjoint)):
         if not callable(function):
-            raise InputError(f"{name} is {function!r}; expected a function of an array")
+            raise InputError(f"{name} is {shown(function)}; expected a function of an array")
 
     def each(function: Callable[[Any], Any]) -> Callable[[NDArray[Any]], Any]:
         return function if batched else lambda batch: np.stack([np.asarray(function(one)) for one in batch])

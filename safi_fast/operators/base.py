@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
-from ..arrays import check_pillow
-from ..errors import InputError, OperatorError
+from ..arrays import check_pillow, plain
+from ..errors import InputError, OperatorError, shown
 
 Image = Literal["real", "complex"]
 
@@ -50,13 +50,13 @@ class Operator(ABC):
     ):
         """norm: overrides the computed one. Raises InputError."""
         if image not in ("real", "complex"):
-            raise InputError(f"image is {image!r}; expected 'real' or 'complex'")
+            raise InputError(f"image is {shown(image)}; expected 'real' or 'complex'")
         self.image, self.complex = image, complex
         self.shape_in = image_shape("shape_in", shape_in)
         self.shape_out = tuple(map(int, shape_out))
         if norm is not None:
             if not (np.isfinite(norm) and norm > 0):
-                raise InputError(f"norm is {norm!r}; expected a positive number")
+                raise InputError(f"norm is {shown(norm)}; expected a positive number")
             self.norm = float(norm)
 
     averages: bool = False  # whether no weight of H is negative, so that y / H 1 are means of image values
@@ -127,6 +127,13 @@ class Operator(ABC):
         array = self._checked("measurement", y, self.shape_out, self._measured)
         finite("measurement", array)
         return array
+
+    def _check_own(self, y: Any) -> None:
+        """Refuse measurements (..., *shape_out) that cannot come from this operator, but that `check_measurement` would make fit.
+
+        Raises InputError.
+        """
+        return
 
     @property
     def spectrum(self) -> NDArray[np.float32] | None:
@@ -206,8 +213,8 @@ def numbers(name: str, value: Any) -> NDArray[Any]:
     """The argument `name` as an array of numbers. Raises InputError."""
     check_pillow(name, value, "1")  # masks have two levels
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU or with a gradient
+        array = np.asarray(plain(value))
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
         raise InputError(f"{name} cannot be read as a NumPy array: {error}") from error
     if array.dtype.kind not in "buifc":
         raise InputError(f"{name} has dtype {array.dtype}; expected numbers")
@@ -240,7 +247,7 @@ def image_shape(name: str, shape: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         height = width = 0
     if min(height, width) < 1:
-        raise InputError(f"{name} is {shape}; expected two positive numbers (H, W)")
+        raise InputError(f"{name} is {shown(shape)}; expected two positive numbers (H, W)")
     return height, width
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from ..errors import InputError, OperatorError
+from ..errors import InputError, OperatorError, shown
 from .base import Image, Operator, image_shape, real_numbers
 from .fourier import IMAGE_AXES, workers
 
@@ -50,7 +50,7 @@ class Blur(Operator):
         if taps.shape[0] > shape[0] or taps.shape[1] > shape[1]:
             raise InputError(f"kernel has shape {taps.shape}, larger than the image {shape}; crop the kernel")
         if boundary not in BOUNDARIES:
-            raise InputError(f"boundary is {boundary!r}; expected one of {', '.join(map(repr, BOUNDARIES))}")
+            raise InputError(f"boundary is {shown(boundary)}; expected one of {', '.join(map(repr, BOUNDARIES))}")
         if not taps.any():
             raise OperatorError("kernel is zero everywhere: nothing is measured")
         super().__init__(shape, shape, image=image, complex=image == "complex", norm=norm)

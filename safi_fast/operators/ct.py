@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InputError, OperatorError
+from ..errors import InputError, OperatorError, shown
 from .base import Operator
 
 FloatArray = NDArray[np.float64]
@@ -59,13 +59,15 @@ class Tomography(Operator):
     ):  # fmt: skip
         self.angles = _angles(angles)
         if int(detectors) != detectors or detectors < 1:
-            raise InputError(f"detectors is {detectors!r}; expected how many cells the detector has, at least 1")
+            raise InputError(f"detectors is {shown(detectors)}; expected how many cells the detector has, at least 1")
         self.detectors = int(detectors)
         self.detector_spacing = _length("detector_spacing", detector_spacing)
         self.pixel_size = _length("pixel_size", pixel_size)
         self.centre = (self.detectors - 1) / 2 if centre is None else float(centre)
         if not np.isfinite(self.centre):
-            raise InputError(f"centre is {centre!r}; expected the detector cell, counted from 0, that faces the origin")
+            raise InputError(
+                f"centre is {shown(centre)}; expected the detector cell, counted from 0, that faces the origin"
+            )
         super().__init__(shape, (len(self.angles), self.detectors), norm=norm)
 
     averages = True
@@ -139,7 +141,7 @@ class Tomography(Operator):
         InputError.
         """
         if filter not in ("ramp", "hann"):
-            raise InputError(f"filter is {filter!r}; expected 'ramp' or 'hann'")
+            raise InputError(f"filter is {shown(filter)}; expected 'ramp' or 'hann'")
         array = self._checked("sinogram", sinogram, self.shape_out, np.float32)
         filtered = self._filtered(array.reshape(-1, *self.shape_out).astype(np.float64), filter)
         image: NDArray[np.float32] = self._projector.smear(filtered)
@@ -212,13 +214,13 @@ class FanBeamCT(Tomography):
         self.source_detector = _length("source_detector", source_detector)
         if self.source_detector <= self.source_origin:
             raise InputError(
-                f"source_detector is {source_detector!r} and source_origin {source_origin!r}; expected the detector behind the axis of "
+                f"source_detector is {shown(source_detector)} and source_origin {shown(source_origin)}; expected the detector behind the axis of "
                 "rotation: source_detector > source_origin"
             )
         tables = self._tables()
         if tables.clearance <= 0:
             raise InputError(
-                f"source_origin is {source_origin!r}; expected a source outside the image at all angles: at least "
+                f"source_origin is {shown(source_origin)}; expected a source outside the image at all angles: at least "
                 f"{self.source_origin + (1 - tables.clearance) * 2**0.5 * self.pixel_size:.4g} for {self.shape_in} pixels of {self.pixel_size:g}"
             )
         if tables.obliquity > STEEPEST:
@@ -286,7 +288,7 @@ def _angles(angles: ArrayLike) -> FloatArray:
 
 def _length(name: str, value: float) -> float:
     if not (np.isfinite(value) and value > 0):
-        raise InputError(f"{name} is {value!r}; expected a positive length in the unit of pixel_size")
+        raise InputError(f"{name} is {shown(value)}; expected a positive length in the unit of pixel_size")
     return float(value)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .base import Image, Operator, image_shape
 from .blur import Blur, Boundary
 
@@ -37,13 +37,13 @@ class Downsample(Operator):
         centre side // 2 then lies at pixel factor i + (factor - 1) // 2. boundary: as in Blur. Raises InputError.
         """
         if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 2:
-            raise InputError(f"factor is {factor!r}; expected an integer of at least 2")
+            raise InputError(f"factor is {shown(factor)}; expected an integer of at least 2")
         shape = image_shape("shape", shape)
         self.factor, start = int(factor), (int(factor) - 1) // 2
         built_in = isinstance(kernel, str)
         if built_in:
             if kernel not in PROFILES:
-                raise InputError(f"kernel is {kernel!r}; expected 'bicubic', 'box' or an array (h, w)")
+                raise InputError(f"kernel is {shown(kernel)}; expected 'bicubic', 'box' or an array (h, w)")
             profile = PROFILES[kernel](self.factor)
             kernel = np.outer(profile, profile)
         self._blur = Blur(kernel, shape, boundary, image=image)

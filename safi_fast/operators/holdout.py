@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .base import Operator
 
 
@@ -19,9 +19,11 @@ def hold_out(operator: Operator, share: float, seed: int) -> tuple[Operator, NDA
     operator ignores measurements that it has lost. Raises InputError, also where all or none would be left out.
     """
     if not (isinstance(share, int | float | np.number) and 0 < share < 1):
-        raise InputError(f"holdout is {share!r}; expected a share of the measurements between 0 and 1, such as 0.1")
+        raise InputError(
+            f"holdout is {shown(share)}; expected a share of the measurements between 0 and 1, such as 0.1"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed is {seed!r}; expected a whole number of at least 0")
+        raise InputError(f"seed is {shown(seed)}; expected a whole number of at least 0")
     lots = operator._lots(np.random.default_rng(seed))
     drawn = np.sort(lots[np.isfinite(lots)])
     number = round(share * len(drawn))

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from ..errors import InputError
+from ..errors import InputError, shown
+from .axes import doubt
 from .base import finite, numbers
 from .fourier import IMAGE_AXES, centered_order, fft_order, workers
 from .sampling import Order, check_energy, known_order
@@ -44,25 +45,27 @@ def estimate_maps(
     32. kernel, threshold, crop (espirit): side of a patch; singular values kept as a share of the largest; eigenvalue below which a
     map is zero.
 
-    Raises InputError, also for a calibration region with samples that are zero and for a coil without signal.
+    Raises InputError, also for a calibration region with samples that are zero, for a coil without signal, and where the energy shows
+    that coils lie along another axis.
     """
     array, order = numbers("kspace", kspace), known_order("kspace_order", kspace_order)
     if array.ndim != 3 or 0 in array.shape:
         raise InputError(f"kspace has shape {array.shape}; expected (C, H, W)")
     finite("kspace", array)
     if method not in METHODS:
-        raise InputError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}")
+        raise InputError(f"method is {shown(method)}; expected one of {', '.join(map(repr, METHODS))}")
     for coil, one in enumerate(array):
         if not one.any():
             raise InputError(f"kspace[{coil}] is zero everywhere; leave this coil out")
     check_energy("kspace", array, order)
+    _check_axes(array)
     centred = (array if order == "centered" else centered_order(array)).astype(np.complex64)
     region = _region(centred, calibration)
     low = _low_resolution(region, centred.shape[1:])
     if method == "espirit":
         if kernel < 2 or min(region.shape[1:]) < kernel + 2:
             raise InputError(
-                f"kernel is {kernel}; expected 2 to {min(region.shape[1:]) - 2}, for a region of {region.shape[1:]}"
+                f"kernel is {shown(kernel)}; expected 2 to {min(region.shape[1:]) - 2}, for a region of {region.shape[1:]}"
             )
         maps = _espirit(region, centred.shape[1:], kernel, threshold, crop)
     else:
@@ -70,6 +73,31 @@ def estimate_maps(
     combined = (maps.conj() * low).sum(0)
     maps = maps * np.exp(1j * np.angle(combined))
     return (maps if order == "centered" else fft_order(maps)).astype(np.complex64)
+
+
+def explained(kspace: NDArray[Any], maps: NDArray[Any], order: Order) -> float:
+    """The share of the energy of the low-resolution coil images (C, H, W) that maps (C, H, W) explain: 1 for the right ones.
+
+    sum over pixels of |<S, I>|^2 / |S|^2, over that of |I|^2 where the maps are not zero; of k-space in `order`, from its middle.
+    """
+    centred = np.asarray(kspace if order == "centered" else centered_order(kspace))
+    sides = tuple(min(LARGEST, side) for side in centred.shape[1:])
+    images = _low_resolution(_middle(centred, sides), centred.shape[1:])
+    images = images if order == "centered" else fft_order(images)
+    weight = np.sum(np.abs(maps) ** 2, axis=0)
+    seen = weight > 0
+    energy = float(np.sum(np.abs(images[:, seen]) ** 2))
+    matched = np.abs(np.sum(maps.conj() * images, axis=0))[seen] ** 2 / weight[seen]
+    return float(matched.sum()) / energy if energy > 0 else 1.0
+
+
+def _check_axes(kspace: NDArray[Any]) -> None:
+    found = doubt(kspace, "chw")
+    if found is not None:
+        order = tuple(found.layouts[0].index(letter) for letter in "chw")
+        raise InputError(
+            f"kspace has shape {kspace.shape}, but {found.seen}; expected (C, H, W): pass kspace.transpose{order}"
+        )
 
 
 def _region(kspace: NDArray[Any], calibration: int | tuple[int, int] | None) -> NDArray[Any]:
@@ -86,7 +114,7 @@ def _region(kspace: NDArray[Any], calibration: int | tuple[int, int] | None) -> 
         return _middle(kspace, (fits[-1], fits[-1]))
     height, width = (calibration, calibration) if isinstance(calibration, int) else calibration
     if not (1 < height <= sides[0] and 1 < width <= sides[1]):
-        raise InputError(f"calibration is {calibration}; expected sides from 2 to those of k-space, {sides}")
+        raise InputError(f"calibration is {shown(calibration)}; expected sides from 2 to those of k-space, {sides}")
     missing = int((~_middle(sampled, (height, width))).sum())
     if missing:
         raise InputError(

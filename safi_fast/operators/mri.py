@@ -25,7 +25,16 @@ from scipy import fft
 from ..errors import InputError
 from .base import Image, Operator, finite, numbers
 from .fourier import centered_order, fft_order, forward, inverse, opposite, workers
-from .sampling import Order, check_energy, in_fft_order, known_order, sampled_centre, sampling_mask, varied_axes
+from .sampling import (
+    Order,
+    check_energy,
+    check_samples,
+    in_fft_order,
+    known_order,
+    sampled_centre,
+    sampling_mask,
+    varied_axes,
+)
 
 
 class _CartesianMRI(Operator):
@@ -41,10 +50,11 @@ class _CartesianMRI(Operator):
         image: Image,
         norm: float | None,
         check_order: bool,
+        check_mask: bool,
     ):
         self.mask_order = known_order("mask_order", mask_order)
         self.kspace_order = known_order("kspace_order", mask_order if kspace_order is None else kspace_order)
-        self._check_order = check_order
+        self._check_order, self._check_mask = check_order, check_mask
         mask = sampling_mask(mask, self.mask_order, shape, check_order)
         super().__init__(mask.shape, (*coils, *mask.shape), image=image, complex=True, norm=norm)
         self._mask = mask.astype(np.float32)
@@ -59,12 +69,22 @@ class _CartesianMRI(Operator):
     def check_measurement(self, y: Any) -> NDArray[Any]:
         """y (..., *shape_out) complex64, zero where the mask is.
 
-        Raises InputError for a wrong shape, NaN or infinity, and k-space in the other order than said.
+        Raises InputError for a wrong shape, NaN or infinity, and k-space in the other order than said. `reconstruct` also refuses what does
+        not fit the mask.
         """
         kspace = super().check_measurement(y)
         if self._check_order:
             check_energy("measurement", kspace, self.kspace_order)
         return kspace * self.mask
+
+    def _check_own(self, y: Any) -> None:
+        if not self._check_mask:
+            return
+        kspace = super().check_measurement(y)
+        for one in kspace.reshape(-1, *self.shape_out):
+            check_samples(
+                "measurement", one, self.mask, leaves_out=False, advice="pass check_mask=False if it is meant so"
+            )
 
     def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Of samples, in the order of k-space. Those of frequencies k and -k tell the same of a real image."""
@@ -112,14 +132,16 @@ class FourierMRI(_CartesianMRI):
         image: Image = "real",
         norm: float | None = None,
         check_order: bool = True,
+        check_mask: bool = True,
     ):
         """mask: (H, W), boolean or of 0 and 1; with `shape` also (H, 1) or (1, W). mask_order: "centered" or "fft". kspace_order: that of
         the measurements, and so of the transform; None: the mask's. check_order: refuse a mask whose densely sampled region, or k-space
-        whose energy, lies where the other order has its low frequencies.
+        whose energy, lies where the other order has its low frequencies. check_mask: have `reconstruct` refuse measurements that are not
+        zero where the mask is, or exactly zero in more than 2 % of the samples that it keeps.
 
         Raises InputError, OperatorError for a mask without a sample.
         """
-        super().__init__(mask, (), mask_order, kspace_order, shape, image, norm, check_order)
+        super().__init__(mask, (), mask_order, kspace_order, shape, image, norm, check_order, check_mask)
         if self.image == "real":
             self._half = self.spectrum[:, : self.shape_in[1] // 2 + 1]
 
@@ -139,8 +161,8 @@ class FourierMRI(_CartesianMRI):
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator:
         return FourierMRI(
-            self.mask & ~lost, mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False
-        )
+            self.mask & ~lost, mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False, check_mask=False
+        )  # fmt: skip
 
     @cached_property
     def spectrum(self) -> NDArray[np.float32]:
@@ -169,13 +191,16 @@ class SenseMRI(_CartesianMRI):
         image: Image = "complex",
         norm: float | None = None,
         check_order: bool = True,
+        check_mask: bool = True,
     ):
         """maps: (C, H, W) coil sensitivities as images, see `estimate_maps`. Others as in FourierMRI; the mask also (H, 1) or (1, W).
 
         Raises InputError, also for a coil whose map is zero; OperatorError for a mask without a sample.
         """
         maps = coil_maps(maps)
-        super().__init__(mask, maps.shape[:1], mask_order, kspace_order, maps.shape[1:], image, norm, check_order)
+        super().__init__(
+            mask, maps.shape[:1], mask_order, kspace_order, maps.shape[1:], image, norm, check_order, check_mask
+        )
         self.maps = maps
         self._maps = np.ascontiguousarray(self._origin_first(maps))
         self._conjugate = self._maps.conj()
@@ -193,7 +218,8 @@ class SenseMRI(_CartesianMRI):
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator:
         return SenseMRI(
-            self.maps, self.mask & ~lost[0], mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False
+            self.maps, self.mask & ~lost[0], mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False,
+            check_mask=False,
         )  # fmt: skip
 
     def _combined(self, coils: NDArray[Any]) -> NDArray[Any]:

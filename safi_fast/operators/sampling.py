@@ -1,4 +1,4 @@
-"""Sampling masks of Cartesian k-space, and whether their order, and that of the measurements, can be what it is said to be.
+"""Sampling masks of Cartesian k-space, and whether their order, that of the measurements, and both together, can be what they are said to be.
 
 "centered" order has frequency zero at (H // 2, W // 2), as scanners, BART, sigpy and fastMRI store k-space; "fft" order has it at (0, 0),
 as numpy.fft returns it. A mask in the wrong order gives an operator that is consistent in itself and reconstructs rubbish.
@@ -6,13 +6,13 @@ as numpy.fft returns it. A mask in the wrong order gives an operator that is con
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .base import boolean, image_shape
 from .fourier import IMAGE_AXES, fft_order
 
@@ -20,6 +20,7 @@ Order = Literal["centered", "fft"]
 
 PLAUSIBLE, SURPRISING = 1e-2, 1e-4  # chance of as many samples around a frequency as there are
 ENERGY_RATIO = 10.0
+ZEROS = 0.02  # share of a mask's samples that may be exactly zero in all coils, as rounded numbers may be
 ENERGY_REACH = 2  # the peak of real k-space lies up to two samples from the nominal centre
 
 
@@ -28,7 +29,7 @@ def known_order(name: str, order: str) -> Order:
     if order == "centered" or order == "fft":
         return order  # type: ignore[return-value]
     raise InputError(
-        f"{name} is {order!r}; expected 'centered' (frequency zero in the middle) or 'fft' (at index 0, as numpy.fft has it)"
+        f"{name} is {shown(order)}; expected 'centered' (frequency zero in the middle) or 'fft' (at index 0, as numpy.fft has it)"
     )
 
 
@@ -104,6 +105,56 @@ def sampled_centre(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
             break
         centre[square] = True
     return centre
+
+
+class Fit(NamedTuple):
+    """Of k-space and a mask: the share of the mask's samples that are exactly zero in all coils, the number of places outside of the mask
+    that are not, and their share of the energy."""
+
+    zeros: float
+    others: int
+    energy: float
+
+
+def fit(kspace: NDArray[Any], mask: NDArray[np.bool_]) -> Fit:
+    """kspace: (..., H, W), leading axes are coils; mask: (H, W) in the same order."""
+    energy = np.square(np.abs(kspace), dtype=np.float64).reshape(-1, *mask.shape).sum(0)
+    there = (kspace != 0).reshape(-1, *mask.shape).any(0)
+    total = float(energy.sum())
+    outside = float(energy[~mask].sum()) / total if total > 0 else 0.0
+    return Fit(float(np.mean(~there[mask])), int(np.count_nonzero(there & ~mask)), outside)
+
+
+def check_samples(name: str, kspace: NDArray[Any], mask: NDArray[np.bool_], *, leaves_out: bool, advice: str) -> None:
+    """Raise InputError where a mask cannot be that of k-space: too many of its samples are exactly zero, or, unless the mask may leave out
+    what was measured, some outside of it are not. kspace: (..., H, W); mask: (H, W), of the same order. advice: the way on, if all is right.
+    """
+    found = fit(kspace, mask)
+    if found.zeros == 1 and not found.others:
+        return  # a blank slice
+    if found.zeros > ZEROS:
+        seen = f"{100 * found.zeros:.3g} % of the samples that the mask keeps are exactly zero"
+        if found.others:
+            seen += f", and {100 * found.energy:.3g} % of the energy lies where the mask is zero"
+        raise InputError(f"{name} and mask do not fit: {seen}; {_turned(kspace, mask)}{advice}")
+    if found.others and not leaves_out:
+        raise InputError(
+            f"{name} is not zero in {found.others} of {mask.size} places where the mask is, with {100 * found.energy:.3g} % of the energy; "
+            f"{_turned(kspace, mask)}pass operator.check_measurement(y), which sets them to zero, if the mask is meant to leave them out, "
+            f"or {advice}"
+        )
+
+
+def _turned(kspace: NDArray[Any], mask: NDArray[np.bool_]) -> str:
+    """Whether the mask fits with its axes exchanged, as half a sentence."""
+    if mask.shape[0] != mask.shape[1] or (mask == mask.T).all():
+        return ""
+    turned = fit(kspace, mask.T)
+    if turned.zeros > ZEROS or turned.others:
+        return ""
+    return (
+        "with its axes exchanged the mask fits: one of rows has the shape (H, 1), one of columns (1, W); pass that, or "
+    )
 
 
 def check_energy(name: str, kspace: NDArray[Any], order: Order) -> None:

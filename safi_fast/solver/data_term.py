@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..operators.base import Operator
 from ..operators.fourier import workers
+from .faults import Culprit
 
 Array = NDArray[Any]
 FloatVector = NDArray[np.float64]
@@ -87,6 +88,9 @@ class DataTerm(Protocol):
     def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
         """A p for the certificate of the images listed; residual = H x - y, slope = H^T residual + z."""
 
+    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+        """Which method of the operator made a `move` from `extra` to x_hat and extra_hat give values that are not finite, if one did."""
+
 
 def squares(x: Array) -> FloatVector:
     """||x||^2 of each of n images."""
@@ -150,6 +154,10 @@ class DiagonalData:
         w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))
         return residual - self.measurements.apply(w, images)
 
+    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+        """The step itself does not call the operator."""
+        return None
+
     def _solve(self, right: Array, step: Array, images: NDArray[np.int64]) -> Array:
         return _filtered(right, 1 / (1 + step * self.spectrum[images]))
 
@@ -184,6 +192,14 @@ class DualData:
     def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
         """The dual variable of the residual itself."""
         return extra
+
+    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+        """x_hat comes from H^T, extra_hat from H; `extra` may be bad from the start, where it is H x - y."""
+        if not np.isfinite(extra).all():
+            return "apply"
+        if not np.isfinite(x_hat).all():
+            return "adjoint"
+        return None if np.isfinite(extra_hat).all() else "apply"
 
 
 def _filtered(x: Array, factor: Array) -> Array:

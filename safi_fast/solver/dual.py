@@ -56,6 +56,10 @@ class _Tally:
     def certify(self, images: Active, certificate: Certificate) -> None:
         self.objective[images], self.gap[images] = certificate.objective, certificate.gap
 
+    def give_up(self, images: Active) -> None:
+        """These are not finite: their certificate says so, and whoever reads it raises."""
+        self.objective[images] = self.gap[images] = np.nan
+
     def result(self) -> InnerResult:
         a = self.active
         return InnerResult(self.steps[a], self.met[a], Certificate(self.objective[a], self.gap[a]))
@@ -85,6 +89,9 @@ def run_published(
         else:
             met = (StepSums.from_array(measured).relative_change() < tolerance) & (i > 5)
         tally.steps[running] += 1
+        lost = ~np.isfinite(measured).all(axis=1)
+        tally.give_up(running[lost])
+        met, running, measured = met[~lost], running[~lost], measured[~lost]
         stopping, running = running[met], running[~met]
         _accept_primal(workspace, stopping, strength, tally, previous=True)
         if i == 0:  # the u of the start may exceed lambda; the step measured the same image with a u that does not
@@ -137,7 +144,8 @@ def run_to_gap(
         tally.certify(running, certificate)
         met = certificate.gap <= tolerance * certificate.objective + rounding[running] * np.sqrt(sums.size)
         tally.met[running] = met
-        stop = met | (step == limit - 1)
+        lost = ~np.isfinite(certificate.objective + certificate.gap)  # as the certificate now says
+        stop = met | lost | (step == limit - 1)
         workspace.accept(running[stop], "extrapolated")
         running = running[~stop]
         if not len(running):

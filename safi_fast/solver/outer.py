@@ -18,6 +18,7 @@ from ..backend import Active, FloatArray, Workspace
 from ..model import StepFactors
 from .certificate import Certificate
 from .dual import InnerResult, run_fixed, run_published, run_to_gap
+from .faults import require_finite
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState
 
 FloatVector = NDArray[np.float64]
@@ -85,8 +86,10 @@ class Account:
         self.history: list[OuterRecord] = []
 
     def close_step(self, workspace: Workspace, result: InnerResult) -> bool:
-        """Enter the result of one outer step; False where the callback asks to stop."""
+        """Enter the result of one outer step; False where the callback asks to stop. Raises Fault where it is not finite."""
         images = self.active
+        sums = (result.certificate.objective, result.certificate.gap)
+        require_finite(images, sums, outer=len(self.history), steps=result.steps)
         self.outer_iterations[images] += 1
         self.inner_iterations[images] += result.steps
         self.outer_residual[images] = workspace.outer_change(images)

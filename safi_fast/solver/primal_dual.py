@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..backend import Active, Workspace
 from .data_term import Array, Box, Measurements, clip, column, data_term, squares
+from .faults import Culprit, Fault
 
 FloatVector = NDArray[np.float64]
 
@@ -112,7 +113,10 @@ class PrimalDual:
     def run(
         self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int
     ) -> ReconstructionCertificate:
-        """Until the certificate of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the certificate of x_hat."""
+        """Until the certificate of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the certificate of x_hat.
+
+        Raises Fault where an image is no longer finite, with the step and whose values were the first.
+        """
         count = len(self.x)
         tolerances = np.broadcast_to(tolerance, count)
         met = np.zeros(count, bool)
@@ -142,6 +146,9 @@ class PrimalDual:
             z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
             extra_weight = 1 / np.maximum(self.extra_sigma[a], TINY)
             last[a] = np.sqrt(moved.primal / self.tau[a] + change / self.sigma[a] + moved.dual * extra_weight)
+            if not np.isfinite(last[a]).all():
+                lost = ~np.isfinite(last[a])
+                raise Fault(a[lost], step + 1, self.term.culprit(self.extra[a][lost], moved.x[lost], moved.extra[lost]))
             self._store_hats(a, moved.x, moved.extra, z_hat)
             self._mix(a, weight, moved.x, moved.extra, z_new, x_start, extra_start)
             again = a[restart]
@@ -152,7 +159,7 @@ class PrimalDual:
             total[a] += 1
             self.steps[a] += 1
             if (step + 1) % check_every == 0 or step + 1 == limit:
-                certificate = self.certificate(a)
+                certificate = self._checked_certificate(a, step + 1)
                 found.objective[a], found.gap[a], found.relative_gap[a] = (
                     certificate.objective,
                     certificate.gap,
@@ -196,6 +203,21 @@ class PrimalDual:
         return ReconstructionCertificate(objective, gap, relative)
 
     # -- private ------------------------------------------------------------------------------------------------------
+
+    def _checked_certificate(self, active: Active, steps: int) -> ReconstructionCertificate:
+        """`certificate`; raises Fault where it is not finite, which one of the operator's own values may be the cause of."""
+        certificate = self.certificate(active)
+        lost = ~np.isfinite(certificate.objective + certificate.gap)
+        if lost.any():
+            raise Fault(active[lost], steps, self._culprit(active[lost]))
+        return certificate
+
+    def _culprit(self, active: Active) -> Culprit | None:
+        """Which method of the operator gives values that are not finite for the images of a certificate, if one does."""
+        residual = self.measurements.apply(clip(self.x_hat[active], self.box), active) - self.measurements.y[active]
+        if not np.isfinite(residual).all():
+            return "apply"
+        return None if np.isfinite(self.measurements.adjoint(residual, active)).all() else "adjoint"
 
     def _furthest(self, slope: Array, x: Array, active: Active) -> FloatVector:
         """max of <slope, x - x'> over the box, or without one over the ball around x."""

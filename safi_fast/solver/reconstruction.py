@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..backend import Active, FloatArray
 from .data_term import Array, squares
+from .faults import Fault
 from .primal_dual import PrimalDual
 from .result import CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState, joined_history
 
@@ -56,7 +57,7 @@ def solve(
     """Alternate a convex problem and a new mask until certificate and outer change are small, or the limits are reached.
 
     gain, bias: (B, C) of a noise-conditioned mask generator. mask_of: for complex images, "magnitude" for one mask of |x|, "parts" for
-    a mask of each part.
+    a mask of each part. Raises Fault where an image is no longer finite.
     """
     count = len(state.x)
     report = Report(
@@ -76,7 +77,12 @@ def solve(
             _update_mask(state, active, gain, bias, mask_of)
         tolerance = _tolerances(limits, outer, report.outer_residual)
         steps_before = state.steps.copy()
-        found = state.run(active, tolerance, limits.inner, CHECK_EVERY)
+        try:
+            with np.errstate(invalid="ignore", over="ignore"):  # `run` looks for that itself
+                found = state.run(active, tolerance, limits.inner, CHECK_EVERY)
+        except Fault as fault:
+            fault.outer, fault.image = outer, before if outer else None
+            raise
         report.outer_iterations[active] += 1
         report.inner_iterations = state.steps.copy()
         x = state.image(active)

@@ -113,7 +113,8 @@ class OuterState:
     """What a callback sees after each outer step; raise StopIteration in it to stop.
 
     outer: 0, 1, ...; active: indices of the images still running; record: see OuterRecord, arrays (B,) always;
-    image(): a copy of the current images (B, H, W) on [0, 1], whatever data_range is.
+    image(): a copy of the current images (B, H, W) on [0, 1], whatever data_range is; call it within the callback. The copy is the
+    caller's: a solve that fails later does not touch it.
     """
 
     outer: int

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 BOUNDARIES = ("circular", "symmetric")
 NORM_GRID = 72  # pixels; side of the periodic grid on which ||W|| is taken
@@ -39,7 +39,7 @@ class FilterOperator:
 
     def __init__(self, filters: torch.Tensor, shape: tuple[int, int], boundary: str = "circular"):
         if boundary not in BOUNDARIES:
-            raise InputError(f"boundary is {boundary!r}; expected one of {', '.join(BOUNDARIES)}")
+            raise InputError(f"boundary is {shown(boundary)}; expected one of {', '.join(BOUNDARIES)}")
         support = filters.shape[-1]
         if min(shape) < support:
             raise InputError(f"shape is {shape}; expected at least {support} x {support}, the support of the filters")

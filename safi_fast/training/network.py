@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..model import FilterBank, MmrMask, Model, SafiMask, Schedule, StepFactors, Strength
 from .filters import FilterOperator, compose, extend, fold, squared_norm
 from .inner import Step, dual_steps, fista_steps, primal, start
@@ -331,7 +331,7 @@ def fresh_network(
     dilations: of the mask layers of a SAFI network. Raises InputError.
     """
     if family not in FAMILIES:
-        raise InputError(f"family is {family!r}; expected one of {', '.join(FAMILIES)}")
+        raise InputError(f"family is {shown(family)}; expected one of {', '.join(FAMILIES)}")
     if channels < 1:
         raise InputError(f"channels is {channels}; expected at least 1")
     generator = torch.Generator().manual_seed(seed)

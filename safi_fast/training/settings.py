@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .data import NoiseRange
 from .optimizers import OPTIMIZERS
 from .teachers import DEFAULT_SHARE, Share
@@ -73,11 +73,11 @@ class Settings:
         if not 0 <= 2 * self.crop < self.side:
             raise InputError(f"crop is {self.crop}; nothing of a patch of {self.side} x {self.side} would be left")
         if isinstance(self.fixed, str):
-            raise InputError(f"fixed is {self.fixed!r}; expected a sequence of names")
+            raise InputError(f"fixed is {shown(self.fixed)}; expected a sequence of names")
         if not 0 <= self.steady < 1:
             raise InputError(f"steady is {self.steady:g}; expected a share of the run, at least 0 and below 1")
         if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer is {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
+            raise InputError(f"optimizer is {shown(self.optimizer)}; expected one of {', '.join(OPTIMIZERS)}")
         if self.pool < self.batch:
             raise InputError(f"pool is {self.pool}; expected at least one batch, {self.batch}")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .data import Image, draw_patch
 from .filters import FilterOperator
 from .inner import DualState, dual_steps, primal, start, trained_steps
@@ -192,7 +192,7 @@ def _fix(network: Network, names: Sequence[str]) -> None:
     parameters = dict(network.named_parameters())
     for name in names:
         if name not in parameters:
-            raise InputError(f"fixed has {name!r}; expected names among {', '.join(parameters)}")
+            raise InputError(f"fixed has {shown(name)}; expected names among {', '.join(parameters)}")
         parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise InputError("fixed names every parameter; nothing is left to train")

@@ -7,7 +7,9 @@ default the 99.9 % quantile of the zero-filled magnitude (root sum of squares of
 the result is multiplied by it.
 
 Axes are taken as they are stored: BART's dimensions; (slices, [coils,] H, W) of fastMRI's kspace; else (H, W), (coils, H, W)
-with maps, or (slices, coils, H, W). Others need --layout, one letter per axis, such as hwc for MATLAB's (H, W, coils).
+with maps, or (slices, coils, H, W). Others need --layout, one letter per axis, such as hwc for MATLAB's (H, W, coils). Axes whose
+energy shows that they are others are refused, and a mask that does not fit k-space: one that keeps many samples that are exactly
+zero. It may leave out samples that were measured.
 Several slices go into a folder as one file each (NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
 """
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ...io import Kspace
     from ...operators import Operator
 
+UNEXPLAINED = 0.2  # share of the signal that maps may leave, before others that leave half of that are looked for
 INPUT, INPUT_HELP = "KSPACE", "k-space files or folders of them"
 ORDERS = ("centered", "fft")
 
@@ -63,7 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="complex images: one regularisation mask, or one each for real and imaginary part",
     )
     parser.add_argument(
-        "--no-order-check", action="store_true", help="accept masks and k-space that look as if in the other order"
+        "--no-order-check",
+        action="store_true",
+        help="accept masks and k-space that look as if in the other order, or with other axes",
+    )
+    parser.add_argument(
+        "--no-mask-check", action="store_true", help="accept a mask that keeps samples that are exactly zero"
     )
 
 
@@ -80,7 +88,13 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
 
     if args.image == "complex" and args.box:
         raise UsageError("--box bounds real images; complex ones have none: use --image real, or leave --box out")
-    kspace = read_kspace(path, args.variable, args.layout, coils=bool(args.maps or args.estimate_maps))
+    kspace = read_kspace(
+        path,
+        args.variable,
+        args.layout,
+        coils=bool(args.maps or args.estimate_maps),
+        check_axes=not args.no_order_check,
+    )
     slices, coils, height, width = kspace.array.shape
     maps = None
     if args.maps:
@@ -97,6 +111,9 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
     elif coils == 1 and args.estimate_maps:
         raise ImageFileError(f"{path}: has one coil, of shape {kspace.array.shape[2:]}: leave --estimate-maps out")
     mask, source = _mask(kspace, path, args)
+    _check_mask(kspace.array, mask, path, args)
+    if maps is not None and not args.no_order_check:
+        _check_maps(kspace.array[0], maps[0], args)
     if args.data_range:
         meaning = stated_range(args.data_range)
         if meaning.low:
@@ -145,10 +162,70 @@ def _mask(kspace: "Kspace", path: Path, args: argparse.Namespace) -> tuple[Array
     elif mask is None:
         return None, "where k-space is not zero"
     if mask.ndim != 2 or any(n not in (1, side) for n, side in zip(mask.shape, shape, strict=True)):
+        rows = f"; one of rows is ({shape[0]}, 1)" if mask.shape == (1, shape[0]) else ""
         raise ImageFileError(
-            f"{args.mask or path}: the mask has shape {mask.shape}; expected {shape}, one of its sides 1, or ({shape[1]},)"
+            f"{args.mask or path}: the mask has shape {mask.shape}; expected {shape}, one of its sides 1, or ({shape[1]},){rows}"
         )
-    return np.broadcast_to(mask, shape), source
+    mask = np.broadcast_to(mask, shape)
+    if not args.mask:
+        mask, source = _without_padding(mask, kspace.array, source)
+    return mask, source
+
+
+def _without_padding(mask: Array, kspace: Array, source: str) -> tuple[Array, str]:
+    """fastMRI's masks count the columns of zeros around what was measured as sampled; here they are not."""
+    measured = np.zeros(mask.shape[1], bool)
+    for one in kspace:
+        measured |= (one != 0).any(axis=(0, 1))
+    if not measured.any():
+        return mask, source
+    first, last = np.flatnonzero(measured)[[0, -1]]
+    inside = (np.arange(len(measured)) >= first) & (np.arange(len(measured)) <= last)
+    padding = int(np.count_nonzero(mask.any(axis=0) & ~inside))
+    return mask & inside, f"{source}, without {padding} columns of zeros around it" if padding else source
+
+
+def _check_mask(kspace: Array, mask: Array | None, path: Path, args: argparse.Namespace) -> None:
+    """Refuse a mask that is not the one of the k-space (slices, coils, H, W), before any work. Raises InputError."""
+    from ...operators.sampling import check_energy, check_samples, in_fft_order, sampling_mask
+
+    if mask is None or args.no_mask_check:
+        return
+    order = args.mask_order or args.kspace_order
+    sampled = sampling_mask(mask, order, None, not args.no_order_check)
+    advice = "leave --mask out to take what is not zero, or " if args.mask else ""
+    for number, one in enumerate(kspace):
+        if not args.no_order_check:
+            check_energy("measurement", one, args.kspace_order)
+        check_samples(
+            f"k-space of {path}" + (f", slice {number}," if len(kspace) > 1 else ""),
+            in_fft_order(one, args.kspace_order),
+            sampled,
+            leaves_out=True,
+            advice=f"{advice}pass --no-mask-check if zeros were measured",
+        )
+
+
+def _check_maps(kspace: Array, maps: Array, args: argparse.Namespace) -> None:
+    """Refuse maps (C, H, W) that fit the middle of k-space much better with rows and columns, or the origin, exchanged. Raises ImageFileError."""
+    from ...operators.fourier import centered_order, fft_order
+    from ...operators.maps import explained
+
+    turned = {"rows and columns exchanged (--maps-layout with w before h)": np.swapaxes(maps, 1, 2)}
+    turned = turned if maps.shape[1] == maps.shape[2] else {}
+    centered = args.kspace_order == "centered"
+    place = "middle" if centered else "corner, at index 0,"
+    turned[f"their origin moved to the {place} of the image, where this --kspace-order has it"] = (
+        centered_order(maps) if centered else fft_order(maps)
+    )
+    found = explained(kspace, maps, args.kspace_order)
+    for change, other in turned.items():
+        better = explained(kspace, other, args.kspace_order)
+        if found < 1 - UNEXPLAINED and 1 - better < (1 - found) / 2:
+            raise ImageFileError(
+                f"{args.maps}: the maps explain {100 * found:.0f} % of the signal in the middle of k-space, but {100 * better:.0f} % with "
+                f"{change}; pass them so, or --no-order-check if they are right as they are"
+            )
 
 
 def _measured(kspace: Array, mask: Array | None, args: argparse.Namespace) -> tuple[Array, Array, Any]:
@@ -184,6 +261,7 @@ def _magnitude(kspace: Array, maps: Array | None, number: int, mask: Array | Non
             kspace_order=args.kspace_order,
             image="complex",
             check_order=not args.no_order_check,
+            check_mask=False,  # done
         )
     total = np.sqrt((np.abs(transform.adjoint(transform.check_measurement(y))) ** 2).sum(0))
     if maps is None:
@@ -204,6 +282,7 @@ def _slice(
         "kspace_order": args.kspace_order,
         "image": args.image,
         "check_order": not args.no_order_check,
+        "check_mask": False,  # done
     }
     facts = {"sampled_share": float(np.mean(sampled))}
     operator: Operator

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import plausible
+
 KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy"}
 JPEG_QUALITY = 95
 
@@ -107,6 +109,7 @@ def _require_single(pixels: Pixels, name: str) -> None:
 def _decode_png(data: bytes) -> Pixels:
     import imagecodecs
 
+    plausible.require_plausible_png(data)
     array = imagecodecs.png_decode(data)
     return Pixels(array) if array.ndim == 2 else _split_samples(array)
 
@@ -127,6 +130,7 @@ def _decode_jpeg(data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         if image.mode not in ("L", "RGB"):
             raise FormatError(f"is a {image.mode} JPEG; convert it to grey or RGB first")
+        plausible.require_plausible((image.height, image.width, len(image.mode)), 1, len(data), plausible.JPEG)
         array = np.asarray(ImageOps.exif_transpose(image))
     return Pixels(array, colour=array.ndim == 3)
 
@@ -155,6 +159,8 @@ def _decode_tiff(data: bytes) -> Pixels:
                 f"its pages have {len(file.series)} different shapes or types; save them as separate files"
             )
         series, page = file.series[0], file.pages[0]
+        ratio = {"NONE": plausible.STORED, "LZW": plausible.LZW}.get(page.compression.name, plausible.UNKNOWN)
+        plausible.require_plausible(series.shape, series.dtype.itemsize, len(data), ratio)
         array, axes = series.asarray(), series.axes
         photometric = page.photometric.name
         extra = [sample.name for sample in page.extrasamples]
@@ -225,6 +231,7 @@ def _encode_tiff(pixels: Pixels) -> bytes:
 
 
 def _decode_npy(data: bytes) -> Pixels:
+    plausible.require_plausible_npy(io.BytesIO(data), len(data))
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise FormatError("is an archive of arrays; save one array as .npy")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import random_model
+from patience import PROCESS
 
 import safi_fast
 from safi_fast.bindings.cache import discard_stale_kernels
@@ -43,7 +44,12 @@ PUBLIC = [
 def python(code, **options):
     """What a fresh interpreter prints; it may not write to stderr."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=600, **options
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PROCESS,
+        **options,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()
@@ -53,8 +59,10 @@ def python(code, **options):
 
 
 def test_import_is_fast():
-    code = "import time; t = time.perf_counter(); import safi_fast; print(time.perf_counter() - t)"
-    assert min(float(python(code)) for _ in range(3)) < 0.3
+    """Processor time, against that of NumPy, which every caller imports: a busy or slow machine changes neither's share."""
+    code = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
+    ours, numpy = (min(float(python(code.format(name))) for _ in range(3)) for name in ("safi_fast", "numpy"))
+    assert ours < numpy / 3
 
 
 @pytest.mark.parametrize(
@@ -217,7 +225,7 @@ def test_only_kernels_and_bindings_import_numba():
 def test_import_linter_passes():
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=PROCESS,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -236,7 +244,7 @@ def wheel(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, source]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False, timeout=PROCESS)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(target.glob("*.whl"))
 
@@ -266,7 +274,7 @@ def test_wheel_works_outside_the_repository(wheel, tmp_path):
     save_model(model, tmp_path / "random.safetensors")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
     done = subprocess.run(
-        [*install, "--disable-pip-version-check"], capture_output=True, text=True, check=False, timeout=300
+        [*install, "--disable-pip-version-check"], capture_output=True, text=True, check=False, timeout=PROCESS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     image = np.random.default_rng(0).random((20, 22))

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from models import random_model
+from patience import PROCESS
 from skimage.io import imread
 
 import safi_fast
@@ -189,7 +190,7 @@ def test_the_estimate_is_within_15_percent_of_the_measured_peak(name):
     command = [sys.executable, "-c", PEAK, name, json.dumps(sizes)]
     runs = []
     for _ in range(3):  # what threads of a busy machine keep varies by a few MB; the median does not
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROCESS)
         assert done.returncode == 0, done.stderr
         runs.append([int(a) / int(b) for a, b in map(str.split, done.stdout.splitlines())])
     ratios = np.median(runs, axis=0)

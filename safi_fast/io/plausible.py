@@ -23,7 +23,9 @@ def require_plausible(shape: Sequence[int], itemsize: int, stored: int, ratio: i
     declared = math.prod(shape) * itemsize
     if declared > max(SMALL, ratio * stored):
         sizes = " x ".join(map(str, shape))
-        raise ValueError(f"it declares {sizes} values, {declared / 2**20:.0f} MiB, which its {stored} bytes cannot hold")
+        raise ValueError(
+            f"it declares {sizes} values, {declared / 2**20:.0f} MiB, which its {stored} bytes cannot hold"
+        )
 
 
 def require_plausible_png(data: bytes) -> None:

@@ -186,7 +186,7 @@ def _ballast():
 
 def _open_files():
     try:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
     except OSError:
         return 0
 

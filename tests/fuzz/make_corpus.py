@@ -75,7 +75,11 @@ def containers():
     from scipy.io import savemat
 
     yield "kspace.npz", archive({"kspace.npy": saved(KSPACE), "sigma.npy": saved(np.float64(0.1))})
-    scan = {"kspace": KSPACE, "parameters": {"angles": np.arange(5.0), "name": "scan"}, "cells": np.array([KERNEL, 1], object)}
+    scan = {
+        "kspace": KSPACE,
+        "parameters": {"angles": np.arange(5.0), "name": "scan"},
+        "cells": np.array([KERNEL, 1], object),
+    }
     for name, compressed in (("plain.mat", False), ("compressed.mat", True)):
         stream = io.BytesIO()
         savemat(stream, scan, do_compression=compressed)

@@ -93,7 +93,20 @@ def _number(rng, data, others):
         at -= at % width
     order = "little" if rng.random() < 0.6 else "big"
     old, most = int.from_bytes(data[at : at + width], order), 256**width - 1
-    values = (0, 1, most, most // 2, most // 2 + 1, old + 1, old - 1, 2 * old, old // 2, 30_000, 1_000_000_000, most - 7)
+    values = (
+        0,
+        1,
+        most,
+        most // 2,
+        most // 2 + 1,
+        old + 1,
+        old - 1,
+        2 * old,
+        old // 2,
+        30_000,
+        1_000_000_000,
+        most - 7,
+    )
     return data[:at] + (values[rng.integers(len(values))] & most).to_bytes(width, order) + data[at + width :]
 
 

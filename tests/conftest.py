@@ -22,6 +22,18 @@ READY = "SAFI_FAST_TESTS_READY"  # set once everything is compiled, for workers 
 # that have work, in OpenMP (the kernels) and in the oracle's small matrix products.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each, where a test does not ask for more
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What `make test-fast` leaves out, by the beginning of its name: files and tests of more than a second or two, one a line.
+SLOW = tuple((Path(__file__).with_name("slow.txt")).read_text(encoding="utf-8").split())
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = item.nodeid.rsplit("/", 1)[-1]
+        if name.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish(session):

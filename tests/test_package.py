@@ -258,7 +258,6 @@ def packaged():
     return set(names) | {f"safi_fast/{p.relative_to(ROOT).as_posix()}" for p in elsewhere if p.suffix in kept}
 
 
-@pytest.mark.slow
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert files == packaged()
@@ -266,7 +265,6 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         assert f"safi_fast/{name}" in files
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_wheel_works_outside_the_repository(wheel, tmp_path):
     """Installed into a folder, it imports from there and denoises, with a model of its own and with one from a file."""

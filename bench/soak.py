@@ -43,6 +43,7 @@ SIZES = ((24, 31), (40, 40), (57, 33), (2, 24, 24))
 FEW = {"max_outer": 2, "max_inner": 3}
 
 Call = Callable[[Path], Any]
+clock = time.monotonic
 
 
 def image_of(*shape: int) -> np.ndarray:
@@ -102,7 +103,7 @@ def reconstructions(folder: Path) -> list[Any]:
     made = [
         operators.Blur(np.ones((3, 3)) / 9, image.shape),
         operators.Mask(some),
-        operators.FourierMRI(some, image="real"),
+        operators.FourierMRI(some, mask_order="fft", image="real"),
         operators.ParallelBeamCT(image.shape, np.linspace(0, np.pi, 12, endpoint=False), 40),
         operators.Downsample(2, image.shape),
     ]
@@ -110,7 +111,7 @@ def reconstructions(folder: Path) -> list[Any]:
     for operator in made:
         y = operator.apply(image)
         results.append(safi_fast.reconstruct(y, operator, strength=1e-2, max_outer=2, max_iter=5, backend="cpu").image)
-    mri = operators.FourierMRI(some, image="complex")
+    mri = operators.FourierMRI(some, mask_order="fft", image="complex")
     y = np.stack([mri.apply(image), mri.apply(image)])
     results.append(safi_fast.reconstruct(y, mri, strength=1e-2, box=None, max_outer=2, max_iter=5, backend="cpu").image)
     return results
@@ -195,11 +196,11 @@ def slope(hours: np.ndarray, memory: np.ndarray) -> float:
 
 def soak(minutes: float) -> dict[str, Any]:
     """Cycles for so long; what was measured."""
-    begun, hours, memory, digests = time.monotonic(), [], [], set()
+    begun, hours, memory, digests = clock(), [], [], set()
     with tempfile.TemporaryDirectory() as name:
-        while time.monotonic() - begun < 60 * minutes or len(memory) < FEWEST:
+        while clock() - begun < 60 * minutes or len(memory) < FEWEST:
             digests.add(cycle(Path(name)))
-            hours.append((time.monotonic() - begun) / 3600)
+            hours.append((clock() - begun) / 3600)
             memory.append(resident())
         left = len(list(Path(name).iterdir()))
     first = max(2, int(IDENTICAL_AFTER * len(memory)))

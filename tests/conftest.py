@@ -17,6 +17,7 @@ KERNELS = sorted(ROOT.glob("kernels/**/*.py"))
 STATE = hashlib.sha256(b"".join(path.read_bytes() for path in KERNELS)).hexdigest()
 TIMES = hashlib.sha256(repr([path.stat().st_mtime_ns for path in KERNELS]).encode()).hexdigest()
 os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHE / "numba" / STATE[:12]))
+TRIED = "SAFI_FAST_TESTS_WARM"  # set once kernels are compiled, or cannot be
 READY = "SAFI_FAST_TESTS_READY"  # set once everything is compiled, for workers and other processes of the tests
 # Tests work on small images on machines that do other things as well. Threads that wait by spinning then take the cores from those
 # that have work, in OpenMP (the kernels) and in the oracle's small matrix products.
@@ -70,8 +71,9 @@ def _compile_ahead(config, tests):
 def _warm_kernels(say):
     """The CPU kernels, by tests/warm.py."""
     stamp = Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{TIMES[:12]}"
-    if stamp.exists():
+    if stamp.exists() or os.environ.get(TRIED):
         return
+    os.environ[TRIED] = "1"
     say("CPU kernels: compiling, half a minute on two idle cores")
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "warm.py")], capture_output=True, text=True, check=False

@@ -11,6 +11,15 @@ from emulator.prebuild import Recipe
 TINY = 'extern "C" __global__ void tiny(float* y) { y[threadIdx.x] = 1.0f; }'
 
 
+def test_what_is_slow_exists():
+    """Every line of slow.txt begins the name of a test file or of a test."""
+    from conftest import ROOT, SLOW
+
+    for line in SLOW:
+        file, _, name = line.partition("::")
+        assert f"\ndef {name}" in "\n" + (ROOT / "tests" / file).read_text(encoding="utf-8"), line
+
+
 @pytest.fixture
 def listed(monkeypatch, tmp_path):
     """A list of two libraries of one text, for two test files, in an empty cache."""

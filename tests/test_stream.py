@@ -62,7 +62,9 @@ def test_ahead_holds_no_more_than_it_says(depth):
             yield item
             del item
 
-    for item in ahead(make(), depth):
+    for number, item in enumerate(ahead(make(), depth)):
+        if number == 0:
+            assert wait_until(lambda: len(alive) > depth)
         time.sleep(0.005)  # the thread runs as far ahead as it may
         most.append(len(alive))
         del item

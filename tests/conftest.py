@@ -4,18 +4,21 @@ import hashlib
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from emulator.build import processor_features
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.setdefault("SAFI_FAST_TEST_CACHE", str(ROOT / ".cache"))).expanduser()
 
 # Numba's cache does not notice a change in a function of another file, so tests keep one cache per state of the kernels. It compiles
-# again where a file is newer, which a fresh checkout is.
+# again where a file is newer, which a fresh checkout is, and for another Numba or processor.
 KERNELS = sorted(ROOT.glob("kernels/**/*.py"))
 STATE = hashlib.sha256(b"".join(path.read_bytes() for path in KERNELS)).hexdigest()
-TIMES = hashlib.sha256(repr([path.stat().st_mtime_ns for path in KERNELS]).encode()).hexdigest()
+MADE_FOR = [path.stat().st_mtime_ns for path in KERNELS], sys.version, version("numba"), sorted(processor_features())
+WARM = hashlib.sha256(repr(MADE_FOR).encode()).hexdigest()
 os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHE / "numba" / STATE[:12]))
 TRIED = "SAFI_FAST_TESTS_WARM"  # set once kernels are compiled, or cannot be
 READY = "SAFI_FAST_TESTS_READY"  # set once everything is compiled, for workers and other processes of the tests
@@ -51,7 +54,9 @@ def pytest_xdist_node_collection_finished(node, ids):
 
 def _compile_ahead(config, tests):
     """What these test files need, while no test's time runs."""
-    if not tests or hasattr(config, "workerinput") or os.environ.get(READY):
+    if hasattr(config, "workerinput"):
+        os.environ[READY] = "1"
+    if not tests or os.environ.get(READY):
         return
     from emulator import prebuild
 
@@ -70,7 +75,7 @@ def _compile_ahead(config, tests):
 
 def _warm_kernels(say):
     """The CPU kernels, by tests/warm.py."""
-    stamp = Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{TIMES[:12]}"
+    stamp = Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{WARM[:12]}"
     if stamp.exists() or os.environ.get(TRIED):
         return
     os.environ[TRIED] = "1"

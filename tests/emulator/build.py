@@ -252,11 +252,12 @@ def _check_machine(system: str, machine: str) -> None:
 
 def _machine_flags(mode: Mode) -> tuple[str, ...]:
     """Fused multiply-add and AVX2 where this processor has them: fmaf is slow without."""
-    return ("-march=x86-64-v3",) if {"avx2", "fma", "bmi2"} <= _processor_features() and mode == "plain" else ()
+    return ("-march=x86-64-v3",) if {"avx2", "fma", "bmi2"} <= processor_features() and mode == "plain" else ()
 
 
 @functools.cache
-def _processor_features() -> frozenset[str]:
+def processor_features() -> frozenset[str]:
+    """Flags of this processor; none where the system does not tell."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("flags"):

@@ -153,14 +153,15 @@ def _watched():
         raise HangError
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT)
+    timer = signal.setitimer(signal.ITIMER_REAL, LIMIT)  # which pytest-timeout uses as well
     faulthandler.dump_traceback_later(3 * LIMIT, exit=True)
     try:
         yield
     finally:
-        signal.alarm(0)
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _forget_peak():

@@ -69,6 +69,18 @@ def test_a_tiff_of_many_pixels(file):
         read_image(file("a.tif", data))
 
 
+def test_a_tiff_with_a_tile_far_larger_than_the_image(file):
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.zeros((20, 20), np.uint8), tile=(16, 16), compression="zlib")
+    data = bytearray(stream.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as made:
+        for name in ("TileWidth", "TileLength"):
+            tag = made.pages[0].tags[name]
+            data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] = (32_768).to_bytes(tag.valuebytecount, "little")
+    with pytest.raises(ImageFileError, match=CANNOT_HOLD.format("32768 x 32768")):
+        read_image(file("a.tif", data))
+
+
 @pytest.mark.parametrize("read", [read_image, read_array])
 def test_an_npy_of_many_numbers(file, read):
     path = file("a.npy", npy((40_000, 40_000)))

@@ -160,7 +160,8 @@ def _decode_tiff(data: bytes) -> Pixels:
             )
         series, page = file.series[0], file.pages[0]
         ratio = {"NONE": plausible.STORED, "LZW": plausible.LZW}.get(page.compression.name, plausible.UNKNOWN)
-        plausible.require_plausible(series.shape, series.dtype.itemsize, len(data), ratio)
+        for shape in (series.shape, page.chunks):  # a tile may be declared larger than the image
+            plausible.require_plausible(shape, series.dtype.itemsize, len(data), ratio)
         array, axes = series.asarray(), series.axes
         photometric = page.photometric.name
         extra = [sample.name for sample in page.extrasamples]

@@ -159,7 +159,8 @@ def _decode_tiff(data: bytes) -> Pixels:
                 f"its pages have {len(file.series)} different shapes or types; save them as separate files"
             )
         series, page = file.series[0], file.pages[0]
-        ratio = {"NONE": plausible.STORED, "LZW": plausible.LZW}.get(page.compression.name, plausible.UNKNOWN)
+        known = {tifffile.COMPRESSION.NONE: plausible.STORED, tifffile.COMPRESSION.LZW: plausible.LZW}
+        ratio = known.get(page.compression, plausible.UNKNOWN)
         for shape in (series.shape, page.chunks):  # a tile may be declared larger than the image
             plausible.require_plausible(shape, series.dtype.itemsize, len(data), ratio)
         array, axes = series.asarray(), series.axes

@@ -76,7 +76,9 @@ def test_a_tiff_with_a_tile_far_larger_than_the_image(file):
     with tifffile.TiffFile(io.BytesIO(data)) as made:
         for name in ("TileWidth", "TileLength"):
             tag = made.pages[0].tags[name]
-            data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] = (32_768).to_bytes(tag.valuebytecount, "little")
+            data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] = (32_768).to_bytes(
+                tag.valuebytecount, "little"
+            )
     with pytest.raises(ImageFileError, match=CANNOT_HOLD.format("32768 x 32768")):
         read_image(file("a.tif", data))
 

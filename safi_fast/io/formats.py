@@ -159,10 +159,7 @@ def _decode_tiff(data: bytes) -> Pixels:
                 f"its pages have {len(file.series)} different shapes or types; save them as separate files"
             )
         series, page = file.series[0], file.pages[0]
-        known = {tifffile.COMPRESSION.NONE: plausible.STORED, tifffile.COMPRESSION.LZW: plausible.LZW}
-        ratio = known.get(page.compression, plausible.UNKNOWN)
-        for shape in (series.shape, page.chunks):  # a tile may be declared larger than the image
-            plausible.require_plausible(shape, series.dtype.itemsize, len(data), ratio)
+        plausible.require_plausible_tiff(series, page, len(data))
         array, axes = series.asarray(), series.axes
         photometric = page.photometric.name
         extra = [sample.name for sample in page.extrasamples]

@@ -35,6 +35,13 @@ def require_plausible_png(data: bytes) -> None:
     require_plausible((height, width, samples), 2 if data[24:25] == b"\x10" else 1, len(data), 4 * DEFLATE)
 
 
+def require_plausible_tiff(series: Any, page: Any, stored: int) -> None:
+    """The same of a series of tifffile and its first page, whose tiles may be declared larger than the image. Raises ValueError."""
+    ratio = {1: STORED, 5: LZW}.get(int(page.compression), UNKNOWN)  # not compressed, LZW
+    for shape in (series.shape, page.chunks):
+        require_plausible(shape, series.dtype.itemsize, stored, ratio)
+
+
 def require_plausible_npy(stream: IO[bytes], stored: int, ratio: int = 1) -> None:
     """The same of an NPY file or member of an archive, of which only the header is read. Raises ValueError."""
     version = np.lib.format.read_magic(stream)

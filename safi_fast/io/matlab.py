@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from .plausible import DEFLATE, require_plausible
 
@@ -27,6 +27,8 @@ DEEPEST = 64  # cells and structs in each other
 CHUNK = 2**20
 
 Read = Callable[[int], bytes]
+Order = Literal["little", "big"]
+ORDERS: dict[bytes, Order] = {b"IM": "little", b"MI": "big"}
 
 
 def require_sound(path: Path) -> None:
@@ -37,7 +39,7 @@ def require_sound(path: Path) -> None:
         if 0 in header[:4]:
             _require_sound_4(stream, size)
             return
-        order = {b"IM": "little", b"MI": "big"}.get(header[126:128])
+        order = ORDERS.get(header[126:128])
         if order is None:
             raise ValueError("it has no MATLAB header")
         while (place := stream.tell()) < size:
@@ -97,7 +99,7 @@ class _Inflated:
 class _Array:
     """What is left of an array that is being passed over."""
 
-    def __init__(self, read: Read, order: str, count: int, depth: int = 0) -> None:
+    def __init__(self, read: Read, order: Order, count: int, depth: int = 0) -> None:
         self.read, self.order, self.left, self.depth = read, order, count, depth
         if depth > DEEPEST:
             raise ValueError(f"it has arrays in each other, more than {DEEPEST} deep")
@@ -171,7 +173,7 @@ class _Array:
         return word, size, -size % 8
 
     def _number(self, word: bytes) -> int:
-        return int.from_bytes(word, "little" if self.order == "little" else "big")
+        return int.from_bytes(word, self.order)
 
     def _spend(self, count: int) -> None:
         if count > self.left:
@@ -190,8 +192,8 @@ class _Array:
         return found
 
 
-def _pair(tag: bytes, order: str) -> tuple[int, int]:
+def _pair(tag: bytes, order: Order) -> tuple[int, int]:
     if len(tag) < 8:
         raise ValueError("it ends within a tag")
-    words = [int.from_bytes(tag[at : at + 4], "little" if order == "little" else "big") for at in (0, 4)]
+    words = [int.from_bytes(tag[at : at + 4], order) for at in (0, 4)]
     return words[0], words[1]

@@ -33,6 +33,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread 
 SLOW = tuple((Path(__file__).with_name("slow.txt")).read_text(encoding="utf-8").split())
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Files of slow tests alone are not even imported where no slow test is asked for."""
+    return True if collection_path.name in SLOW and config.option.markexpr.startswith("not slow") else None
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         name = item.nodeid.rsplit("/", 1)[-1]

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test lint chaos bench bench-full bench-gpu clean
+.PHONY: demo test test-fast emulator-libs fuzz soak chaos lint bench bench-full bench-gpu clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +19,28 @@ $(VENV)/installed-dev: $(PACKAGING)
 demo: $(VENV)/installed
 	$(BIN)/safi-fast demo
 
-test: lint
-	$(BIN)/python -m pytest --benchmark-disable
+# Workers that share the tests; each may take 1.5 GB.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --benchmark-disable -n $(WORKERS) --dist worksteal
+
+test: lint emulator-libs
+	$(PYTEST)
+
+# For every save: a minute and a half, once everything is compiled. What it leaves out stands in tests/slow.txt.
+test-fast: $(VENV)/installed-dev
+	$(PYTEST) -q -m "not slow and not gpu"
+
+# What the tests would otherwise wait for: CUDA kernels compiled by g++ for the emulator, and by NVRTC. Kept in .cache.
+emulator-libs: $(VENV)/installed-dev
+	$(BIN)/python -m tests.emulator.prebuild
+
+# 10,000 damaged files of all formats.
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m tests.fuzz.bytes
+
+# An hour of mixed calls, whose memory must not grow.
+soak: $(VENV)/installed-dev
+	$(BIN)/python bench/soak.py --output $(RESULTS)/soak.json
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -63,4 +83,4 @@ bench-gpu: $(VENV)/installed-dev
 	$(BIN)/python bench/gpu.py --output bench/results/gpu.json
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

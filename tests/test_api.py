@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from models import random_mmr_mask, random_model, random_safi_mask
+from patience import PROCESS
 
 import safi_fast
 from safi_fast import BackendError, InputError, ModelError, Solver, denoise
@@ -231,7 +232,7 @@ def test_torch_is_not_imported_for_a_caller_without_it(tmp_path):
         "print([name for name in ('torch', 'cupy', 'skimage', 'matplotlib', 'rich') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PROCESS, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from patience import PROCESS
 from scipy.ndimage import gaussian_filter
 
 import safi_fast.cli.session as sessions
@@ -401,7 +402,7 @@ class Echo:
 
 def hang(descriptor):
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 sessions.make_session = lambda *_: sessions.Session(load_model(), Echo())
 os.fsync = hang
@@ -415,7 +416,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing(tmp_path, folder, number
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(number)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=PROCESS)
     assert process.returncode == status
     assert "Traceback" not in error
     assert not list((tmp_path / "out").iterdir())

@@ -349,10 +349,12 @@ def test_profile_has_to_be_asked_for():
 def own_cache(tmp_path, monkeypatch):
     """An empty cache but for the run time, which takes a while to build."""
     build(TINY, ("-DVALUE=0",))
+    target = tmp_path / "emulator"
+    target.mkdir()
     for path in cache_folder().glob("runtime-plain-*.o"):
-        shutil.copy2(path, tmp_path)
+        shutil.copy2(path, target)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    return tmp_path
+    return target
 
 
 TINY = HEAD + "tiny(float* y) { y[threadIdx.x] = VALUE; }"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fake_cupy import CompileException, FakeArray, FakeCupy
 from models import random_model
+from patience import PROCESS
 
 import safi_fast
 from safi_fast import BackendError, InputError, Solver, api, backend, denoise
@@ -597,7 +598,7 @@ def use(folder, before=""):
     """What a process prints that denoises and asks about CUDA, warnings being errors; nothing may go to stderr."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", before + USE],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False, timeout=280,
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False, timeout=PROCESS,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     imported, missing, refused, *doctor, status = done.stdout.splitlines()

@@ -348,7 +348,7 @@ from safi_fast import atomic
 
 def hang(descriptor):
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 os.fsync = hang
 atomic.write_atomically(Path(sys.argv[1]), b"new")

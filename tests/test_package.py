@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import random_model
+from patience import PROCESS
 
 import safi_fast
 from safi_fast.bindings.cache import discard_stale_kernels
@@ -44,7 +45,12 @@ PUBLIC = [
 def python(code, **options):
     """What a fresh interpreter prints; it may not write to stderr."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=600, **options
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PROCESS,
+        **options,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()
@@ -54,8 +60,10 @@ def python(code, **options):
 
 
 def test_import_is_fast():
-    code = "import time; t = time.perf_counter(); import safi_fast; print(time.perf_counter() - t)"
-    assert min(float(python(code)) for _ in range(3)) < 0.3
+    """Processor time, against that of NumPy, which every caller imports: a busy or slow machine changes neither's share."""
+    code = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
+    ours, numpy = (min(float(python(code.format(name))) for _ in range(3)) for name in ("safi_fast", "numpy"))
+    assert ours < numpy / 3
 
 
 @pytest.mark.parametrize(
@@ -224,7 +232,7 @@ def test_only_kernels_and_bindings_import_numba():
 def test_import_linter_passes():
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=PROCESS,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -243,7 +251,7 @@ def wheel(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, source]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False, timeout=PROCESS)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(target.glob("*.whl"))
 
@@ -257,7 +265,6 @@ def packaged():
     return set(names) | {f"safi_fast/{p.relative_to(ROOT).as_posix()}" for p in elsewhere if p.suffix in kept}
 
 
-@pytest.mark.slow
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert files == packaged()
@@ -265,7 +272,6 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         assert f"safi_fast/{name}" in files
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_wheel_works_outside_the_repository(wheel, tmp_path):
     """Installed into a folder, it imports from there and denoises, with a model of its own and with one from a file."""
@@ -273,7 +279,7 @@ def test_wheel_works_outside_the_repository(wheel, tmp_path):
     save_model(model, tmp_path / "random.safetensors")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
     done = subprocess.run(
-        [*install, "--disable-pip-version-check"], capture_output=True, text=True, check=False, timeout=300
+        [*install, "--disable-pip-version-check"], capture_output=True, text=True, check=False, timeout=PROCESS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     image = np.random.default_rng(0).random((20, 22))

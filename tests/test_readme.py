@@ -24,7 +24,6 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(safi_fast.Solver, "reconstruct", lambda *args, **options: reconstruct(*args, **options | FEW))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_python_examples(page, few_steps, tmp_path, monkeypatch):
     """The examples of a page run one after the other."""

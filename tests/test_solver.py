@@ -11,6 +11,7 @@ import numpy as np
 import oracle
 import pytest
 from models import oracle_form, random_model
+from patience import SOON
 
 from safi_fast import Solver, memory
 from safi_fast.errors import InputError
@@ -595,7 +596,7 @@ def test_threads_share_a_solver(family):
     start = threading.Barrier(2)
 
     def work(number):
-        start.wait(timeout=60)
+        start.wait(timeout=SOON)
         return [solve(solver, image, **options) for image, options in jobs[number::2]]
 
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""Start-up: warmup(), where compiled kernels are kept, and how long the first result takes."""
+"""Start-up: warmup(), where compiled kernels are kept, and that the first result compiles nothing."""
 
 import json
 import os
@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PROCESS
 
 import safi_fast
 from safi_fast.bindings import cache
-
-SECONDS = 20.0  # to the first result; 2 to 3 on an idle machine, 30 and more where kernels have to be compiled
 
 
 def python(code, *arguments, **environment):
     """What a process of its own prints, which must be silent otherwise."""
     command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
     done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=200
+        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=PROCESS
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -27,10 +26,8 @@ def python(code, *arguments, **environment):
 
 
 FIRST_RESULT = """
-import time; start = time.perf_counter()
 import json, sys, numpy as np, safi_fast
 safi_fast.denoise(np.full((64, 64), 0.5), 25 / 255, max_outer=2)
-first = time.perf_counter()
 hits, misses = [], []
 for name, module in list(sys.modules.items()):
     if name.startswith("safi_fast.kernels.cpu."):
@@ -38,16 +35,15 @@ for name, module in list(sys.modules.items()):
             if hasattr(value, "stats"):
                 hits += value.stats.cache_hits.values()
                 misses += value.stats.cache_misses.values()
-print(json.dumps([first - start, sum(hits), sum(misses)]))
+print(json.dumps([sum(hits), sum(misses)]))
 """
 
 
 def test_the_first_result_of_a_process_compiles_nothing_after_a_warmup():
     safi_fast.warmup("safi-gray", backend="cpu")
-    seconds, loaded, compiled = json.loads(python(FIRST_RESULT))
+    loaded, compiled = json.loads(python(FIRST_RESULT))
     assert compiled == 0
     assert loaded > 5
-    assert seconds < SECONDS
 
 
 def test_warmup_leaves_nothing_to_compile_for_any_schedule():

@@ -12,6 +12,7 @@ from emulator.compile import compilers
 from emulator.path import longest_path, reachable
 from emulator.sass import parse_sass
 from emulator.tools import find_tool
+from patience import PROCESS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -140,7 +141,7 @@ def test_precisions_are_ordered(results):
 # ------------------------------------------------------------------------------------------------------ a real GPU
 def test_bench_says_that_there_is_no_gpu():
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "gpu.py")], capture_output=True, text=True, check=False, timeout=240
+        [sys.executable, str(ROOT / "bench" / "gpu.py")], capture_output=True, text=True, check=False, timeout=PROCESS
     )
     if done.returncode == 0:
         pytest.skip("there is a GPU here")

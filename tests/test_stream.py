@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import pytest
 from models import random_model
+from patience import PROCESS, wait_until
 
 from safi_fast import InputError, Solver
 from safi_fast.stream import ahead, stream
@@ -35,16 +36,6 @@ def pictures(shapes=SHAPES):
 
 def threads_named():
     return [thread for thread in threading.enumerate() if thread.name == "safi_fast.ahead"]
-
-
-def wait_until(condition, seconds=10.0):
-    """Whether the condition comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------- ahead
@@ -71,7 +62,9 @@ def test_ahead_holds_no_more_than_it_says(depth):
             yield item
             del item
 
-    for item in ahead(make(), depth):
+    for number, item in enumerate(ahead(make(), depth)):
+        if number == 0:
+            assert wait_until(lambda: len(alive) > depth)
         time.sleep(0.005)  # the thread runs as far ahead as it may
         most.append(len(alive))
         del item
@@ -177,12 +170,12 @@ next(results)
 
 
 def test_a_source_that_blocks_does_not_keep_the_process():
-    subprocess.run([sys.executable, "-c", BLOCKED], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", BLOCKED], check=True, timeout=PROCESS)
 
 
 @pytest.mark.parametrize("pause", [0, 1], ids=["while it solves", "while it waits for room"])
 def test_a_stream_that_is_left_open_does_not_keep_the_process(pause):
-    subprocess.run([sys.executable, "-c", LEFT_OPEN.format(pause=pause)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", LEFT_OPEN.format(pause=pause)], check=True, timeout=PROCESS)
 
 
 @pytest.mark.parametrize(

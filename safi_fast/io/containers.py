@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, ImageFileError
+from .matlab import require_sound
+from .sizes import DEFLATE, require_plausible_dataset, require_plausible_npy
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HDF5_OFFSETS = (0, 512, 1024, 2048)  # MATLAB writes a text header of 512 bytes before it
@@ -24,13 +26,14 @@ def read_named(path: Path, name: str | None) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return _chosen(path, {key: archive[key] for key in archive if name in (None, key)}, name)
+                return _chosen(path, {key: _member(archive, key) for key in archive if name in (None, key)}, name)
         if is_hdf5(path):
             return _from_hdf5(path, name)
         if path.suffix.lower() != ".mat":
             raise ImageFileError(f"{path}: is no HDF5 file")
         from scipy.io import loadmat
 
+        require_sound(path)
         entries = loadmat(path, struct_as_record=False, squeeze_me=False)
         return _chosen(path, {key: value for key, value in entries.items() if not key.startswith("__")}, name)
     except (ImageFileError, BackendError):
@@ -49,8 +52,9 @@ def read_fastmri(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray
     h5py = require_h5py(path)
     try:
         with h5py.File(path, "r") as file:
-            found = {key: file[key][()] if key in file else None for key in ("kspace", "mask", "reconstruction_rss")}
-    except OSError as error:
+            names = ("kspace", "mask", "reconstruction_rss")
+            found = {key: _loaded(file[key]) if key in file else None for key in names}
+    except Exception as error:  # HDF5 raises anything from OSError to RuntimeError and KeyError on damaged files
         raise ImageFileError(f"{path}: is truncated, damaged or not an HDF5 file ({error})") from error
     kspace = found["kspace"]
     if kspace is None or kspace.ndim not in (3, 4):
@@ -75,6 +79,21 @@ def is_hdf5(path: Path) -> bool:
     return any(head[offset : offset + len(HDF5_SIGNATURE)] == HDF5_SIGNATURE for offset in HDF5_OFFSETS)
 
 
+def _member(archive: Any, name: str) -> Any:
+    """An array of an .npz file."""
+    entry = f"{name}.npy"
+    if entry in archive.zip.namelist():
+        with archive.zip.open(entry) as stream:
+            require_plausible_npy(stream, archive.zip.getinfo(entry).compress_size, DEFLATE)
+    return archive[name]
+
+
+def _loaded(dataset: Any) -> Any:
+    """The values of an HDF5 dataset."""
+    require_plausible_dataset(dataset)
+    return dataset[()]
+
+
 def _from_hdf5(path: Path, name: str | None) -> NDArray[Any]:
     h5py = require_h5py(path)
     matlab = path.suffix.lower() == ".mat"
@@ -82,7 +101,7 @@ def _from_hdf5(path: Path, name: str | None) -> NDArray[Any]:
     def value(node: Any) -> Any:
         if isinstance(node, h5py.Group):
             return node
-        array = node[()]
+        array = _loaded(node)
         if isinstance(array, np.ndarray) and array.dtype.names == ("real", "imag"):
             array = array["real"] + 1j * array["imag"]
         return np.asarray(array).T if matlab else np.asarray(array)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from .pixels import FormatError, Pixels, require_single
+from .sizes import JPEG as RATIO
+from .sizes import require_plausible
 from .tags import Resolution, Tags, exif_tags, orientation_of, resolution_of, words
 
 QUALITY = 95
@@ -30,6 +32,7 @@ def decode(data: bytes) -> Pixels:
             raise FormatError(f"holds {count} pictures (MPO); save them as separate files")
         if image.mode not in ("L", "RGB"):
             raise FormatError(f"is a {image.mode} JPEG; convert it to grey or RGB first")
+        require_plausible((image.height, image.width, len(image.mode)), 1, len(data), RATIO)
         array = np.asarray(image)
         return Pixels(array, colour=array.ndim == 3, tags=_tags(image))
 

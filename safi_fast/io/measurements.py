@@ -26,6 +26,7 @@ from ..operators.axes import doubt
 from .bart import coil_images, pair, read_cfl
 from .containers import is_hdf5, read_fastmri, read_named
 from .images import is_image_name, read_image
+from .sizes import require_plausible_npy
 from .text import read_text
 
 CONTAINERS = (".npz", ".mat", ".h5", ".hdf5")
@@ -63,8 +64,10 @@ def read_array(path: str | Path, name: str | None = None) -> Array:
     if suffix == ".npy":
         _require_file(path)
         try:
+            with path.open("rb") as stream:
+                require_plausible_npy(stream, path.stat().st_size)
             array: Array = np.lib.format.open_memmap(path, mode="r")
-        except (ValueError, OSError, EOFError) as error:
+        except Exception as error:  # of a damaged header: ValueError, OSError, EOFError, tokenize's TokenError, ...
             raise ImageFileError(f"{path}: is truncated, damaged or not a NPY file ({error})") from error
         if array.dtype.kind not in "buifc" or array.size == 0:
             raise ImageFileError(f"{path}: holds {array.dtype} of shape {array.shape}; expected numbers")

@@ -7,10 +7,12 @@ import io
 import numpy as np
 
 from .pixels import FormatError, Pixels, join_samples, split_samples
+from .sizes import require_plausible_npy
 
 
 def decode(data: bytes) -> Pixels:
     """Pixels of an NPY file: (H, W), (B, H, W), (B, 1, H, W), with colour or colour and alpha as a last axis of 3 or 4."""
+    require_plausible_npy(io.BytesIO(data), len(data))
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise FormatError("is an archive of arrays; save one array as .npy")

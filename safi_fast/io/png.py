@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .pixels import Array, FormatError, Pixels, join_samples, require_single, silenced, split_samples
+from .sizes import require_plausible_png
 from .tags import Resolution, Tags, exif_tags, orientation_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -37,6 +38,7 @@ def decode(data: bytes) -> Pixels:
     """Pixels of a PNG file."""
     import imagecodecs
 
+    require_plausible_png(data)
     with silenced("imagecodecs"):
         array = imagecodecs.png_decode(data)
     chunks = list(chunks_of(data))

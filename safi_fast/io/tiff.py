@@ -12,6 +12,7 @@ import numpy as np
 
 from . import ifd, ome
 from .pixels import Array, FormatError, Pixels, silenced, split_samples
+from .sizes import require_plausible_tiff
 from .tags import GEO, METRES, UNIT_NAMES, Layout, Resolution, Tags, orientation_of, resolution_of, words
 
 DESCRIPTION, XMP, ICC = 270, 700, 34675
@@ -38,6 +39,7 @@ def decode(data: bytes) -> Pixels:
     name = _check_whole(text)
     with silenced("tifffile"), tifffile.TiffFile(io.BytesIO(data), name=name) as file:
         series, smaller = _only_series(file)
+        require_plausible_tiff(series, file.pages[0], len(data))
         array, axes, page = series.asarray(), series.axes, file.pages[0]
         layout = _layout(file, series, text)
         pixels = _samples(array, axes, page, _white(array, page, layout))

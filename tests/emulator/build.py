@@ -4,8 +4,8 @@
     sanitize   AddressSanitizer and UndefinedBehaviorSanitizer; must be loaded by a process of sanitized.py
     check      bounds, alignment, uninitialised reads, races, undefined behaviour; profile of memory accesses
 
-Libraries lie in the folder $SAFI_FAST_EMULATOR_CACHE, by default ~/.cache/safi_fast_emulator, and are dropped there when
-unused for a month. Builds may run in parallel: each writes under a name of its own and renames.
+Libraries lie in the folder $SAFI_FAST_TEST_CACHE/emulator, by default .cache/emulator of the checkout, and are dropped there when
+unused for a month. Builds may run in parallel: each writes under a name of its own and renames. prebuild.py builds ahead of the tests.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import platform
 import re
@@ -29,10 +30,14 @@ from typing import Literal, get_args
 Mode = Literal["plain", "sanitize", "check"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-CACHE_VARIABLE = "SAFI_FAST_EMULATOR_CACHE"
+CACHE_VARIABLE = "SAFI_FAST_TEST_CACHE"
+RECORD_VARIABLE = (
+    "SAFI_FAST_EMULATOR_RECORD"  # a file that gets a line for every library that is asked for: see prebuild.py
+)
 UNUSED_DAYS = 30
 
 _HERE = Path(__file__).resolve().parent
+_CHECKOUT = _HERE.parents[1]
 _HEADERS = sorted(_HERE.glob("*.hpp"))
 _ALWAYS = (
     "runtime.cpp",
@@ -130,25 +135,53 @@ def build(source: str, options: Sequence[str] = (), mode: Mode = "plain") -> Lib
     """The library for a .cu text whose headers are inlined. `options` are those of NVRTC: -D and -U are used."""
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}; expected one of {', '.join(MODES)}")
-    defines = _defines(options)
-    flags = (*_COMMON_FLAGS, *_machine_flags(mode), *_KERNEL_FLAGS, *_MODE_KERNEL_FLAGS[mode], *defines)
-    link_flags = ("-shared", *_MODE_LINK_FLAGS[mode])
-    compiler = _compiler()
-    runtime_object = _build_runtime(mode)
-    script = _LINKER_SCRIPT.read_text(encoding="utf-8")
-    key = _key(source, _UNIT, script, *flags, *link_flags, runtime_object.name, compiler.version)
-    target = cache_folder() / f"{mode}-{key}.so"
+    _record(source, options, mode)
+    target = _target(source, options, mode)
     names = target.with_suffix(".txt")
-    if not (_use(target) and _use(names)):
-        with _scratch() as folder:
+    if not (use(target) and use(names)):
+        defines = _defines(options)
+        runtime_object = _build_runtime(mode)
+        with scratch() as folder:
             kernels = _find_kernels(source, defines, folder)
-            library = _build_library(source, kernels, flags, (*link_flags, str(runtime_object)), folder)
+            libraries = (*_link_flags(mode), str(runtime_object))
+            library = _build_library(source, kernels, _flags(defines, mode), libraries, folder)
             listing = folder / "kernels.txt"
             listing.write_text("\n".join(kernel.name for kernel in kernels), encoding="utf-8")
             listing.replace(names)
             library.replace(target)
         _drop_unused()
     return Library(target, mode, tuple(names.read_text(encoding="utf-8").split()))
+
+
+def is_built(source: str, options: Sequence[str], mode: Mode) -> bool:
+    """Whether `build` would compile nothing."""
+    target = _target(source, options, mode)
+    return target.is_file() and target.with_suffix(".txt").is_file()
+
+
+def _target(source: str, options: Sequence[str], mode: Mode) -> Path:
+    """Where the library lies once it is built: its name tells texts, options, flags and compiler apart."""
+    flags = (*_flags(_defines(options), mode), *_link_flags(mode))
+    script = _LINKER_SCRIPT.read_text(encoding="utf-8")
+    key = key_of(source, _UNIT, script, *flags, _runtime_object(mode).name, _compiler().version)
+    return cache_folder() / f"{mode}-{key}.so"
+
+
+def _flags(defines: Sequence[str], mode: Mode) -> tuple[str, ...]:
+    return (*_COMMON_FLAGS, *_machine_flags(mode), *_KERNEL_FLAGS, *_MODE_KERNEL_FLAGS[mode], *defines)
+
+
+def _link_flags(mode: Mode) -> tuple[str, ...]:
+    return ("-shared", *_MODE_LINK_FLAGS[mode])
+
+
+def _record(source: str, options: Sequence[str], mode: Mode) -> None:
+    """One line, in one write, as many processes may do so at once."""
+    if path := os.environ.get(RECORD_VARIABLE):
+        test = os.environ.get("PYTEST_CURRENT_TEST", "")
+        entry = {"text": key_of(source), "options": list(options), "mode": mode, "test": test}
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
 
 
 def _build_library(
@@ -166,8 +199,7 @@ def _build_library(
 def cache_folder() -> Path:
     """Where libraries are kept; made if it is not there. A folder for this user alone in the temporary one as a last resort."""
     named = os.environ.get(CACHE_VARIABLE)
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "safi_fast_emulator"
-    folder = base.expanduser()
+    folder = (Path(named).expanduser() if named else _CHECKOUT / ".cache") / "emulator"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
@@ -220,11 +252,12 @@ def _check_machine(system: str, machine: str) -> None:
 
 def _machine_flags(mode: Mode) -> tuple[str, ...]:
     """Fused multiply-add and AVX2 where this processor has them: fmaf is slow without."""
-    return ("-march=x86-64-v3",) if {"avx2", "fma", "bmi2"} <= _processor_features() and mode == "plain" else ()
+    return ("-march=x86-64-v3",) if {"avx2", "fma", "bmi2"} <= processor_features() and mode == "plain" else ()
 
 
 @functools.cache
-def _processor_features() -> frozenset[str]:
+def processor_features() -> frozenset[str]:
+    """Flags of this processor; none where the system does not tell."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("flags"):
@@ -243,18 +276,27 @@ def _run(arguments: Sequence[str]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- pieces
+def _runtime_object(mode: Mode) -> Path:
+    """Where the run time lies once it is built."""
+    return cache_folder() / _runtime_name(mode)
+
+
+@functools.cache
+def _runtime_name(mode: Mode) -> str:
+    flags = (*_COMMON_FLAGS, *_MODE_RUNTIME_FLAGS[mode])
+    texts = [path.read_text(encoding="utf-8") for path in (*_HEADERS, *(_HERE / name for name in _RUNTIME[mode]))]
+    return f"runtime-{mode}-{key_of(*texts, *flags, _compiler().version)}.o"
+
+
 def _build_runtime(mode: Mode) -> Path:
     """The run time as one relocatable object, the same for all libraries of a mode."""
-    flags = (*_COMMON_FLAGS, *_MODE_RUNTIME_FLAGS[mode])
-    sources = [_HERE / name for name in _RUNTIME[mode]]
-    texts = [path.read_text(encoding="utf-8") for path in (*_HEADERS, *sources)]
-    target = cache_folder() / f"runtime-{mode}-{_key(*texts, *flags, _compiler().version)}.o"
-    if not _use(target):
-        with _scratch() as folder:
+    target = _runtime_object(mode)
+    if not use(target):
+        with scratch() as folder:
             unit = folder / "all_of_it.cpp"
-            unit.write_text("".join(f'#include "{path.name}"\n' for path in sources), encoding="utf-8")
+            unit.write_text("".join(f'#include "{name}"\n' for name in _RUNTIME[mode]), encoding="utf-8")
             result = folder / "runtime.o"
-            _run([*flags, "-I", str(_HERE), "-c", str(unit), "-o", str(result)])
+            _run([*_COMMON_FLAGS, *_MODE_RUNTIME_FLAGS[mode], "-I", str(_HERE), "-c", str(unit), "-o", str(result)])
             result.replace(target)
     return target
 
@@ -286,7 +328,8 @@ def _show_parentheses(text: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- cache
-def _key(*parts: str) -> str:
+def key_of(*parts: str) -> str:
+    """A name for these texts."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode())
@@ -294,7 +337,7 @@ def _key(*parts: str) -> str:
     return digest.hexdigest()[:24]
 
 
-def _use(path: Path) -> bool:
+def use(path: Path) -> bool:
     """Whether the file is there; marks it as used."""
     try:
         os.utime(path)
@@ -304,7 +347,7 @@ def _use(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
+def scratch() -> Iterator[Path]:
     """A folder inside the cache, on the same disk, so that a rename is atomic."""
     with tempfile.TemporaryDirectory(prefix="build-", dir=cache_folder(), ignore_cleanup_errors=True) as folder:
         yield Path(folder)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from .build import cache_folder, key_of, scratch, use
 from .tools import find_tool, pip_files
 
 Compiler = Literal["nvcc", "nvrtc"]
@@ -87,12 +88,47 @@ def compile_cubin(
         )
     chosen = compiler or here[0]
     all_options = (*options, *RAW_MODULE_OPTIONS, f"-arch={architecture}")
-    code, log = (_run_nvcc if chosen == "nvcc" else _run_nvrtc)(source, all_options)
+    code, log = _compiled(chosen, source, all_options)
     cubin = Cubin(architecture, chosen, code, parse_resources(log))
     spilled = [f"{name}: {needs}" for name, needs in cubin.kernels.items() if needs.spills]
     if spilled and not spills_allowed:
         raise SpillError(f"local memory is used on {architecture} by " + "; ".join(spilled))
     return cubin
+
+
+def is_compiled(source: str, options: Sequence[str], architecture: str) -> bool:
+    """Whether `compile_cubin` with the first compiler would compile nothing."""
+    return _cached(compilers()[0], source, (*options, *RAW_MODULE_OPTIONS, f"-arch={architecture}")).is_file()
+
+
+# ------------------------------------------------------------------------------------------------------------- the cache
+def _compiled(compiler: Compiler, source: str, options: tuple[str, ...]) -> tuple[bytes, str]:
+    """Machine code and log, once per text, options and compiler; kept beside the emulator's libraries."""
+    target = _cached(compiler, source, options)
+    if use(target):
+        content = target.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        return content[end:], content[8:end].decode()
+    code, log = (_run_nvcc if compiler == "nvcc" else _run_nvrtc)(source, options)
+    with scratch() as folder:
+        (folder / "cubin").write_bytes(len(log.encode()).to_bytes(8, "little") + log.encode() + code)
+        (folder / "cubin").replace(target)
+    return code, log
+
+
+def _cached(compiler: Compiler, source: str, options: tuple[str, ...]) -> Path:
+    return cache_folder() / f"cubin-{key_of(compiler, _version(compiler), source, *options)}.bin"
+
+
+@functools.cache
+def _version(compiler: Compiler) -> str:
+    if compiler == "nvcc":
+        command = [find_tool("nvcc") or "nvcc", "--version"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    library, major, minor = _nvrtc(), ctypes.c_int(), ctypes.c_int()
+    assert library is not None
+    library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return f"{major.value}.{minor.value} {library._name}"
 
 
 # ------------------------------------------------------------------------------------------------------- the log of ptxas

@@ -1,6 +1,7 @@
 """Small random models that are valid, for the tests of everything that takes a model."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from safi_fast.model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
 
@@ -104,3 +105,10 @@ def coil_maps(count, height, width):
     angles = 2 * np.pi * np.arange(count) / count
     maps = np.stack([np.exp(-((x - np.cos(a)) ** 2) - (y - np.sin(a)) ** 2 + 1j * a) for a in angles])
     return (maps / np.sqrt((abs(maps) ** 2).sum(0))).astype(np.complex64)
+
+
+def phantom(height, width):
+    """Two discs, smooth, with edges, inside the inscribed ellipse, on [0, 1], float32."""
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    image = 0.4 * (x**2 + y**2 < 0.7) + 0.5 * ((x - 0.2) ** 2 + (y + 0.1) ** 2 < 0.12)
+    return gaussian_filter(image, 0.6).astype(np.float32)

@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from models import coil_maps, random_model
+from models import coil_maps, phantom, random_model
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from safi_fast import io
 from safi_fast.api import reconstruct
@@ -31,14 +30,7 @@ FEW = {"max_outer": 2, "max_iter": 20}
 STRENGTH = 1e-3
 
 
-def phantom(height=H, width=W):
-    """Smooth, with edges, inside the inscribed ellipse, on [0, 1]."""
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    image = 0.4 * (x**2 + y**2 < 0.7) + 0.5 * ((x - 0.2) ** 2 + (y + 0.1) ** 2 < 0.12)
-    return gaussian_filter(image, 0.6).astype(np.float32)
-
-
-IMAGE = phantom()
+IMAGE = phantom(H, W)
 LINES = (np.arange(W) % 3 == 0) | (abs(np.arange(W) - W // 2) < 5)
 
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import scipy.io
-from models import coil_maps, random_model
+from models import coil_maps, phantom, random_model
 from scipy.ndimage import gaussian_filter
 
 from safi_fast import InputError, Solver, io
@@ -25,13 +25,6 @@ FEW = ("--max-outer", "2", "--max-iter", "60", "--strength", "1e-4")
 SMALL = 0.2  # error of the image, as a share of its norm
 
 
-def phantom(height=N, width=N):
-    """No symmetry, nothing that is constant along an axis: a disc and an ellipse, on [0, 1]."""
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    image = 0.4 * (x**2 + 1.3 * y**2 < 0.7) + 0.5 * ((x - 0.2) ** 2 + (y + 0.1) ** 2 < 0.12)
-    return gaussian_filter(image, 0.6).astype(np.float32)
-
-
 def noisy_kspace(images):
     """Centred k-space with a little noise, as measured: nowhere exactly zero."""
     axes = (-2, -1)
@@ -39,7 +32,7 @@ def noisy_kspace(images):
     return (k + 1e-4 * (RNG.standard_normal(k.shape) + 1j * RNG.standard_normal(k.shape))).astype(np.complex64)
 
 
-IMAGE = phantom()
+IMAGE = phantom(N, N)
 FULL = noisy_kspace(IMAGE)
 COLUMNS, ROWS = FULL * LINES, FULL * LINES[:, None]
 

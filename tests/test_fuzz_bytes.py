@@ -111,10 +111,24 @@ def test_open_files_are_counted(monkeypatch):
     assert faults == ["--format angles: 3 more open files than before"]
 
 
-def test_growth_is_the_rise_of_a_line():
+def test_growth_is_steady():
     assert fuzzing.growth_of([5.0, 5.0]) == 0
-    assert fuzzing.growth_of([0, 1, 2, 3]) == pytest.approx(3)
-    assert abs(fuzzing.growth_of([5, 6, 5, 6, 5])) < 1e-9
+    assert fuzzing.growth_of([0, 1, 2, 3]) == 3
+    assert fuzzing.growth_of([5, 6, 5, 6, 5]) == 0
+    assert fuzzing.growth_of([5, 5, 90, 90, 90]) == 0
+
+
+def test_growth_is_a_fault(monkeypatch):
+    kept = []
+
+    def keeps_memory(path, seed):
+        kept.append(np.ones(2**18))  # 2 MiB
+        return np.zeros(1)
+
+    monkeypatch.setattr(fuzzing, "GROWTH", 2**25)
+    faults, _ = fuzzing.fuzz(replace(FORMATS["angles"], read=keeps_memory), range(100))
+    assert len(faults) == 1
+    assert faults[0].startswith("--format angles: resident memory grows by ")
 
 
 def test_unknown_formats_are_named():

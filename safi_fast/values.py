@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, shown
 
 Box = tuple[float, float]
 
@@ -93,7 +93,7 @@ def stated_range(data_range: Any) -> Range:
         return Range(0.0, numbers.item())
     if finite and numbers.shape == (2,) and numbers[0] < numbers[1]:
         return Range(float(numbers[0]), float(numbers[1]))
-    raise InputError(f"data_range is {data_range!r}; expected {EXPECTED}")
+    raise InputError(f"data_range is {shown(data_range)}; expected {EXPECTED}")
 
 
 def known_range(dtype: Any, white: float | None = None) -> Range | None:

@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.io import savemat
 
 from safi_fast.errors import ImageFileError
-from safi_fast.io import plausible, read_array, read_image, read_kspace
+from safi_fast.io import read_array, read_image, read_kspace, sizes
 from safi_fast.io.containers import read_named
 from safi_fast.io.matlab import require_sound
 
@@ -121,10 +121,10 @@ def test_an_hdf5_dataset_that_was_never_written(tmp_path):
 
 
 def test_sizes_that_can_be_are_let_through():
-    plausible.require_plausible((8_000, 8_000), 1, 100, 1)  # small enough for any file
-    plausible.require_plausible((30_000, 30_000), 2, 2 * 30_000**2 // 1_000, plausible.DEFLATE)
+    sizes.require_plausible((8_000, 8_000), 1, 100, 1)  # small enough for any file
+    sizes.require_plausible((30_000, 30_000), 2, 2 * 30_000**2 // 1_000, sizes.DEFLATE)
     with pytest.raises(ValueError, match=CANNOT_HOLD.format("30000 x 30000")):
-        plausible.require_plausible((30_000, 30_000), 2, 2 * 30_000**2 // 1_100, plausible.DEFLATE)
+        sizes.require_plausible((30_000, 30_000), 2, 2 * 30_000**2 // 1_100, sizes.DEFLATE)
 
 
 def test_black_images_are_read(file):

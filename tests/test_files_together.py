@@ -728,9 +728,10 @@ def test_names_and_folders_that_cannot_be_outputs(images, tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------ training
 
 
-def test_a_second_training_run_in_a_folder_is_refused(images, tmp_path, capsys):
-    folder, _ = images
-    out = tmp_path / "run"
+def test_a_second_training_run_in_a_folder_is_refused(tmp_path, capsys):
+    folder, out = tmp_path / "large", tmp_path / "run"
+    folder.mkdir()
+    np.save(folder / "a.npy", RNG.integers(0, 256, (20, 20), dtype=np.uint8))
     out.mkdir()
     arguments = [
         "train",

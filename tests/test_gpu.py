@@ -94,6 +94,12 @@ class Tensor:
     def detach(self):
         return Tensor(self.array)
 
+    def resolve_conj(self):
+        return self
+
+    def resolve_neg(self):
+        return self
+
     def cpu(self):
         raise AssertionError("a silent copy to the host")
 

@@ -30,7 +30,7 @@ from .mutate import generator, mutate
 
 COUNT = 10_000
 LIMIT = 20  # seconds for one file
-LARGEST = 400 * 2**20  # bytes that reading one file may add: io/plausible.py allows 64 MiB, and readers copy
+LARGEST = 400 * 2**20  # bytes that reading one file may add: io/sizes.py allows 64 MiB, and readers copy
 GROWTH = 32 * 2**20  # bytes that all files together may add to what is resident, after the first fifth
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from models import random_model
-from strategies import (
+
+from fuzz.strategies import (
     SHAPE,
     arrays,
     boxes,
@@ -25,7 +26,6 @@ from strategies import (
     reconstruct_options,
     shapes,
 )
-
 from safi_fast import SafiError, Solver, estimate_memory, metrics
 from safi_fast.operators import FourierMRI, Identity, Mask, SenseMRI, estimate_maps
 

@@ -252,6 +252,10 @@ def test_tables_reach_further(rng):
         np.testing.assert_allclose(ours.gain, theirs.gain, rtol=1e-6)
     last = model.at(50 / 255, strength_given=False).strength_unrolled
     assert wide.at(75 / 255, strength_given=False).strength_unrolled == pytest.approx(1.5 * last)
+    shipped = load_model("safi-gray")  # whose levels are rounded
+    np.testing.assert_allclose(
+        255 * with_levels(shipped, 1, 75).noise_levels, [1, 2, 5, 10, 15, 25, 35, 50, 75], rtol=1e-4
+    )
     with pytest.raises(InputError, match="is for one level"):
         with_levels(fresh_network("mmr", 4, [0.1], 0).to_model("one", model.schedule, {}), 1, 75)
 

@@ -14,6 +14,7 @@ from ..model import Model, SafiMask, Strength
 from .network import level_table
 
 NEW_SIDE = 3  # taps a side of a new mask layer
+SAME = 1e-3  # relative; levels of weights files are rounded to float32 and better
 
 
 def deepened(model: Model, dilations: Sequence[int]) -> Model:
@@ -42,7 +43,6 @@ def _places(old: tuple[int, ...], new: tuple[int, ...]) -> list[int | None]:
     for i, dilation in enumerate(new):
         last = following == len(old) - 1
         takes = following < len(old) and dilation == old[following] and (not last or i == len(new) - 1)
-        takes &= len(places) > 0 or i == 0
         places.append(following if takes else None)
         following += takes
     if following < len(old) or places[0] is None:
@@ -67,7 +67,9 @@ def with_levels(model: Model, low: float, high: float) -> Model:
     levels = model.noise_levels
     if len(levels) == 1:
         raise InputError(f"model {model.name!r} is for one level; it has no tables to extend")
-    wanted = np.unique(np.round([*level_table(low, high), *(s for s in levels if low <= 255 * s <= high)], 12))
+    own = [float(level) for level in levels if low <= 255 * level * (1 + SAME) and 255 * level * (1 - SAME) <= high]
+    more = [level for level in level_table(low, high) if all(abs(level / known - 1) > SAME for known in own)]
+    wanted = np.array(sorted([*own, *more]))
     inside = wanted.clip(levels[0], levels[-1])
     rows = [model.at(float(sigma), strength_given=False) for sigma in inside]
 

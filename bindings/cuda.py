@@ -307,7 +307,7 @@ class CudaWorkspace:
             self.momenta = self.device.zeros((count, self.batch), np.float32)
             self.sizes = self.device.zeros((count + 1, self.batch), np.float32)
             self.replays.clear()
-        self._write_steps(momenta, sizes)
+        self._write_steps(active, momenta, sizes)
         key = (active.tobytes(), count, self.has_mask)
         if key not in self.asked:  # recording pays from the second time on
             self.asked.add(key)
@@ -320,7 +320,7 @@ class CudaWorkspace:
         if count % 2:
             self.host_slot[active] = 1 - self.host_slot[active]
 
-    def _write_steps(self, momenta: FloatArray, sizes: FloatArray | None) -> None:
+    def _write_steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None) -> None:
         """Extrapolation and step size of the steps that follow, and the usual size for what comes after them."""
         rows = np.zeros(self.momenta.shape, np.float32)
         rows[: len(momenta)] = momenta
@@ -329,7 +329,9 @@ class CudaWorkspace:
             lengths[: len(sizes)] *= sizes
         self.device.write(self.momenta, rows)
         self.device.write(self.sizes, lengths)
-        self.device.write(self.step_size, lengths[0])
+        first = self.usual_size.copy()
+        first[active] = lengths[0, active]
+        self.device.write(self.step_size, first)
         self.device.write(self.turn, np.zeros(self.batch, np.int32))
 
     def primal_dual_step(

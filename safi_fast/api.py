@@ -26,8 +26,9 @@ from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
 from .stream import stream
+from .tensors import plain
 from .tiling import Grid
-from .values import UNIT_BOX, DataRange, DefaultBox, Range, check_inside, range_of
+from .values import UNIT_BOX, DataRange, DefaultBox, Range, check_inside, cut_off, range_of, stated_range
 
 __all__ = ["Solver", "denoise", "estimate_memory", "reconstruct", "tune_strength"]
 
@@ -264,6 +265,13 @@ class Solver:
             if isinstance(box, DefaultBox):
                 xp, channels = kind.module, images.channels or 1
                 check_inside("image", xp, images.stack, images.range, sigma=sigmas, box=box, channels=channels)
+                cut = (
+                    None
+                    if isinstance(data_range, Range)
+                    else cut_off(xp, images.stack, images.range, float(sigmas.max()), box)
+                )
+                if cut:
+                    warnings.warn(f"image: {cut}", stacklevel=3)
             settings = _Settings(self.model, images, sigmas, strength, name)
             if colors.mixes(color, images.channels):
                 images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
@@ -403,7 +411,10 @@ class Solver:
             reference = inverse.check_image("reference", reference, only, [only.shape_in])
         fitted, lost = (only, None) if holdout is None else inverse.hold_out(only, holdout, seed)
         found = self.reconstruct(np.stack([y] * len(strengths)), fitted, strength=strengths, **options)
-        scores, by = inverse.score(found.image, only, y, reference=reference, noise_std=noise_std, lost=lost)
+        black = stated_range(options.get("data_range", 1.0)).low
+        scores, by = inverse.score(
+            found.image, only, y, reference=reference, noise_std=noise_std, lost=lost, black=black
+        )
         return inverse.Tuning(float(strengths[np.argmin(scores)]), strengths, scores, by)
 
     def denoise_batch(
@@ -680,8 +691,10 @@ def _box(box: Any) -> tuple[float, float]:
     if isinstance(box, DefaultBox):
         return box
     try:
-        low, high = (float(limit) for limit in box)
-    except (TypeError, ValueError):
+        if isinstance(box, str):
+            raise TypeError
+        low, high = (float(plain(limit)) for limit in plain(box))
+    except (TypeError, ValueError, RuntimeError):
         raise InputError(f"box is {shown(box)}; expected two numbers (low, high) or None") from None
     if not low < high:
         raise InputError(f"box is {shown(box)}; expected low < high")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, InputError, shown
+from .tensors import plain
 
 PILLOW_MODES = (  # those whose numbers are grey, or red, green and blue
     "L", "RGB", "F", "I", "I;16", "I;16L", "I;16B", "I;16N",
@@ -102,14 +103,6 @@ def check_pillow(name: str, value: Any, *more_modes: str) -> None:
         raise InputError(
             f"{name} is a Pillow image of {frames} frames; expected one: go to it with seek and pass {name}.copy()"
         )
-
-
-def plain(value: Any) -> Any:
-    """A torch tensor without gradient, its conjugation and negation carried out where it puts them off; all else as it is."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor):
-        return value
-    return value.detach().resolve_conj().resolve_neg()
 
 
 def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:

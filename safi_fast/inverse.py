@@ -317,8 +317,12 @@ def score(
     reference: Any = None,
     noise_std: float | None = None,
     lost: NDArray[np.bool_] | None = None,
+    black: float = 0.0,
 ) -> tuple[NDArray[np.float64], str]:
-    """Scores of candidate images (n, H, W) by a reference, a real one by the magnitude; by the discrepancy principle; or by what was lost."""
+    """Scores of candidate images (n, H, W) by a reference, a real one by the magnitude; by the discrepancy principle; or by what was lost.
+
+    black: numbers measured of an image of this value alone count as not measured, where there are no others to tell them from.
+    """
     if reference is not None:
         shown = np.abs(images) if np.iscomplexobj(images) and not np.iscomplexobj(reference) else images
         return squares(shown - reference) / reference.size, "reference"
@@ -326,5 +330,6 @@ def score(
     if lost is not None:
         return squares(difference[:, lost]) / np.count_nonzero(lost), "holdout"
     assert noise_std is not None
-    measured = max(1, int(np.count_nonzero(y))) * (2 if np.iscomplexobj(y) else 1)
+    blank = np.full(operator.shape_in, black, images.dtype)
+    measured = max(1, int(np.count_nonzero(y - operator.apply(blank)))) * (2 if np.iscomplexobj(y) else 1)
     return np.abs(squares(difference) / (measured * noise_std**2) - 1), "discrepancy"

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import plain, positive
+from .arrays import positive
 from .errors import InputError
+from .tensors import plain
 
 SSIM_WINDOW = 11  # Gaussian of standard deviation 1.5, cut at 3.5 of them
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .operators import Operator
 from .solver.data_term import Box, Measurements, clip, squares
-from .values import OVERSHOOT, UNIT_BOX, WAYS_ON, DefaultBox, Range, share_outside
+from .values import OVERSHOOT, UNIT_BOX, WAYS_ON, DefaultBox, Range, percent, share_outside
 
 FAR_OUTSIDE = 4.0  # times the larger limit of the box
 FAR_BELOW = 1e-3
@@ -39,7 +39,7 @@ def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box 
             if reason := _doubt(op, measurements.y[number], image, box, meaning):
                 raise InputError(f"measurement{f'[{number}]' if len(step) > 1 else ''} {reason}")
     size, white = _sizes(step), 1.0 if box is None else max(map(abs, box))
-    if (asked and size.max() > FAR_OUTSIDE * white) or 0 < size.max() < FAR_BELOW * white:
+    if (asked and size.max() > FAR_OUTSIDE * white) or ((size > 0) & (size < FAR_BELOW * white)).any():
         warnings.warn(
             f"measurement fits images with values up to {np.abs(meaning.from_unit(step)).max():.4g}, but the masks are made for those of data_range "
             f"{_words(meaning)}; {WAYS_ON}",
@@ -55,10 +55,10 @@ def _doubt(op: Operator, y: NDArray[Any], step: NDArray[Any], box: Box, meaning:
         means, known = values
         seen = means[known]
         share = share_outside(np, means, box, OVERSHOOT, known=None if known.all() else known)
-        found = f"{100 * share:.2g} % of it"
+        found = f"{percent(share)} of it"
     else:
         seen, share = step, _outside_energy(op, step, box)
-        found = f"{100 * share:.0f} % of its energy"
+        found = f"{percent(share)} of its energy"
     if share == 0:
         return None
     low, high = (float(meaning.from_unit(np.float64(value))) for value in (seen.min(), seen.max()))

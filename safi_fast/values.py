@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, shown
+from .tensors import plain
 
 Box = tuple[float, float]
 
 INTEGER_RANGES = {"uint8": 255.0, "uint16": 65535.0}
 DEPTHS = (8, 10, 12, 14)  # bits of data that come in 16
+HOT = 1e-3  # share of pixels, such as hot ones, that may be brighter than the depth of the others
+DIM = 1 / 255  # the largest value of a floating-point image that is hardly meant to lie on [0, 1]
 EXPECTED = "a positive number, the value of white, or two numbers (low, high), black and white, with low < high"
 WAYS_ON = "pass data_range=..., the value of white (255 for 8-bit values), or data_range=(low, high), black and white"
 
@@ -85,9 +88,13 @@ def stated_range(data_range: Any) -> Range:
     if isinstance(data_range, Range):
         return data_range
     try:
-        numbers = np.asarray(data_range, np.float64)
+        given = [plain(part) for part in data_range] if isinstance(data_range, (tuple, list)) else plain(data_range)
+        numbers = np.asarray(given)
+        if numbers.dtype.kind not in "iuf":  # texts and truth values too can be read as numbers
+            raise TypeError
+        numbers = numbers.astype(np.float64)
         finite = bool(np.isfinite(numbers).all())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         numbers, finite = np.empty(0), False
     if finite and numbers.shape in ((), (1,)) and numbers.item() > 0:
         return Range(0.0, numbers.item())
@@ -102,6 +109,11 @@ def known_range(dtype: Any, white: float | None = None) -> Range | None:
         return Range(0.0, float(white), "of the file")
     high = 1.0 if dtype.kind == "f" else INTEGER_RANGES.get(dtype.name)
     return None if high is None else Range(0.0, high, f"of {dtype.name}")
+
+
+def percent(share: float) -> str:
+    """A share as people read it: with two digits, 100 % in full."""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def range_of(name: str, array: Any, data_range: DataRange | None = None, white: float | None = None) -> Range:
@@ -119,10 +131,19 @@ def range_of(name: str, array: Any, data_range: DataRange | None = None, white: 
 
 
 def _narrow(array: Any, white: float) -> str | None:
-    """A warning where 16-bit integers use 14 bits at most."""
-    largest = int(array.max()) if array.dtype.name == "uint16" and array.size else 0
+    """A warning where 16-bit integers use 14 bits at most, but for a thousandth of them, or floats next to nothing of their range."""
+    if array.size == 0:
+        return None
+    if array.dtype.kind == "f":
+        top = float(abs(array).max())
+        if not 0 < top < DIM:
+            return None
+        return (
+            f"largest value {top:.3g} of {white:g}: looks like another range; pass data_range=..., the value of white"
+        )
+    largest = int(array.max()) if array.dtype.name == "uint16" else 0
     for bits in DEPTHS if largest > 0 else ():
-        if largest < 2**bits:
+        if largest < 2**bits or int((array >= 2**bits).sum()) <= HOT * array.size:
             return f"largest value {largest} of {white:g}: looks like {bits}-bit data; pass data_range={2**bits - 1}"
     return None
 
@@ -138,6 +159,7 @@ TAILS = {k: 0.5 * math.erfc(k / math.sqrt(2)) for k in (0.5, 1.0, 2.0, 3.0)}
 TOLERATED = 0.005
 FLUCTUATIONS = 5.0
 SMALL_COUNT = 2.0
+CUT_SIGMAS, CUT_TAIL = 5.0, 3e-6  # beyond so many sigma, and by OVERSHOOT, ten times the Gaussian tail is not noise
 FAR_SIGMAS = 8.0  # beyond the box by its width and this: no hot pixel, but another range
 ROUNDING = 0.5 / 255  # noise that every image has
 OVERSHOOT = 5 / 255  # what interpolation and sharpening leave outside counts as such noise where none is stated
@@ -175,9 +197,26 @@ def check_inside(
         which = name if len(stack) == channels else f"{name}[{number // channels}]"
         explains = "noise explains" if sigma is None else f"noise of sigma {noise * meaning.scale:.4g} explains"
         raise InputError(
-            f"{which} has values from {low:.4g} to {high:.4g}, but {meaning.sentence}: {100 * share:.2g} % of them lie outside, more than "
+            f"{which} has values from {low:.4g} to {high:.4g}, but {meaning.sentence}: {percent(share)} of them lie outside, more than "
             f"{explains}, and would be cut off; {WAYS_ON}{', or box=None for no bounds' if free else ''}"
         )
+
+
+def cut_off(xp: Any, values: Any, meaning: Range, sigma: float, box: Box = UNIT_BOX) -> str | None:
+    """What the box cuts off few pixels, fewer than `check_inside` refuses but more than noise of sigma explains: a sentence, or None.
+
+    values: of any shape, black 0 and white 1; sigma on that scale. Bright beads, metal and hot pixels are such.
+    """
+    beyond = _beyond(xp, values, box)
+    cut = beyond > max(CUT_SIGMAS * sigma, OVERSHOOT)
+    count = int(cut.sum())
+    if count <= SMALL_COUNT + beyond.size * CUT_TAIL:
+        return None
+    limits = " to ".join(f"{float(meaning.from_unit(np.float64(limit))):g}" for limit in box)
+    return (
+        f"{count} pixels lie up to {float(beyond.max()) * meaning.scale:.4g} outside of {limits}, more than noise explains, and with them "
+        f"{percent(float((beyond > 0).mean()))} of the image is cut off; to keep it pass data_range=(low, high) that holds it, or box=None"
+    )
 
 
 def share_outside(xp: Any, plane: Any, box: Box, sigma: float, *, known: Any = None, far: float | None = None) -> float:

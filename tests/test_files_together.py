@@ -733,12 +733,15 @@ def test_a_second_training_run_in_a_folder_is_refused(tmp_path, capsys):
     folder.mkdir()
     np.save(folder / "a.npy", RNG.integers(0, 256, (20, 20), dtype=np.uint8))
     out.mkdir()
+    other_images = tmp_path / "others"
+    other_images.mkdir()
+    np.save(other_images / "b.npy", RNG.integers(0, 256, (20, 20), dtype=np.uint8))
     arguments = [
         "train",
         "--data",
         str(folder),
         "--validation",
-        str(folder),
+        str(other_images),
         "--sigma-range",
         "5",
         "25",
@@ -769,3 +772,36 @@ def test_threads_of_one_process_do_not_share_a_claim(tmp_path):
         for thread in together:
             thread.join()
     assert len(won) == 1
+
+
+def test_overwriting_what_seems_to_be_of_tomorrow(tmp_path):
+    """A clock that was wrong when an output was written: it is replaced, and nobody else is said to have solved it."""
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+    tomorrow = time.time() + 86400
+    os.utime(target, (tomorrow, tomorrow))
+    with sharing.Turns(overwrite=True) as turns:
+        turns.prepare([tmp_path])
+        assert turns.skipped(target) is None
+        assert turns.take(target) is True
+        turns.let_go(target)
+        target.write_bytes(b"made by another")
+        assert turns.skipped(target).reason == sharing.BY_OTHERS
+
+
+def test_nobody_hears_of_waiting(monkeypatch, tmp_path):
+    """Standard error may be full or closed: a run waits all the same."""
+
+    class Full:
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    target = tmp_path / "a.png"
+    with Claims() as other, sharing.Turns(overwrite=False) as turns:
+        assert other.take(target)
+        threading.Timer(0.2, lambda: other.release(target)).start()
+        assert turns.wait([target])

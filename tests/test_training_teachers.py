@@ -339,7 +339,14 @@ def test_training_keeps_learned_steps(images, tmp_path):
     one.step(0.0)
     again = Trainer.resume(copy.deepcopy(one.state_dict()), images, SMALL)
     torch.testing.assert_close(again.network.learned_steps, network.learned_steps)
-    state = copy.deepcopy(one.state_dict())
-    for part in ("network", "averaged"):
-        del state[part]["learned_steps"]  # a run of before there were any
-    assert Trainer.resume(state, images, SMALL).network.learned_steps.shape == (2, 0)
+    with pytest.raises(InputError, match="inner is 3, but the weights have learned 4 dual steps"):
+        Trainer(network, images, dataclasses.replace(SMALL, inner=3))
+
+
+def test_checkpoints_of_other_versions_and_devices_are_refused(images):
+    state = copy.deepcopy(Trainer(network_of_four(), images, SMALL).state_dict())
+    with pytest.raises(InputError, match="device is 'cuda', but the run to resume has 'cpu'"):
+        Trainer.resume(state, images, SMALL, device="cuda")
+    del state["version"]
+    with pytest.raises(ModelError, match="the checkpoint is of another version of safi_fast; start a new run"):
+        Trainer.resume(state, images, SMALL)

@@ -15,7 +15,7 @@ from safi_fast import InputError, Solver, values
 from safi_fast.cli import main as cli
 from safi_fast.io import ImageFile, formats, read_image, write_image
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, ParallelBeamCT, from_functions
-from safi_fast.values import Range, range_of, share_outside
+from safi_fast.values import Range, cut_off, range_of, share_outside, stated_range
 from safi_fast.weights import save_model
 
 SIGMA = 25 / 255
@@ -658,3 +658,129 @@ def test_alpha_keeps_its_own_range(tmp_path):
     back = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(back.alpha, np.full(SHAPE, 32768))
     np.testing.assert_allclose(back.array, unit(image).clip(0, 1) * 65535, atol=0.51)
+
+
+# ------------------------------------------------------------------------------------- few pixels, tensors, other brothers
+
+
+def test_few_pixels_that_are_cut_off_are_named(run, capsys):
+    """Metal in a CT slice: too few pixels to refuse the image, but not without a word."""
+    slice_ = (100 * picture((64, 64))).astype(np.float32)
+    slice_[20:25, 20:25] = 3000
+    with pytest.warns(
+        UserWarning,
+        match=r"image: 25 pixels lie up to 1500 outside of -1000 to 1500, more than noise explains, and with them 0\.61 % of",
+    ):
+        result = safi_fast.denoise(slice_, 20, data_range=(-1000, 1500), max_outer=1, max_inner=1)
+    assert result.max() <= 1500
+    for quiet in ({"box": (0, 1)}, {"box": None}):
+        safi_fast.denoise(slice_, 20, data_range=(-1000, 1500), max_outer=1, max_inner=1, **quiet)
+    np.save("metal.npy", slice_)
+    options = ("--sigma", 25, "--data-range", -1000, 1500, "--max-outer", 1)
+    assert run("denoise", "metal.npy", "-o", "a.npy", *options) == 0
+    assert "metal.npy: 25 pixels lie up to 1500 outside" in capsys.readouterr().err
+    assert run("denoise", "metal.npy", "-o", "b.npy", *options, "--no-box") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_noise_alone_is_not_named():
+    rng = np.random.default_rng(0)
+    for grey in (0.0, 1.0, 0.5):
+        noisy = np.float32(grey) + rng.normal(0, 25 / 255, (200, 200)).astype(np.float32)
+        assert cut_off(np, noisy, Range(0.0, 1.0), 25 / 255) is None
+
+
+def test_alpha_of_floats_has_their_range(run):
+    colours = np.full((20, 22, 4), 128, np.float32)
+    np.save("rgba.npy", colours)
+    assert run("denoise", "rgba.npy", "-o", "rgba.png", "--sigma", 25, "--data-range", 255, "--max-outer", 1) == 0
+    assert abs(read_image("rgba.png").alpha.astype(int) - 65535 * 128 // 255).max() <= 1
+
+
+def test_one_refused_input_does_not_fail_the_others(run, capsys):
+    """The strength is chosen on the first input that can be used, not only read."""
+    good = (255 * picture((24, 24))).astype(np.uint8)
+    np.save("a.npy", (300 * picture((24, 24)) + 200).astype(np.float32))
+    np.save("b.npy", good)
+    np.save("mask.npy", np.random.default_rng(0).random(good.shape) > 0.3)
+    tail = ("--mask", "mask.npy", "--noise-std", 5, "--max-outer", 1, "--max-iter", 5, "--candidates", "1e-3:1e-2:2")
+    assert run("reconstruct", "inpaint", "a.npy", "b.npy", "-o", "out", *tail) == 1
+    error = capsys.readouterr().err
+    assert "a.npy: " in error
+    assert "b.npy" not in error
+    assert Path("out/b.npy").exists()
+
+
+@pytest.mark.parametrize("value", ["255", True, [0.0, "1"]])
+def test_what_is_no_number_is_no_range(value):
+    with pytest.raises(InputError, match=r"data_range is .*; expected a positive number, the value of white"):
+        stated_range(value)
+
+
+def test_tensors_with_a_gradient_are_taken_everywhere():
+    torch = pytest.importorskip("torch", reason="tensors need PyTorch")
+    one = torch.tensor(1.0, requires_grad=True)
+    assert stated_range(one).high == 1
+    assert stated_range((torch.tensor(-1.0, requires_grad=True), one)).low == -1
+    angles = torch.linspace(0, 3, 5, requires_grad=True)
+    assert ParallelBeamCT((16, 16), angles, 24, norm=torch.tensor(9.0, requires_grad=True)).norm == 9
+    image = picture((16, 16))
+    np.testing.assert_array_equal(
+        safi_fast.denoise(image, 0.1, box=torch.tensor([0.0, 1.0], requires_grad=True), max_outer=1),
+        safi_fast.denoise(image, 0.1, box=(0, 1), max_outer=1),
+    )
+
+
+def test_zeros_of_a_ct_image_count_as_measured():
+    """Water is 0 HU: with black at -1000 it is a number like all others."""
+    rng = np.random.default_rng(1)
+    image = np.float32(1000) * (rng.random((20, 20)) > 0.5) * picture((20, 20))
+    known = np.ones((20, 20), bool)
+    known[::3] = False
+    y, mask = np.round(image * known), Mask(known)
+    assert np.count_nonzero(y) < 0.8 * known.sum()
+    options = {"noise_std": 10.0, "max_outer": 1, "max_iter": 5, "tol": 1e-2}
+    ours = safi_fast.tune_strength(y, mask, [0.005, 0.015], data_range=(-1000, 1000), **options)
+    shifted = safi_fast.tune_strength(
+        (y + 1000 * known) / 2000, mask, [0.005, 0.015], **options | {"noise_std": 10 / 2000}
+    )
+    np.testing.assert_allclose(ours.scores, shifted.scores, rtol=1e-3)
+
+
+def test_depth_is_seen_beside_hot_pixels_and_in_floats():
+    twelve = np.full((100, 100), 4000, np.uint16)
+    twelve[:3, 0] = 65535
+    assert "looks like 12-bit data" in range_of("image", twelve).warning
+    twelve[:, :2] = 65535
+    assert range_of("image", twelve).warning is None
+    assert (
+        "largest value 0.001 of 1: looks like another range"
+        in range_of("image", np.full((4, 4), 1e-3, np.float32)).warning
+    )
+    assert range_of("image", np.zeros((4, 4), np.float32)).warning is None
+
+
+def test_transmission_of_few_photons_is_refused():
+    operator = ParallelBeamCT((40, 40), np.linspace(0, np.pi, 30, endpoint=False), 57)
+    inside = np.zeros((40, 40), np.float32)
+    inside[10:30, 12:28] = 0.5
+    integrals = operator.apply(inside) / 3
+    for photons in (40, 100, 300):
+        counts = np.random.default_rng(photons).poisson(photons * np.exp(-integrals)).astype(np.float32)
+        with pytest.raises(InputError, match="is largest at the ends of the detector"):
+            safi_fast.reconstruct(counts, operator, strength=0.01, max_outer=1, max_iter=2)
+    noise = np.random.default_rng(0).normal(0, 0.05, integrals.shape)
+    safi_fast.reconstruct(integrals + noise, operator, strength=0.01, max_outer=1, max_iter=2)
+
+
+def test_an_inpainting_mask_with_its_axes_exchanged():
+    known = np.random.default_rng(0).random((24, 24)) > 0.3
+    image = 0.1 + 0.8 * picture((24, 24))
+    y = np.where(known, image, 0)
+    with pytest.raises(
+        InputError, match=r"measurement and mask do not fit: .* are exactly zero, but 0 % with .*; pass mask\.T"
+    ):
+        safi_fast.reconstruct(y, Mask(known.T), strength=0.01, max_outer=1, max_iter=2)
+    safi_fast.reconstruct(y, Mask(known), strength=0.01, max_outer=1, max_iter=2)
+    black = np.where(known, picture((24, 24)) * (np.arange(24) > 12), 0)  # zeros that belong to the image
+    safi_fast.reconstruct(black, Mask(known), strength=0.01, max_outer=1, max_iter=2)

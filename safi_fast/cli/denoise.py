@@ -1,6 +1,7 @@
 """Denoise image files: one file, many, or whole folders (PNG, JPEG, TIFF, NPY; grey or colour).
 
-OUT is a file for one input file, else a folder, which is made if it is missing; results keep the names of their
+OUT is a file for one input file, else a folder, which is made if it is missing; of a folder its own images are taken, not
+those of folders in it; results keep the names of their
 inputs. Outputs that exist are skipped, so a run that was stopped goes on where it was; each output is written whole
 or not at all. Several processes, also on other machines, can work on one folder: each image is solved once, and at the
 end a run waits for those that others are solving. A file that cannot be read does not stop the others: it is reported
@@ -18,10 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..atomic import is_folder
 from ..color import MODES
 from ..errors import SafiError
-from ..values import range_of
+from ..values import cut_off, range_of
 from . import session as sessions
 from .arguments import (
     UsageError,
@@ -58,7 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `safi-fast denoise`."""
     parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image files or folders of them")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file or folder for the results")
-    parser.add_argument("--sigma", type=positive, required=True, metavar="S", help="noise level, on the scale 0 to 255")
+    parser.add_argument(
+        "--sigma",
+        type=positive,
+        required=True,
+        metavar="S",
+        help="standard deviation of the noise, as if white were 255: 255 * noise / (white - black)",
+    )
     add_solver_arguments(parser)
     parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each")
     parser.add_argument("--max-inner", type=count, metavar="N", help="most inner steps under one mask")
@@ -171,7 +180,11 @@ def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Name
     start = time.perf_counter()
     solution = session.denoise(file.array, args.sigma, data_range=meaning, channel_axis=file.channel_axis, **options)
     seconds = time.perf_counter() - start
-    warning = None if meaning.warning is None else message_of(meaning.warning)
+    found = [meaning.warning]
+    if "box" not in options:
+        pixels = meaning.to_unit(file.array.astype(np.float32))
+        found.append(cut_off(np, pixels, meaning, args.sigma / sessions.EIGHT_BIT))
+    warning = "; ".join(message_of(sentence) for sentence in found if sentence) or None
     return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning)
 
 

@@ -89,7 +89,7 @@ def print_failures(failed: Sequence[dict[str, Any]]) -> None:
 
 def print_note(message: str) -> None:
     """One line on standard error."""
-    print(f"safi-fast: {' '.join(message.split())}", file=sys.stderr)
+    _print_line(f"safi-fast: {message}")
 
 
 def lost_names(records: Sequence[dict[str, Any]]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ImageFileError, SafiError
+from ..errors import ImageFileError, InputError, SafiError
 from ..values import Range, range_of
 from . import session as sessions
 from .arguments import UsageError
@@ -69,17 +69,17 @@ class Runner:
         if self.args.strength is not None:
             return float(self.args.strength)
         number = (getattr(self.args, "slices", None) or (0, 0))[0]
-        for source in self.sources if self.tuning is None else []:
+        while self.tuning is None:
+            source = self.sources[0]
             try:
                 study = PROBLEMS[self.args.problem].open_study(source, self.args)
-                made = study.slice(number)
-            except ImageFileError:
-                if source == self.sources[-1]:
-                    raise
-                continue
-            self.tuning, self.tuned_on = _tune(self, study, made, number), source
-            break
-        assert self.tuning is not None
+                self.tuning = _tune(self, study, study.slice(number), number)
+                self.tuned_on = source
+            except SafiError as error:  # its own turn will say so
+                if len(self.sources) == 1:
+                    text = message_of(error).removeprefix(f"{source}: ")
+                    raise InputError(f"no strength could be chosen; with {source}: {text}") from error
+                del self.sources[0]
         return self.tuning.strength
 
 

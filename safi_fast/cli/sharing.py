@@ -38,6 +38,7 @@ class Turns:
         self.overwrite = overwrite
         self._claims = Claims()
         self._since: dict[Path, float] = {}
+        self._seen: dict[Path, tuple[int, int, int] | None] = {}  # outputs of before this run; None: made since
         self._announced = False
 
     def __enter__(self) -> Turns:
@@ -72,7 +73,10 @@ class Turns:
             raise ImageFileError(f"{target}: cannot be written ({reason(error)})") from error
         if stat.S_ISDIR(found.st_mode):
             raise ImageFileError(f"{target}: cannot be written (is a directory)")
-        if found.st_mtime > self._since.get(target.parent, float("inf")):
+        now = (found.st_mtime_ns, found.st_size, found.st_ino)
+        made_since = self._since.get(target.parent, float("inf")) < found.st_mtime <= time.time()
+        first = self._seen.setdefault(target, None if made_since else now)
+        if now != first:
             return Skipped(BY_OTHERS)
         return None if self.overwrite else Skipped(EXISTS)
 

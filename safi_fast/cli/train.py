@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         set_threads(args.threads)
     network = None if args.resume else _network(args)
     settings = _settings(args, network)
-    given = _Given(
+    inputs = _Inputs(
         network,
         settings,
         [load_teacher(path, args.device) for path in args.teacher],
@@ -148,11 +148,12 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(
                 f"{args.out}: {holder(checkpoint) or 'another process'} trains there; train in another folder"
             )
-        return _train(args, given)
+        _check_new(args)  # again: another run may have ended here meanwhile
+        return _train(args, inputs)
 
 
 @dataclass(frozen=True)
-class _Given:
+class _Inputs:
     """What a run is made of, read and checked before anything is written; network: None where the checkpoint has it."""
 
     network: Any
@@ -162,23 +163,23 @@ class _Given:
     validation: Any
 
 
-def _train(args: argparse.Namespace, given: _Given) -> int:
+def _train(args: argparse.Namespace, inputs: _Inputs) -> int:
     from ..plots import training_curve
     from ..training.loop import LOG, MODEL, Run, resumed
     from ..training.trainer import Trainer
 
-    where: dict[str, Any] = {"teachers": given.teachers, "device": args.device}
-    if given.network is None:
-        trainer, seconds = resumed(args.out, given.images, given.settings, **where)
+    where: dict[str, Any] = {"teachers": inputs.teachers, "device": args.device}
+    if inputs.network is None:
+        trainer, seconds = resumed(args.out, inputs.images, inputs.settings, **where)
     else:
-        trainer, seconds = Trainer(given.network, given.images, given.settings, **where), 0.0
+        trainer, seconds = Trainer(inputs.network, inputs.images, inputs.settings, **where), 0.0
     metadata = {"training_data": ", ".join(real(folder).name for folder in args.data)}
-    if given.teachers:
-        metadata["teachers"] = ", ".join(teacher.name for teacher in given.teachers)
+    if inputs.teachers:
+        metadata["teachers"] = ", ".join(teacher.name for teacher in inputs.teachers)
     if args.licence:
         metadata["licence"] = args.licence
     name = args.name or real(args.out).name
-    training = Run(trainer, given.validation, args.out, name=name, metadata=metadata, seconds=seconds)
+    training = Run(trainer, inputs.validation, args.out, name=name, metadata=metadata, seconds=seconds)
     with _shown() as report:
         scores = training.finish(report)
     if find_spec("matplotlib") is not None:
@@ -200,10 +201,17 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{given[1]} has no meaning with --init: the weights file has it")
     if real(args.out) in {real(folder) for folder in (*args.data, args.validation)}:
         raise UsageError(f"{args.out} holds images, among which the curve would be; choose another folder for --out")
-    if not args.resume and (args.out / "checkpoint.pt").exists():
-        raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")
+    _check_new(args)
+    if real(args.validation) in {real(folder) for folder in args.data}:
+        raise UsageError(f"{args.validation} is a folder of --data too; validation images must not be training images")
     if find_spec("torch") is None:
         raise BackendError('training needs PyTorch; install it with pip install "safi-fast[train]"')
+
+
+def _check_new(args: argparse.Namespace) -> None:
+    """Refuse a folder that holds a run, but to go on with it."""
+    if not args.resume and (args.out / "checkpoint.pt").exists():
+        raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")
 
 
 def _network(args: argparse.Namespace) -> Any:
@@ -218,10 +226,9 @@ def _network(args: argparse.Namespace) -> Any:
     if args.mask_dilations:
         model = deepened(model, args.mask_dilations)
     low, high = args.sigma_range
-    if len(model.noise_levels) > 1 and (
-        0 < low < 254.9 * model.noise_levels[0] or high > 255.1 * model.noise_levels[-1]
-    ):
-        model = with_levels(model, low or 255 * float(model.noise_levels[0]), high)
+    first, last = (255 * float(model.noise_levels[end]) for end in (0, -1))
+    if len(model.noise_levels) > 1 and (0 < low < 0.999 * first or high > 1.001 * last):
+        model = with_levels(model, min(low or first, first), max(high, last))
     return network_of(model)
 
 
@@ -255,7 +262,7 @@ def _settings(args: argparse.Namespace, network: Any) -> "Settings":
         average=args.average,
         fixed=tuple(args.fixed),
         optimizer=args.optimizer,
-        share=_given(DEFAULT_SHARE, most=args.teacher_share, until=args.teacher_until),
+        share=_replaced(DEFAULT_SHARE, most=args.teacher_share, until=args.teacher_until),
         autocast=args.autocast,
         seed=args.seed,
         checkpoint_seconds=args.checkpoint_every,
@@ -263,7 +270,7 @@ def _settings(args: argparse.Namespace, network: Any) -> "Settings":
     )
 
 
-def _given(default: Any, **values: Any) -> Any:
+def _replaced(default: Any, **values: Any) -> Any:
     """The dataclass with those values that are not None."""
     return replace(default, **{name: value for name, value in values.items() if value is not None})
 

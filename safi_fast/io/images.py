@@ -1,5 +1,6 @@
 """Image files in and out, with the dtype, range and layout of the input kept for the output."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -85,9 +86,13 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple
     white = declared_white(kind, like.kind, like.white, like.tags.layout.style)
     try:
         alpha = like.alpha
-        if alpha is not None:  # it has the range of the file, whatever the caller says of the image
+        if (
+            alpha is not None
+        ):  # where the file itself says its range, that is alpha's, whatever the caller says of the image
             known = known_range(like.array.dtype, like.white)
-            alpha = _store(alpha, kind, like, known and known.argument, white)
+            if known and like.array.dtype.kind == "f" and alpha.max() > known.high:  # floats as wide as the image's
+                known = None
+            alpha = _store(alpha, kind, like, known.argument if known else like.data_range, white)
         stored = _store(array, kind, like, like.data_range, white)
         data, lost = encode(kind, Pixels(stored, like.channel_axis is not None, alpha, white, like.tags))
     except FormatError as error:
@@ -130,6 +135,8 @@ def _images_of(folder: Path) -> list[Path]:
 
 def _kind(path: Path) -> str:
     if not is_image_name(path):
+        if not path.suffix and not os.path.lexists(path):
+            raise ImageFileError(f"{path}: there is no such file or folder")
         raise ImageFileError(f"{path}: unsupported extension {path.suffix!r}; use one of {', '.join(KINDS)}")
     return KINDS[path.suffix.lower()]
 

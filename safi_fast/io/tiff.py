@@ -94,6 +94,9 @@ def _only_series(file: Any) -> tuple[Any, tuple[str, ...]]:
     if any(page.imagewidth > first.imagewidth for page in inside):
         raise FormatError("holds a larger image in a sub-directory (SubIFD), as raw photographs do; convert it first")
     if len(file.series) != 1:
+        alike = len({(series.shape, series.dtype) for series in file.series}) == 1
+        if alike and not file.is_ome:
+            raise FormatError(f"holds {len(file.series)} images that are no stack; write them in one go, as one array")
         what = "images" if file.is_ome else "different shapes or types"
         raise FormatError(f"its pages have {len(file.series)} {what}; save them as separate files")
     series = file.series[0]

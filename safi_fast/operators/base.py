@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
-from ..arrays import check_pillow, plain
+from ..arrays import check_pillow, positive
 from ..errors import InputError, OperatorError, shown
+from ..tensors import plain
 
 Image = Literal["real", "complex"]
 
@@ -55,9 +56,7 @@ class Operator(ABC):
         self.shape_in = image_shape("shape_in", shape_in)
         self.shape_out = tuple(map(int, shape_out))
         if norm is not None:
-            if not (np.isfinite(norm) and norm > 0):
-                raise InputError(f"norm is {shown(norm)}; expected a positive number")
-            self.norm = float(norm)
+            self.norm = positive("norm", norm)
 
     averages: bool = False  # whether no weight of H is negative, so that y / H 1 are means of image values
     below_black: str = "are they negated?"  # of real measurements that only images below black fit

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, OperatorError, shown
+from ..tensors import plain
 from .base import Operator
 
 FloatArray = NDArray[np.float64]
@@ -122,11 +123,13 @@ class Tomography(Operator):
         """Raw transmission: rays at the ends of the detector, which objects hardly meet, have the largest values, and all about the same.
 
         Line integrals fall to zero there, also those of a pipe; those of an object that is wider than the detector are largest in the middle.
+        Means over the views are compared, in which the noise of few photons is small.
         """
         side, quarter = -(-self.detectors // ENDS), self.detectors // 4
-        ends = float(np.quantile(np.concatenate([y[:, :side], y[:, -side:]], axis=1), 0.1))
-        middle = float(np.median(y[:, quarter : self.detectors - quarter]))
-        if not (ends > RAW_CONTRAST * max(middle, 0.0) and ends > np.quantile(y, 0.99) / RAW_CONTRAST > 0):
+        profile = y.mean(axis=0, dtype=np.float64)
+        ends = float(min(profile[:side].mean(), profile[-side:].mean()))
+        middle = float(np.median(profile[quarter : self.detectors - quarter]))
+        if not (ends > RAW_CONTRAST * max(middle, 0.0) and ends > profile.max() / RAW_CONTRAST > 0):
             return None
         return (
             f"is largest at the ends of the detector ({ends:.3g}; in the middle {middle:.3g}), as raw transmission is; pass line integrals, "
@@ -273,7 +276,10 @@ class FanBeamCT(Tomography):
 
 # ------------------------------------------------------------------------------------------------------------ the parts
 def _angles(angles: ArrayLike) -> FloatArray:
-    values = np.asarray(angles, np.float64)
+    try:
+        values = np.asarray(plain(angles), np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"angles is {shown(angles)}; expected a list of numbers, in radians") from error
     if values.ndim != 1 or values.size == 0:
         raise InputError(f"angles has shape {values.shape}; expected a list of at least one angle in radians")
     if not np.all(np.isfinite(values)):
@@ -287,9 +293,13 @@ def _angles(angles: ArrayLike) -> FloatArray:
 
 
 def _length(name: str, value: float) -> float:
-    if not (np.isfinite(value) and value > 0):
+    try:
+        length = float(plain(value))
+    except (TypeError, ValueError, RuntimeError):
+        length = math.nan
+    if not (math.isfinite(length) and length > 0):
         raise InputError(f"{name} is {shown(value)}; expected a positive length in the unit of pixel_size")
-    return float(value)
+    return length
 
 
 def _angular_widths(angles: FloatArray, period: float) -> tuple[FloatArray, list[tuple[float, float]]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, shown
+from ..tensors import plain
 from .base import Operator
 
 
@@ -18,9 +20,11 @@ def hold_out(operator: Operator, share: float, seed: int) -> tuple[Operator, NDA
     for real images a sample together with its opposite), known pixels of Mask; of other operators single numbers. The new
     operator ignores measurements that it has lost. Raises InputError, also where all or none would be left out.
     """
-    if not (isinstance(share, int | float | np.number) and 0 < share < 1):
+    given, share = share, plain(share)
+    share = float(share) if np.ndim(share) == 0 and np.asarray(share).dtype.kind in "iuf" else math.nan
+    if not 0 < share < 1:
         raise InputError(
-            f"holdout is {shown(share)}; expected a share of the measurements between 0 and 1, such as 0.1"
+            f"holdout is {shown(given)}; expected a share of the measurements between 0 and 1, such as 0.1"
         )
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed is {shown(seed)}; expected a whole number of at least 0")

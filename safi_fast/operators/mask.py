@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .base import Image, Operator, boolean
 
+ZEROS, LESS = (
+    0.02,
+    10,
+)  # share of known pixels that are zero from which on a mask is doubted; times fewer with its axes exchanged
+
 
 class Mask(Operator):
     """H x = m . x with a mask m of True (known) and False (missing). Images and measurements (H, W); norm 1.
@@ -42,6 +47,19 @@ class Mask(Operator):
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator:
         return Mask(self.mask & ~lost, image=self.image)
+
+    def _check_own(self, y: Any) -> None:
+        """Refuse zeros where the mask has known pixels, if there are next to none with its axes exchanged. Raises InputError."""
+        turned = self.mask.T
+        if turned.shape != self.mask.shape or (turned == self.mask).all():
+            return
+        blank = np.asarray(self._checked("measurement", y, self.shape_out, self._measured)) == 0
+        zeros, others = (float(blank[..., known].mean()) for known in (self.mask, turned))
+        if zeros > ZEROS and others < zeros / LESS:
+            raise InputError(
+                f"measurement and mask do not fit: {100 * zeros:.2g} % of the pixels that the mask keeps are exactly zero, but {100 * others:.2g} % "
+                "with its axes exchanged; pass mask.T"
+            )
 
     def check_measurement(self, y: Any) -> NDArray[Any]:
         """y (..., H, W), zero where the mask is False, whatever it was there. Raises InputError as in Operator."""

@@ -9,6 +9,7 @@ DIR/raw.safetensors     the weights themselves at that moment: with --init, a sm
 import io
 import json
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ def _step_of(line: str) -> float:
 
 def check_device(device: str) -> None:
     """Refuse a device that torch does not have here. Raises InputError, BackendError."""
-    if device != "cpu" and not device.startswith("cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise InputError(f"device is {device!r}; expected cpu, cuda or cuda:N")
     if device != "cpu" and not torch.cuda.is_available():
         raise BackendError(f"device is {device!r}, but torch finds no GPU here; use cpu")

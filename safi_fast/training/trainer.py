@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError, shown
+from ..errors import InputError, ModelError, SolverError, shown
 from .data import Image, draw_patch
 from .filters import FilterOperator
 from .inner import DualState, dual_steps, primal, start, trained_steps
@@ -42,6 +42,8 @@ EXPECTED = (
     (75.0, 24.5),
 )
 
+STATE_VERSION = 2  # of what `state_dict` gives
+
 
 class Trainer:
     """A network in training on `images` (grey, on [0, 1]); `averaged` is the network with the averaged weights.
@@ -63,10 +65,22 @@ class Trainer:
         if by_kernels(device):
             _keep_freed_memory()
             kernels().use_threads(torch.get_num_threads())
+        learned = network.learned_steps.shape[1]
+        if learned not in (0, settings.inner):
+            raise InputError(
+                f"inner is {settings.inner}, but the weights have learned {learned} dual steps; train with as many, "
+                f"or from weights without learned steps"
+            )
         self.network, self.settings = network.to(device), settings
         self.images = [torch.from_numpy(image).to(device) for image in images]
         _fix(network, settings.fixed)
         self.averaged = copy.deepcopy(network).requires_grad_(False)
+        for teacher in teachers:
+            if teacher.high < settings.noise.low / 255 or teacher.low > settings.noise.high / 255:
+                raise InputError(
+                    f"teacher {teacher.name!r} knows sigma {255 * teacher.low:g} to {255 * teacher.high:g}, "
+                    f"none of {settings.noise.low:g} to {settings.noise.high:g}"
+                )
         guide = Guide(teachers) if teachers else None
         self.pool = Pool(settings.pool, network.channels, settings.side, device=device, guide=guide)
         self.rng = np.random.default_rng(settings.seed)
@@ -101,7 +115,7 @@ class Trainer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         if not bool(torch.isfinite(norm)):
-            raise FloatingPointError(f"the gradient of step {self.step_number} is not finite; try lower learning rates")
+            raise SolverError(f"the gradient of step {self.step_number} is not finite; try lower learning rates")
         self.optimizer.step()
         pool.store(places, x, state.v)
         self.step_number += 1
@@ -120,6 +134,8 @@ class Trainer:
             "noise": self.noise.get_state(),
             "step": self.step_number,
             "settings": self.settings.record(),
+            "device": self.device,
+            "version": STATE_VERSION,
         }
 
     @classmethod
@@ -133,7 +149,13 @@ class Trainer:
         device: str = "cpu",
     ) -> "Trainer":
         """The trainer whose `state_dict` this is. Raises InputError where the settings are others."""
+        if state.get("version") != STATE_VERSION:
+            raise ModelError(
+                "the checkpoint is of another version of safi_fast; start a new run from its weights (raw.safetensors)"
+            )
         settings.check_resumable(state["settings"])
+        if state["device"] != device:
+            raise InputError(f"device is {shown(device)}, but the run to resume has {state['device']!r}")
         if bool(teachers) != ("guided" in state["pool"]):
             raise InputError(
                 f"the run to resume {'had no' if teachers else 'had'} teachers; pass what it was started with"

@@ -278,9 +278,9 @@ def test_constants_of_a_schedule_count():
         (Unrolled, {"outer": 0}, "max_outer is 0; expected a whole number of at least 1"),
         (Unrolled, {"inner": 2.5}, r"max_inner is 2\.5; expected a whole number"),
         (Unrolled, {"inner": 3, "steps": StepFactors([1, 1], [0, 0.3])}, "max_inner is 3, but .* learned 2 steps"),
-        (Converged, {"tol": -1}, "tol is -1; expected a positive finite number"),
-        (Gap, {"tol": "small"}, "tol is 'small'; expected a positive finite number"),
-        (Gap, {"decay": 0}, "decay is 0; expected a positive finite number"),
+        (Converged, {"tol": -1}, "tol is -1; expected a positive number"),
+        (Gap, {"tol": "small"}, "tol is 'small'; expected a positive number"),
+        (Gap, {"decay": 0}, "decay is 0; expected a positive number"),
         (Gap, {"first_gap": float("nan")}, "first_gap is nan; expected a finite number"),
     ],
 )

@@ -141,7 +141,7 @@ def _check(schedule: Any) -> None:
         if field.name in ("outer", "inner", "falling"):
             count(_argument(field.name), value)
         elif field.name in ("tol", "decay", "step") and not _is_number(value, above=0.0):
-            raise InputError(f"{field.name} is {shown(value)}; expected a positive finite number")
+            raise InputError(f"{field.name} is {shown(value)}; expected a positive number")
         elif field.name == "first_gap" and not _is_number(value, above=-np.inf):
             raise InputError(f"first_gap is {shown(value)}; expected a finite number")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .models import list_models, load_model
     from .solver.result import Solution
+    from .solver.schedules import Converged, Gap, Unrolled
     from .startup import warmup
 
 __version__ = "0.1.0"
@@ -32,6 +33,9 @@ _HOMES = {
     "load_model": "models",
     "list_models": "models",
     "Solution": "solver.result",
+    "Unrolled": "solver.schedules",
+    "Converged": "solver.schedules",
+    "Gap": "solver.schedules",
     "SafiError": "errors",
     "InputError": "errors",
     "ModelError": "errors",
@@ -43,6 +47,8 @@ _HOMES = {
 
 __all__ = [
     "BackendError",
+    "Converged",
+    "Gap",
     "ImageFileError",
     "InputError",
     "Model",
@@ -52,6 +58,7 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverError",
+    "Unrolled",
     "__version__",
     "denoise",
     "estimate_memory",

@@ -19,12 +19,13 @@ from . import inverse, memory
 from .arrays import ArrayKind, as_array, lies_on_gpu, positive, positive_per_image
 from .backend import cuda_report, gpu_of, select
 from .errors import BackendError, InputError, shown
-from .model import SCHEDULES, Model
+from .model import Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
 from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
+from .solver.schedules import Schedule, count, schedule_for
 from .stream import stream
 from .tensors import plain
 from .tiling import Grid
@@ -32,11 +33,6 @@ from .values import UNIT_BOX, DataRange, DefaultBox, Range, check_inside, cut_of
 
 __all__ = ["Solver", "denoise", "estimate_memory", "reconstruct", "tune_strength"]
 
-LIMITS = {  # outer steps, inner steps, tolerance of a schedule where the caller says nothing
-    "unrolled": (5, 12, 0.0),
-    "converged": (10, 100, outer.PUBLISHED_TOLERANCE),
-    "gap": (30, 1000, 1e-4),
-}
 Callback = Callable[[OuterState], None]
 _Part = tuple[outer.Account, Any, Any]  # what is left of a solved chunk: account, images, masks or None
 
@@ -49,7 +45,7 @@ def denoise(
     data_range: DataRange | None = None,
     channel_axis: int | None = None,
     color: colors.Mode | None = None,
-    schedule: str | None = None,
+    schedule: str | Schedule | None = None,
     box: tuple[float, float] | None = UNIT_BOX,
     strength: Any = None,
     lipschitz: float | None = None,
@@ -75,7 +71,7 @@ def denoise(
         better for photographs, over 1 dB worse for three channels that have little to do with each other (stains, spectra);
         "separate": each channel for itself; None: the first for three channels. Steps, gaps and masks are those of the planes.
     schedule: "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative duality
-        gap of `tol`); None: what the model was trained for.
+        gap of `tol`), or a value of `safi_fast.Unrolled`, `Converged` or `Gap` with constants of its own; None: what the model was trained for.
     box: bounds of the solution, black being 0 and white 1; None for none. Where it is left out, an image is refused of which (0.0, 1.0)
         would cut off more than the noise explains; where it is passed, that is cut off. Luma and chroma have none; the colours are
         clipped in the end.
@@ -239,7 +235,7 @@ class Solver:
         data_range: DataRange | None = None,
         channel_axis: int | None = None,
         color: colors.Mode | None = None,
-        schedule: str | None = None,
+        schedule: str | Schedule | None = None,
         box: tuple[float, float] | None = UNIT_BOX,
         strength: Any = None,
         lipschitz: float | None = None,
@@ -259,7 +255,7 @@ class Solver:
             images = _Images.of(array, kind, data_range, channel_axis, self.model.smallest_side)
             if images.range.warning and not isinstance(data_range, Range):
                 warnings.warn(f"image: {images.range.warning}", stacklevel=3)
-            name, plan = plan_for(self.model, schedule, max_outer, max_inner, tol)
+            plan = schedule_for(self.model, schedule, max_outer, max_inner, tol)
             limits = (-np.inf, np.inf) if box is None else _box(box)
             sigmas = images.per_plane("sigma", sigma)
             if isinstance(box, DefaultBox):
@@ -272,7 +268,7 @@ class Solver:
                 )
                 if cut:
                     warnings.warn(f"image: {cut}", stacklevel=3)
-            settings = _Settings(self.model, images, sigmas, strength, name)
+            settings = _Settings(self.model, images, sigmas, strength, plan.name)
             if colors.mixes(color, images.channels):
                 images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
             whole = callback is not None
@@ -283,13 +279,13 @@ class Solver:
                 )
             division = self._divide(images.extent, max_memory, whole)
             if division.grid is not None:
-                _check_tiles(max_memory, name, callback, return_masks)
+                _check_tiles(max_memory, plan.name, callback, return_masks)
             window = division.grid.window if division.grid else images.stack.shape[1:]
-            norm = self._squared_norm(lipschitz, name, *window)
+            norm = self._squared_norm(lipschitz, plan.name, *window)
 
             def solve(workspace: Any, y: Any, chunk: slice) -> outer.Account:
                 strength_here = settings.strength[chunk].astype(np.float32)
-                workspace.load(y, strength_here, np.full(len(y), outer.STEP[name] / norm, np.float32), limits)
+                workspace.load(y, strength_here, np.full(len(y), plan.step / norm, np.float32), limits)
                 problem = outer.Problem(
                     workspace,
                     strength_here.astype(np.float64),
@@ -300,7 +296,7 @@ class Solver:
                     y.shape[1] * y.shape[2],
                 )
                 try:
-                    return outer.SCHEDULES[name](problem, plan, self._in_terms_of_caller(callback, images))
+                    return outer.solve(problem, plan, self._in_terms_of_caller(callback, images))
                 except Fault as fault:  # planes of colour images are numbered like images
                     raise fault.error("", chunk.start, images.single) from None
 
@@ -366,7 +362,7 @@ class Solver:
             raise BackendError(
                 f"reconstruct runs on the CPU in this version, not on backend={self.backend.name!r}; pass backend='cpu'"
             )
-        limits = _count("max_outer", max_outer), _count("max_iter", max_iter), tol
+        limits = count("max_outer", max_outer), count("max_iter", max_iter), tol
         with self._on_threads():
             task = inverse.make_task(
                 self.model, measurement, operator, strength, noise_level, data_range,
@@ -439,7 +435,7 @@ class Solver:
             with ArrayKind("cupy", self._gpu).place(), self._on_threads(threads):
                 return self.denoise(image, **settings, **options)
 
-        return stream(images, per_image, solve, _count("read_ahead", read_ahead))
+        return stream(images, per_image, solve, count("read_ahead", read_ahead))
 
     def release_memory(self) -> None:
         """Give back the GPU memory that CuPy keeps for the next call: all its free blocks. Does nothing on the CPU."""
@@ -651,40 +647,6 @@ class _Settings:
             self.strength = np.array([getattr(level, own) for level in conditioned])
         else:
             self.strength = images.per_plane("strength", strength)
-
-
-def plan_for(
-    model: Model, schedule: str | None, max_outer: int | None, max_inner: int | None, tol: float | None
-) -> tuple[str, outer.Plan]:
-    """The schedule by name and its limits. Raises InputError."""
-    name = model.schedule.name if schedule is None else schedule
-    if name not in SCHEDULES:
-        raise InputError(f"schedule is {shown(schedule)}; expected one of {', '.join(SCHEDULES)} or None")
-    outer_limit, inner_limit, tolerance = LIMITS[name]
-    if name == model.schedule.name:
-        outer_limit, inner_limit = model.schedule.outer, model.schedule.inner
-    if tol is not None and name == "unrolled":
-        raise InputError(
-            "tol has no meaning for schedule='unrolled', which makes a fixed number of steps; use schedule='gap'"
-        )
-    inner = inner_limit if max_inner is None else _count("max_inner", max_inner)
-    steps = model.steps if name == "unrolled" else None
-    if steps is not None and inner > len(steps.size):
-        raise InputError(
-            f"max_inner is {inner}, but model {model.name!r} has learned {len(steps.size)} steps; use schedule='gap'"
-        )
-    return name, outer.Plan(
-        outer_limit if max_outer is None else _count("max_outer", max_outer),
-        inner,
-        tolerance if tol is None else positive("tol", tol),
-        steps,
-    )
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} is {shown(value)}; expected a whole number of at least 1")
-    return int(value)
 
 
 def _box(box: Any) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from os import PathLike
 import numpy as np
 
 from . import api, operators
-from .model import Model
+from .model import SCHEDULES, Model
 from .models import list_models, load_model
 
 SIDE = 32
@@ -34,7 +34,7 @@ def _run(model: Model, backend: str) -> None:
     side = max(SIDE, model.smallest_side)
     image, sigma = np.full((side, side), 0.5, np.float32), float(model.noise_levels[0])
     image[side // 2 :] = 0.6
-    for schedule in api.LIMITS:
+    for schedule in SCHEDULES:
         api.denoise(image, sigma, model=model, backend=backend, schedule=schedule, max_outer=2, max_inner=2)
     if backend != "cuda":
         identity = operators.Identity((side, side))

@@ -416,7 +416,10 @@ def test_sigma_outside_the_range_of_a_model_for_several_levels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "fast"}, "schedule is 'fast'; expected one of unrolled, converged, gap or None"),
+        (
+            {"schedule": "fast"},
+            "schedule is 'fast'; expected one of unrolled, converged, gap, a value of one of these kinds, or None",
+        ),
         ({"box": (1, 0)}, r"box is \(1, 0\); expected low < high"),
         ({"box": (0, np.nan)}, r"box is \(0, nan\); expected low < high"),
         ({"box": 1.0}, r"box is 1.0; expected two numbers \(low, high\) or None"),

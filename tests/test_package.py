@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "cupy", "numba", "llvmlite", "scipy", "skimage", "matplotlib", "rich")
 PUBLIC = [
     "BackendError",
+    "Converged",
+    "Gap",
     "ImageFileError",
     "InputError",
     "Model",
@@ -31,6 +33,7 @@ PUBLIC = [
     "Solution",
     "Solver",
     "SolverError",
+    "Unrolled",
     "__version__",
     "denoise",
     "estimate_memory",

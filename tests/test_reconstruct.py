@@ -13,12 +13,12 @@ from models import oracle_form, random_model
 from scipy.sparse.linalg import LinearOperator
 
 import safi_fast
-from safi_fast import BackendError, InputError, OperatorError, Solver, memory
+from safi_fast import BackendError, Gap, InputError, OperatorError, Solver, memory
 from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.model import FilterBank
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, from_functions, from_scipy, from_sigpy
 from safi_fast.operators.holdout import hold_out
-from safi_fast.solver import outer, reconstruction
+from safi_fast.solver import reconstruction
 
 SHAPE = (24, 21)
 STRENGTH = 0.005
@@ -119,14 +119,14 @@ def error(image, truth):
 
 @pytest.mark.parametrize("family", ["safi", "mmr"])
 @pytest.mark.parametrize("boundary", ["zero", "symmetric"])
-def test_identity_is_denoising(family, boundary, monkeypatch):
+def test_identity_is_denoising(family, boundary):
     """H = 1: the first convex problem is that of denoise(schedule="gap"), and so are the masks and what follows from them."""
-    monkeypatch.setattr(outer, "FIRST_GAP", 0.0)  # or it solves the first problems but roughly
     many, y = solver(family, boundary=boundary), measured(OPERATORS["identity"], noise=0.1)
+    exact = Gap(first_gap=0.0)  # the first problems as well
     for limits, close in (({"max_outer": 1}, 1e-3), ({"max_outer": 4}, 2e-3)):
         ours = many.reconstruct(y, Identity(SHAPE), strength=0.02, tol=1e-5, max_iter=2000, **limits)
         theirs = many.denoise(
-            y, 25 / 255, strength=0.02, schedule="gap", tol=1e-6, max_inner=2000, return_solution=True, **limits
+            y, 25 / 255, strength=0.02, schedule=exact, tol=1e-6, max_inner=2000, return_solution=True, **limits
         )
         # f is 1-strongly convex: ||x - x'||^2 / 2 <= gap of either, for the first problem
         assert np.linalg.norm(ours.image - theirs.image) <= close * np.linalg.norm(theirs.image)

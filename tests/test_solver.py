@@ -13,10 +13,10 @@ import pytest
 from models import oracle_form, random_model
 from patience import SOON
 
-from safi_fast import Solver, memory
+from safi_fast import Converged, Gap, Solver, Unrolled, memory
 from safi_fast.errors import InputError
 from safi_fast.model import StepFactors
-from safi_fast.solver import dual, outer
+from safi_fast.solver import dual
 from safi_fast.solver.momentum import chambolle_dossal, fista
 from safi_fast.solver.result import STATUS_MESSAGES, OuterState
 
@@ -90,12 +90,11 @@ def gaps(monkeypatch):
 @pytest.mark.parametrize("box", [(0.0, 1.0), None], ids=["box", "no box"])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gap_is_never_negative(family, boundary, box, gaps, monkeypatch):
+def test_gap_is_never_negative(family, boundary, box, gaps):
     """At every inner step, down to the rounding of float32, where a gap of a wrong sign would show first."""
-    monkeypatch.setattr(outer, "FIRST_GAP", 0.0)
-    solver, limits = solver_of(family, boundary), {"tol": 1e-30, "max_outer": 3, "max_inner": 80}
+    solver, schedule = solver_of(family, boundary), Gap(outer=3, inner=80, tol=1e-30, first_gap=0.0)
     for strength in (0.003, 0.03, 0.3):
-        solution = solve(solver, photograph(), strength=strength, schedule="gap", box=box, **limits)
+        solution = solve(solver, photograph(), strength=strength, schedule=schedule, box=box)
         assert min(record.relative_gap for record in solution.history) >= -1e-6
     assert len(gaps) > 100
     assert -1e-6 <= min(gaps) < 1e-6
@@ -126,10 +125,9 @@ def test_gap_falls_with_more_inner_steps(family, schedule):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gap_falls_along_the_inner_steps(family, gaps, monkeypatch):
+def test_gap_falls_along_the_inner_steps(family, gaps):
     """Not from one step to the next, but from one stretch of steps to the next."""
-    monkeypatch.setattr(outer, "FIRST_GAP", 0.0)
-    solve(solver_of(family), photograph(), schedule="gap", tol=1e-5, max_outer=1)
+    solve(solver_of(family), photograph(), schedule=Gap(first_gap=0.0), tol=1e-5, max_outer=1)
     stretches = [max(gaps[first : first + 4]) for first in range(0, len(gaps), 4)]
     assert len(stretches) >= 4
     assert all(later < earlier for earlier, later in pairwise(stretches))
@@ -139,7 +137,7 @@ def test_gap_falls_along_the_inner_steps(family, gaps, monkeypatch):
 def test_gap_schedule_asks_for_less_gap_at_every_outer_step(family):
     history = solve(solver_of(family), photograph(), schedule="gap", tol=3e-5).history
     gaps = [record.relative_gap for record in history]
-    assert gaps[-1] <= 3e-5 < gaps[0] <= outer.FIRST_GAP
+    assert gaps[-1] <= 3e-5 < gaps[0] <= Gap().first_gap
     assert all(later <= earlier for earlier, later in pairwise(gaps) if earlier > 3e-5)
 
 
@@ -255,6 +253,40 @@ def test_learned_steps():
     np.testing.assert_array_equal(short, Solver(plain).denoise(image, SIGMA, max_inner=5))
     with pytest.raises(InputError, match="max_inner is 13, but model 'random-safi' has learned 12 steps"):
         Solver(other).denoise(image, SIGMA, max_inner=13)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("unrolled", Unrolled), ("converged", Converged), ("gap", Gap)])
+def test_a_schedule_by_value_is_that_by_name(name, kind):
+    """Limits of the call replace those of the value; those of the model hold for names alone."""
+    image = photograph()
+    by_name = solve(solver_of(), image, schedule=name, max_outer=2, max_inner=5)
+    assert_same(solve(solver_of(), image, schedule=kind(outer=2, inner=5)), by_name)
+    assert_same(solve(solver_of(), image, schedule=kind(), max_outer=2, max_inner=5), by_name)
+
+
+def test_constants_of_a_schedule_count():
+    eager, lax = (solve(solver_of(), photograph(), schedule=Gap(first_gap=f, tol=1e-3)) for f in (1e-3, 1e-1))
+    assert eager.history[0].relative_gap <= 1e-3 < lax.history[0].relative_gap
+    assert Gap(outer=3, tol=1e-4, first_gap=1e-2, decay=0.1).tolerance(1) == pytest.approx(1e-3)
+    assert Gap(outer=3, tol=1e-4, first_gap=1e-2, decay=0.1).tolerance(2) == 1e-4
+    assert [Converged(tol=1e-5, falling=3).tolerance(k) for k in range(4)] == pytest.approx([1e-3, 1e-4, 1e-5, 1e-5])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (Unrolled, {"outer": 0}, "max_outer is 0; expected a whole number of at least 1"),
+        (Unrolled, {"inner": 2.5}, r"max_inner is 2\.5; expected a whole number"),
+        (Unrolled, {"inner": 3, "steps": StepFactors([1, 1], [0, 0.3])}, "max_inner is 3, but .* learned 2 steps"),
+        (Converged, {"tol": -1}, "tol is -1; expected a positive number"),
+        (Gap, {"tol": "small"}, "tol is 'small'; expected a positive number"),
+        (Gap, {"decay": 0}, "decay is 0; expected a positive number"),
+        (Gap, {"first_gap": float("nan")}, "first_gap is nan; expected a finite number"),
+    ],
+)
+def test_what_no_schedule_can_have(kind, values, message):
+    with pytest.raises(InputError, match=message):
+        kind(**values)
 
 
 def test_momentum_factors():

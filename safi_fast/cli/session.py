@@ -34,9 +34,9 @@ class Session:
         tol: float | None = None,
     ) -> None:
         """Refuse settings that no image could be denoised with. Raises InputError."""
-        from ..api import plan_for
+        from ..solver.schedules import schedule_for
 
-        plan_for(self.model, schedule, max_outer, max_inner, tol)
+        schedule_for(self.model, schedule, max_outer, max_inner, tol)
         self.check_level("--sigma", sigma, strength_given=strength is not None)
 
     def check_level(self, option: str, level: float, *, strength_given: bool) -> None:

@@ -1,9 +1,4 @@
-"""The outer loop: solve with a mask, compute the next mask from the solution. One function per schedule, one shared account.
-
-unrolled    as trained: fixed counts, u and v carried over
-converged   as the published code was tested: every outer step starts anew, its own stopping rules
-gap         ours: u carried over, stops by duality gap and by the change between outer steps
-"""
+"""The outer loop: solve with a mask, compute the next mask from the solution. One function per schedule, one shared account."""
 
 from __future__ import annotations
 
@@ -15,33 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Active, FloatArray, Workspace
-from ..model import StepFactors
 from .certificate import Certificate
 from .dual import InnerResult, run_fixed, run_published, run_to_gap
 from .faults import require_finite
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, OuterState
+from .schedules import Converged, Gap, Schedule, Unrolled
 
 FloatVector = NDArray[np.float64]
 Callback = Callable[[OuterState], None]
-
-PUBLISHED_TOLERANCE = 1e-5  # of the last outer steps; the first starts a hundred times higher
-PUBLISHED_STEPS = 6  # outer steps over which the tolerance falls
-# Relative gap asked of the unmasked problem; falls by GAP_DECAY from one outer step to the next. The change between outer steps falls by a
-# quarter each time, so a gap that falls much faster buys accuracy for masks that are about to change.
-FIRST_GAP = 3e-2
-GAP_DECAY = 0.6
-# Step size of u times ||W||^2. Nesterov's momentum is stable on a quadratic below 4/3, whatever t is.
-STEP = {"unrolled": 1.0, "converged": 1.0, "gap": 1.3}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Limits and tolerance of a schedule, and learned steps of `unrolled` (at least `inner`), checked by the caller."""
-
-    outer: int
-    inner: int
-    tolerance: float
-    steps: StepFactors | None = None
 
 
 @dataclass(frozen=True)
@@ -120,61 +96,64 @@ class Account:
         return True
 
 
-def unrolled(problem: Problem, plan: Plan, callback: Callback | None = None) -> Account:
-    """Exactly plan.outer x plan.inner steps, FISTA's or learned ones, from u = v = W y; u and v live on under the next mask."""
+def solve(problem: Problem, schedule: Schedule, callback: Callback | None = None) -> Account:
+    """The masks and convex problems of a schedule."""
+    if isinstance(schedule, Unrolled):
+        return unrolled(problem, schedule, callback)
+    return (
+        converged(problem, schedule, callback) if isinstance(schedule, Converged) else gap(problem, schedule, callback)
+    )
+
+
+def unrolled(problem: Problem, schedule: Unrolled, callback: Callback | None = None) -> Account:
+    """From u = v = W y; u and v live on under the next mask."""
     workspace, account = problem.workspace, Account(problem, callback)
     workspace.start_dual(account.active)
-    for outer in range(plan.outer):
+    for outer in range(schedule.outer):
         if outer:
             workspace.collapse_momentum(account.active)
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.refresh(account.active)
-        result = run_fixed(workspace, account.active, problem.strength, plan.inner, plan.steps)
+        result = run_fixed(workspace, account.active, problem.strength, schedule.inner, schedule.steps)
         if not account.close_step(workspace, result):
             return account
     account.status[:] = COMPLETED
     return account
 
 
-def converged(problem: Problem, plan: Plan, callback: Callback | None = None) -> Account:
-    """The published test procedure: every outer step from u = v = M . W x, tolerances falling over the first ones."""
+def converged(problem: Problem, schedule: Converged, callback: Callback | None = None) -> Account:
+    """Every outer step from u = v = M . W x, tolerances falling over the first ones."""
     workspace, account = problem.workspace, Account(problem, callback)
-    for outer in range(plan.outer):
+    for outer in range(schedule.outer):
         if outer:
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.start_dual(account.active)
         workspace.refresh(account.active)
         rule = "FISTA" if problem.family == "mmr" and outer else "CD"
-        tolerance = plan.tolerance * 100 ** (1 - min(outer, PUBLISHED_STEPS - 1) / (PUBLISHED_STEPS - 1))
-        result = run_published(workspace, account.active, problem.strength, rule, tolerance, plan.inner)
+        tolerance = schedule.tolerance(outer)
+        result = run_published(workspace, account.active, problem.strength, rule, tolerance, schedule.inner)
         if not account.close_step(workspace, result):
             return account
         account.status[:] = np.where(result.met, CONVERGED, MAX_ITERATIONS)
     return account
 
 
-def gap(problem: Problem, plan: Plan, callback: Callback | None = None) -> Account:
-    """Until relative gap (but for float32 rounding) and change from one mask to the next are both at most plan.tolerance.
-
-    u and FISTA's t live on under the next mask: the problem changes little, and restarts catch a momentum that leads astray.
-    """
+def gap(problem: Problem, schedule: Gap, callback: Callback | None = None) -> Account:
+    """u and FISTA's t live on under the next mask: the problem changes little, and restarts catch a momentum that leads astray."""
     workspace, account = problem.workspace, Account(problem, callback)
     workspace.clear_dual(account.active)
     t = np.ones(len(problem.strength))
-    for outer in range(plan.outer):
+    for outer in range(schedule.outer):
         if outer:
             workspace.collapse_momentum(account.active)
             workspace.update_mask(account.active, problem.gain, problem.bias)
         workspace.refresh(account.active)
-        last = outer == plan.outer - 1
-        tolerance = plan.tolerance if last else max(plan.tolerance, FIRST_GAP * GAP_DECAY**outer)
-        result = run_to_gap(workspace, account.active, problem.strength, problem.rounding, tolerance, plan.inner, t)
+        tolerance = schedule.tolerance(outer)
+        result = run_to_gap(workspace, account.active, problem.strength, problem.rounding, tolerance, schedule.inner, t)
         proceed = account.close_step(workspace, result)
         images = account.active
-        done = result.met & (
-            (account.certificate.relative_gap[images] <= plan.tolerance) | (tolerance == plan.tolerance)
-        )
-        done &= (account.outer_residual[images] <= plan.tolerance) & (
+        done = result.met & ((account.certificate.relative_gap[images] <= schedule.tol) | (tolerance == schedule.tol))
+        done &= (account.outer_residual[images] <= schedule.tol) & (
             outer > 0
         )  # before, there is no mask to compare with
         account.status[images[done]] = CONVERGED
@@ -182,6 +161,3 @@ def gap(problem: Problem, plan: Plan, callback: Callback | None = None) -> Accou
         if not proceed or not len(account.active):
             break
     return account
-
-
-SCHEDULES = {"unrolled": unrolled, "converged": converged, "gap": gap}

@@ -1,4 +1,4 @@
-"""The inverse problems that bench/inverse.py solves: measurements, tuning problems, and what is tried for each method.
+"""The inverse problems of bench/experiments/inverse.py: measurements, tuning problems, what is tried for each method.
 
 `COMMANDS` has a generator for each command: (name, tuning case, test cases by image, lists).
 """
@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from baselines import bicubic
+import scipy.ndimage
 from PIL import Image
-from problems import DATA, brain_kspace, given_mask, head, line_mask, middle
 
+from bench.data.problems import DATA, brain_kspace, given_mask, head, line_mask, middle
 from safi_fast.operators import (
     Blur,
     Downsample,
@@ -48,7 +48,7 @@ class Case:
 
 @dataclass
 class Lists:
-    """Strengths tried for each method; for WCRR with each of its noise levels, on the 8-bit scale. No MMR row without strengths."""
+    """Strengths tried for each method, for WCRR with each of its levels (8-bit scale); none for MMR: no row."""
 
     tv: Any
     cg: Any
@@ -91,7 +91,10 @@ def several_coils(kspace, maps, reference, acceleration, centre, seed, level=0.0
 
 
 def brain(shape):
-    """espirit_full: k-space (8, *shape), low frequencies only where that is smaller; maps; combined image, peak 1; its noise per real number."""
+    """espirit_full: k-space (8, *shape), maps, the combined image of peak 1, and its noise per real number.
+
+    Of k-space the low frequencies only, where the shape is smaller.
+    """
     measured = brain_kspace("espirit_full")
     kspace = middle(measured, shape)
     maps = estimate_maps(kspace, kspace_order="centered", calibration=24, crop=0.0)
@@ -171,7 +174,7 @@ def half(image):
 
 
 def abdomen(name, views, size, seed, same_grid=False) -> Case:
-    """Simulated on a grid twice as fine (or on that of the reconstruction); noise 0.05 in line integrals measured in its pixels."""
+    """Simulated on a grid twice as fine, or on that of the reconstruction; noise 0.05 in line integrals, in pixels."""
     fine = gray(DATA / "ct" / "abdomen" / f"{name}.png")
     while fine.shape[0] > 2 * size:
         fine = half(fine)
@@ -188,7 +191,10 @@ def abdomen(name, views, size, seed, same_grid=False) -> Case:
 
 
 def tooth(step, offset, size) -> Case:
-    """Every step-th view, detector cells joined in pairs; the reference is the FBP of all 181, the other one that of the views not used."""
+    """Every step-th view, detector cells joined in pairs.
+
+    The reference is the FBP of all 181, the other one that of the views not used.
+    """
     sinogram = np.asarray(Image.open(DATA / "ct" / "tooth.tiff"), np.float32)
     sinogram = sinogram.reshape(181, 200, 2).mean(2)
     angles, spacing = np.linspace(0, np.pi, 181), size / 200
@@ -235,7 +241,7 @@ def ct(args):
 
 
 def ct_grid(args):
-    """What the coarse grid costs: the abdomen with 200 views at args.size, data from a grid twice as fine and from the same one."""
+    """What the coarse grid costs: the abdomen with 200 views, data from a grid twice as fine and from the same one."""
     args.tv_steps = min(args.tv_steps, 1000)
     tuning, test = (
         [abdomen(name, 200, args.size, seed, same) for same in (False, True)]
@@ -304,6 +310,13 @@ def inpaint(args):
         )  # fmt: skip
         tuning = build(photograph(TUNING, args.size), 1)
         yield f"{missing:.0%} of the pixels missing", tuning, photographs(args, build), lists
+
+
+def bicubic(y, factor, shape):
+    """Cubic spline interpolation at the pixels of the fine grid."""
+    axes = [(np.arange(n) - (factor - 1) / 2) / factor for n in shape]
+    grid = np.meshgrid(*axes, indexing="ij")
+    return np.clip(scipy.ndimage.map_coordinates(y, grid, order=3, mode="reflect"), 0, 1).astype(np.float32)
 
 
 def superres(args):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.report import measure
 from safi_fast import Solver
 from safi_fast.cli.evaluate import grey
 from safi_fast.cli.noise import add_noise
@@ -53,7 +52,8 @@ def scores(
 def operations(model: Model, outer: int, inner: int) -> int:
     """Multiply-adds per pixel of outer x inner unrolled steps, every convolution counted directly.
 
-    An inner step is W^T and W; the start is one W, each outer step begins with one W^T; every outer step but the first has a mask.
+    An inner step is W^T and W; the start is one W, each outer step begins with one W^T; every outer step but the first
+    has a mask.
     """
     product = model.filters.channels * model.filters.support**2
     if isinstance(model.mask, SafiMask):
@@ -67,17 +67,9 @@ def report(rows: Sequence[dict[str, Any]], output: Path | None, **facts: Any) ->
     """Print rows of equal keys as a table; with `output`, write them and what was run as JSON."""
     header = list(rows[0])
     print_table(header, [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows])
-    if output is not None:
-        command = " ".join([Path(sys.argv[0]).name, *(_without_folders(word) for word in sys.argv[1:])])
-        text = json.dumps({"command": command, **facts, "rows": list(rows)}, indent=1)
-        output.write_text(text + "\n", encoding="utf-8")
+    measure.write_json(output, {"command": measure.command(), **facts, "rows": list(rows)})
 
 
 def identity(model: Model) -> dict[str, str]:
     """Which weights were measured."""
     return {"model": model.name, "model_sha256": model.fingerprint}
-
-
-def _without_folders(word: str) -> str:
-    """A path by its last part: where the data lies says nothing about a result."""
-    return Path(word).name if "/" in word else word

@@ -1,11 +1,11 @@
-"""Clean photographs of other kinds than BSDS, from packages of Debian 12 whose licences let anyone use them (CC BY, CC BY-SA, CC0).
+"""Clean photographs of other kinds than BSDS, from packages of Debian 12, free to use (CC BY, CC BY-SA, CC0).
 
 apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 plasma-workspace-wallpapers
 for file in *.deb; do dpkg-deb -x $file unpacked; done
-python bench/photographs.py unpacked photographs
+python -m bench.data.photographs unpacked photographs
 
-Each is reduced to a third, so that neither JPEG nor the sensor's noise is left, and cut into pieces of 480 x 320 pixels or less.
-`safi-fast train --data photographs` takes the folder.
+Each is reduced to a third, so that neither JPEG nor the sensor's noise is left, and cut into pieces of 480 x 320 pixels
+or less. `safi-fast train --data photographs` takes the folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures of what the model does badly, from photographs that come with scikit-image: noisy, denoised, original.
 
-python bench/failures.py --output docs/images
+python -m bench.experiments.failures --output docs/images
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from images import centre
 from scipy.ndimage import gaussian_filter
 from skimage import data
 from skimage.io import imsave
 
+from bench.data.images import centre
 from safi_fast import Solver
 from safi_fast.cli.noise import add_noise
 from safi_fast.cli.output import print_table
@@ -23,7 +23,7 @@ from safi_fast.metrics import psnr
 SIDE, GAP, ZOOM = 128, 4, 2
 
 
-class Case(NamedTuple):
+class Failure(NamedTuple):
     """A clean image, the image to denoise, and the sigma that the model is told (8-bit scale)."""
 
     name: str
@@ -32,7 +32,7 @@ class Case(NamedTuple):
     sigma: float
 
 
-def cases() -> list[Case]:
+def cases() -> list[Failure]:
     """Texture that looks like noise; noise that is not white; a sigma that is too low."""
     grass, camera, coins = (
         np.ascontiguousarray(centre(image / np.float32(255), SIDE).astype(np.float32))
@@ -42,9 +42,9 @@ def cases() -> list[Case]:
     smooth = gaussian_filter(white, 1.0)
     correlated = camera + np.float32(25 / 255) * smooth / smooth.std()
     return [
-        Case("texture", grass, add_noise(grass, 50 / 255, 0), 50),
-        Case("correlated-noise", camera, correlated, 25),
-        Case("sigma-too-low", coins, add_noise(coins, 25 / 255, 0), 15),
+        Failure("texture", grass, add_noise(grass, 50 / 255, 0), 50),
+        Failure("correlated-noise", camera, correlated, 25),
+        Failure("sigma-too-low", coins, add_noise(coins, 25 / 255, 0), 15),
     ]
 
 

@@ -1,8 +1,10 @@
 """Fit the dual steps of `unrolled` to a model, and write the model with them.
 
-python bench/fit_steps.py --model run/model.safetensors --data BSD400 --schedule 4x8 --output faster.safetensors
+    python -m bench.experiments.fit_steps --model run/model.safetensors --data BSD400 --schedule 4x8 \\
+        --output faster.safetensors
 
-The model itself stays as it is: two numbers for each inner step are fitted, the same in every outer step (docs/training.md).
+The model itself stays as it is: two numbers for each inner step are fitted, the same in every outer step
+(docs/training.md).
 """
 
 from __future__ import annotations
@@ -11,8 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import images
-
+from bench.data import images
 from safi_fast import load_model
 from safi_fast.cli.train import schedule
 from safi_fast.model import Schedule

@@ -1,9 +1,10 @@
 """Times of the CUDA kernels and of whole denoising on this machine's GPU, beside the static bounds.
 
-    make bench-gpu     # python bench/gpu.py --output bench/results/gpu.json
+    make bench-gpu     # python -m bench.experiments.gpu --output bench/results/gpu.json
 
-Kernels: CUDA events around many launches of one kernel, the best of several rounds. Denoising: wall clock around 5 x 12 steps of the
-shipped model, images from and to host memory, the best of several runs. The static bounds hold for an H100 only.
+Kernels: CUDA events around many launches of one kernel, the best of several rounds. Denoising: wall clock around 5 x 12
+steps of the shipped model, images from and to host memory, the best of several runs. The static bounds hold for an H100
+only.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from problems import SIGMA, noisy_photograph
 
 import safi_fast
-from safi_fast.bindings.cuda import CudaBackend, CudaWorkspace
+from bench import RESULTS
+from bench.data.problems import SIGMA, noisy_photograph
+from bench.report import measure
+from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice, Device
 from safi_fast.bindings.launch import PRECISIONS
 from safi_fast.models import load_model
@@ -28,7 +31,8 @@ from safi_fast.models import load_model
 HEIGHT, WIDTH = 321, 481
 BATCHES = (1, 64)
 LAUNCHES, ROUNDS = 20, 5
-STATIC = Path(__file__).with_name("results") / "static_cuda.json"
+KERNELS = ("dual_step", "synthesis", "image_step", "analysis", "convolution")
+STATIC = RESULTS / "static_cuda.json"
 
 Timer = Callable[[Callable[[], None]], float]  # seconds of one call
 
@@ -39,7 +43,8 @@ def find_device() -> CupyDevice | str:
         device = CupyDevice()
         device.synchronize()
     except ImportError:
-        return "No GPU was found: CuPy is not installed (pip install 'safi-fast[gpu13]', or gpu12 for a driver of CUDA 12)."
+        cure = "pip install 'safi-fast[gpu13]', or gpu12 for a driver of CUDA 12"
+        return f"No GPU was found: CuPy is not installed ({cure})."
     except Exception as error:  # CuPy's own types, which are not at hand without it
         return f"No GPU was found: {' '.join(str(error).split())}."
     return device
@@ -64,24 +69,6 @@ def event_timer(cupy: Any) -> Timer:
     return seconds
 
 
-def calls(workspace: CudaWorkspace) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The launches of a step and the mask layers, one kernel each. The mask has to be there."""
-    everyone, engine = np.arange(workspace.batch), workspace.engine
-    yield "dual_step", lambda: workspace._launch(
-        "analysis", "dual_step", everyone, workspace.slot, workspace.image_slots, workspace.dual, workspace.mask,
-        workspace.step_size, workspace.bound, workspace.carried, workspace.l1, engine.filters, engine.border.struct,
-    )  # fmt: skip
-    yield "synthesis", lambda: workspace._synthesise(everyone, other=True)
-    yield "image_step", lambda: workspace._image_step(everyone, refresh=False)
-    yield "analysis", lambda: workspace._analyse(everyone, workspace.dual, workspace.slot, magnitude=False)
-    layer, spline = engine.mask.layers[1], engine.mask.splines[1]
-    bias = workspace.device.zeros((workspace.batch, engine.channels), np.float32)
-    yield "convolution", lambda: workspace._launch(
-        "convolution", "convolution", everyone, workspace.mask, workspace.first_slot, workspace.dual, workspace.first_slot,
-        engine.mask.symmetric, layer.weights, spline.struct, bias, options=layer.options, size=layer.size,
-    )  # fmt: skip
-
-
 def time_kernels(device: Device, timer: Timer, precision: str, batch: int, size: tuple[int, int]) -> dict[str, float]:
     """Microseconds by kernel, "iteration" (a step as it is launched) among them."""
     workspace = CudaBackend(device, precision).prepare(load_model()).workspace(batch, *size)
@@ -91,7 +78,8 @@ def time_kernels(device: Device, timer: Timer, precision: str, batch: int, size:
     workspace.clear_dual(everyone)
     workspace.update_mask(everyone, ones, 0 * ones)
     workspace.refresh(everyone)
-    found = {name: 1e6 * timer(call) for name, call in calls(workspace)}
+    launches = workspace.launches(everyone)
+    found = {name: 1e6 * timer(launches[name]) for name in KERNELS}
     momenta = np.zeros((12, batch), np.float32)
     workspace.steps(everyone, momenta)  # recorded here, replayed below
     found["iteration"] = 1e6 * timer(lambda: workspace.steps(everyone, momenta)) / len(momenta)
@@ -121,6 +109,22 @@ def static_bounds() -> dict[tuple[str, str, int], float]:
     }
 
 
+def time_all(device: Device, timer: Timer) -> Iterator[dict[str, Any]]:
+    """Rows of every precision and batch, printed as they come."""
+    bounds = static_bounds()
+    for precision in PRECISIONS:
+        for batch in BATCHES:
+            label, same = f"{precision:8} {batch:3} x {WIDTH} x {HEIGHT}", {"precision": precision, "images": batch}
+            for kernel, us in time_kernels(device, timer, precision, batch, (HEIGHT, WIDTH)).items():
+                bound = bounds.get((kernel, precision, batch))
+                beside = f", static bound {bound:.1f} us" if bound else ""
+                print(f"{label}  {kernel:12} {us:10.1f} us{beside}")
+                yield {"what": kernel, **same, "us": round(us, 2), "static_bound_us": bound}
+            seconds = time_denoising(precision, batch)
+            print(f"{label}  denoise 5 x 12: {1e3 * seconds:.2f} ms")
+            yield {"what": "denoise 5 x 12", **same, "us": round(1e6 * seconds, 1)}
+
+
 def main() -> int:
     """Time everything, print and write it; 1 where there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,33 +134,13 @@ def main() -> int:
     if isinstance(device, str):
         print(device)
         return 1
-    cupy = device._cupy
+    import cupy
+
     gpu = cupy.cuda.runtime.getDeviceProperties(device.number)["name"].decode()
     print(f"{gpu}; static bound: of an H100, not measured")
-    timer, bounds, rows = event_timer(cupy), static_bounds(), []
-    for precision in PRECISIONS:
-        for batch in BATCHES:
-            for kernel, us in time_kernels(device, timer, precision, batch, (HEIGHT, WIDTH)).items():
-                bound = bounds.get((kernel, precision, batch))
-                rows.append(
-                    {
-                        "what": kernel,
-                        "precision": precision,
-                        "images": batch,
-                        "us": round(us, 2),
-                        "static_bound_us": bound,
-                    }
-                )
-                beside = f", static bound {bound:.1f} us" if bound else ""
-                print(f"{precision:8} {batch:3} x {WIDTH} x {HEIGHT}  {kernel:12} {us:10.1f} us{beside}")
-            seconds = time_denoising(precision, batch)
-            rows.append(
-                {"what": "denoise 5 x 12", "precision": precision, "images": batch, "us": round(1e6 * seconds, 1)}
-            )
-            print(f"{precision:8} {batch:3} x {WIDTH} x {HEIGHT}  denoise 5 x 12: {1e3 * seconds:.2f} ms")
-    if arguments.output:
-        record = {"command": "make bench-gpu", "gpu": gpu, "cupy": cupy.__version__, "rows": rows}
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+    rows = list(time_all(device, event_timer(cupy)))
+    record = {"command": "make bench-gpu", "gpu": gpu, "cupy": cupy.__version__, "rows": rows}
+    measure.write_json(arguments.output, record)
     return 0
 
 

@@ -1,32 +1,37 @@
-"""Large images: memory and time of tiles, what a cut changes, and how good the estimate of memory is. Each mode writes JSON.
+"""Large images: memory and time of tiles, what a cut changes, how good the estimate of memory is.
 
-    python bench/large.py memory  [--output bench/results/large_memory.json]    estimate against the measured peak
-    python bench/large.py halo    [--output bench/results/large_halo.json]      how far from a cut the result still changes
-    python bench/large.py tiles   [--output bench/results/large_tiles.json]     tiles against the image as a whole
-    python bench/large.py time    [--size 4096] [--max-memory 6e9] [--outer 5] [--rounds 6] [--output bench/results/large_time.json]
-    python bench/large.py start   [--output bench/results/large_start.json]     seconds to the first result
-    python bench/large.py stream  [--output bench/results/large_stream.json]    a folder, one by one and overlapped
+    python -m bench.experiments.large MODE [--output bench/results/large_MODE.json]
 
-Memory and start-up are measured in processes of their own. Images are mosaics of BSD68 with seeded noise (SAFI_FAST_DATA).
+    memory   estimate against the measured peak
+    halo     how far from a cut the result still changes
+    tiles    tiles against the image as a whole
+    time     per pixel, [--size 4096] [--max-memory 6e9] [--outer 5] [--rounds 6]
+    start    seconds to the first result
+    stream   a folder, one by one and overlapped
+
+Memory and start-up are measured in processes of their own. Images are mosaics of BSD68 with seeded noise
+(SAFI_FAST_DATA).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import measure
 import numpy as np
-from problems import DATA
+
+import safi_fast
+from bench.data.problems import DATA
+from bench.report import measure
+from bench.report.memory import fresh
+from safi_fast.bindings.cpu import CpuBackend, CpuEngine, CpuWorkspace
+from safi_fast.bindings.threads import threads_to_use
+from safi_fast.io import read_image, write_image
 
 MODELS = ("safi-gray", "mmr-gray")
 LEVELS = (5, 25, 50)
@@ -35,32 +40,7 @@ DISTANCES = (0, 8, 16, 24, 32, 40, 48, 56, 64)
 TWICE = 2048
 SMALL = 256  # to side, of the image that a large one is compared with
 CLOCKS = ("wall", "cpu", "user")
-PEAK = """
-import ctypes, json, re, sys
-import numpy as np, safi_fast
-trim = getattr(ctypes.CDLL(None), "malloc_trim", int)  # what the small image has freed goes back to the system
-def status(key):
-    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
-name, height, width, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) or None
-solver, rng = safi_fast.Solver(name), np.random.default_rng(0)
-solver.denoise(rng.random((64, 64), np.float32), 25 / 255)
-image = rng.random((height, width), np.float32)
-estimate = solver.estimate_memory(image.shape, max_memory=limit)
-trim(0)
-ready = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")
-solver.denoise(image, 25 / 255, max_outer=2, max_inner=1, max_memory=limit)  # more steps take no more
-print(json.dumps({"estimate": estimate, "measured": status("VmHWM") - ready, "resident_ready": ready, "peak": status("VmHWM")}))
-"""
-FIRST = """
-import time; start = time.perf_counter()
-import json, numpy as np, safi_fast
-image = np.random.default_rng(0).random((64, 64))
-{before}
-safi_fast.denoise(image, 25 / 255); first = time.perf_counter()
-safi_fast.denoise(image, 25 / 255)
-print(json.dumps({{"first_result": first - start, "next_result": time.perf_counter() - first}}))
-"""
+PROBES = "bench.report.memory"
 
 
 def mosaic(height: int, width: int, sigma: float) -> np.ndarray:
@@ -82,19 +62,12 @@ def options_for(solver, level: int) -> dict[str, float]:
     return {"strength": float(solver.model.strength.unrolled[0]) * level / 25}
 
 
-def fresh(code: str, *arguments: object, **environment: str) -> dict[str, float]:
-    """What a new process prints as JSON."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment)
-    return json.loads(done.stdout)
-
-
 def memory(_: argparse.Namespace) -> list[dict[str, object]]:
     """Estimate and measured peak above a ready solver."""
     rows = []
     for name in MODELS:
         for size, limit in SIZES:
-            found = fresh(PEAK, name, *size, limit)
+            found = fresh(PROBES, "peak", name, *size, limit)
             found["estimate_over_measured"] = round(found["estimate"] / found["measured"], 3)
             found["bytes_per_pixel"] = round(found["measured"] / (size[0] * size[1]))
             rows.append({"model": name, "size": size, "max_memory": limit or None, **found})
@@ -103,8 +76,6 @@ def memory(_: argparse.Namespace) -> list[dict[str, object]]:
 
 def halo(_: argparse.Namespace) -> list[dict[str, object]]:
     """Largest difference at so many pixels or more from a cut, over four images of 256 x 320 cut in the middle."""
-    import safi_fast
-
     rows = []
     for name in MODELS:
         solver = safi_fast.Solver(name)
@@ -120,8 +91,6 @@ def halo(_: argparse.Namespace) -> list[dict[str, object]]:
 
 def tiles(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """An image as a whole and in tiles of at most a sixth of the memory."""
-    import safi_fast
-
     rows, size = [], (arguments.size, arguments.size) if arguments.size else (640, 640)
     for name in MODELS:
         solver = safi_fast.Solver(name)
@@ -130,28 +99,54 @@ def tiles(arguments: argparse.Namespace) -> list[dict[str, object]]:
             y, options = mosaic(*size, level / 255), options_for(solver, level)
             whole = solver.denoise(y, level / 255, **options)
             tiled = solver.denoise(y, level / 255, max_memory=limit, **options)
-            rows.append(
-                {"model": name, "sigma": level, "size": size, "max_memory": limit, "max_difference": float(abs(tiled - whole).max())}
-            )  # fmt: skip
+            row = {"model": name, "sigma": level, "size": size, "max_memory": limit}
+            rows.append({**row, "max_difference": float(abs(tiled - whole).max())})
     return rows
 
 
 def seconds() -> np.ndarray:
-    """Now, on three clocks (CLOCKS): the wall's, the processor's, and the processor's without the system, which makes memory ready."""
+    """Now, on CLOCKS: the wall's, the processor's, and the processor's without the system, which makes memory ready."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return np.array([time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_utime])
+
+
+class PausingBackend(CpuBackend):
+    """The CPU's, which calls `pause` whenever an image that is not small, or a tile of one, is about to be solved."""
+
+    def __init__(self) -> None:
+        self.pause: Callable[[], None] = lambda: None
+
+    def prepare(self, model: safi_fast.Model) -> CpuEngine:
+        return PausingEngine(model, self)
+
+
+class PausingEngine(CpuEngine):
+    def __init__(self, model: safi_fast.Model, backend: PausingBackend):
+        super().__init__(model)
+        self.backend = backend
+
+    def workspace(self, batch: int, height: int, width: int) -> CpuWorkspace:
+        return PausingWorkspace(self, batch, height, width)
+
+
+class PausingWorkspace(CpuWorkspace):
+    engine: PausingEngine
+
+    def load(self, *problem) -> None:
+        if self.height * self.width > SMALL**2:
+            self.engine.backend.pause()
+        super().load(*problem)
 
 
 def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Microseconds per pixel of large images over those of 256 x 256, on three clocks, and the peak of memory.
 
-    256 x 256 is solved before and after the large image and, with its clocks stopped, before each of its tiles; the median counts. Images
-    up to TWICE are solved again at once and the shorter run counts: pages that a virtual machine touches first come from its host, which takes
-    long, and takes them back after seconds.
+    256 x 256 is solved before and after the large image and, with its clocks stopped, before each of its tiles; the
+    median counts. Images up to TWICE are solved again at once and the shorter run counts: pages that a virtual machine
+    touches first come from its host, which takes long, and takes them back after seconds.
     """
-    import safi_fast
-
-    solver, rows = safi_fast.Solver("safi-gray", backend="cpu"), []
+    backend, rows = PausingBackend(), []
+    solver = safi_fast.Solver("safi-gray", backend=backend)
     sizes = [arguments.size] if arguments.size else [1024, 2048, 4096]
     noisy = mosaic(sizes[-1], sizes[-1], 25 / 255)
     small = np.ascontiguousarray(noisy[:SMALL, :SMALL])
@@ -170,60 +165,45 @@ def timing(arguments: argparse.Namespace) -> list[dict[str, object]]:
             runs.extend(solve(small) for _ in range(arguments.rounds))
             pauses.append(seconds() - began)
 
-        with before_tiles(solver, pause):
-            made = [solve(image) - sum(pauses)]
+        backend.pause = pause
+        made = [solve(image) - sum(pauses)]
+        backend.pause = lambda: None
         tiles = len(pauses)
         if size <= TWICE:
             made.append(solve(image))
         pause()
-        whole = np.min(made, 0)
-        large, each = whole / size**2 * 1e6, np.array(runs) / small.size * 1e6
         row = {"size": size, "max_memory": arguments.max_memory, "steps": f"{arguments.outer} x 12", "tiles": tiles}
-        row |= {"runs": len(made), "runs_of_256": len(runs)}
-        for number, clock in enumerate(CLOCKS):
-            row |= {
-                f"{clock}_seconds": whole[number].round(2).item(),
-                f"{clock}_us_per_pixel": large[number].round(2).item(),
-                f"{clock}_us_per_pixel_of_256": np.quantile(each[:, number], (0, 0.5, 1)).round(2).tolist(),
-                f"{clock}_ratio": (large[number] / np.median(each[:, number])).round(3).item(),
-            }
+        row |= {"runs": len(made), "runs_of_256": len(runs), **ratios(np.min(made, 0), size**2, np.array(runs))}
         print(row, flush=True)
-        rows.append(row | fresh(PEAK, "safi-gray", size, size, arguments.max_memory))
+        rows.append(row | fresh(PROBES, "peak", "safi-gray", size, size, arguments.max_memory))
     return rows
 
 
-@contextmanager
-def before_tiles(solver, pause: Callable[[], None]) -> Iterator[None]:
-    """Calls `pause` whenever a work space of the solver, but for those of small images, gets its next tile."""
-    engine = solver._engine
-    make = engine.workspace
-
-    def workspace(batch: int, height: int, width: int):
-        made = make(batch, height, width)
-        if height * width > SMALL**2:
-            load = made.load
-            made.load = lambda *problem: (pause(), load(*problem))
-        return made
-
-    engine.workspace = workspace
-    try:
-        yield
-    finally:
-        del engine.workspace
+def ratios(whole: np.ndarray, pixels: int, runs: np.ndarray) -> dict[str, object]:
+    """Seconds of a large image of so many pixels (CLOCKS) beside those of 256 x 256 (runs, CLOCKS)."""
+    large, each, row = whole / pixels * 1e6, runs / SMALL**2 * 1e6, {}
+    for number, clock in enumerate(CLOCKS):
+        row |= {
+            f"{clock}_seconds": whole[number].round(2).item(),
+            f"{clock}_us_per_pixel": large[number].round(2).item(),
+            f"{clock}_us_per_pixel_of_256": np.quantile(each[:, number], (0, 0.5, 1)).round(2).tolist(),
+            f"{clock}_ratio": (large[number] / np.median(each[:, number])).round(3).item(),
+        }
+    return row
 
 
 def start(_: argparse.Namespace) -> list[dict[str, object]]:
     """Seconds from starting to import to the first result: nothing compiled yet, compiled, and after warmup()."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, before in (
-            ("cold", ""),
-            ("cached", ""),
-            ("cached", ""),
-            ("warmup, rest cold", "safi_fast.warmup()"),
-            ("warmup, cached", "safi_fast.warmup()"),
+        for name, words in (
+            ("cold", ()),
+            ("cached", ()),
+            ("cached", ()),
+            ("warmup, rest cold", ("warmup",)),
+            ("warmup, cached", ("warmup",)),
         ):
-            rows.append({"what": name, **fresh(FIRST.format(before=before), NUMBA_CACHE_DIR=folder)})
+            rows.append({"what": name, **fresh(PROBES, "first", *words, NUMBA_CACHE_DIR=folder)})
     return rows
 
 
@@ -233,9 +213,6 @@ def stream(_: argparse.Namespace) -> list[dict[str, object]]:
     wait: seconds that reading and writing sleep for each file beside their work, as for a disc behind a network.
     """
     import imageio.v3 as iio
-
-    import safi_fast
-    from safi_fast.io import read_image, write_image
 
     solver, sigma, rows = safi_fast.Solver("safi-gray", backend="cpu"), 65535 * 25 / 255, []
     y = mosaic(128 * 3, 128 * 4, 25 / 255)
@@ -287,21 +264,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="runs of 256 x 256 before each tile, for time")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    from safi_fast.bindings.threads import threads_to_use
-
     load = round(os.getloadavg()[0], 2)
     rows = RUNS[arguments.mode](arguments)
     print(*rows, sep="\n")
-    if arguments.output:
-        command = f"python bench/large.py {arguments.mode}"
-        command += "".join(f" {word}" for word in sys.argv[2:] if "output" not in word and ".json" not in word)
-        record = {
-            "command": command,
-            "load_average_before": load,
-            "threads": threads_to_use(None),
-            "rows": rows,
-        }
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    record = {"command": measure.command(), "load_average_before": load, "threads": threads_to_use(None), "rows": rows}
+    measure.write_json(arguments.output, record)
 
 
 if __name__ == "__main__":

@@ -1,79 +1,39 @@
 """The engine against the plain PyTorch computation of the same thing, in one run on one image.
 
-    python bench/race.py [--height 481] [--width 321] [--repeats 2] [--output bench/results/race.json]
+    python -m bench.experiments.race [--height 481] [--width 321] [--repeats 2] [--output bench/results/race.json]
 
-Both get the same model, strength and ||W||^2 and make the same steps, those of its schedule (5 x 12, safi-gray-fast 5 x 10), in float32 on two threads; runs alternate and the best of each
-counts, in seconds on the clock and of the processor. Memory is read in a process of its own.
+Both get the same model, strength and ||W||^2 and make the same steps, those of its schedule (5 x 12, safi-gray-fast
+5 x 10), in float32 on two threads; runs alternate and the best of each counts, in seconds on the clock and of the
+processor. Memory is read in a process of its own.
 
-Published layouts race against their layers as they are (torch_baseline.py). The shipped models race against the torch network that trained
-them (safi_fast/training/network.py), which has W composed, convolves for W and multiplies spectra for W^T.
+Published layouts race against their layers as they are (bench/methods/torch_baseline.py). The shipped models race
+against the torch network that trained them (safi_fast/training/network.py), which has W composed, convolves for W and
+multiplies spectra for W^T.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-import measure
 import numpy as np
 import torch
-import torch_baseline
-from problems import SIGMA, noisy_photograph, published_mmr, published_safi_layout
 
 import safi_fast
-from safi_fast.model import MmrMask, Model
-from safi_fast.solver.lipschitz import squared_norm
+from bench.data.problems import SIGMA, noisy_photograph, published_mmr, published_safi_layout, squared_norm_of
+from bench.methods import torch_baseline
+from bench.report import measure
+from bench.report.memory import fresh
+from safi_fast.model import Model
 from safi_fast.weights import save_model
-
-MEMORY_PROBE = """
-import json, re, sys
-def status(key):
-    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
-sys.path.insert(0, {bench!r})
-import numpy as np, safi_fast
-from problems import noisy_photograph
-imported = status("VmRSS")
-solver = safi_fast.Solver({path!r})
-solver.denoise(noisy_photograph(64, 64), 25 / 255, schedule="unrolled", lipschitz=1000.0)
-image = noisy_photograph({height}, {width})
-ready = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")
-solver.denoise(image, 25 / 255, schedule="unrolled", lipschitz=1000.0)
-print(json.dumps(dict(imported=imported, ready=ready, peak=status("VmHWM"))))
-"""
-
-
-def torch_parameters(model: Model) -> dict[str, object]:
-    """The model as the baseline reads it."""
-    mask = model.mask
-    common = {"family": model.family, "layers": [np.array(layer) for layer in model.filters.layers]}
-    if isinstance(mask, MmrMask):
-        smoothing = [np.array(layer) for layer in mask.smoothing]
-        return torch_baseline.load(
-            {**common, "smoothing": smoothing, "profile": mask.profile.copy(), "scale": mask.scale.copy()}
-        )
-    convolutions = [(np.array(w), d) for w, d in zip(mask.convolutions, mask.dilations, strict=True)]
-    splines = [np.array(values) for values in mask.splines]
-    return torch_baseline.load(
-        {
-            **common,
-            "convolutions": convolutions,
-            "splines": splines,
-            "gain": mask.gain[0].copy(),
-            "bias": mask.bias[0].copy(),
-        }
-    )
 
 
 def plain(model: Model, noisy: np.ndarray, strength: float, norm: float):
     """The PyTorch computation of the same steps, as a function."""
     y = torch.from_numpy(noisy)[None, None]
     if model.filters.boundary == "zero":
-        parameters = torch_parameters(model)
+        parameters = torch_baseline.parameters_of(model)
         return lambda: torch_baseline.unrolled(y, parameters, strength, norm).numpy()[0, 0]
     from safi_fast.training.network import network_of
 
@@ -92,7 +52,7 @@ def race(model: Model, height: int, width: int, repeats: int) -> dict[str, objec
     noisy = noisy_photograph(height, width)
     solver = safi_fast.Solver(model, backend="cpu")
     published = model.filters.boundary == "zero"
-    norm = squared_norm(solver._engine, height, width) if published else 1.0
+    norm = squared_norm_of(model, height, width) if published else 1.0
     options = {"lipschitz": norm} if published else {}
     strength = float(model.strength.unrolled[0])
     if published:
@@ -126,15 +86,13 @@ def race(model: Model, height: int, width: int, repeats: int) -> dict[str, objec
 def memory(model: Model, height: int, width: int) -> dict[str, object]:
     """Peak resident memory in a process of its own, without torch; Linux only.
 
-    A fixed part (Numba, LLVM, compiled kernels, spectra of the model) is there once a first small image is done: `ready`. What grows with
-    the image is the peak above that.
+    A fixed part (Numba, LLVM, compiled kernels, spectra of the model) is there once a first small image is done:
+    `ready`. What grows with the image is the peak above that.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.safetensors")
         save_model(model, path)
-        code = MEMORY_PROBE.format(bench=str(Path(__file__).parent), path=path, height=height, width=width)
-        output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    read = json.loads(output)
+        read = fresh("bench.report.memory", "race", path, height, width)
     return {
         "resident_after_import_mb": round(read["imported"] / 1e6),
         "resident_ready_mb": round(read["ready"] / 1e6),
@@ -164,8 +122,10 @@ def main() -> None:
         row |= memory(model, arguments.height, arguments.width)
         rows.append(row)
         print(
-            f"{row['model']}, {row['filters']} filters, {row['height']} x {row['width']}, {row['steps']} steps: safi_fast {row['seconds_safi_fast']:.3f} s, "
-            f"PyTorch ({row['against']}) {row['seconds_torch']:.2f} s: {row['times_faster']} times faster ({row['times_faster_cpu']} in processor time), results within {row['max_difference']:.1e}, "
+            f"{row['model']}, {row['filters']} filters, {row['height']} x {row['width']}, {row['steps']} steps: "
+            f"safi_fast {row['seconds_safi_fast']:.3f} s, PyTorch ({row['against']}) {row['seconds_torch']:.2f} s: "
+            f"{row['times_faster']} times faster ({row['times_faster_cpu']} in processor time), "
+            f"results within {row['max_difference']:.1e}, "
             f"peak memory {row['peak_above_ready_bytes_per_pixel']} bytes per pixel above a ready solver, "
             f"{row['peak_above_import_mb']} MB above the bare import"
         )

@@ -1,10 +1,11 @@
-"""Give trained weights the metadata that they ship with; the scores are those of `safi-fast evaluate --json` on these very weights.
+"""Give trained weights the metadata that they ship with, scores of `safi-fast evaluate --json` among them.
 
-Scores of the unrolled schedule may be those of the weights before `tune.py`, which changes nothing that this schedule reads: with lambda of
-`converged` as that of `unrolled`, or as in the file --as-trained.
+Scores of the unrolled schedule may be those of the weights before `tune`, which changes nothing that this schedule
+reads: with lambda of `converged` as that of `unrolled`, or as in the file --as-trained.
 
-    python bench/release.py --model tuned.safetensors --name safi-gray --licence MIT --training-data "..." --training "..." \\
-        --evaluations bench/results/bsd68_safi_gray_sigma*.json --output safi_fast/models/safi-gray.safetensors
+    python -m bench.experiments.release --model tuned.safetensors --name safi-gray --licence MIT \\
+        --training-data "..." --training "..." --evaluations bench/results/bsd68_safi_gray_sigma*.json \\
+        --output safi_fast/models/safi-gray.safetensors
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main(words: list[str] | None = None) -> None:
     for name in ("model", "name", "licence", "training-data", "training"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--evaluations", type=Path, nargs="*", default=[], metavar="FILE.json")
-    parser.add_argument("--as-trained", metavar="NAME|PATH", help="the weights before tune.py, which were evaluated")
+    parser.add_argument("--as-trained", metavar="NAME|PATH", help="the weights before `tune`, which were evaluated")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.safetensors")
     args = parser.parse_args(words)
     evaluations = [json.loads(path.read_text(encoding="utf-8")) for path in args.evaluations]

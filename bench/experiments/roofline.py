@@ -1,10 +1,11 @@
-"""Every CPU kernel against two ceilings of the same run: the rate of a float32 matrix product, and of a copy through memory.
+"""Every CPU kernel against two ceilings of the same run: the rates of a float32 matrix product and of a copy.
 
-    python bench/roofline.py [--size 512] [--output FILE.json] [--plot FILE.png]
+    python -m bench.experiments.roofline [--size 512] [--output FILE.json] [--plot FILE.png]
 
-Counted are the operations of the algorithm as it is written (a multiply-add is two) and the bytes that a kernel has to read and write once; the
-bound is the longer of operations / GEMM rate and bytes / copy rate, and `share` is bound / time. For filters, `direct` is the time that the plain
-13 x 13 or 7 x 7 bank would need at 70 % of the GEMM rate: `against_direct` says how many times faster the kernel is than that.
+Counted are the operations of the algorithm as it is written (a multiply-add is two) and the bytes that a kernel has to
+read and write once; the bound is the longer of operations / GEMM rate and bytes / copy rate, and `share` is bound /
+time. For filters, `direct` is the time that the plain 13 x 13 or 7 x 7 bank would need at 70 % of the GEMM rate:
+`against_direct` says how many times faster the kernel is than that.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import measure
 import numba
 import numpy as np
-from problems import SIGMA, noisy_photograph, published_mmr, published_safi_layout
 
 import safi_fast
+from bench.data.problems import SIGMA, noisy_photograph, published_mmr, published_safi_layout
+from bench.report import measure
+from bench.report.pictures import plot_of
 from safi_fast.bindings import cpu
+from safi_fast.kernels.cpu import convolution
 
 GEMM_SHARE = 0.7
 LINE32, LINE16, LANES = 500, 200, 16  # operations of one lane in fft32 and fft16, counted in kernels/cpu/fft.py
@@ -36,7 +39,7 @@ def _copy(source, target):
 
 
 def ceilings() -> dict[str, float]:
-    """GFLOP/s of a 2048^3 product (NumPy's or torch's, the faster), GB/s of a 256 MB copy (read and write counted), the best of several."""
+    """The best of several: GFLOP/s of a 2048^3 product, NumPy's or torch's; GB/s of a 256 MB copy, read and write."""
     a, b = (np.random.default_rng(seed).standard_normal((2048, 2048), np.float32) for seed in (0, 1))
     source, target = np.ones(2**26, np.float32), np.zeros(2**26, np.float32)
     _copy(source[:8], target[:8])
@@ -55,7 +58,8 @@ def _tiles(size: int, inner: int) -> int:
 def work(size: int, channels: int, layer: int) -> dict[str, tuple[float, float, float]]:
     """Operations, bytes and multiply-adds of the direct computation, of one call on size x size pixels.
 
-    layer: side of a (dilated) C -> C mask kernel, from which the tiles follow; the direct computation counts the taps of 7 x 7.
+    layer: side of a (dilated) C -> C mask kernel, from which the tiles follow; the direct computation counts the taps
+    of 7 x 7.
     """
     pixels, groups, inner = size * size, channels // 32, 20
     tiles, values = _tiles(size, inner), 4.0 * channels * pixels
@@ -113,7 +117,7 @@ def _exercise(engine: Any, size: int, repeats: int, gain: np.ndarray, bias: np.n
     space.refresh(one)
     for _ in range(repeats):
         space.update_mask(one, gain, bias)
-        space._analyse(one, space.dual, space.slot, magnitude=False)
+        space.start_dual(one)
         space.refresh(one)
         space.measure(one)
         space.step(one, 0.5 * ones)
@@ -125,7 +129,7 @@ def measure_kernels(size: int, repeats: int) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {}
     for name in ("analysis", "masked_norm", "synthesis", "dual_step", "image_step", "features", "depthwise"):
         Stopwatch(cpu, name, seconds)
-    Stopwatch(cpu._convolution, "convolution", seconds)
+    Stopwatch(convolution, "convolution", seconds)
     rows = []
     kept = {"safi-gray": None, "published SAFI layout": ("dual_step", "convolution"), "MMR weights": ("depthwise",)}
     models = {"safi-gray": safi_fast.load_model("safi-gray"), "published SAFI layout": published_safi_layout()}
@@ -176,12 +180,7 @@ def report(rows: list[dict[str, Any]], limits: dict[str, float], pixels: int) ->
 
 def plot(rows: list[dict[str, Any]], limits: dict[str, float], path: Path) -> None:
     """GFLOP/s over operations per byte."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = plot_of(7, 4.5)
     intensity = np.geomspace(0.2, 500, 100)
     axes.plot(intensity, np.minimum(limits["gemm_gflops"], intensity * limits["copy_gbps"]), "k-", alpha=0.6)
     for row in rows:
@@ -192,8 +191,7 @@ def plot(rows: list[dict[str, Any]], limits: dict[str, float], path: Path) -> No
     axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s")
     axes.set_title("CPU kernels under the matrix-product rate and the copy rate of the same run", fontsize=10)
     axes.grid(which="both", alpha=0.2)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -217,8 +215,9 @@ def main() -> None:
     for row in rows:
         direct = "" if row["against_direct"] is None else f", {row['against_direct']:.1f} x direct at 70 % of GEMM"
         print(
-            f"{row['kernel']:12s} {row['model']:22s} {row['ns_per_pixel']:7.2f} ns per pixel, {row['gflops']:6.1f} GFLOP/s, "
-            f"{row['gbps']:5.1f} GB/s, {100 * row['share']:3.0f} % of its bound ({row['bound_by']}){direct}"
+            f"{row['kernel']:12s} {row['model']:22s} {row['ns_per_pixel']:7.2f} ns per pixel, "
+            f"{row['gflops']:6.1f} GFLOP/s, {row['gbps']:5.1f} GB/s, "
+            f"{100 * row['share']:3.0f} % of its bound ({row['bound_by']}){direct}"
         )
     measure.write(arguments.output, rows, before, size=arguments.size, **limits)
     if arguments.plot:

@@ -1,25 +1,26 @@
 """How far PSNR depends on strength, noise_level, outer and inner steps: one denoising, one MRI and one CT case.
 
-    python bench/sensitivity.py [--size 96] [--output bench/results/sensitivity.json] [--plot docs/results/sensitivity.png]
-    python bench/sensitivity.py --plot-only
+    python -m bench.experiments.sensitivity [--size 96] [--output FILE.json] [--plot FILE.png]
+    python -m bench.experiments.sensitivity --plot-only
 
-Shipped model safi-gray. Denoising: set12 image 01, sigma 25, Identity operator. MRI: the combined brain, one coil, 4x. CT: abdomen, 60 views.
-One of the four is varied, the others stay at a base point.
+Shipped model safi-gray. Denoising: set12 image 01, sigma 25, Identity operator. MRI: the combined brain, one coil, 4x.
+CT: abdomen, 60 views. One of the four is varied, the others stay at a base point.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
-from cases import abdomen, brain, gray, random_lines
-from pages import ROOT
-from problems import DATA
 
 import safi_fast
+from bench import RESULTS, ROOT
+from bench.data.cases import abdomen, brain, gray, noise, random_lines
+from bench.data.problems import DATA
+from bench.report import measure
+from bench.report.pictures import plot_of
 from safi_fast.metrics import psnr
 from safi_fast.operators import Identity
 
@@ -33,7 +34,7 @@ def problems(size):
     """(name, operator, y, reference, base strength, base noise level)."""
     image = gray(DATA / "set12" / "01.png", 2 * size)[size // 2 : size // 2 + size, size // 2 : size // 2 + size]
     image = np.ascontiguousarray(image)
-    noisy = image + np.float32(25 / 255) * np.random.default_rng(0).standard_normal(image.shape).astype(np.float32)
+    noisy = image + np.float32(25 / 255) * noise(image.shape, np.random.default_rng(0), False)
     yield "denoising", Identity(image.shape), noisy, image, 0.0469, 25
     mri = random_lines(np.abs(brain((size, size))[2]), 4, 0.08, 2)
     yield "MRI 4x", mri.operator, mri.y, mri.reference, 4e-4, 10
@@ -72,12 +73,7 @@ def study(solver, name, operator, y, reference, strength, level):
 
 def plot(results, path):
     """Four panels, one line per case, PSNR minus the best of the line."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 4, figsize=(12, 2.8), sharey=True, constrained_layout=True)
+    figure, panels = plot_of(12, 2.8, columns=4)
     axes = (("by_strength", FACTORS, "strength / base"), ("by_noise_level", LEVELS, "noise_level, 8-bit scale"))
     axes += (("by_outer", range(1, 13), "outer steps (60 inner)"), ("by_inner", INNER, "inner steps (6 outer)"))
     for panel, (key, places, label) in zip(panels, axes, strict=True):
@@ -95,13 +91,14 @@ def plot(results, path):
             panel.minorticks_off()
     panels[0].set_ylabel("PSNR - best (dB)")
     panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 def main() -> None:
+    """Measure, unless it is there already, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "sensitivity.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "sensitivity.json")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "results" / "sensitivity.png")
     parser.add_argument("--plot-only", action="store_true")
     args = parser.parse_args()
@@ -110,8 +107,8 @@ def main() -> None:
         solver = safi_fast.Solver(backend="cpu")
         for name, *rest in problems(args.size):
             results[name] = study(solver, name, *rest)
-            content = {"size": args.size, "load_average": os.getloadavg()[0], "cases": results}
-            args.output.write_text(json.dumps(content, indent=1) + "\n")
+            content = {"command": measure.command(), "size": args.size, **measure.load(), "cases": results}
+            measure.write_json(args.output, content)
     plot(results, args.plot)
 
 

@@ -1,23 +1,22 @@
-"""Whether memory grows in long use: mixed calls in one process for an hour, resident memory after each identical cycle of them.
+"""Whether memory grows in long use: an hour of mixed calls, resident memory after each identical cycle of them.
 
-    python bench/soak.py [--minutes 60] [--output bench/results/soak.json]
+    python -m bench.experiments.soak [--minutes 60] [--output bench/results/soak.json]
 
-A cycle is the same every time: sizes, models, schedules, threads, batches, streams, reconstructions, the command line on files, and errors
-raised on purpose. The slope is that of a line through the cycles after the first ones, in which caches and allocators fill up. Exit
-status 1 where it is LIMIT or more, or where the result of a cycle is not that of the first.
+A cycle is the same every time: sizes, models, schedules, threads, batches, streams, reconstructions, the command line
+on files, and errors raised on purpose. The slope is that of a line through the cycles after the first ones, in which
+caches and allocators fill up. Exit status 1 where it is LIMIT or more, or where the result of a cycle is not that of
+the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import hashlib
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -26,12 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before the first kernel: an hour beside other work
-
-import measure
 import numpy as np
 
 import safi_fast
+from bench.report import measure
+from bench.report.memory import give_back, status
 from safi_fast import operators
 from safi_fast.cli.main import main as command_line
 
@@ -182,11 +180,8 @@ def cycle(folder: Path) -> str:
 def resident() -> float:
     """MB, after what is free has been given back."""
     gc.collect()
-    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
-    text = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"VmRSS:\s+(\d+)", text)
-    assert found
-    return int(found[1]) * 1024 / 1e6
+    give_back()
+    return status("VmRSS") / 1e6
 
 
 def slope(hours: np.ndarray, memory: np.ndarray) -> float:
@@ -219,19 +214,16 @@ def soak(minutes: float) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run for so long, print, record and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if not sys.platform.startswith("linux"):
-        raise SystemExit("soak.py reads /proc/self/status, which is Linux's")
+        raise SystemExit("soak reads /proc/self/status, which is Linux's")
     result = soak(args.minutes)
     print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.write_text(
-            json.dumps({"command": measure.command(), "machine": measure.machine(), **result}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+    measure.write_json(args.output, {"command": measure.command(), "machine": measure.machine(), **result})
     wrong = [key for key in ("different_results", "files_left", "threads_left") if result[key]]
     if result["slope_mb_per_hour"] >= LIMIT:
         wrong.append(f"slope of {result['slope_mb_per_hour']} MB an hour; allowed is less than {LIMIT}")

@@ -1,12 +1,15 @@
-"""A model to start the training of a smaller one from: the strongest filters of a SAFI model, with its mask or a simple one.
+"""A model to start training from: the strongest filters of a SAFI model, with its mask or a simple one.
 
-python bench/start_model.py --filters-of safi-gray --channels 32 --output start.safetensors
-python bench/start_model.py --filters-of safi-gray --channels 64 --mask-layers 2 --output start.safetensors
-python bench/start_model.py --filters-of safi-gray --channels 32 --family mmr --sigma 25 --output start.safetensors
+    python -m bench.experiments.start_model --filters-of safi-gray --channels 32 --output OUT.safetensors
+    python -m bench.experiments.start_model --filters-of safi-gray --channels 64 --mask-layers 2 \\
+        --output OUT.safetensors
+    python -m bench.experiments.start_model --filters-of safi-gray --channels 32 --family mmr --sigma 25 \\
+        --output OUT.safetensors
 
---family safi keeps the mask layers of the chosen channels: the first and the last with --mask-layers 2; with 4 a 3 x 3 layer that
-changes nothing is put before the last. With 1 only the first is left, and a 1 x 1 layer that changes nothing follows it, since a file has two
-or more: train with --fixed convolutions.1 splines.1, so that it stays so. --family mmr, which is for one noise level, has a mask that falls with the local filter response. Nothing is fitted.
+--family safi keeps the mask layers of the chosen channels: the first and the last with --mask-layers 2; with 4 a 3 x 3
+layer that changes nothing is put before the last. With 1 only the first is left, and a 1 x 1 layer that changes nothing
+follows it, since a file has two or more: train with --fixed convolutions.1 splines.1, so that it stays so. --family
+mmr, which is for one noise level, has a mask that falls with the local filter response. Nothing is fitted.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def strongest(source: Model, channels: int) -> tuple[NDArray[np.intp], Filters, 
 
 
 def safi_model(source: Model, channels: int, layers: int) -> Model:
-    """A SAFI model for all levels of `source`, with its mask generator cut to the chosen channels and to this many layers."""
+    """A SAFI model for all levels of `source`, its mask generator cut to the chosen channels and this many layers."""
     if not isinstance(source.mask, SafiMask):
         raise SystemExit(f"--filters-of names a model of the family {source.family}; expected safi")
     chosen, filters, norm = strongest(source, channels)

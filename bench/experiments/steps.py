@@ -1,21 +1,22 @@
 """How many steps `reconstruct` takes with other step sizes: why LEAST_SHARE and MULTIPLIER_SIGMA are what they are.
 
-    python bench/steps.py [--output bench/results/steps.json]
+    python -m bench.experiments.steps [--output bench/results/steps.json]
 
-Real problems of bench/cases.py, 128 x 128 (restoration: 96 x 96), at most 8 masks of 1500 steps, tolerance 1e-3. Steps depend on neither machine nor load.
+Real problems of bench/data/cases.py, 128 x 128 (restoration: 96 x 96), at most 8 masks of 1500 steps, tolerance 1e-3.
+Steps depend on neither machine nor load.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from cases import Case, abdomen, brain, levin, noise, photograph, several_coils, tooth
 
 import safi_fast
+from bench.data.cases import Case, abdomen, brain, levin, noise, photograph, several_coils, tooth
+from bench.report import measure
 from safi_fast.operators import Blur, Downsample, Mask
 from safi_fast.solver import data_term, primal_dual
 
@@ -51,6 +52,7 @@ def measured(operator, picture, level, rng) -> Case:
 
 
 def main() -> None:
+    """Solve with every setting, print a table and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -71,8 +73,7 @@ def main() -> None:
         rows.append({"problem": name, "settings": SETTINGS, "found": found})
         cells = [f"{one['steps']}{'' if one['status'] == 'converged' else ' (not settled)'}" for one in found]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    if args.output:
-        args.output.write_text(json.dumps({"command": "python bench/steps.py", "rows": rows}, indent=1) + "\n")
+    measure.write_json(args.output, {"command": measure.command([]), "rows": rows})
 
 
 if __name__ == "__main__":

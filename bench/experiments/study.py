@@ -1,15 +1,18 @@
 """What a model can do beyond one score: one command for every measurement of docs/models.
 
-    python bench/study.py bm3d        --data SET12 --sigma 25    against BM3D on the same noise (pip install bm3d)
-    python bench/study.py seeds       --data SET12 --sigma 25    spread over noise seeds
-    python bench/study.py schedules   --data SET12 --sigma 25    PSNR and operations of outer x inner steps
-    python bench/study.py convergence --data SET12 --sigma 25    unrolled against converged
-    python bench/study.py updates     --data SET12 --sigma 25    no mask, one update, five, ten
-    python bench/study.py starts      --data SET12 --sigma 25    where the outer iteration ends from other starts
-    python bench/study.py real        --data MICRO               microscopy pairs, PSNR after an affine fit
-    python bench/study.py color       --sigma 25                 photographs of scikit-image, as luma and chroma, by channel, and BM3D
+    python -m bench.experiments.study NAME --data SET12 --sigma 25
 
-Common arguments: --model NAME|PATH, --limit N, --crop SIDE, --output FILE.json. Noise and PSNR are those of `safi-fast evaluate`.
+    bm3d          against BM3D on the same noise (pip install bm3d)
+    seeds         spread over noise seeds
+    schedules     PSNR and operations of outer x inner steps
+    convergence   unrolled against converged
+    updates       no mask, one update, five, ten
+    starts        where the outer iteration ends from other starts
+    real          microscopy pairs, PSNR after an affine fit (--data MICRO)
+    color         photographs of scikit-image, as luma and chroma, by channel, and BM3D (no --data)
+
+Common arguments: --model NAME|PATH, --limit N, --crop SIDE, --output FILE.json. Noise and PSNR are those of `safi-fast
+evaluate`.
 """
 
 from __future__ import annotations
@@ -19,32 +22,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import images
 import numpy as np
-from starts import STARTS, end_points
-from tune import best_strength
 
+from bench.data import images
+from bench.methods.starts import STARTS, end_points
+from bench.methods.strength import best_strength
 from safi_fast import Solver
+from safi_fast.cli.noise import add_noise
 from safi_fast.io import read_image
 from safi_fast.metrics import psnr
 
 SCHEDULES = (
-    (5, 12),
-    (4, 12),
-    (3, 12),
-    (2, 12),
-    (5, 8),
-    (4, 8),
-    (3, 8),
-    (5, 6),
-    (4, 6),
-    (3, 7),
-    (3, 6),
-    (4, 5),
-    (4, 4),
-    (2, 8),
+    (5, 12), (4, 12), (3, 12), (2, 12), (5, 8), (4, 8), (3, 8), (5, 6), (4, 6), (3, 7), (3, 6), (4, 5), (4, 4), (2, 8),
     (3, 4),
-)
+)  # fmt: skip
 UPDATES = (0, 1, 5, 10)
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 CROP = 96  # pixels; of the crops that `updates` tunes lambda on
@@ -181,7 +172,7 @@ def color(args: argparse.Namespace, solver: Solver) -> list[dict[str, Any]]:
     for index, name in enumerate(PHOTOGRAPHS):
         photograph = getattr(data, name)().astype(np.float32) / 255
         x = np.dstack([images.centre(photograph[..., channel], 256) for channel in range(3)])
-        y = images.add_noise(x, args.sigma / 255, 0, index)
+        y = add_noise(x, args.sigma / 255, 0, index)
         found = {
             mode: psnr(x, solver.denoise(y, args.sigma / 255, channel_axis=-1, color=mode).clip(0, 1))
             for mode in ("luma-chroma", "separate")

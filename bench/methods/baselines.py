@@ -1,10 +1,9 @@
-"""What SAFI is compared with: total variation, conjugate gradients, Wiener, bicubic, and WCRR with its published weights.
+"""What SAFI is compared with: total variation, conjugate gradients, Wiener, and WCRR with its published weights.
 
-tv(...)        1/2 ||H x - y||^2 + strength TV(x) over the box, isotropic; primal-dual hybrid gradient (Chambolle and Pock 2011)
-cg(...)        (H^T H + strength) x = H^T y: Tikhonov, CG-SENSE
-wiener(...)    the same in Fourier space for a blur, circular
-bicubic(...)   interpolation of a low-resolution image
-Wcrr           weakly convex ridge regulariser (Goujon, Neumayer, Unser, SIAM J. Imaging Sci. 17, 2024); accelerated gradient
+tv(...)        1/2 ||H x - y||^2 + strength TV(x) over the box, isotropic; primal-dual hybrid gradient (Chambolle and
+Pock 2011) cg(...)        (H^T H + strength) x = H^T y: Tikhonov, CG-SENSE wiener(...)    the same in Fourier space for
+a blur, circular Wcrr           weakly convex ridge regulariser (Goujon, Neumayer, Unser, SIAM J. Imaging Sci. 17,
+2024); accelerated gradient
 
 All take operators of safi_fast.operators; images (H, W), real with a box or complex without. Needs torch for Wcrr only.
 """
@@ -12,7 +11,6 @@ All take operators of safi_fast.operators; images (H, W), real with a box or com
 from __future__ import annotations
 
 import numpy as np
-import scipy.ndimage
 
 
 def gradient(x):
@@ -38,7 +36,7 @@ def _length(q):
 
 
 def tv(operator, y, strength, *, box=(0.0, 1.0), x0=None, steps=3000, tol=1e-4, check_every=50, balance=4.0):
-    """The minimiser, and the relative change over the last `check_every` steps, at most `tol` unless `steps` ran out."""
+    """The minimiser, and its change over the last `check_every` steps, at most `tol` unless `steps` ran out."""
     clip = (lambda x: x) if box is None else (lambda x: np.clip(x, *np.float32(box)))
     norm2 = operator.norm**2
     x = clip(operator.adjoint(y) / np.float32(norm2)) if x0 is None else x0.copy()
@@ -98,18 +96,11 @@ def wiener(kernel, y, strength):
     return np.clip(x, 0, 1).astype(np.float32)
 
 
-def bicubic(y, factor, shape):
-    """Cubic spline interpolation at the pixels of the fine grid."""
-    axes = [(np.arange(n) - (factor - 1) / 2) / factor for n in shape]
-    grid = np.meshgrid(*axes, indexing="ij")
-    return np.clip(scipy.ndimage.map_coordinates(y, grid, order=3, mode="reflect"), 0, 1).astype(np.float32)
-
-
 class Wcrr:
     """1/2 ||H x - y||^2 + strength R(x), R's gradient W^T phi(W x), phi = (mu phi_convex(s .) - phi_concave(s .)) / s.
 
-    W: three 5x5 convolutions, 1 -> 4 -> 8 -> 60, the first of zero mean, divided by its norm; s depends on channel and noise level;
-    both phi are linear splines of 101 knots on [-0.1, 0.1], slopes in [0, 1], constant beyond, odd.
+    W: three 5x5 convolutions, 1 -> 4 -> 8 -> 60, the first of zero mean, divided by its norm; s depends on channel and
+    noise level; both phi are linear splines of 101 knots on [-0.1, 0.1], slopes in [0, 1], constant beyond, odd.
     """
 
     def __init__(self, path):

@@ -37,7 +37,7 @@ def end_points(solver: Solver, y: np.ndarray, sigma: float, *, outer: int) -> En
     pure = 0.5 + NOISE * rng.standard_normal(y.shape)
     first = np.stack([unmasked, disturbed, pure]).astype(np.float32)
     count, (height, width) = len(first), y.shape
-    engine = solver._engine
+    engine = solver.backend.prepare(solver.model)
     norm = squared_norm(engine, height, width)
     workspace = engine.workspace(count, height, width)
     conditioned = solver.model.at(sigma / 255, strength_given=False)

@@ -4,10 +4,15 @@ Images y, x (B, 1, H, W); responses, masks and dual variables (B, C, H, W). Ever
 stopping: as in the published code, one rule decides for the whole batch.
 """
 
+from __future__ import annotations
+
 from math import sqrt
 
+import numpy as np
 import torch
 from torch.nn import functional
+
+from safi_fast.model import MmrMask, Model
 
 
 def load(tensors, device="cpu"):
@@ -28,6 +33,26 @@ def load(tensors, device="cpu"):
         return params | {key: tensor(tensors[key]).view(1, -1, 1, 1) for key in ("gain", "bias")}
     params["smoothing"] = [tensor(w) for w in tensors["smoothing"]]
     return params | {"profile": tensor(tensors["profile"]), "scale": tensor(tensors["scale"]).view(1, -1, 1, 1)}
+
+
+def parameters_of(model: Model) -> dict[str, object]:
+    """The model as the baseline reads it."""
+    mask = model.mask
+    common = {"family": model.family, "layers": [np.array(layer) for layer in model.filters.layers]}
+    if isinstance(mask, MmrMask):
+        smoothing = [np.array(layer) for layer in mask.smoothing]
+        return load({**common, "smoothing": smoothing, "profile": mask.profile.copy(), "scale": mask.scale.copy()})
+    convolutions = [(np.array(w), d) for w, d in zip(mask.convolutions, mask.dilations, strict=True)]
+    splines = [np.array(values) for values in mask.splines]
+    return load(
+        {
+            **common,
+            "convolutions": convolutions,
+            "splines": splines,
+            "gain": mask.gain[0].copy(),
+            "bias": mask.bias[0].copy(),
+        }
+    )
 
 
 def analysis(x, layers, groups=1):
@@ -109,7 +134,8 @@ def unrolled(y, params, lam, lipschitz, outer=5, inner=12):
 def converged(y, params, lam, lipschitz, outer=10, inner=100, counts=None, last=None):
     """The schedule of testing: (B, 1, H, W) -> (B, 1, H, W).
 
-    The list `counts` receives the dual steps of each outer step, the dictionary `last` the mask of the last one and its u.
+    The list `counts` receives the dual steps of each outer step, the dictionary `last` the mask of the last one and its
+    u.
     """
     x, mask = y, None
     for step in range(outer):
@@ -117,7 +143,7 @@ def converged(y, params, lam, lipschitz, outer=10, inner=100, counts=None, last=
             mask = mask_of(x, params)
         tolerance = 1e-3 * 1e-2 ** (min(step, 5) / 5)
         fista = params["family"] == "mmr" and step > 0
-        x, u, made = _converged_inner(x, y, lam, lipschitz, mask, params["layers"], fista, tolerance, inner)
+        x, u, made = converged_inner(x, y, lam, lipschitz, mask, params["layers"], fista, tolerance, inner)
         if counts is not None:
             counts.append(made)
     if last is not None:
@@ -125,7 +151,8 @@ def converged(y, params, lam, lipschitz, outer=10, inner=100, counts=None, last=
     return x
 
 
-def _converged_inner(x, y, lam, lipschitz, mask, layers, fista, tolerance, inner):
+def converged_inner(x, y, lam, lipschitz, mask, layers, fista, tolerance, inner):
+    """One outer step from u = M . W x: the image before the last, its u, and how many dual steps were made."""
     u = v = _masked(mask, analysis(x, layers))
     t = 1.0 if fista else 5 / 3
     x_old = _primal(u, y, mask, layers)

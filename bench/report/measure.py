@@ -1,7 +1,4 @@
-"""How the benchmarks time and record: seconds on the clock and of the processor, the machine, its load, JSON.
-
-Import this before torch: it asks OpenMP for sleeping threads, so that seconds of the processor count work and not waiting.
-"""
+"""How the benchmarks time and record: seconds on the clock and of the processor, the machine, its load, JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from bench import ROOT
 
 THREADS = 2  # of every method
 STARTED = time.perf_counter()
@@ -71,15 +68,33 @@ def machine() -> dict[str, Any]:
     return facts
 
 
-def command() -> str:
-    """This run as a command of the repository; folders are left out, they say nothing about a result."""
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    return " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *words])
+def load() -> dict[str, Any]:
+    """Load average and number of threads of a run that is not raced."""
+    return {
+        "load_average": os.getloadavg()[0],
+        "threads": os.environ.get("NUMBA_NUM_THREADS", str(os.cpu_count())),
+    }
+
+
+def command(words: Sequence[str] | None = None) -> str:
+    """This run as a command of the repository; folders are left out, they say nothing about a result.
+
+    words: instead of the arguments that were given, where those left out matter.
+    """
+    program = Path(sys.argv[0]).resolve()
+    module = ".".join(program.relative_to(ROOT).with_suffix("").parts) if program.is_relative_to(ROOT) else program.name
+    words = sys.argv[1:] if words is None else words
+    return " ".join(["python", "-m", module, *(Path(word).name if "/" in word else word for word in words)])
 
 
 def write(path: Path | None, rows: Sequence[dict[str, Any]], before: dict[str, Any], **facts: Any) -> None:
     """The rows, the command, how long it took since this was imported, and the machine as it was before and after."""
+    taken = {"seconds_taken": round(time.perf_counter() - STARTED, 1)}
+    record = {"command": command(), "machine": before, "load_after": machine()["load_average"], **taken, **facts}
+    write_json(path, {**record, "rows": list(rows)})
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Where a path was given."""
     if path is not None:
-        taken = {"seconds_taken": round(time.perf_counter() - STARTED, 1)}
-        record = {"command": command(), "machine": before, "load_after": machine()["load_average"], **taken, **facts}
-        path.write_text(json.dumps({**record, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

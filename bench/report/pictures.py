@@ -1,9 +1,10 @@
-"""Rows of images with captions, as one PNG."""
+"""Rows of images with captions, and empty plots; all without a display."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,3 +28,11 @@ def panels(path: str | Path, rows: Sequence[Sequence[tuple[str, np.ndarray]]], w
             axes.set_axis_off()
             axes.set_title(caption, fontsize=9.5, loc="left", pad=4)
     figure.savefig(path)
+
+
+def plot_of(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """(figure, axes) of so many inches, the axes as an array where there are several, which share their ordinate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=120, layout="constrained")
+    return figure, figure.subplots(1, columns, sharey=True)

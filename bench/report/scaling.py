@@ -1,6 +1,7 @@
 """The scaling plot and its short record, from what pytest-benchmark wrote.
 
-pytest bench --benchmark-only --benchmark-json=FILE && python bench/scaling.py FILE --output FILE.json --plot FILE.png
+pytest bench --benchmark-only --benchmark-json=FILE
+python -m bench.report.scaling FILE --output FILE.json --plot FILE.png
 """
 
 from __future__ import annotations
@@ -10,17 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import measure
+from bench.report import measure
+from bench.report.pictures import plot_of
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Nanoseconds per pixel over pixels, one line for sizes and one for batches."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.5, 4), layout="constrained")
+    figure, axes = plot_of(6.5, 4)
     for prefix, label in (("test_size", "one image, 128 to side"), ("test_batch", "batch of 128 x 128")):
         line = sorted((row["pixels"], row["ns_per_pixel"] / 1e3) for row in rows if row["test"].startswith(prefix))
         if line:
@@ -29,8 +26,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    figure.savefig(path)
 
 
 def main() -> None:

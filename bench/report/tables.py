@@ -1,6 +1,6 @@
 """Writes the tables of docs/performance.md from bench/results.
 
-    python bench/tables.py
+    python -m bench.report.tables
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around it is written by hand.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "performance.md"
+from bench import RESULTS, ROOT
+
+PAGE = ROOT / "docs" / "performance.md"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], record: dict[str, Any], note: str = "") -> str:
@@ -83,8 +83,8 @@ def roofline(record: dict[str, Any]) -> str:
         )
         for row in record["rows"]
     ]  # fmt: skip
-    header = ("kernel", "model", "ns per pixel", "operations per pixel", "bytes per pixel", "GFLOP/s", "GB/s", "bound by",
-              "share of the bound", "times faster than direct at 70 % of GEMM")  # fmt: skip
+    header = ("kernel", "model", "ns per pixel", "operations per pixel", "bytes per pixel", "GFLOP/s", "GB/s",
+              "bound by", "share of the bound", "times faster than direct at 70 % of GEMM")  # fmt: skip
     rates = f" Matrix product {record['gemm_gflops']:.0f} GFLOP/s, copy {record['copy_gbps']:.0f} GB/s."
     return _table(header, rows, record, rates)
 

@@ -1,9 +1,10 @@
-"""Static figures of the CUDA kernels, without a GPU: what the compiled code and the emulator say about their cost on an H100.
+"""Static figures of the CUDA kernels, without a GPU: what compiled code and emulator say about their cost on an H100.
 
-    python bench/static_cuda.py            # about five minutes: compile, emulate, write the results and the tables of docs/gpu.md
-    python bench/static_cuda.py --reuse    # compile again, take sectors and errors from the results: seconds
+    python -m bench.static.cuda            # five minutes: compile, emulate, write the results and tables of docs/gpu.md
+    python -m bench.static.cuda --reuse    # seconds: compile again, take sectors and errors from the results
 
-Static bounds, not measured: docs/gpu.md shows the arithmetic. Image of 481 x 321, 64 channels, filters of 13 x 13, symmetric boundary.
+Static bounds, not measured: docs/gpu.md shows the arithmetic. Image of 481 x 321, 64 channels, filters of 13 x 13,
+symmetric boundary.
 """
 
 from __future__ import annotations
@@ -11,24 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# ruff: noqa: E402 - what follows lies in tests/ and bench/
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
-
-import static_paths as paths
 from cuda_variants import Variant, variants
 from emulator.compile import compilers
 from emulator.occupancy import GPUS, occupancy
 from emulator.sass import KernelCode, Loop, count_instructions, read_sass
-from static_paths import Issue, Part, issue
 
+from bench import RESULTS, ROOT
+from bench.report import measure
+from bench.static import paths
+from bench.static.paths import Issue, Part, issue
 from safi_fast.bindings.launch import PRECISIONS, Kernel, Launch, Shape, launch_for
 
-RESULTS = ROOT / "bench" / "results" / "static_cuda.json"
+RECORD = RESULTS / "static_cuda.json"
 DOCUMENT = ROOT / "docs" / "gpu.md"
 ARCHITECTURE = "sm_90"
 HEIGHT, WIDTH, CHANNELS, SUPPORT = 321, 481, 64, 13
@@ -248,15 +245,15 @@ def fused(kernels: list[dict], precision: str) -> dict:
 # ------------------------------------------------------------------------------------------------------------- traffic
 def measure_traffic() -> dict[str, dict]:
     """{"precision kernel layout": sectors, wavefronts and what was run}."""
-    import static_profile
+    from bench.static import profile
 
     found = {}
     for precision in PRECISIONS:
-        parts = {"13 x 13": static_profile.filter_bank(precision)}
-        parts["3 x 3, dilation 3"] = static_profile.mask_layer("shipped", precision)
-        parts["7 x 7"] = static_profile.mask_layer("published SAFI", precision)
+        parts = {"13 x 13": profile.filter_bank(precision)}
+        parts["3 x 3, dilation 3"] = profile.mask_layer("shipped", precision)
+        parts["7 x 7"] = profile.mask_layer("published SAFI", precision)
         if precision == "float32":
-            parts["7 x 7"] |= static_profile.mask_layer("published MMR", precision)
+            parts["7 x 7"] |= profile.mask_layer("published MMR", precision)
         for layout, kernels in parts.items():
             for kernel, (traffic, run) in kernels.items():
                 found[traffic_key(precision, kernel, layout)] = {"run": run, **asdict(traffic)}
@@ -281,21 +278,22 @@ def traffic_of(row: Row, traffic: dict[str, dict]) -> dict:
 def kernel_table(results: dict) -> str:
     """Markdown."""
     lines = [
-        "| kernel | precision | FLOPs / pixel | bytes / pixel | FLOPs / byte | registers | shared | occupancy | products | sectors | conflicts | instr. / pixel | 1 image | 64 images | limit |",
+        "| kernel | precision | FLOPs / pixel | bytes / pixel | FLOPs / byte | registers | shared | occupancy "
+        "| products | sectors | conflicts | instr. / pixel | 1 image | 64 images | limit |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for r in results["kernels"]:
         one, many = (r["bound_us"][str(n)] for n in (1, BATCH))
         limit = max(many, key=lambda name: many[name])
         name = " ".join(x for x in (r["kernel"], r["layout"] if "convolution" in r["kernel"] else "") if x)
-        run = r["traffic"]["run"] != "not run"
+        run, each = r["traffic"]["run"] != "not run", r["instructions_per_pixel"]
         cells = [
             name, r["precision"], r["flops_per_pixel"], r["ideal_bytes_per_pixel"], f"{r['flops_per_byte']:.3g}",
             r["registers"], f"{r['shared_bytes'] / 1024:.1f} KiB", f"{100 * r['occupancy']:.0f} %",
             f"{100 * r['inner_loop_products']:.0f} %",
             f"{r['sectors_per_request']:.1f} ({r['sectors_by_ideal']:.2f})" if run else "",
             f"{r['wavefronts_by_ideal']:.2f}" if r["wavefronts_by_ideal"] else "",
-            f"{r['instructions_per_pixel']:.3g}" if r["instructions_per_pixel"] < 1000 else f"{r['instructions_per_pixel']:.0f}",
+            f"{each:.3g}" if each < 1000 else f"{each:.0f}",
             f"{max(one.values()):.3g} us", f"{max(many.values()) / 1000:.3g} ms", limit,
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -355,7 +353,7 @@ def collect(traffic: dict[str, dict], errors: dict) -> dict:
     kernels = [figures(row, traffic_of(row, traffic)) for row in table_rows()]
     return {
         "about": "static bound, not measured: docs/gpu.md",
-        "command": "python bench/static_cuda.py",
+        "command": "python -m bench.static.cuda",
         "compiler": compilers()[0],
         "ceilings": {"bytes_per_s": BANDWIDTH, "flops_per_s": PEAK, "clock_hz": CLOCK},
         "image": [WIDTH, HEIGHT],
@@ -371,17 +369,17 @@ def main() -> None:
     parser.add_argument("--reuse", action="store_true", help="sectors and errors from the results that are there")
     arguments = parser.parse_args()
     if arguments.reuse:
-        before = json.loads(RESULTS.read_text())
+        before = json.loads(RECORD.read_text())
         traffic = {
             traffic_key(r["precision"], r["kernel"], r["layout"] or "13 x 13"): r["traffic"] for r in before["kernels"]
         }
         errors = before["errors"]
     else:
-        from static_errors import measure_errors
+        from bench.static.errors import measure_errors
 
         traffic, errors = measure_traffic(), measure_errors()
     results = collect(traffic, errors)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    measure.write_json(RECORD, results)
     DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), results))
     print(fused_table(results))
 

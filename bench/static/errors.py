@@ -1,4 +1,4 @@
-"""The precisions of the CUDA kernels against float64, in the emulator: one crop of a photograph, the shipped model, sigma 25."""
+"""The precisions of the CUDA kernels against float64, in the emulator: a crop of a photograph, safi-gray, sigma 25."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import oracle
 from emulator.device import EmulatedDevice
 from models import oracle_form
-from problems import SIGMA, photograph
 
 import safi_fast
+from bench.data.problems import SIGMA, photograph, squared_norm_of
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.launch import PRECISIONS
 from safi_fast.model import Model
@@ -26,7 +26,7 @@ def crop() -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure_errors() -> dict[str, dict[str, float]]:
-    """By precision: largest errors relative to the largest value, and of the whole denoising in grey values of [0, 1] and dB."""
+    """By precision: errors of the filters, relative to the largest value, and of denoising, in grey values, dB."""
     model = load_model()
     clean, noisy = crop()
     layers, boundary = oracle_form(model)["layers"], model.filters.boundary
@@ -73,25 +73,24 @@ def through_filters(model: Model, precision: str, x: np.ndarray, u: np.ndarray) 
     return filtered, device.download(workspace.z)[0, 0]
 
 
-def _settings(model: Model) -> tuple[int, float, float]:
+def settings(model: Model) -> tuple[int, float, float]:
     """(number of the noise level, strength, ||W||^2)."""
     level = int(np.argmin(np.abs(np.asarray(model.noise_levels) - SIGMA)))
-    norm = safi_fast.Solver(model)._squared_norm(None, "unrolled", HEIGHT, WIDTH)
+    norm = squared_norm_of(model, HEIGHT, WIDTH) if model.lipschitz is None else model.lipschitz
     return level, float(model.strength.unrolled[level]), norm
 
 
 def denoised(model: Model, precision: str, noisy: np.ndarray) -> np.ndarray:
     """The unrolled 5 x 12 steps by the kernels."""
-    level, strength, norm = _settings(model)
-    solver = safi_fast.Solver(model)
-    solver._engine = CudaBackend(EmulatedDevice(), precision).prepare(model)
+    level, strength, norm = settings(model)
+    solver = safi_fast.Solver(model, backend=CudaBackend(EmulatedDevice(), precision))
     sigma = float(model.noise_levels[level])
     return solver.denoise(noisy, sigma, schedule="unrolled", strength=strength, lipschitz=norm)
 
 
 def denoised_exactly(model: Model, noisy: np.ndarray) -> np.ndarray:
     """The same in float64."""
-    level, strength, norm = _settings(model)
+    level, strength, norm = settings(model)
     form = oracle_form(model)
     gain, bias = model.mask.gain[level].astype(float), model.mask.bias[level].astype(float)
 

@@ -1,7 +1,8 @@
-"""How many instructions the kernels issue: the loops of their machine code, named, with the trips that their sources give them.
+"""How many instructions the kernels issue: the loops of their machine code, with the trips that their sources give.
 
-A plan lists the loops of a kernel in the order of the machine code. Instructions of a loop say how much one trip of it does: a loop
-of copies with four stores makes four elements per thread, and the loop before it with one store makes those that are left over.
+A plan lists the loops of a kernel in the order of the machine code. Instructions of a loop say how much one trip of it
+does: a loop of copies with four stores makes four elements per thread, and the loop before it with one store makes
+those that are left over.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ STORES = ("STS", "LDGSTS", "STG")
 
 @dataclass(frozen=True)
 class Copy:
-    """`elements` per block, dealt out to `threads`; `turns`: the share of the visits to this loop that copy anything."""
+    """`elements` per block, dealt out to `threads`; `turns`: the share of the visits to this loop that copy at all."""
 
     what: str
     elements: int

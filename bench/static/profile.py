@@ -1,7 +1,8 @@
 """What the emulator counts: sectors of global memory and wavefronts of shared memory, in mode "check", profiled.
 
-Kernels whose pattern repeats per group of channels run with one group, on the very shape; the rest with 64 channels. The mask layers
-C -> C on tensor cores run on a part of the image. What was run and by how much it is scaled is written beside the figures.
+Kernels whose pattern repeats per group of channels run with one group, on the very shape; the rest with 64 channels.
+The mask layers C -> C on tensor cores run on a part of the image. What was run and by how much it is scaled is written
+beside the figures.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PART = (64, 96)  # of the image, whole tiles
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one image of 481 x 321 and 64 channels. `moved`: sectors or wavefronts; `ideal`: the fewest for the same bytes."""
+    """Of one image of 481 x 321 and 64 channels: what was moved, and the fewest (`ideal`) for the same bytes."""
 
     global_requests: float = 0
     sectors: float = 0
@@ -63,13 +64,14 @@ EVERYONE = np.arange(1)
 
 
 def filter_bank(precision: str) -> dict[str, tuple[Traffic, str]]:
-    """analysis, masked_norm, dual_step, synthesis, and the kernels of image.cu and state.cu: {kernel: (traffic, what was run)}."""
+    """The filter bank and the kernels of image.cu and state.cu: {kernel: (traffic, what was run)}."""
     tensor, size = precision != "float32", (HEIGHT, WIDTH)
     group = 32 if tensor else 8
     device, workspace = masked_workspace(smallest_model(group), precision, size)
-    _dual_step(workspace)
+    launches = workspace.launches(EVERYONE)
+    launches["dual_step"]()
     if not tensor:
-        workspace._synthesise(EVERYONE, other=True)
+        launches["synthesis"]()
     what, more = f"{group} channels, times {CHANNELS // group}", CHANNELS / group
     found = {
         name: (total(_rows(device, name), lambda _: more), what)
@@ -77,16 +79,17 @@ def filter_bank(precision: str) -> dict[str, tuple[Traffic, str]]:
     }
     found |= _other_analyses(precision, group, PART if tensor else size)
     device, workspace = masked_workspace(smallest_model(CHANNELS), precision, size)
+    launches = workspace.launches(EVERYONE)
     if tensor:
-        workspace._synthesise(EVERYONE, other=True)
+        launches["synthesis"]()
         found["synthesis"] = total(_rows(device, "synthesis"), lambda _: 1.0), f"{CHANNELS} channels"
     device.write(workspace.parts, np.zeros(workspace.parts.shape, np.float32))
     device.write(workspace.l1, np.zeros(workspace.l1.shape))
-    workspace._image_step(EVERYONE, refresh=False)
+    launches["image_step"]()
     device.write(workspace.carried, np.ones(1, np.float32))
     workspace.collapse_momentum(EVERYONE)
     workspace.clear_dual(EVERYONE)
-    workspace._total(EVERYONE, workspace.sums, workspace.sums.shape[1], 5, 1)
+    launches["totals"]()
     workspace.outer_change(EVERYONE)
     workspace.put_image(EVERYONE, workspace.image())
     for name in (
@@ -96,18 +99,10 @@ def filter_bank(precision: str) -> dict[str, tuple[Traffic, str]]:
     return found
 
 
-def _dual_step(workspace: CudaWorkspace) -> None:
-    arguments = (workspace.slot, workspace.image_slots, workspace.dual, workspace.mask, workspace.step_size)
-    workspace._launch(
-        "analysis", "dual_step", EVERYONE, *arguments, workspace.bound, workspace.carried, workspace.l1,
-        workspace.engine.filters, workspace.engine.border.struct,
-    )  # fmt: skip
-
-
 def _other_analyses(precision: str, group: int, size: tuple[int, int]) -> dict[str, tuple[Traffic, str]]:
     """analysis and masked_norm, on a part of the image for tensor cores."""
     device, workspace = masked_workspace(smallest_model(group), precision, size)
-    workspace._analyse(EVERYONE, workspace.dual, workspace.slot, magnitude=False)
+    workspace.launches(EVERYONE)["analysis"]()
     workspace.measure(EVERYONE)
     more = CHANNELS / group * _tiles(HEIGHT, WIDTH) / _tiles(*size)
     what = f"{group} channels on {size[1]} x {size[0]}, times {more:.4g}"

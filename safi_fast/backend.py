@@ -181,7 +181,7 @@ def select(name: str | Backend, precision: str = "float32") -> Backend:
     precision: one of PRECISIONS; the CPU has float32 alone.
     Raises InputError for an unknown name or precision and BackendError for a backend that cannot run here.
     """
-    if not isinstance(name, str) and hasattr(name, "prepare"):
+    if not isinstance(name, (str, type)) and hasattr(name, "prepare"):
         if precision != "float32":
             raise InputError(
                 f"precision is {shown(precision)}, but backend is a Backend and has its own; leave precision out"

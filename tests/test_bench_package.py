@@ -21,7 +21,6 @@ from bench.experiments import inverse, large, nested
 from bench.methods.nested import Nested
 from bench.report import measure, memory, pages
 from safi_fast import Solver
-from safi_fast.errors import InputError
 from safi_fast.operators import Identity
 
 FILES = sorted((ROOT / "bench").rglob("*.py"))
@@ -197,13 +196,6 @@ def test_a_backend_that_pauses_does_so_before_each_tile(monkeypatch):
     np.testing.assert_array_equal(whole, Solver(solver.model, backend="cpu").denoise(noisy[:40, :40], SIGMA, **steps))
     solver.denoise(noisy, SIGMA, max_memory=0.7 * solver.estimate_memory((250, 240)), **steps)
     assert len(pauses) > 1
-
-
-def test_a_backend_of_ones_own_has_its_own_precision():
-    with pytest.raises(
-        InputError, match="precision is 'tf32', but backend is a Backend and has its own; leave precision out"
-    ):
-        Solver(backend=large.PausingBackend(), precision="tf32")
 
 
 def test_seconds_of_a_large_image_beside_those_of_small_ones():

@@ -1,6 +1,5 @@
 """What the benchmarks of CT and restoration compute: the search for strengths, who is ahead, and the pages written from the results."""
 
-# ruff: noqa: E402 - without torch there is nothing to import
 import math
 
 import pytest
@@ -111,4 +110,6 @@ def test_kernels_without_all_rows():
 @pytest.mark.parametrize("name", ["ct", "restoration"])
 def test_pages_are_those_of_the_results(name):
     page = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")
-    assert page == pages.page(name), f"docs/results/{name}.md is out of date: python -m bench.experiments.inverse tables"
+    assert page == pages.page(name), (
+        f"docs/results/{name}.md is out of date: python -m bench.experiments.inverse tables"
+    )

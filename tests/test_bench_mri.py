@@ -1,6 +1,6 @@
 """What the MRI benchmarks compute: masks, samples left out, pictures, tables."""
 
-# ruff: noqa: E402 - without scikit-image there is nothing to import
+
 import json
 
 import numpy as np

@@ -1,6 +1,5 @@
 """What the MRI benchmarks compute: masks, samples left out, pictures, tables."""
 
-
 import json
 
 import numpy as np

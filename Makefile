@@ -40,7 +40,7 @@ fuzz: $(VENV)/installed-dev
 
 # An hour of mixed calls, whose memory must not grow.
 soak: $(VENV)/installed-dev
-	$(BIN)/python bench/soak.py --output $(RESULTS)/soak.json
+	$(BIN)/python -m bench.experiments.soak --output $(RESULTS)/soak.json
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -55,32 +55,32 @@ chaos: $(VENV)/installed-dev
 RESULTS := bench/results
 FIGURES := docs/images
 
-# Less than ten minutes on two idle cores, once kernels are compiled; bench/tables.py prints what each part took.
+# Less than ten minutes on two idle cores, once kernels are compiled; bench/report/tables.py prints what each part took.
 bench: $(VENV)/installed-dev
-	$(BIN)/python bench/roofline.py --output $(RESULTS)/roofline.json --plot $(FIGURES)/roofline.png
-	$(BIN)/python bench/race.py --repeats 1 --output $(RESULTS)/race.json
-	$(BIN)/python bench/fixed_point.py --tol 7e-4 --output $(RESULTS)/fixed_point.json
-	$(BIN)/python bench/rivals.py --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
+	$(BIN)/python -m bench.experiments.roofline --output $(RESULTS)/roofline.json --plot $(FIGURES)/roofline.png
+	$(BIN)/python -m bench.experiments.race --repeats 1 --output $(RESULTS)/race.json
+	$(BIN)/python -m bench.experiments.fixed_point --tol 7e-4 --output $(RESULTS)/fixed_point.json
+	$(BIN)/python -m bench.experiments.rivals --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
-	$(BIN)/python bench/scaling.py .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
-	$(BIN)/python bench/tables.py
+	$(BIN)/python -m bench.report.scaling .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
+	$(BIN)/python -m bench.report.tables
 
 # Hours: all of BSD68, more crops, images up to 4096 x 4096 (16 GB of memory).
 bench-full: $(VENV)/installed-dev
-	$(BIN)/python bench/roofline.py --size 1024 --output $(RESULTS)/roofline.json --plot $(FIGURES)/roofline.png
-	$(BIN)/python bench/race.py --repeats 5 --output $(RESULTS)/race.json
-	$(BIN)/python bench/fixed_point.py --tol 7e-4 --crops 5 --output $(RESULTS)/fixed_point.json
-	$(BIN)/python bench/rivals.py --limit 68 --slow 3 --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
+	$(BIN)/python -m bench.experiments.roofline --size 1024 --output $(RESULTS)/roofline.json --plot $(FIGURES)/roofline.png
+	$(BIN)/python -m bench.experiments.race --repeats 5 --output $(RESULTS)/race.json
+	$(BIN)/python -m bench.experiments.fixed_point --tol 7e-4 --crops 5 --output $(RESULTS)/fixed_point.json
+	$(BIN)/python -m bench.experiments.rivals --limit 68 --slow 3 --output $(RESULTS)/rivals.json --plot $(FIGURES)/rivals.png
 	$(BIN)/python -m pytest bench --full --benchmark-only --benchmark-columns=min,rounds --timeout=0 --benchmark-json=.benchmarks.json
-	$(BIN)/python bench/scaling.py .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
-	$(BIN)/python bench/large.py time --output $(RESULTS)/large_time.json
-	$(BIN)/python bench/large.py memory --output $(RESULTS)/large_memory.json
-	$(BIN)/python bench/large.py stream --output $(RESULTS)/large_stream.json
-	$(BIN)/python bench/tables.py
+	$(BIN)/python -m bench.report.scaling .benchmarks.json --output $(RESULTS)/scaling.json --plot $(FIGURES)/scaling.png
+	$(BIN)/python -m bench.experiments.large time --output $(RESULTS)/large_time.json
+	$(BIN)/python -m bench.experiments.large memory --output $(RESULTS)/large_memory.json
+	$(BIN)/python -m bench.experiments.large stream --output $(RESULTS)/large_stream.json
+	$(BIN)/python -m bench.report.tables
 
 # Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]).
 bench-gpu: $(VENV)/installed-dev
-	$(BIN)/python bench/gpu.py --output bench/results/gpu.json
+	$(BIN)/python -m bench.experiments.gpu --output bench/results/gpu.json
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

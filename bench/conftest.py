@@ -1,17 +1,12 @@
 """Fixtures of the benchmarks. Nothing here is imported by the library."""
 
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import measure
-import problems
-
 import safi_fast
+from bench.data import problems
+from bench.report import measure
 
 
 @pytest.fixture(scope="session")
@@ -38,5 +33,5 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_benchmark_update_json(output_json):
-    """How long it all took, for bench/scaling.py."""
+    """How long it all took, for bench/report/scaling.py."""
     output_json["seconds_taken"] = round(time.perf_counter() - measure.STARTED, 1)

@@ -2,15 +2,16 @@
 
     pytest bench --benchmark-only [--full]
 
-Sizes up to 1024^2 and batches up to 16; with --full, 4096^2 and 64. Every entry says in extra_info what it did: pixels, steps, threads
-and nanoseconds per pixel. bench/scaling.py makes the plot.
+Sizes up to 1024^2 and batches up to 16; with --full, 4096^2 and 64. Every entry says in extra_info what it did: pixels,
+steps, threads and nanoseconds per pixel. bench/report/scaling.py makes the plot.
 """
 
-import measure
 import numba
 import numpy as np
-import problems
 import pytest
+
+from bench.data import problems
+from bench.report import measure
 
 FULL = pytest.mark.full
 SIZES = [128, 256, 512, 1024, pytest.param(2048, marks=FULL), pytest.param(4096, marks=FULL)]
@@ -66,7 +67,8 @@ def test_gap(benchmark, solvers, size):
 @pytest.fixture(scope="module")
 def workspace(solvers):
     """A workspace of 256 x 256 with a mask, in the middle of a solve."""
-    space = solvers["safi-gray"]._engine.workspace(1, 256, 256)
+    solver = solvers["safi-gray"]
+    space = solver.backend.prepare(solver.model).workspace(1, 256, 256)
     one = np.ones(1, np.float32)
     space.load(problems.noisy_photograph(256, 256)[None], 0.05 * one, one, (0.0, 1.0))
     everyone, channels = np.arange(1), np.ones((1, 64), np.float32)

@@ -1,10 +1,10 @@
-"""pytest-benchmark: reconstruct, two masks of at most 60 inner steps, so that time per pixel and step can be compared between operators."""
+"""pytest-benchmark: reconstruct, two masks of at most 60 inner steps: time per pixel and step, by operator."""
 
 import numpy as np
-import problems
 import pytest
-from test_denoise import describe
 
+from bench.data import problems
+from bench.test_denoise import describe
 from safi_fast import operators
 
 CASES = {

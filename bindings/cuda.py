@@ -435,6 +435,27 @@ class CudaWorkspace:
 
     # -- launches -----------------------------------------------------------------------------------------------------
 
+    def launches(self, active: Active) -> dict[str, Callable[[], None]]:
+        """Single launches by kernel, for clocks and profiles: those of a step, "totals" of its sums, "analysis" of the accepted image.
+
+        "convolution", where the mask generator is SAFI's, is its second layer, from M to u. No slot turns, so each can be called again.
+        """
+        calls: dict[str, Callable[[], None]] = {
+            "dual_step": lambda: self._dual_step(active),
+            "synthesis": lambda: self._synthesise(active, other=True),
+            "image_step": lambda: self._image_step(active, refresh=False),
+            "totals": lambda: self._total(active, self.sums, image_blocks(self.shape), STEP_SUMS, 1),
+            "analysis": lambda: self._analyse(active, self.dual, self.slot, magnitude=False),
+        }
+        mask = self.engine.mask
+        if isinstance(mask, _SafiMask):
+            layer, bias = mask.layers[1], self.device.zeros((self.batch, self.engine.channels), np.float32)
+            calls["convolution"] = lambda: self._launch(
+                "convolution", "convolution", active, self.mask, self.first_slot, self.dual, self.first_slot, mask.symmetric,
+                layer.weights, mask.splines[1].struct, bias, options=layer.options, size=layer.size,
+            )  # fmt: skip
+        return calls
+
     def _launch(
         self,
         file: str,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from . import color as colors
 from . import inverse, memory
 from .arrays import ArrayKind, as_array, lies_on_gpu, positive, positive_per_image
-from .backend import cuda_report, gpu_of, select
+from .backend import Backend, cuda_report, gpu_of, select
 from .errors import BackendError, InputError, shown
 from .model import Model
 from .models import DEFAULT_MODEL, load_model
@@ -206,11 +206,11 @@ class Solver:
         self,
         model: Model | str | PathLike[str] | None = None,
         *,
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         precision: str = "float32",
         threads: int | None = None,
     ):
-        """model, backend: as in `denoise`, except that the GPU is CuPy's current one.
+        """model, backend: as in `denoise`, except that the GPU is CuPy's current one; or a Backend (safi_fast/backend.py) of your own.
 
         precision: of the products in the heavy convolutions on a GPU: "float32", or on tensor cores "tf32" or "bf16x3".
         threads: of the CPU kernels and of the operators' Fourier transforms; None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use
@@ -220,7 +220,7 @@ class Solver:
         self.model = _resolve(model)
         self.backend = select(backend, precision)
         self._engine = self.backend.prepare(self.model)
-        self._asked_for = backend
+        self._asked_for = backend if isinstance(backend, str) else backend.name
         self._gpu = gpu_of(self.backend)
         self._to_host: Callable[[Any], Any] | None = getattr(self.backend, "to_host", None)
         self._threads = threads

@@ -174,12 +174,19 @@ def gpu_of(backend: Backend) -> int | None:
     return number
 
 
-def select(name: str, precision: str = "float32") -> Backend:
+def select(name: str | Backend, precision: str = "float32") -> Backend:
     """The backend by name: "cpu", "cuda" on CuPy's current GPU, or "auto": CUDA where a GPU can run the kernels, else the CPU.
 
+    A Backend that is there already, such as one on another device, is returned as it is; it has its own precision.
     precision: one of PRECISIONS; the CPU has float32 alone.
     Raises InputError for an unknown name or precision and BackendError for a backend that cannot run here.
     """
+    if not isinstance(name, (str, type)) and hasattr(name, "prepare"):
+        if precision != "float32":
+            raise InputError(
+                f"precision is {shown(precision)}, but backend is a Backend and has its own; leave precision out"
+            )
+        return name
     if name not in BACKENDS:
         raise InputError(f"backend is {shown(name)}; expected 'auto', 'cpu' or 'cuda'")
     if precision not in PRECISIONS:

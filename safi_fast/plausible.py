@@ -19,7 +19,7 @@ from .values import OVERSHOOT, UNIT_BOX, WAYS_ON, DefaultBox, Range, percent, sh
 
 FAR_OUTSIDE = 4.0  # times the larger limit of the box
 FAR_BELOW = 1e-3
-OUTSIDE_ENERGY = 0.25  # of a least-squares step: 0.5 for images on [-1, 1], 1 for negated ones; up to 0.001 by the aliasing in bench/cases.py, noise adds
+OUTSIDE_ENERGY = 0.25  # of a least-squares step: 0.5 for images on [-1, 1], 1 for negated ones; up to 0.001 by the aliasing in bench/data/cases.py, noise adds
 OUTSIDE_SIZE = 0.1  # of the width of the box: root mean square of what lies beyond; less may be noise of a black image
 WELL_SEEN = 0.5  # of the largest H 1: rays and pixels whose share of the noise is at most doubled by division
 
@@ -29,7 +29,7 @@ def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box 
 
     step: (B, H, W), one least-squares step from zero. s H^T H x with s = ||H^T H x||^2 / ||H H^T H x||^2 has at most the norm of x (Hoelder's
     inequality over the eigenvalues of H^T H), whatever the scale of H: where the step is large, so is every image that fits. Pixels of exactly 0,
-    such as those not known, do not count. The root mean square of the others is 0.16 to 0.52 for the cases of bench/cases.py with images on
+    such as those not known, do not count. The root mean square of the others is 0.16 to 0.52 for the cases of bench/data/cases.py with images on
     [0, 1], 41 to 132 on [0, 255]. Raises InputError, naming the measurement.
     """
     asked = not isinstance(box, DefaultBox)

@@ -12,6 +12,7 @@ from patience import PROCESS
 import safi_fast
 from safi_fast import BackendError, InputError, ModelError, Solver, denoise
 from safi_fast.arrays import as_array
+from safi_fast.bindings.cpu import CpuBackend
 from safi_fast.weights import save_model
 
 SIGMA = 25 / 255
@@ -468,6 +469,24 @@ def test_precision():
         Solver(solver().model, precision="float64")
     with pytest.raises(InputError, match="precision is 'tf32', but the CPU computes in float32 only"):
         Solver(solver().model, backend="cpu", precision="tf32")
+
+
+def test_a_backend_of_ones_own():
+    """It is taken as it is; its class and other objects are refused."""
+    own = CpuBackend()
+    mine = Solver(solver().model, backend=own)
+    assert mine.backend is own
+    np.testing.assert_array_equal(
+        mine.denoise(picture(20, 22), SIGMA),
+        denoise(picture(20, 22), SIGMA, model=solver().model, backend="cpu"),
+    )
+    with pytest.raises(
+        InputError, match="precision is 'tf32', but backend is a Backend and has its own; leave precision out"
+    ):
+        Solver(solver().model, backend=own, precision="tf32")
+    for wrong in (3, CpuBackend, ["cpu"]):
+        with pytest.raises(InputError, match=r"backend is .*; expected 'auto', 'cpu' or 'cuda'"):
+            Solver(solver().model, backend=wrong)
 
 
 def test_wrong_model_names(monkeypatch):

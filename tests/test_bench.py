@@ -1,19 +1,17 @@
 """What the benchmarks compute beside times: the float64 judge of the converged race, and the tables."""
 
 # ruff: noqa: E402 - without torch there is nothing to import
-import sys
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the benchmarks race against torch")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
-import fixed_point
-import roofline
-import tables
-import torch_baseline
+from bench import RESULTS
+from bench.experiments import roofline
+from bench.methods import judge, torch_baseline
+from bench.report import tables
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def layers():
 
 
 def test_composed_bank_is_the_cascade_up_to_the_border(layers):
-    bank = fixed_point.Bank(layers)
+    bank = judge.Bank(layers)
     x = torch.rand(1, 1, 23, 31, dtype=torch.float64)
     expected = torch_baseline.analysis(x, layers)
     torch.testing.assert_close(bank.analysis(x), expected)
@@ -36,9 +34,9 @@ def test_long_run_ends_at_the_minimum(layers):
     """The gap bounds what is left, and no nearby image is better."""
     y = torch.rand(1, 1, 20, 22, dtype=torch.float64)
     mask = torch.rand(1, 4, 20, 22, dtype=torch.float64)
-    convex = fixed_point.Convex(fixed_point.Bank(layers), y, mask, 0.02, 30.0)
+    convex = judge.Convex(judge.Bank(layers), y, mask, 0.02, 30.0)
     x, u, gap, _ = convex.solve(torch.zeros_like(mask))
-    assert 0 <= gap <= fixed_point.LONG_GAP
+    assert 0 <= gap <= judge.LONG_GAP
     assert u.abs().max() <= 0.02
     nearby = (x + 1e-3 * torch.randn_like(x)).clamp(0, 1)
     assert convex.objective(nearby) > convex.dual(u)[0]
@@ -55,6 +53,6 @@ def test_tables_are_those_of_the_results():
     """docs/performance.md shows what lies in bench/results."""
     page = tables.PAGE.read_text(encoding="utf-8")
     for name, make in tables.TABLES.items():
-        record = tables.json.loads((tables.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        assert make(record) in page, f"{name} is out of date: python bench/tables.py"
+        record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        assert make(record) in page, f"{name} is out of date: python -m bench.report.tables"
         assert np.isfinite(record["machine"]["load_average"]).all()

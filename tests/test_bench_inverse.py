@@ -1,22 +1,19 @@
 """What the benchmarks of CT and restoration compute: the search for strengths, who is ahead, and the pages written from the results."""
 
-# ruff: noqa: E402 - without torch there is nothing to import
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="bench/inverse.py reads checkpoints with it")
-pytest.importorskip("skimage", reason="bench/problems.py takes a photograph from it")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
+pytest.importorskip("torch", reason="bench/data/problems.py reads checkpoints with it")
+pytest.importorskip("skimage", reason="bench/data/problems.py takes a photograph from it")
 
-import cases
-import inverse
 import numpy as np
-import pages
-import sensitivity
+
+from bench import ROOT
+from bench.data import cases
+from bench.experiments import sensitivity
+from bench.methods.search import search
+from bench.report import pages
 
 
 def valley(best, best_level=None):
@@ -32,10 +29,10 @@ def valley(best, best_level=None):
 
 def test_search_takes_the_best_of_the_list():
     errors_of, asked = valley(2.0, best_level=5)
-    assert inverse.search([1.0, 3.0, 9.0], errors_of, (5, 15)) == (3.0, 5)
+    assert search([1.0, 3.0, 9.0], errors_of, (5, 15)) == (3.0, 5)
     assert len(asked) == 6
     errors_of, asked = valley(2.0)
-    assert inverse.search([7.0], errors_of, (5,)) == (7.0, 5)
+    assert search([7.0], errors_of, (5,)) == (7.0, 5)
     assert not asked
 
 
@@ -43,14 +40,14 @@ def test_search_takes_the_best_of_the_list():
 def test_refined_search_leaves_the_list_and_ends_within_a_quarter_of_a_step(best):
     """A step is a factor of 3; half steps leave at most a quarter of one."""
     errors_of, _ = valley(best)
-    strength, level = inverse.search([1.0, 3.0, 9.0], errors_of, refined=True)
+    strength, level = search([1.0, 3.0, 9.0], errors_of, refined=True)
     assert level is None
     assert abs(math.log(strength / best)) <= math.log(3) / 4 + 1e-9
 
 
 def test_refined_search_does_not_go_on_for_ever():
     errors_of, asked = valley(1e-9)
-    inverse.search([1.0, 3.0, 9.0], errors_of, refined=True)
+    search([1.0, 3.0, 9.0], errors_of, refined=True)
     assert len(asked) == 3 + 4 + 2
 
 
@@ -113,4 +110,6 @@ def test_kernels_without_all_rows():
 @pytest.mark.parametrize("name", ["ct", "restoration"])
 def test_pages_are_those_of_the_results(name):
     page = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")
-    assert page == pages.page(name), f"docs/results/{name}.md is out of date: python bench/inverse.py tables"
+    assert page == pages.page(name), (
+        f"docs/results/{name}.md is out of date: python -m bench.experiments.inverse tables"
+    )

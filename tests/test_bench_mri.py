@@ -1,21 +1,16 @@
 """What the MRI benchmarks compute: masks, samples left out, pictures, tables."""
 
-# ruff: noqa: E402 - bench/ is no package
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("skimage", reason="bench/problems.py takes a photograph from it")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
+pytest.importorskip("skimage", reason="bench/data/problems.py takes a photograph from it")
 
-import mri_real
-import pages
-import problems
-
+from bench import ROOT
+from bench.data import problems
+from bench.experiments import mri_real
+from bench.report import pages, pictures
 from safi_fast.operators import SenseMRI
 
 
@@ -65,7 +60,6 @@ def test_given_mask_and_kspace(data_folder):
 
 def test_panels_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    import pictures
     from PIL import Image
 
     image = np.random.default_rng(0).random((23, 18)) * 1j
@@ -80,7 +74,7 @@ def test_pages_are_those_of_the_results():
     """docs/results/mri.md shows what lies in bench/results."""
 
     page = (ROOT / "docs" / "results" / "mri.md").read_text(encoding="utf-8")
-    assert page == pages.page("mri"), "docs/results/mri.md is out of date: python bench/inverse.py tables"
+    assert page == pages.page("mri"), "docs/results/mri.md is out of date: python -m bench.experiments.inverse tables"
     rows = json.loads(mri_real.RESULT.read_text(encoding="utf-8"))["rows"]
     errors = {(row["case"], row["method"].split(",")[0]): row["error"] for row in rows}
     assert all(errors[case, "SAFI"] < errors[case, "TV"] < errors[case, "CG-SENSE"] for case, _ in errors)

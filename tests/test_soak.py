@@ -1,13 +1,11 @@
-"""bench/soak.py: one cycle of its calls gives the same twice and leaves nothing, and growth is noticed."""
+"""bench/experiments/soak.py: one cycle of its calls gives the same twice and leaves nothing, and growth is noticed."""
 
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "bench"))
-import soak
+from bench.experiments import soak
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 

@@ -1,10 +1,8 @@
 """The static figures of the CUDA kernels: the counting of instructions, the committed results, the bars; and the bench for a GPU."""
 
-import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,9 @@ from emulator.sass import parse_sass
 from emulator.tools import find_tool
 from patience import PROCESS
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench import RESULTS, ROOT
+from bench.experiments import gpu
+from bench.static import cuda as static
 
 needs_machine_code = pytest.mark.skipif(
     not (compilers() and find_tool("nvdisasm")), reason="needs nvcc or NVRTC, and nvidia-cuda-nvdisasm"
@@ -22,16 +22,8 @@ needs_machine_code = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def static():
-    """bench/static_cuda.py."""
-    sys.path.insert(0, str(ROOT / "bench"))
-    yield importlib.import_module("static_cuda")
-    sys.path.remove(str(ROOT / "bench"))
-
-
-@pytest.fixture(scope="module")
 def results():
-    return json.loads((ROOT / "bench" / "results" / "static_cuda.json").read_text())
+    return json.loads((RESULTS / "static_cuda.json").read_text())
 
 
 # --------------------------------------------------------------------------------------------------- counting
@@ -73,7 +65,7 @@ def test_detours_of_scattered_lanes_are_left_out():
     assert longest_path(kernel, lambda loop: 9) == {"OTHER": 1, "CONTROL": 2}
 
 
-def test_copies_are_dealt_out(static):
+def test_copies_are_dealt_out():
     """836 elements over 128 threads: 7 for three of the four warps and 6 for the last; four at a time, and the rest."""
     one = [".L_x_1:", "LDG R0, [R2]", "STS [R1], R0", "@P0 BRA `(.L_x_1)"]
     four = [".L_x_2:", *4 * ["STS [R1], R0"], "@P0 BRA `(.L_x_2)", "EXIT"]
@@ -91,26 +83,26 @@ def test_copies_are_dealt_out(static):
 
 # --------------------------------------------------------------------------------------------------------- results
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16x3"])
-def test_fused_iteration_holds_the_bar(static, results, precision):
+def test_fused_iteration_holds_the_bar(results, precision):
     for images, figures in results["fused"][precision].items():
         assert figures["ratio"] <= static.BARS[precision], f"{images} images: {figures}"
 
 
 @needs_machine_code
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16x3"])
-def test_results_are_those_of_the_kernels(static, results, precision):
+def test_results_are_those_of_the_kernels(results, precision):
     """Compiled and counted again: what the bars stand on. Another compiler may need a few instructions more or less."""
     for kernel in ("dual_step", "synthesis"):
         row = next(r for r in static.table_rows() if (r.kernel, r.precision) == (kernel, precision))
         stored = next(r for r in results["kernels"] if (r["kernel"], r["precision"]) == (kernel, precision))
         fresh = static.figures(row, stored["traffic"])
-        assert fresh["instructions"] == pytest.approx(stored["instructions"], rel=0.02), "python bench/static_cuda.py"
+        assert fresh["instructions"] == pytest.approx(stored["instructions"], rel=0.02), "python -m bench.static.cuda"
         assert fresh["grid"] == stored["grid"]
         bounds = max(fresh["bound_us"]["1"].values()), max(stored["bound_us"]["1"].values())
         assert bounds[0] == pytest.approx(bounds[1], rel=0.02)
 
 
-def test_arithmetic_of_the_bound(static, results):
+def test_arithmetic_of_the_bound(results):
     """The numbers of docs/gpu.md, by hand: dual_step in float32 on one image."""
     row = next(r for r in results["kernels"] if (r["kernel"], r["precision"]) == ("dual_step", "float32"))
     assert row["grid"] == [16 * 11, 8, 1]
@@ -125,9 +117,9 @@ def test_arithmetic_of_the_bound(static, results):
     assert static.floor_us("tf32", 1) == pytest.approx(481 * 321 * 1536 / 3e6)
 
 
-def test_the_document_shows_the_results(static, results):
+def test_the_document_shows_the_results(results):
     document = (ROOT / "docs" / "gpu.md").read_text()
-    assert static.with_tables(document, results) == document, "run: python bench/static_cuda.py --reuse"
+    assert static.with_tables(document, results) == document, "run: python -m bench.static.cuda --reuse"
     with pytest.raises(ValueError, match="the document has no <!-- kernels -->"):
         static.with_tables("nothing", results)
 
@@ -141,8 +133,8 @@ def test_precisions_are_ordered(results):
 # ------------------------------------------------------------------------------------------------------ a real GPU
 def test_bench_says_that_there_is_no_gpu():
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "gpu.py")], capture_output=True, text=True, check=False, timeout=PROCESS
-    )
+        [sys.executable, "-m", "bench.experiments.gpu"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=PROCESS,
+    )  # fmt: skip
     if done.returncode == 0:
         pytest.skip("there is a GPU here")
     assert done.returncode == 1, done.stderr
@@ -151,11 +143,10 @@ def test_bench_says_that_there_is_no_gpu():
     assert not done.stderr
 
 
-def test_bench_times_every_kernel(static):
+def test_bench_times_every_kernel():
     """On the emulator, with a clock that only counts; the launches are those of a GPU."""
     from emulator.device import EmulatedDevice
 
-    gpu = importlib.import_module("gpu")
     called = []
 
     def timer(call):
@@ -169,6 +160,6 @@ def test_bench_times_every_kernel(static):
     assert np.isclose(times["iteration"], 6 / 12)
 
 
-def test_bench_knows_the_bounds(static):
-    bounds = importlib.import_module("gpu").static_bounds()
+def test_bench_knows_the_bounds():
+    bounds = gpu.static_bounds()
     assert 0 < bounds["dual_step", "tf32", 1] < bounds["dual_step", "float32", 1] < bounds["dual_step", "float32", 64]

@@ -3,27 +3,21 @@
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from models import random_model
 from skimage.io import imsave
 
+from bench import ROOT
+from bench.data import images
+from bench.experiments import release, start_model, study, tune
+from bench.methods import starts, strength
 from safi_fast import Solver, load_model
 from safi_fast.errors import ModelError
 from safi_fast.metrics import psnr
 from safi_fast.model import Strength
 from safi_fast.weights import save_model
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
-import images
-import release
-import start_model
-import starts
-import study
-import tune
 
 SIGMA = 25.0
 
@@ -87,7 +81,7 @@ def test_all_starts_end_where_the_gap_schedule_does(folder, solver):
 
 def test_the_tuned_strength_is_the_best_of_a_grid(folder, solver):
     clean = images.load(folder)
-    found = tune.best_strength(solver, clean, SIGMA, max_outer=2, max_inner=10)
+    found = strength.best_strength(solver, clean, SIGMA, max_outer=2, max_inner=10)
     own = solver.model.at(SIGMA / 255, strength_given=False).strength_unrolled
     observed = images.noisy(clean, SIGMA)
 
@@ -112,7 +106,7 @@ def test_studies_write_rows_without_paths(name, folder, solver, tmp_path, monkey
     monkeypatch.setattr(study, "UPDATES", (0, 1))
     monkeypatch.setattr(study, "CROP", 24)
     save_model(solver.model, tmp_path / "model.safetensors")
-    monkeypatch.setattr(sys, "argv", ["bench/study.py", name, "--data", str(folder)])
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "bench" / "experiments" / "study.py"), name, "--data", str(folder)])
     words = [
         name,
         "--data",
@@ -127,7 +121,7 @@ def test_studies_write_rows_without_paths(name, folder, solver, tmp_path, monkey
     study.main([*words, "--output", str(tmp_path / "result.json")])
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["model_sha256"] == solver.model.fingerprint
-    assert result["command"] == f"study.py {name} --data {folder.name}"
+    assert result["command"] == f"python -m bench.experiments.study {name} --data {folder.name}"
     assert len(result["rows"]) >= 1
     assert str(tmp_path) not in (tmp_path / "result.json").read_text()
     assert len(capsys.readouterr().out.splitlines()) == len(result["rows"]) + 2

@@ -143,7 +143,7 @@ def _narrow(array: Any, white: float) -> str | None:
         )
     largest = int(array.max()) if array.dtype.name == "uint16" else 0
     for bits in DEPTHS if largest > 0 else ():
-        if largest < 2**bits or int((array >= 2**bits).sum()) <= HOT * array.size:
+        if largest < 2**bits or int((array > 2**bits - 1).sum()) <= HOT * array.size:
             return f"largest value {largest} of {white:g}: looks like {bits}-bit data; pass data_range={2**bits - 1}"
     return None
 

@@ -118,3 +118,15 @@ def gpu():
     from safi_fast.bindings.device import CupyDevice
 
     return CupyDevice()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A weights file of a small random model, for commands."""
+    from models import random_model
+
+    from safi_fast.weights import save_model
+
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_model(random_model(lipschitz=1.1), path)
+    return path

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from models import coil_maps, phantom, random_model
+from models import coil_maps, phantom
 from PIL import Image
 
 from safi_fast import io
@@ -22,7 +22,6 @@ from safi_fast.operators import (
     SenseMRI,
     estimate_maps,
 )
-from safi_fast.weights import save_model
 
 RNG = np.random.default_rng(8)
 H, W = 36, 32
@@ -32,13 +31,6 @@ STRENGTH = 1e-3
 
 IMAGE = phantom(H, W)
 LINES = (np.arange(W) % 3 == 0) | (abs(np.arange(W) - W // 2) < 5)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save_model(random_model(lipschitz=1.1), path)
-    return path
 
 
 @pytest.fixture

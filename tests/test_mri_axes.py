@@ -16,7 +16,6 @@ from safi_fast.operators import FourierMRI, SenseMRI, estimate_maps
 from safi_fast.operators.axes import doubt, peaks
 from safi_fast.operators.maps import explained
 from safi_fast.operators.sampling import fit
-from safi_fast.weights import save_model
 
 N = 48
 RNG = np.random.default_rng(3)
@@ -39,13 +38,6 @@ COLUMNS, ROWS = FULL * LINES, FULL * LINES[:, None]
 
 def error(image, truth=IMAGE):
     return np.linalg.norm(abs(image) - truth) / np.linalg.norm(truth)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save_model(random_model(lipschitz=1.1), path)
-    return path
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from safi_fast.cli import main as cli
 from safi_fast.io import ImageFile, formats, read_image, write_image
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, ParallelBeamCT, from_functions
 from safi_fast.values import Range, cut_off, range_of, share_outside, stated_range
-from safi_fast.weights import save_model
 
 SIGMA = 25 / 255
 SHAPE = (40, 36)
@@ -446,13 +445,6 @@ def test_a_strength_is_tuned_with_black_and_white():
 
 
 # --------------------------------------------------------------------------------------------------------- command line
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save_model(random_model(lipschitz=1.1), path)
-    return path
 
 
 @pytest.fixture

@@ -131,9 +131,9 @@ class Network(nn.Module):
         return Model(name, self.family, bank, part, strength, levels, schedule, metadata, 1.0, steps)
 
     def take_over_state(self, state: dict[str, torch.Tensor]) -> None:
-        """What `state_dict` gave, in this or an earlier version, which had no learned steps."""
-        self.learned_steps = state.get("learned_steps", self.learned_steps[:, :0])
-        self.load_state_dict({"learned_steps": self.learned_steps, **state})
+        """What `state_dict` gave, with as many learned steps as it has."""
+        self.learned_steps = state["learned_steps"]
+        self.load_state_dict(state)
 
     def _take_over(self, model: Model) -> float:
         """Strength and norm of `model`; gives sqrt(||W||^2), by which its filters were divided."""

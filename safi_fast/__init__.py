@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .models import list_models, load_model
     from .solver.result import Solution
-    from .solver.schedules import Converged, Gap, Unrolled
+    from .solver.schedules import Converged, Gap, Reconstruct, Unrolled
     from .startup import warmup
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ _HOMES = {
     "Unrolled": "solver.schedules",
     "Converged": "solver.schedules",
     "Gap": "solver.schedules",
+    "Reconstruct": "solver.schedules",
     "SafiError": "errors",
     "InputError": "errors",
     "ModelError": "errors",
@@ -54,6 +55,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OperatorError",
+    "Reconstruct",
     "SafiError",
     "Solution",
     "Solver",

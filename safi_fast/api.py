@@ -1,61 +1,45 @@
-"""denoise() and Solver: validate, pick the backend once, solve, give back the caller's kind of array."""
+"""The public functions and Solver: signatures and documentation over `denoising`, `reconstructing` and `tuning`."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import color as colors
-from . import inverse, memory
-from .arrays import ArrayKind, as_array, lies_on_gpu, positive, positive_per_image
+from . import denoising, memory, reconstructing, tuning
+from .arrays import ArrayKind, as_array, lies_on_gpu
 from .backend import Backend, cuda_report, gpu_of, select
-from .errors import BackendError, InputError, shown
+from .errors import BackendError
+from .images import extent_of
 from .model import Model
 from .models import DEFAULT_MODEL, load_model
-from .solver import outer
-from .solver.faults import Fault
-from .solver.lipschitz import squared_norm
-from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
-from .solver.schedules import Schedule, count, schedule_for
+from .options import filled, shows
+from .solver.result import Solution
+from .solver.schedules import count
 from .stream import stream
-from .tensors import plain
-from .tiling import Grid
-from .values import UNIT_BOX, DataRange, DefaultBox, Range, check_inside, cut_off, range_of, stated_range
+from .tuning import Tuning
+from .values import stated_range
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Solver", "denoise", "estimate_memory", "reconstruct", "tune_strength"]
 
-Callback = Callable[[OuterState], None]
-_Part = tuple[outer.Account, Any, Any]  # what is left of a solved chunk: account, images, masks or None
 
-
+@shows(denoising.Options, denoising.DEFAULTS)
 def denoise(
     image: Any,
     sigma: Any,
     *,
     model: Model | str | PathLike[str] | None = None,
-    data_range: DataRange | None = None,
-    channel_axis: int | None = None,
-    color: colors.Mode | None = None,
-    schedule: str | Schedule | None = None,
-    box: tuple[float, float] | None = UNIT_BOX,
-    strength: Any = None,
-    lipschitz: float | None = None,
-    max_outer: int | None = None,
-    max_inner: int | None = None,
-    tol: float | None = None,
-    max_memory: float | None = None,
     backend: str = "auto",
-    callback: Callback | None = None,
     return_solution: bool = False,
+    **options: Unpack[denoising.Options],
 ) -> Any:
     """Remove white Gaussian noise with a learned, structure-adaptive regulariser (SAFI, arXiv 2407.06608).
 
@@ -85,18 +69,15 @@ def denoise(
     backend: "cpu", "cuda" (on the GPU of the image, else the current one), or "auto": CUDA where a GPU can run it, else the CPU.
     callback: called with an OuterState after every outer step; may raise StopIteration. A large batch, which is otherwise solved in
         parts that fit into 1 GB, is then solved as one.
-    return_solution: return a Solution (image, status, gap, ...) instead of the image.
+    return_solution: return a Solution (image, status, gap, ...) instead of the image. return_masks: with the last masks, (C, H, W) or
+        (B, C, H, W), always NumPy.
 
     Returns the image in the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64 input, else float32.
     Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run, SolverError
     where values stop being finite in mid-run.
     """
     solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
-    return solver.denoise(
-        image, sigma, data_range=data_range, channel_axis=channel_axis, color=color, schedule=schedule, box=box, strength=strength,
-        lipschitz=lipschitz, max_outer=max_outer, max_inner=max_inner, tol=tol, max_memory=max_memory, callback=callback,
-        return_solution=return_solution,
-    )  # fmt: skip
+    return solver.denoise(image, sigma, return_solution=return_solution, **options)
 
 
 def estimate_memory(
@@ -119,23 +100,15 @@ def estimate_memory(
     return solver.estimate_memory(shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory)
 
 
+@shows(reconstructing.Options, reconstructing.DEFAULTS)
 def reconstruct(
     measurement: Any,
     operator: Any,
     *,
     strength: Any,
     model: Model | str | PathLike[str] | None = None,
-    noise_level: float | None = None,
-    data_range: DataRange = 1.0,
-    box: tuple[float, float] | None = UNIT_BOX,
-    x0: Any = None,
-    max_outer: int = inverse.MAX_OUTER,
-    max_iter: int = inverse.MAX_ITER,
-    tol: float = inverse.TOLERANCE,
-    mask_of: inverse.MaskOf = "magnitude",
     backend: str = "auto",
-    callback: Callback | None = None,
-    return_masks: bool = False,
+    **options: Unpack[reconstructing.Options],
 ) -> Solution:
     """Reconstruct an image from measurements y = H x + noise with a learned, structure-adaptive regulariser (SAFI).
 
@@ -152,7 +125,8 @@ def reconstruct(
     box: bounds of the solution, black being 0 and white 1; None for none, as complex images need it. Where it is left out, measurements
         are refused that images in (0.0, 1.0) do not fit: negative ones, too large ones, raw transmission instead of line integrals.
     x0: where to start, (H, W) or (B, H, W); by default one gradient step from zero.
-    max_outer, max_iter: outer steps (masks), and inner steps of each. tol: relative gap (without a box: over a ball, see Solution) at
+    schedule: "gap", or a value of `safi_fast.Reconstruct` with constants of its own; None: "gap".
+    max_outer, max_iter: outer steps (masks, 20), and inner steps of each (1000). tol: relative gap (1e-3) (without a box: over a ball, see Solution) at
         which an image is converged, once it changes by no more than three times that from one mask to the next.
     mask_of: for complex images, one mask of the magnitude, or one for each of real and imaginary part.
     callback: called with an OuterState after every outer step; may raise StopIteration.
@@ -162,10 +136,7 @@ def reconstruct(
     does); `error.image` then is what the last complete outer step gave, or None.
     """
     solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
-    return solver.reconstruct(
-        measurement, operator, strength=strength, noise_level=noise_level, data_range=data_range, box=box, x0=x0,
-        max_outer=max_outer, max_iter=max_iter, tol=tol, mask_of=mask_of, callback=callback, return_masks=return_masks,
-    )  # fmt: skip
+    return solver.reconstruct(measurement, operator, strength=strength, **options)
 
 
 def tune_strength(
@@ -179,8 +150,8 @@ def tune_strength(
     seed: int = 0,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
-    **options: Any,
-) -> inverse.Tuning:
+    **options: Unpack[reconstructing.Options],
+) -> Tuning:
     """The strength among `candidates` that fits best: by a known image, by the noise, or by measurements that are left out.
 
     reference: the true image (H, W) of this or of a similar measurement: the reconstruction nearest to it.
@@ -195,8 +166,15 @@ def tune_strength(
     """
     solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
     return solver.tune_strength(
-        measurement, operator, candidates, reference=reference, noise_std=noise_std, holdout=holdout, seed=seed, **options
-    )  # fmt: skip
+        measurement,
+        operator,
+        candidates,
+        reference=reference,
+        noise_std=noise_std,
+        holdout=holdout,
+        seed=seed,
+        **options,
+    )
 
 
 class Solver:
@@ -227,98 +205,18 @@ class Solver:
         with self._on_threads():
             pass  # refuses a wrong number now
 
+    @shows(denoising.Options, denoising.DEFAULTS)
     def denoise(
-        self,
-        image: Any,
-        sigma: Any,
-        *,
-        data_range: DataRange | None = None,
-        channel_axis: int | None = None,
-        color: colors.Mode | None = None,
-        schedule: str | Schedule | None = None,
-        box: tuple[float, float] | None = UNIT_BOX,
-        strength: Any = None,
-        lipschitz: float | None = None,
-        max_outer: int | None = None,
-        max_inner: int | None = None,
-        tol: float | None = None,
-        max_memory: float | None = None,
-        callback: Callback | None = None,
-        return_solution: bool = False,
-        return_masks: bool = False,
+        self, image: Any, sigma: Any, *, return_solution: bool = False, **options: Unpack[denoising.Options]
     ) -> Any:
-        """See `safi_fast.denoise`. return_masks: put the last masks into the Solution, (C, H, W) or (B, C, H, W), always NumPy."""
+        """See `safi_fast.denoise`."""
+        every = filled("denoise", denoising.DEFAULTS, options)
         self._require_reachable(image)
         array, kind = as_array("image", image)
         self._require_same_gpu(kind)
         with kind.place(), self._on_threads():
-            images = _Images.of(array, kind, data_range, channel_axis, self.model.smallest_side)
-            if images.range.warning and not isinstance(data_range, Range):
-                warnings.warn(f"image: {images.range.warning}", stacklevel=3)
-            plan = schedule_for(self.model, schedule, max_outer, max_inner, tol)
-            limits = (-np.inf, np.inf) if box is None else _box(box)
-            sigmas = images.per_plane("sigma", sigma)
-            if isinstance(box, DefaultBox):
-                xp, channels = kind.module, images.channels or 1
-                check_inside("image", xp, images.stack, images.range, sigma=sigmas, box=box, channels=channels)
-                cut = (
-                    None
-                    if isinstance(data_range, Range)
-                    else cut_off(xp, images.stack, images.range, float(sigmas.max()), box)
-                )
-                if cut:
-                    warnings.warn(f"image: {cut}", stacklevel=3)
-            settings = _Settings(self.model, images, sigmas, strength, plan.name)
-            if colors.mixes(color, images.channels):
-                images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
-            whole = callback is not None
-            if whole and len(images.stack) > memory.MAX_BATCH:
-                raise InputError(
-                    f"image holds {len(images.stack)} images; with a callback, which sees all at once, at most {memory.MAX_BATCH} "
-                    f"can be solved"
-                )
-            division = self._divide(images.extent, max_memory, whole)
-            if division.grid is not None:
-                _check_tiles(max_memory, plan.name, callback, return_masks)
-            window = division.grid.window if division.grid else images.stack.shape[1:]
-            norm = self._squared_norm(lipschitz, plan.name, *window)
-
-            def solve(workspace: Any, y: Any, chunk: slice) -> outer.Account:
-                strength_here = settings.strength[chunk].astype(np.float32)
-                workspace.load(y, strength_here, np.full(len(y), plan.step / norm, np.float32), limits)
-                problem = outer.Problem(
-                    workspace,
-                    strength_here.astype(np.float64),
-                    settings.gain[chunk],
-                    settings.bias[chunk],
-                    self.model.family,
-                    norm,
-                    y.shape[1] * y.shape[2],
-                )
-                try:
-                    return outer.solve(problem, plan, self._in_terms_of_caller(callback, images))
-                except Fault as fault:  # planes of colour images are numbered like images
-                    raise fault.error("", chunk.start, images.single) from None
-
-            def solve_whole(chunk: slice) -> _Part:
-                y = images.stack[chunk]
-                workspace = self._engine.workspace(*y.shape)
-                account = solve(workspace, y, chunk)
-                image = self._deliver(workspace.image(), images.kind)
-                return account, image, workspace.masks() if return_masks else None
-
-            def solve_in_tiles(chunk: slice, grid: Grid) -> _Part:
-                y = images.stack[chunk]
-                image, workspace = images.kind.module.empty_like(y), self._engine.workspace(1, *grid.window)
-                for tile in grid:
-                    account = solve(workspace, images.kind.module.ascontiguousarray(y[(everyone, *tile.window)]), chunk)
-                    solved = self._deliver(workspace.image(), images.kind)
-                    image[(everyone, *tile.core)] = solved[(everyone, *tile.inside)]
-                return account.uncertified(), image, None
-
-            chunks, grid, everyone = _chunks(len(images.stack), division.batch), division.grid, slice(None)
-            parts = [solve_whole(chunk) if grid is None else solve_in_tiles(chunk, grid) for chunk in chunks]
-            solution = _solution(parts, images)
+            task = denoising.make_task(self.model, self._engine, array, kind, sigma, every)
+            solution = denoising.run(self._engine, task, self._to_host)
         return solution if return_solution else solution.image
 
     def estimate_memory(
@@ -330,49 +228,27 @@ class Solver:
         max_memory: float | None = None,
     ) -> int:
         """See `safi_fast.estimate_memory`."""
-        try:
-            blank = np.broadcast_to(np.zeros((), dtype), shape)
-        except (TypeError, ValueError, SyntaxError):  # SyntaxError: NumPy reads some texts as code
-            raise InputError(f"shape is {shown(shape)}, dtype is {shown(dtype)}; expected those of an image") from None
-        if blank.size == 0:
-            raise InputError(f"shape is {shown(shape)}; expected one without a zero")
-        extent = memory.Images(_result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
+        extent = extent_of(shape, dtype, channel_axis)
         with self._on_threads():
-            return memory.peak_bytes(self._engine, extent, self._divide(extent, max_memory, False))
+            division = denoising.divide(self.model, self._engine, extent, max_memory, at_once=False)
+            return memory.peak_bytes(self._engine, extent, division)
 
+    @shows(reconstructing.Options, reconstructing.DEFAULTS)
     def reconstruct(
-        self,
-        measurement: Any,
-        operator: Any,
-        *,
-        strength: Any,
-        noise_level: float | None = None,
-        data_range: DataRange = 1.0,
-        box: tuple[float, float] | None = UNIT_BOX,
-        x0: Any = None,
-        max_outer: int = inverse.MAX_OUTER,
-        max_iter: int = inverse.MAX_ITER,
-        tol: float = inverse.TOLERANCE,
-        mask_of: inverse.MaskOf = "magnitude",
-        callback: Callback | None = None,
-        return_masks: bool = False,
+        self, measurement: Any, operator: Any, *, strength: Any, **options: Unpack[reconstructing.Options]
     ) -> Solution:
         """See `safi_fast.reconstruct`."""
+        every = filled("reconstruct", reconstructing.DEFAULTS, options)
         if self.backend.name != "cpu":
             raise BackendError(
                 f"reconstruct runs on the CPU in this version, not on backend={self.backend.name!r}; pass backend='cpu'"
             )
-        limits = count("max_outer", max_outer), count("max_iter", max_iter), tol
         with self._on_threads():
-            task = inverse.make_task(
-                self.model, measurement, operator, strength, noise_level, data_range,
-                None if box is None else _box(box), x0, *limits,
-            )  # fmt: skip
-            report, image, masks = inverse.run(self._engine, self.model, task, mask_of=mask_of, callback=callback)
-        return inverse.solution(report, image, masks if return_masks else None, task.single)
+            task = reconstructing.make_task(self.model, measurement, operator, strength, every)
+            return reconstructing.run(self._engine, task)
 
     def reconstruct_batch(
-        self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Any
+        self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Unpack[reconstructing.Options]
     ) -> Solution:
         """`reconstruct` of many slices at once: measurements (B, *shape_out) or a list, one operator for all or one each.
 
@@ -390,28 +266,15 @@ class Solver:
         noise_std: float | None = None,
         holdout: float | None = None,
         seed: int = 0,
-        **options: Any,
-    ) -> inverse.Tuning:
+        **options: Unpack[reconstructing.Options],
+    ) -> Tuning:
         """The strength among `candidates` that fits best; all are solved as one batch. See `safi_fast.tune_strength`."""
-        strengths = positive_per_image("candidates", candidates, None)
-        if [reference is None, noise_std is None, holdout is None].count(False) != 1:
-            raise InputError(
-                "pass one of reference=... (a known image), noise_std=... (of a measurement, per real number) and holdout=... (a share of "
-                "the measurements)"
-            )
-        if noise_std is not None:
-            noise_std = positive("noise_std", noise_std)
-        only = inverse.one_operator(operator)
-        y = inverse.check_single(only, measurement)
-        if reference is not None:
-            reference = inverse.check_image("reference", reference, only, [only.shape_in])
-        fitted, lost = (only, None) if holdout is None else inverse.hold_out(only, holdout, seed)
-        found = self.reconstruct(np.stack([y] * len(strengths)), fitted, strength=strengths, **options)
-        black = stated_range(options.get("data_range", 1.0)).low
-        scores, by = inverse.score(
-            found.image, only, y, reference=reference, noise_std=noise_std, lost=lost, black=black
+        task = tuning.make_task(
+            measurement, operator, candidates, reference=reference, noise_std=noise_std, holdout=holdout, seed=seed
         )
-        return inverse.Tuning(float(strengths[np.argmin(scores)]), strengths, scores, by)
+        found = self.reconstruct(task.measurements, task.fitted, strength=task.candidates, **options)
+        black = stated_range(options.get("data_range", reconstructing.DEFAULTS["data_range"])).low
+        return tuning.tuned(task, found.image, black)
 
     def denoise_batch(
         self, images: Iterable[Any], sigma: Any, *, strength: Any = None, read_ahead: int = 2, **options: Any
@@ -448,11 +311,6 @@ class Solver:
         enter = getattr(self.backend, "on_threads", None)
         return nullcontext() if enter is None else enter(count or self._threads)
 
-    def _divide(self, extent: memory.Images, max_memory: float | None, whole: bool) -> memory.Division:
-        if max_memory is None:
-            return memory.divide(self._engine, extent, whole)
-        return memory.divide_below(self._engine, self.model, extent, positive("max_memory", max_memory), whole)
-
     def _require_reachable(self, image: Any) -> None:
         if self._gpu is not None or not lies_on_gpu(image):
             return
@@ -469,28 +327,6 @@ class Solver:
                 f"image lies on GPU {kind.gpu}, but this solver computes on GPU {self._gpu}; "
                 f"make one for it: with cupy.cuda.Device({kind.gpu}): solver = Solver(...)"
             )
-
-    def _deliver(self, values: Any, kind: ArrayKind) -> Any:
-        """An array of the backend's, where the caller's arrays of this kind are."""
-        return values if self._to_host is None or kind.gpu is not None else self._to_host(values)
-
-    def _in_terms_of_caller(self, callback: Callback | None, images: _Images) -> Callback | None:
-        """The callback, which sees colours, and arrays of the caller's library where they lie on a GPU, else NumPy arrays."""
-        if callback is None or (self._to_host is None and images.color_limits is None):
-            return callback
-        kind = images.kind
-
-        def image(state: OuterState) -> Any:
-            return kind.beside(images.in_colors(self._deliver(state.image(), kind)))
-
-        return lambda state: callback(replace(state, image=lambda: image(state)))
-
-    def _squared_norm(self, lipschitz: float | None, schedule: str, height: int, width: int) -> float:
-        if lipschitz is not None:
-            return positive("lipschitz", lipschitz)
-        if schedule == "unrolled" and self.model.lipschitz is not None:
-            return self.model.lipschitz
-        return squared_norm(self._engine, height, width)
 
 
 @lru_cache(maxsize=4)
@@ -516,194 +352,3 @@ def _resolve(model: Model | str | PathLike[str] | None) -> Model:
     if isinstance(model, Model):
         return model
     return load_model(DEFAULT_MODEL if model is None else model)
-
-
-@dataclass(frozen=True)
-class _Images:
-    """The caller's images as one stack on [0, 1], and how to give results back."""
-
-    stack: Any  # float32 (N, H, W) of kind.module
-    kind: ArrayKind
-    dtype: np.dtype[Any]
-    range: Range
-    shape: tuple[int, ...]
-    channel_axis: int | None
-    # where the stack is luma and chroma: what the colours are clipped to
-    color_limits: tuple[float, float] | None = None
-
-    @classmethod
-    def of(
-        cls, array: Any, kind: ArrayKind, data_range: DataRange | None, channel_axis: int | None, smallest: int
-    ) -> _Images:
-        xp = kind.module
-        if array.size == 0:
-            raise InputError(f"image is empty: its shape is {array.shape}")
-        stack = _stack(xp, array, channel_axis)
-        if min(stack.shape[1:]) < smallest:
-            colour = channel_axis is None and array.ndim == 3 and array.shape[-1] in (2, 3, 4)
-            raise InputError(
-                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {smallest} x {smallest} or more"
-                + (f"; if {array.shape} is a colour image, pass channel_axis=-1" if colour else "")
-            )
-        if array.dtype.kind == "f" and not xp.isfinite(array).all():
-            raise InputError(
-                f"image has {int((~xp.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
-            )
-        meaning = range_of("image", array, data_range)
-        dtype = _result_type(array.dtype)
-        wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
-        with np.errstate(over="ignore"):
-            stack = meaning.to_unit(stack.astype(wide, copy=False)).astype(np.float32)
-        if not xp.isfinite(stack).all():
-            raise InputError(
-                f"image has values up to {float(abs(array).max()):.3g}, which float32 cannot hold; rescale it"
-            )
-        return cls(stack, kind, dtype, meaning, array.shape, channel_axis)
-
-    @property
-    def extent(self) -> memory.Images:
-        """Count and size of the images of the stack."""
-        return memory.Images(self.dtype.itemsize, *self.stack.shape)
-
-    @property
-    def single(self) -> bool:
-        """Whether the caller gave one grey image, not a stack."""
-        return len(self.shape) == 2
-
-    @property
-    def channels(self) -> int | None:
-        """Of a colour image; None for grey."""
-        return None if self.channel_axis is None else self.shape[self.channel_axis]
-
-    def per_plane(self, name: str, value: Any) -> NDArray[np.float64]:
-        """A positive number, or one per image, as one for each plane of the stack on [0, 1]. Raises InputError."""
-        channels = self.channels or 1
-        return positive_per_image(name, value, len(self.stack) // channels).repeat(channels) / self.range.scale
-
-    def in_luma_chroma(self, limits: tuple[float, float]) -> _Images:
-        """These as luma and chroma; `restore` clips the colours to `limits`."""
-        return replace(self, stack=colors.to_luma_chroma(self.kind.module, self.stack), color_limits=limits)
-
-    def in_colors(self, stack: Any) -> Any:
-        """Results of luma and chroma as red, green and blue, others as they are."""
-        if self.color_limits is None:
-            return stack
-        xp = self.kind.module
-        rgb = colors.to_rgb(xp, stack)
-        return xp.clip(rgb, *self.color_limits, out=rgb)
-
-    def restore(self, stack: Any) -> Any:
-        """A stack of results (of kind.module) in the caller's shape, range and library."""
-        stack = self.in_colors(stack)
-        values = self.range.from_unit(stack.astype(self.dtype))
-        if self.channel_axis is None:
-            return self.kind.wrap(values.reshape(self.shape))
-        axis = self.channel_axis % len(self.shape)
-        front = [n for i, n in enumerate(self.shape) if i != axis]
-        moved = values.reshape(*front[:-2], self.shape[axis], *front[-2:])
-        xp = self.kind.module
-        return self.kind.wrap(xp.ascontiguousarray(xp.moveaxis(moved, len(front) - 2, axis)))
-
-
-def _result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """float64 for float64, else float32."""
-    return np.dtype(np.float64 if dtype.newbyteorder("=") == np.float64 else np.float32)
-
-
-def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
-    """(N, H, W): images, or the channels of images."""
-    if channel_axis is None:
-        if array.ndim == 4 and array.shape[1] == 1:
-            return array[:, 0]
-        if array.ndim not in (2, 3):
-            raise InputError(
-                f"image has shape {array.shape}; expected (H, W), (B, H, W) or (B, 1, H, W), or channel_axis=... for colour"
-            )
-        return array if array.ndim == 3 else array[None]
-    if array.ndim not in (3, 4):
-        raise InputError(
-            f"image has shape {array.shape}; with channel_axis={shown(channel_axis)} expected three or four dimensions"
-        )
-    if (
-        isinstance(channel_axis, bool)
-        or not isinstance(channel_axis, (int, np.integer))
-        or not -array.ndim <= channel_axis < array.ndim
-    ):
-        raise InputError(f"channel_axis is {shown(channel_axis)}; expected an axis of an image of shape {array.shape}")
-    moved = xp.moveaxis(array, channel_axis, -3)
-    return moved.reshape(-1, *moved.shape[-2:])
-
-
-class _Settings:
-    """Strength and mask conditioning of every image of the stack."""
-
-    def __init__(self, model: Model, images: _Images, sigma: NDArray[np.float64], strength: Any, schedule: str):
-        levels = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(sigma)}
-        conditioned = [levels[value] for value in sigma]
-        self.gain = np.stack([level.gain for level in conditioned])
-        self.bias = np.stack([level.bias for level in conditioned])
-        if strength is None:
-            own = "strength_unrolled" if schedule == "unrolled" else "strength_converged"
-            self.strength = np.array([getattr(level, own) for level in conditioned])
-        else:
-            self.strength = images.per_plane("strength", strength)
-
-
-def _box(box: Any) -> tuple[float, float]:
-    if isinstance(box, DefaultBox):
-        return box
-    try:
-        if isinstance(box, str):
-            raise TypeError
-        low, high = (float(plain(limit)) for limit in plain(box))
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"box is {shown(box)}; expected two numbers (low, high) or None") from None
-    if not low < high:
-        raise InputError(f"box is {shown(box)}; expected low < high")
-    return low, high
-
-
-def _check_tiles(max_memory: float | None, schedule: str, callback: Callback | None, return_masks: bool) -> None:
-    """Refuse what tiles, which are problems of their own, cannot give."""
-    beyond = f"an image does not fit into max_memory={max_memory:.4g} bytes and would be solved in tiles"
-    if schedule != "unrolled":
-        raise InputError(
-            f"schedule is {schedule!r}, but {beyond}, which have no common stopping rule or certificate; "
-            f"use schedule='unrolled' or more memory (estimate_memory says how much)"
-        )
-    for name, given in (("callback", callback is not None), ("return_masks", return_masks)):
-        if given:
-            raise InputError(f"{name} was passed, but {beyond}; leave it out or allow more memory")
-
-
-def _chunks(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _solution(parts: list[_Part], images: _Images) -> Solution:
-    def joined(read: Callable[[outer.Account], NDArray[Any]]) -> Any:
-        return per_image(np.concatenate([read(account) for account, _, _ in parts]), images.single)
-
-    status = joined(lambda account: account.status)
-    masks = [mask for _, _, mask in parts if mask is not None]
-    return Solution(
-        image=images.restore(images.kind.module.concatenate([image for _, image, _ in parts])),
-        status=status,
-        converged=status == CONVERGED,
-        outer_iterations=joined(lambda account: account.outer_iterations),
-        inner_iterations=joined(lambda account: account.inner_iterations),
-        gap=joined(lambda account: account.certificate.gap),
-        relative_gap=joined(lambda account: account.certificate.relative_gap),
-        outer_residual=joined(lambda account: account.outer_residual),
-        history=_history(parts, images.single),
-        masks=per_image(np.concatenate(masks), images.single) if masks else None,
-    )
-
-
-def _history(parts: list[_Part], single: bool) -> tuple[Any, ...]:
-    """The records of all parts, image after image."""
-    records = joined_history([account.history for account, _, _ in parts])
-    return tuple(
-        OuterRecord(**{f.name: per_image(getattr(record, f.name), single) for f in fields(OuterRecord)})
-        for record in records
-    )

@@ -18,7 +18,7 @@ MAX_BATCH = 65535  # images that a GPU takes at once
 
 
 @dataclass(frozen=True)
-class Images:
+class Extent:
     """What is to be solved: bytes per pixel of the result, how many images, and their size."""
 
     itemsize: int
@@ -40,7 +40,7 @@ class Division:
     grid: Grid | None = None
 
 
-def divide(engine: Engine, images: Images, at_once: bool = False) -> Division:
+def divide(engine: Engine, images: Extent, at_once: bool = False) -> Division:
     """Without a limit of the caller's: all `at_once`, or as many images as have a work space of BATCH_BYTES."""
     if at_once:
         return Division(images.count)
@@ -48,7 +48,7 @@ def divide(engine: Engine, images: Images, at_once: bool = False) -> Division:
     return Division(min(max(1, fitting), MAX_BATCH, images.count))
 
 
-def divide_below(engine: Engine, model: Model, images: Images, max_memory: float, at_once: bool = False) -> Division:
+def divide_below(engine: Engine, model: Model, images: Extent, max_memory: float, at_once: bool = False) -> Division:
     """As many images at once as keep the peak below `max_memory` bytes, else tiles. Raises InputError where no tiles do."""
 
     def fits(batch: int, height: int, width: int) -> bool:
@@ -70,17 +70,17 @@ def divide_below(engine: Engine, model: Model, images: Images, max_memory: float
     return Division(1, grid)
 
 
-def peak_bytes(engine: Engine, images: Images, division: Division) -> int:
+def peak_bytes(engine: Engine, images: Extent, division: Division) -> int:
     """Most memory in use at once: during a solve, or when the results are put together."""
     window = division.grid.window if division.grid else (images.height, images.width)
     return max(solving_bytes(engine, images, division.batch, *window), finishing_bytes(images))
 
 
-def solving_bytes(engine: Engine, images: Images, batch: int, height: int, width: int) -> int:
+def solving_bytes(engine: Engine, images: Extent, batch: int, height: int, width: int) -> int:
     """With a work space for `batch` windows of height x width: beside it, the images as float32 and the results so far."""
     return 2 * 4 * images.pixels + engine.workspace_bytes(batch, height, width)
 
 
-def finishing_bytes(images: Images) -> int:
+def finishing_bytes(images: Extent) -> int:
     """The images, their results one by one and as one array, and the last in the caller's dtype before and after scaling."""
     return (3 * 4 + 2 * images.itemsize) * images.pixels

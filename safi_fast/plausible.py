@@ -6,7 +6,6 @@ A box that the caller has passed cuts, and what is far outside of it is a warnin
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .operators import Operator
-from .solver.data_term import Box, Measurements, clip, squares
+from .solver.data_term import Measurements, clip, squares
+from .types import Box
 from .values import OVERSHOOT, UNIT_BOX, WAYS_ON, DefaultBox, Range, percent, share_outside
+from .warn import warn
 
 FAR_OUTSIDE = 4.0  # times the larger limit of the box
 FAR_BELOW = 1e-3
@@ -40,10 +41,9 @@ def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box 
                 raise InputError(f"measurement{f'[{number}]' if len(step) > 1 else ''} {reason}")
     size, white = _sizes(step), 1.0 if box is None else max(map(abs, box))
     if (asked and size.max() > FAR_OUTSIDE * white) or ((size > 0) & (size < FAR_BELOW * white)).any():
-        warnings.warn(
+        warn(
             f"measurement fits images with values up to {np.abs(meaning.from_unit(step)).max():.4g}, but the masks are made for those of data_range "
-            f"{_words(meaning)}; {WAYS_ON}",
-            stacklevel=4,
+            f"{_words(meaning)}; {WAYS_ON}"
         )
 
 

@@ -281,3 +281,18 @@ def noise_of(xp: Any, plane: Any, known: Any = None) -> float:
             whole = whole & known[corner]
         blocks = blocks[whole]
     return float(xp.median(blocks)) / GAUSSIAN_MAD if blocks.size else UNKNOWN_NOISE
+
+
+def box_of(box: Any) -> Box:
+    """The argument box as two numbers. Raises InputError."""
+    if isinstance(box, DefaultBox):
+        return box
+    try:
+        if isinstance(box, str):
+            raise TypeError
+        low, high = (float(plain(limit)) for limit in plain(box))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"box is {shown(box)}; expected two numbers (low, high) or None") from None
+    if not low < high:
+        raise InputError(f"box is {shown(box)}; expected low < high")
+    return low, high

@@ -17,6 +17,7 @@ from safi_fast.solver.primal_dual import PrimalDual
 
 SHAPE, SMALL = (16, 15), (11, 14)  # SMALL: of complex images, which have twice the unknowns
 CHANNELS = 3
+UNCONDITIONED = np.ones((1, CHANNELS), np.float32), np.zeros((1, CHANNELS), np.float32)
 UNIT = (0.0, 1.0)
 STRENGTH = 0.01
 ROUNDING = 1e-6  # of f: what float32 pixels leave unknown of it
@@ -180,7 +181,7 @@ class Problem:
         workspace.mask, workspace.has_mask = lanes(self.mask), True
         return PrimalDual(
             workspace, Measurements([operator], self.y[None]), np.array([self.strength]),
-            squared_norm(self.engine, *self.shape), CHANNELS, x, self.box,
+            squared_norm(self.engine, *self.shape), x, self.box, UNCONDITIONED,
         )  # fmt: skip
 
 
@@ -230,9 +231,9 @@ def test_solution_is_the_references(name, hidden):
     """After many steps: f(x) - f* at float32 rounding, x near x* as far as f is curved there; the box holds."""
     problem = PROBLEMS[name]
     state = problem.state(hidden=hidden)
-    found = state.run(ONE, 1e-5, 2500, 50)
+    found = state.run(ONE, 1e-5, 2500, 50).certificate
     best, lowest = problem.solution
-    x = state.image(ONE)[0]
+    x = state.accepted(ONE)[0]
     reached = problem.objective(x)
     assert found.relative_gap[0] <= 5e-5
     assert found.objective[0] == pytest.approx(reached, rel=ROUNDING)
@@ -252,8 +253,8 @@ def test_certificate_holds_at_every_step(name, hidden):
     best, lowest = problem.solution
     state, seen = problem.state(hidden=hidden), []
     for steps in (1, 1, 1, 2, 5, 10, 20, 40, 80, 160, 320):
-        found = state.run(ONE, 0.0, steps, steps)
-        x = state.image(ONE)[0]
+        found = state.run(ONE, 0.0, steps, steps).certificate
+        x = state.accepted(ONE)[0]
         off = problem.objective(x) - lowest
         objective, gap = found.objective[0], found.gap[0]
         assert gap >= -1e-6 * objective
@@ -275,8 +276,8 @@ def test_no_image_of_the_ball_is_better(name, hidden):
     state = problem.state(hidden=hidden)
     best, _ = problem.solution
     for steps in (5, 100):
-        gap = state.run(ONE, 0.0, steps, steps).gap[0]
-        x = state.image(ONE)[0].astype(complex if problem.is_complex else float)
+        gap = state.run(ONE, 0.0, steps, steps).certificate.gap[0]
+        x = state.accepted(ONE)[0].astype(complex if problem.is_complex else float)
         radius = max(np.linalg.norm(x), state.least_radius[0])
         towards = [best - x, -x, *rng.standard_normal((20, *x.shape))]
         others = [x + share * radius * d / np.linalg.norm(d) for d in towards for share in (1e-3, 0.1, 1.0)]
@@ -290,7 +291,7 @@ def test_ball_of_a_start_at_zero():
     for hidden in (False, True):
         state = problem.state(hidden=hidden)
         found, zero = state.certificate(ONE), problem.objective(np.zeros(problem.shape, complex))
-        assert not state.image(ONE).any()
+        assert not state.accepted(ONE).any()
         assert found.relative_gap[0] > 0.5
         assert found.gap[0] >= zero - problem.solution[1]
 
@@ -315,9 +316,9 @@ def test_both_forms_reach_one_image(name):
     images, values, gaps = [], [], []
     for hidden in (False, True):
         state = problem.state(hidden=hidden)
-        found = state.run(ONE, 1e-4, 2500, 20)
+        found = state.run(ONE, 1e-4, 2500, 20).certificate
         assert found.relative_gap[0] <= 1e-4
-        images.append(state.image(ONE)[0])
+        images.append(state.accepted(ONE)[0])
         values.append(found.objective[0])
         gaps.append(found.gap[0])
     assert abs(values[0] - values[1]) <= max(gaps) + ROUNDING * values[0]
@@ -348,7 +349,7 @@ def test_start_does_not_matter(hidden):
     for start in (np.zeros((1, *SHAPE), np.float32), np.random.default_rng(0).random((1, *SHAPE), np.float32)):
         state = problem.state(hidden=hidden, start=start)
         before = start.copy()
-        values.append(state.run(ONE, 1e-4, 2000, 20).objective[0])
+        values.append(state.run(ONE, 1e-4, 2000, 20).certificate.objective[0])
         np.testing.assert_array_equal(start, before)
     assert values[0] == pytest.approx(values[1], rel=2e-4)
 
@@ -357,7 +358,7 @@ def test_limit_and_checks():
     """No more steps than the limit; the certificate is of the last one; an image that is done makes no more."""
     problem = PROBLEMS["blur, box"]
     state = problem.state()
-    found = state.run(ONE, 0.0, 7, 20)
+    found = state.run(ONE, 0.0, 7, 20).certificate
     assert state.steps[0] == 7
     assert np.isfinite(found.relative_gap[0])
     assert found.relative_gap[0] == state.certificate(ONE).relative_gap[0]
@@ -374,12 +375,12 @@ def test_problem_solved_from_the_start():
         state = problem.state()
         state = PrimalDual(
             state.workspace, Measurements([problem.operators[0]], 0 * problem.y[None]), np.array([STRENGTH]),
-            squared_norm(problem.engine, *problem.shape), CHANNELS, state.x, problem.box,
+            squared_norm(problem.engine, *problem.shape), state.x, problem.box, UNCONDITIONED,
         )  # fmt: skip
-        found = state.run(ONE, 1e-3, 300, 5)
+        found = state.run(ONE, 1e-3, 300, 5).certificate
         assert (found.objective[0], found.gap[0], found.relative_gap[0]) == (0, 0, 0)
         assert state.steps[0] == 5
-        assert not state.image(ONE).any()
+        assert not state.accepted(ONE).any()
 
 
 def test_mask_of_zeros():
@@ -387,9 +388,9 @@ def test_mask_of_zeros():
     problem = PROBLEMS["identity, box"]
     state = problem.state()
     state.workspace.mask[...] = 0
-    found = state.run(ONE, 1e-5, 400, 20)
+    found = state.run(ONE, 1e-5, 400, 20).certificate
     assert found.relative_gap[0] <= 1e-5
-    np.testing.assert_allclose(state.image(ONE)[0], np.clip(problem.y, 0, 1), atol=2e-3)
+    np.testing.assert_allclose(state.accepted(ONE)[0], np.clip(problem.y, 0, 1), atol=2e-3)
 
 
 @each_form

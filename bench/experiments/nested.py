@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from bench.methods import torch_baseline
 from bench.methods.nested import Nested
 from bench.report import measure
 from safi_fast.metrics import psnr
-from safi_fast.solver import reconstruction
 
 NEAR = 2e-3  # relative distance to the long run at which a method has arrived
 
@@ -64,11 +64,12 @@ def our_run(solver, case, args) -> tuple[safi_fast.Solution, float, list[tuple[f
     """The solution, CPU seconds, and the image after each mask."""
     trace: list[tuple[float, int, np.ndarray]] = []
     solver.reconstruct(case.y, case.operator, strength=args.strength, max_outer=2, max_iter=2)  # compiles
+    schedule = safi_fast.Reconstruct(outer=args.outer, inner=args.inner, tol=args.tol)
     if args.tight:
-        reconstruction.FIRST_TOLERANCE = args.tol
+        schedule = replace(schedule, first_gap=args.tol)
     start = time.process_time()
     ours = solver.reconstruct(
-        case.y, case.operator, strength=args.strength, max_outer=args.outer, max_iter=args.inner, tol=args.tol,
+        case.y, case.operator, strength=args.strength, schedule=schedule,
         callback=lambda state: trace.append((time.process_time() - start, 0, state.image()[0])),
     )  # fmt: skip
     seconds = time.process_time() - start

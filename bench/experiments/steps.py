@@ -1,4 +1,4 @@
-"""How many steps `reconstruct` takes with other step sizes: why LEAST_SHARE and MULTIPLIER_SIGMA are what they are.
+"""How many steps `reconstruct` takes with other step sizes: why `least_share` and `multiplier_sigma` are what they are.
 
     python -m bench.experiments.steps [--output bench/results/steps.json]
 
@@ -18,9 +18,10 @@ import safi_fast
 from bench.data.cases import Case, abdomen, brain, levin, noise, photograph, several_coils, tooth
 from bench.report import measure
 from safi_fast.operators import Blur, Downsample, Mask
-from safi_fast.solver import data_term, primal_dual
+from safi_fast.solver.data_term import DataTermSteps
+from safi_fast.solver.primal_dual import Halpern
 
-SETTINGS = ((0.0, 0.04), (1.0, 0.04), (0.0, 0.02), (1.0, 0.02))  # LEAST_SHARE, MULTIPLIER_SIGMA; first what it was
+SETTINGS = ((0.0, 0.04), (1.0, 0.04), (0.0, 0.02), (1.0, 0.02))  # least_share, multiplier_sigma; first what it was
 OUTER, INNER = 8, 1500
 
 
@@ -62,10 +63,11 @@ def main() -> None:
     print("| --- " * (1 + len(SETTINGS)) + "|")
     for name, case, strength, level in problems():
         found = []
-        for primal_dual.LEAST_SHARE, data_term.MULTIPLIER_SIGMA in SETTINGS:
+        for share, sigma in SETTINGS:
+            steps = Halpern(least_share=share, data=DataTermSteps(multiplier_sigma=sigma))
             solution = solver.reconstruct(
-                case.y, case.operator, strength=strength, noise_level=level / 255, box=case.box, max_outer=OUTER,
-                max_iter=INNER,
+                case.y, case.operator, strength=strength, noise_level=level / 255, box=case.box,
+                schedule=safi_fast.Reconstruct(outer=OUTER, inner=INNER, steps=steps),
             )  # fmt: skip
             found.append(
                 {"steps": solution.inner_iterations, "masks": solution.outer_iterations, "status": solution.status}

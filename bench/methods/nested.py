@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from safi_fast.solver.dual import run_published
+from safi_fast.solver.dual import DualProblem, run_published
 from safi_fast.solver.lipschitz import squared_norm
 
 INNER_LIMIT, PROX_LIMIT = 500, 300
@@ -23,10 +23,12 @@ class Nested:
         engine = solver.backend.prepare(solver.model)
         self.workspace = engine.workspace(1, height, width)
         self.lam = np.array([strength * self.alpha])
-        step = np.array([1 / squared_norm(engine, height, width)], np.float32)
+        norm = squared_norm(engine, height, width)
+        step = np.array([1 / norm], np.float32)
         self.workspace.load(np.zeros((1, height, width), np.float32), self.lam.astype(np.float32), step, (0.0, 1.0))
         level = solver.model.at(None, strength_given=True)  # of the one level that the published models are for
-        self.conditions = level.gain[None], level.bias[None]
+        conditions = level.gain[None], level.bias[None]
+        self.problem = DualProblem(self.workspace, self.lam, *conditions, solver.model.family, norm, height * width)
         self.inner = self.prox = self.limits_hit = 0
         self.trace = []
 
@@ -37,7 +39,7 @@ class Nested:
         w.start_dual(one)
         w.y = np.ascontiguousarray(z, np.float32).ravel()
         w.refresh(one)
-        result = run_published(w, one, self.lam, rule, tolerance, INNER_LIMIT)
+        result = run_published(self.problem, one, rule, tolerance, INNER_LIMIT)
         self.inner += int(result.steps[0])
         return w.image()[0]
 
@@ -65,8 +67,7 @@ class Nested:
         for k in range(outer):
             if k:
                 self.workspace.put_image(np.arange(1), x[None])
-                self.workspace.collapse_momentum(np.arange(1))
-                self.workspace.update_mask(np.arange(1), *self.conditions)
+                self.problem.next_mask(np.arange(1))
             x = self.solve(x, "FISTA" if k else "CD", 1e-3 * 1e-2 ** (min(k, 5) / 5) / tighter)
             self.trace.append((time.process_time() - self.start, self.inner, x.copy()))
             if self.trace[-1][0] > self.budget:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from safi_fast import Solver
-from safi_fast.solver.dual import run_to_gap
+from safi_fast.solver.dual import DualProblem, run_to_gap
 from safi_fast.solver.lipschitz import squared_norm
-from safi_fast.solver.outer import Problem
 
 STARTS = ("unmasked solution", "with noise", "pure noise")
 NOISE = 0.1  # standard deviation of what is added to the unmasked solution
@@ -45,18 +44,17 @@ def end_points(solver: Solver, y: np.ndarray, sigma: float, *, outer: int) -> En
     stack = np.repeat(y.astype(np.float32)[None], count, axis=0)
     workspace.load(stack, strength.astype(np.float32), np.full(count, 1 / norm, np.float32), (0.0, 1.0))
     gain, bias = (np.repeat(values[None], count, axis=0) for values in (conditioned.gain, conditioned.bias))
-    problem = Problem(workspace, strength, gain, bias, solver.model.family, norm, y.size)
-    everyone = problem.everyone
+    problem = DualProblem(workspace, strength, gain, bias, solver.model.family, norm, y.size)
+    everyone = np.arange(count)
     workspace.put_image(everyone, first)
     workspace.clear_dual(everyone)
     change = np.full(count, np.inf)
     for step in range(outer):
-        workspace.collapse_momentum(everyone)
-        workspace.update_mask(everyone, gain, bias)
-        workspace.refresh(everyone)
+        problem.next_mask(everyone)
+        problem.t[:] = 1
         tolerance = max(FIRST_GAP * DECAY**step, LAST_GAP)
-        run_to_gap(workspace, everyone, strength, problem.rounding, tolerance, STEPS, np.ones(len(strength)))
-        change = workspace.outer_change(everyone)
+        run_to_gap(problem, everyone, tolerance, STEPS)
+        change = problem.change(everyone)
     images = workspace.image()
     distances = [np.linalg.norm(image - images[0]) / np.linalg.norm(images[0]) for image in images]
     return Ends(images, float(max(distances)), float(change.max()))

@@ -21,8 +21,8 @@ from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 from .sharing import Skipped, Turn, Turns
 
 if TYPE_CHECKING:
-    from ..inverse import Tuning
     from ..solver.result import OuterState
+    from ..tuning import Tuning
 
 PROBLEMS: dict[str, ModuleType] = {"mri": mri, "ct": ct, "deblur": deblur, "inpaint": inpaint, "superres": superres}
 MEASURED = ("mri", "ct")  # whose results have a format of their own, and slices that go into files of their own
@@ -244,14 +244,14 @@ def _options(args: argparse.Namespace, study: Study) -> dict[str, Any]:
 
 
 def _max_outer(args: argparse.Namespace) -> int:
-    from ..inverse import MAX_OUTER
+    from ..solver.schedules import Reconstruct
 
-    return int(args.max_outer or MAX_OUTER)
+    return int(args.max_outer or Reconstruct().outer)
 
 
 def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     """The best strength for one slice; of a colour image for its middle channel. Raises as `Solver.tune_strength`."""
-    from ..inverse import Tuning
+    from ..tuning import Tuning
 
     args, operator = runner.args, made.operator
     y, x0, reference = made.measurement, made.x0, None

@@ -52,7 +52,7 @@ def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, An
 
 def _noise_level(args: argparse.Namespace, runner: Runner) -> float | None:
     """On the scale 0 to 255; None where no model was loaded."""
-    from ..inverse import middle_level
+    from ..reconstructing import middle_level
 
     if args.noise_level is None and runner.session:
         return round(middle_level(runner.session.model) * sessions.EIGHT_BIT, 2)
@@ -61,18 +61,19 @@ def _noise_level(args: argparse.Namespace, runner: Runner) -> float | None:
 
 def _unfinished(args: argparse.Namespace, solved: list[dict[str, Any]]) -> str | None:
     """How many slices did not reach the tolerance, what is left, and what to raise; None where all did."""
-    from ..inverse import OUTER_TOLERANCE, TOLERANCE
+    from ..solver.schedules import Reconstruct
 
     left = [facts for facts in solved if facts["solver_status"] != "converged"]
     if not left:
         return None
-    tol = args.tol or TOLERANCE
+    schedule = Reconstruct(tol=args.tol) if args.tol else Reconstruct()
+    tol, most = schedule.tol, schedule.settled * schedule.tol
     gap, change = (max(facts[name] for facts in left) for name in ("relative_gap", "outer_residual"))
     parts = []
     if gap > tol:
         parts.append(f"gap {gap:.1e}, not {tol:.1e}: raise --max-iter")
-    if change > OUTER_TOLERANCE * tol or not parts:
-        parts.append(f"change between masks {change:.1e}, not {OUTER_TOLERANCE * tol:.1e}: raise --max-outer")
+    if change > most or not parts:
+        parts.append(f"change between masks {change:.1e}, not {most:.1e}: raise --max-outer")
     return f"{len(left)} of them without reaching the tolerance ({'; '.join(parts)})"
 
 

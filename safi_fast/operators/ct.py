@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import warnings
 from abc import abstractmethod
 from functools import cached_property
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, OperatorError, shown
 from ..tensors import plain
+from ..warn import warn
 from .base import Operator
 
 FloatArray = NDArray[np.float64]
@@ -167,7 +167,7 @@ class Tomography(Operator):
                 f"image lies beside the {self.detectors} cells of {self.detector_spacing:g}; use more or wider detector cells, another "
                 f"centre (is {self.centre:g}), or a smaller image (is {self.shape_in}, pixel_size {self.pixel_size:g})"
             )
-            warnings.warn(message, stacklevel=3)
+            warn(message)
 
 
 class ParallelBeamCT(Tomography):

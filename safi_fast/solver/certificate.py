@@ -17,20 +17,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatVector = NDArray[np.float64]
+from ..types import FloatVector
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Objective f(x0) and duality gap, one value per image."""
+    """Objective f(x0) and duality gap, one value per image; up to `floor`, f is float32 rounding."""
 
     objective: FloatVector
     gap: FloatVector
+    floor: FloatVector | float = 0.0
 
     @property
     def relative_gap(self) -> FloatVector:
-        """gap / f(x0); a problem solved exactly with f = 0 has relative gap 0."""
-        return np.divide(self.gap, self.objective, out=np.zeros_like(self.gap), where=self.objective != 0)
+        """gap / f(x0); 0 for a problem solved exactly, where f is no more than its floor."""
+        return np.divide(self.gap, self.objective, out=np.zeros_like(self.gap), where=~(self.objective <= self.floor))
 
     @property
     def dual_objective(self) -> FloatVector:

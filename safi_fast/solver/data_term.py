@@ -10,7 +10,7 @@ Step sizes are per image: tau for x, sigma for the dual variable; tau (sigma ||K
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import scipy.fft
@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 
 from ..operators.base import Operator
 from ..operators.fourier import workers
+from ..types import Array, Box, FloatVector
 from .faults import Culprit
 
-Array = NDArray[Any]
-FloatVector = NDArray[np.float64]
-Box = tuple[float, float]
-
-SPECTRUM_FLOOR = 1e-2  # of the largest of H^T H: what is less is not divided by when p is made for the certificate
 TINY = float(np.finfo(np.float32).tiny)
-MULTIPLIER_SIGMA = 0.02  # step size of p
+
+
+@dataclass(frozen=True)
+class DataTermSteps:
+    """Constants: step size of p; share of the largest of H^T H below which is not divided when p is made for the certificate."""
+
+    multiplier_sigma: float = 0.02
+    spectrum_floor: float = 1e-2
 
 
 class Measurements:
@@ -114,8 +117,8 @@ def clip(x: Array, box: Box | None) -> Array:
 class DiagonalData:
     """Exact: (1 + tau H^T H)^-1 by Fourier multipliers; v is the dual variable of the box (none without a box)."""
 
-    def __init__(self, measurements: Measurements, box: Box | None):
-        self.measurements, self.box = measurements, box
+    def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
+        self.measurements, self.box, self.constants = measurements, box, constants
         ops = measurements.operators
         everyone = np.arange(len(measurements.y))
         self.back = measurements.adjoint(measurements.y, everyone)
@@ -150,7 +153,7 @@ class DiagonalData:
     def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
         """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is left."""
         spectrum = self.spectrum[images]
-        floor = SPECTRUM_FLOOR * spectrum.max(axis=(1, 2), keepdims=True)
+        floor = self.constants.spectrum_floor * spectrum.max(axis=(1, 2), keepdims=True)
         w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))
         return residual - self.measurements.apply(w, images)
 
@@ -165,8 +168,8 @@ class DiagonalData:
 class DualData:
     """Any H: p is the dual variable of the residual."""
 
-    def __init__(self, measurements: Measurements, box: Box | None):
-        self.measurements, self.box = measurements, box
+    def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
+        self.measurements, self.box, self.constants = measurements, box, constants
 
     def start(self, x: Array) -> Array:
         """p = H x - y."""
@@ -174,7 +177,7 @@ class DualData:
 
     def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
         """p lives on the scale of the measurements, whatever the regulariser."""
-        sigma = np.full_like(own, MULTIPLIER_SIGMA)
+        sigma = np.full_like(own, self.constants.multiplier_sigma)
         return sigma, sigma * self.measurements.norm[images] ** 2
 
     def move(
@@ -212,6 +215,9 @@ def _filtered(x: Array, factor: Array) -> Array:
     return np.asarray(scipy.fft.irfft2(frequencies, s=x.shape[-2:], workers=workers()), np.float32)
 
 
-def data_term(measurements: Measurements, box: Box | None) -> DiagonalData | DualData:
+def data_term(
+    measurements: Measurements, box: Box | None, constants: DataTermSteps | None = None
+) -> DiagonalData | DualData:
     """The exact form where the operators allow it."""
-    return DiagonalData(measurements, box) if measurements.diagonal else DualData(measurements, box)
+    form = DiagonalData if measurements.diagonal else DualData
+    return form(measurements, box, DataTermSteps() if constants is None else constants)

@@ -1,36 +1,86 @@
-"""The inner loops: accelerated projected gradient on the dual of one convex problem, image by image.
+"""Denoising: accelerated projected gradient on the dual of one convex problem, image by image.
 
 u <- clip(v + step M . W x(v), -lambda, lambda),   v <- u + momentum (u - u_old),   x(v) = clip(y - W^T(M . v))
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Active, Workspace
+from ..backend import Workspace
 from ..model import StepFactors
+from ..types import Active, FloatArray, FloatVector
 from .certificate import Certificate, StepSums, primal_certificate
 from .momentum import chambolle_dossal, fista
-
-FloatVector = NDArray[np.float64]
+from .progress import InnerResult
 
 
 @dataclass(frozen=True)
-class InnerResult:
-    """Of the active images: inner steps made, whether the rule was met, and the certificate of the accepted image."""
+class DualProblem:
+    """A loaded workspace and what the inner steps need to know of it: lambda (B,), mask conditioning gain and bias (B, C), ||W||^2, pixels.
 
-    steps: NDArray[np.int64]
-    met: NDArray[np.bool_]
-    certificate: Certificate
+    t (B,): FISTA's, one where momentum starts from nothing; `run_to_gap` leaves it where it ends, for the next mask.
+    """
+
+    workspace: Workspace
+    strength: FloatVector
+    gain: FloatArray
+    bias: FloatArray
+    family: str
+    squared_norm: float
+    pixels: int
+    t: FloatVector = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "t", np.ones(len(self.strength)))
+
+    @property
+    def count(self) -> int:
+        """Images of the batch."""
+        return len(self.strength)
+
+    @property
+    def rounding(self) -> FloatVector:
+        """(B,): times ||x||_2, how far float32 rounding of W x may move lambda ||M . W x||_1: a gap below that is zero.
+
+        lambda eps sqrt(||W||^2 C N): each of the C values of a pixel carries an error of the order eps ||W|| |x|.
+        """
+        values = self.gain.shape[1] * self.pixels
+        return np.asarray(self.strength * float(np.finfo(np.float32).eps) * (self.squared_norm * values) ** 0.5)
+
+    def change(self, images: Active) -> FloatVector:
+        """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since y."""
+        return self.workspace.outer_change(images)
+
+    def image(self) -> Any:
+        """A copy of the accepted images (B, H, W), as array of the device."""
+        return self.workspace.image()
+
+    def start(self, images: Active, *, zero: bool = False) -> None:
+        """From u = v = 0, or M . W of the accepted image."""
+        if zero:
+            self.workspace.clear_dual(images)
+        else:
+            self.workspace.start_dual(images)
+        self.workspace.refresh(images)
+
+    def next_mask(self, images: Active, *, carry_over: bool = True) -> None:
+        """M of the accepted images; u lives on under it, without momentum, or starts from M . W x."""
+        if carry_over:
+            self.workspace.collapse_momentum(images)
+        self.workspace.update_mask(images, self.gain, self.bias)
+        if not carry_over:
+            self.workspace.start_dual(images)
+        self.workspace.refresh(images)
 
 
-def run_fixed(
-    workspace: Workspace, active: Active, strength: FloatVector, steps: int, learned: StepFactors | None = None
-) -> InnerResult:
+def run_fixed(problem: DualProblem, active: Active, steps: int, learned: StepFactors | None = None) -> InnerResult:
     """Exactly `steps` steps, FISTA's or the first of the learned ones; accepts x(u)."""
+    workspace, strength = problem.workspace, problem.strength
 
     def for_all(factors: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.repeat(factors[:steps, None], len(strength), axis=1)
@@ -65,14 +115,13 @@ class _Tally:
         return InnerResult(self.steps[a], self.met[a], Certificate(self.objective[a], self.gap[a]))
 
 
-def run_published(
-    workspace: Workspace, active: Active, strength: FloatVector, rule: str, tolerance: float, limit: int
-) -> InnerResult:
+def run_published(problem: DualProblem, active: Active, rule: str, tolerance: float, limit: int) -> InnerResult:
     """The inner loop of the published test code, rule "CD" or "FISTA"; accepts the x(u) before the step that met the rule.
 
     CD stops when ||x(u) - x(u_old)|| / ||x(u_old)|| < tolerance after more than 6 steps; FISTA when the objective at x(u) changes
     by less than tolerance (relative).
     """
+    workspace, strength = problem.workspace, problem.strength
     tally = _Tally(active, len(strength))
     momentum = np.zeros(len(strength), np.float32)
     objective = np.zeros(len(strength))
@@ -111,22 +160,14 @@ def _accept_primal(
         tally.certify(images, primal_certificate(workspace.measure(images, previous), strength[images]))
 
 
-def run_to_gap(
-    workspace: Workspace,
-    active: Active,
-    strength: FloatVector,
-    rounding: FloatVector,
-    tolerance: float,
-    limit: int,
-    t: FloatVector,
-) -> InnerResult:
+def run_to_gap(problem: DualProblem, active: Active, tolerance: float, limit: int) -> InnerResult:
     """FISTA with adaptive restart until gap <= tolerance f(x0) + rounding ||x||; accepts the x0 that the gap certifies.
 
-    rounding (B,) matters only where f is hardly more than float32 rounding, as for a flat image. t (B,) is FISTA's, one where momentum
-    starts from nothing; it is left where the run ends, for the next mask.
+    The rounding matters only where f is hardly more than float32 rounding, as for a flat image.
 
     Restart: where the dual objective has fallen, the image's momentum starts again (O'Donoghue and Candes 2015, function scheme).
     """
+    workspace, strength, rounding, t = problem.workspace, problem.strength, problem.rounding, problem.t
     tally = _Tally(active, len(strength))
     momentum = np.zeros(len(strength), np.float32)
     best = np.full(len(strength), -np.inf)

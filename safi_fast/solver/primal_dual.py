@@ -13,33 +13,39 @@ own step sizes, restarts and end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Active, Workspace
-from .data_term import Array, Box, Measurements, clip, column, data_term, squares
+from ..backend import Workspace
+from ..types import Active, Array, Box, FloatArray, FloatVector, MaskOf
+from .certificate import Certificate
+from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, squares
 from .faults import Culprit, Fault
+from .progress import InnerResult
 
-FloatVector = NDArray[np.float64]
-
-RESTART_FALL = 0.2  # start anew when the residual is this share of what it was after the last start
-RESTART_LENGTH = 0.4  # or when the run is this share of all steps so far
-LEAST_RUN = 3
-SIGMA = 2.0  # times lambda sqrt(C) / (rms(x) ||W||): x and u move over their ranges in comparable numbers of steps
-LEAST_SHARE = 1.0  # sigma ||W||^2 is not less than what the data term takes of tau: where that is much (CT), a small sigma gains nothing
 TINY = float(np.finfo(np.float32).tiny)
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
-@dataclass
-class ReconstructionCertificate:
-    """Of one image each: objective f(x), duality gap over the box, or over a ball where there is no box, and gap / f(x)."""
+@dataclass(frozen=True)
+class Halpern:
+    """Constants of the iteration.
 
-    objective: FloatVector
-    gap: FloatVector
-    relative_gap: FloatVector
+    restart_fall, restart_length, least_run: start anew when the residual is this share of what it was after the last start, or the run is
+    this share of all steps so far; not before so many steps.
+    sigma: times lambda sqrt(C) / (rms(x) ||W||): x and u move over their ranges in comparable numbers of steps.
+    least_share: sigma ||W||^2 is not less than this share of what the data term takes of tau: where that is much (CT), a small sigma
+    gains nothing.
+    """
+
+    restart_fall: float = 0.2
+    restart_length: float = 0.4
+    least_run: int = 3
+    sigma: float = 2.0
+    least_share: float = 1.0
+    data: DataTermSteps = field(default_factory=DataTermSteps)
 
 
 class Parts:
@@ -72,8 +78,45 @@ class Parts:
         return values[: len(active)] + values[len(active) :] if self.is_complex else values
 
 
+class Restarts:
+    """When each image's iteration starts anew, and the anchor (x, extra, z) that it is pulled to until then."""
+
+    def __init__(self, state: PrimalDual):
+        count, self.rule = state.count, state.rule
+        self.run_length, self.total = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        self.first, self.last = np.full(count, np.inf), np.full(count, np.inf)
+        self.fresh = np.ones(count, bool)
+        self.x, self.extra, self.z = state.x.copy(), state.extra.copy(), state.z.copy()
+
+    def weights(self, a: Active) -> FloatVector:
+        """w of the next step: 0 where it starts anew."""
+        due = self.fresh[a] | (
+            (self.run_length[a] > self.rule.least_run)
+            & (
+                (self.last[a] <= self.rule.restart_fall * self.first[a])
+                | (self.run_length[a] > self.rule.restart_length * self.total[a] + 20)
+            )
+        )
+        return np.where(due, 0.0, (self.run_length[a] + 1) / (self.run_length[a] + 2))
+
+    def note(self, a: Active, weight: FloatVector, residual: FloatVector, state: PrimalDual) -> None:
+        """The step that was made with these weights: ||T(s) - s|| of it, and the state that it left."""
+        restarted = weight == 0
+        again = a[restarted]
+        self.x[again], self.extra[again], self.z[again] = state.x[again], state.extra[again], state.z[again]
+        self.last[a] = residual
+        self.first[a] = np.where(restarted | (self.run_length[a] == 0), residual, self.first[a])
+        self.run_length[a] = np.where(restarted, 0, self.run_length[a] + 1)
+        self.fresh[a] = False
+        self.total[a] += 1
+
+
 class PrimalDual:
-    """The state of a batch: x, the data term's dual variable and z = W^T u as iterates, u in the workspace."""
+    """The state of a batch: x, the data term's dual variable and z = W^T u as iterates, u in the workspace.
+
+    gain, bias: (B, C) of a noise-conditioned mask generator. mask_of: for complex images, "magnitude" for one mask of |x|, "parts" for
+    a mask of each part.
+    """
 
     def __init__(
         self,
@@ -81,105 +124,108 @@ class PrimalDual:
         measurements: Measurements,
         strength: FloatVector,
         squared_norm: float,
-        channels: int,
         x: Array,
         box: Box | None,
+        condition: tuple[FloatArray, FloatArray],
+        mask_of: MaskOf = "magnitude",
+        steps: Halpern | None = None,
     ):
         self.workspace, self.measurements, self.strength, self.box = workspace, measurements, strength, box
-        everyone = np.arange(len(x))
-        # below these f is float32 rounding: of the data, and times ||x|| of W x (as in outer.Problem.rounding)
+        self.gain, self.bias = condition
+        self.mask_of, self.rule = mask_of, Halpern() if steps is None else steps
+        channels = self.gain.shape[1]
+        # below these f is float32 rounding: of the data, and times ||x|| of W x (as in dual.DualProblem.rounding)
         self.rounding_of_data = 0.5 * ROUNDING**2 * squares(measurements.y)
         self.rounding_of_penalty = ROUNDING * strength * (squared_norm * channels * x[0].size) ** 0.5
-        self.term = data_term(measurements, box)
+        self.term = data_term(measurements, box, self.rule.data)
         self.parts = Parts(len(x), np.iscomplexobj(x))
         self.x = x.copy()
         self.extra = self.term.start(x)
         self.z = np.zeros_like(x)
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
-        self.least_radius = np.sqrt(
-            squares(measurements.least_squares_step())
-        )  # the size of an image, wherever x starts
-        scale = self.least_radius / x[0].size ** 0.5 + 1e-3
-        self.sigma = SIGMA * strength * (channels / squared_norm) ** 0.5 / scale
-        own = self.sigma * squared_norm
-        self.extra_sigma, share = self.term.steps(own, everyone)
-        own = np.maximum(own, LEAST_SHARE * share)
+        # the size of an image, wherever x starts
+        self.least_radius = np.sqrt(squares(measurements.least_squares_step()))
+        self._choose_steps(squared_norm, channels)
+        self.steps = np.zeros(len(x), np.int64)
+        self._accepted = x.copy()  # after the last outer step
+        self._is_start = True
+
+    def _choose_steps(self, squared_norm: float, channels: int) -> None:
+        """sigma of u and of the data term's dual variable, and tau."""
+        scale = self.least_radius / self.x[0].size ** 0.5 + 1e-3
+        own = self.rule.sigma * self.strength * (channels / squared_norm) ** 0.5 / scale * squared_norm
+        self.extra_sigma, share = self.term.steps(own, np.arange(self.count))
+        own = np.maximum(own, self.rule.least_share * share)
         self.sigma = own / squared_norm
         self.tau = 1 / (own + share)
         step = self.sigma.astype(np.float32)
-        workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)
-        self.steps = np.zeros(len(x), np.int64)
+        self.workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)
 
-    def run(
-        self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int
-    ) -> ReconstructionCertificate:
-        """Until the certificate of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the certificate of x_hat.
+    @property
+    def count(self) -> int:
+        """Images of the batch."""
+        return len(self.x)
 
-        Raises Fault where an image is no longer finite, with the step and whose values were the first.
+    def run(self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int) -> InnerResult:
+        """Until the relative gap of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the certificate is of x_hat.
+
+        Raises Fault where an image is no longer finite, with the step, whose values were the first, and the image before.
         """
-        count = len(self.x)
-        tolerances = np.broadcast_to(tolerance, count)
-        met = np.zeros(count, bool)
-        found = ReconstructionCertificate(*(np.full(count, np.inf) for _ in range(3)))
-        run_length = np.zeros(count, np.int64)
-        first, last, total = np.full(count, np.inf), np.full(count, np.inf), np.zeros(count, np.int64)
-        x_start, extra_start, z_start = self.x.copy(), self.extra.copy(), self.z.copy()
-        fresh = np.ones(count, bool)
-        running = active
-        for step in range(limit):
-            a = running
-            restart = fresh[a] | (
-                (run_length[a] > LEAST_RUN)
-                & ((last[a] <= RESTART_FALL * first[a]) | (run_length[a] > RESTART_LENGTH * total[a] + 20))
-            )
-            weight = np.where(restart, 0.0, (run_length[a] + 1) / (run_length[a] + 2))
-            moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], self.extra_sigma[a], a)
-            weights = np.zeros(self.parts.count, np.float32)
-            weights[a] = weight
-            everywhere = np.concatenate([weights, weights]) if self.parts.is_complex else weights
-            images = self.parts.images(a)
-            bar = 2 * moved.x - self.x[a]
-            z, change = self.workspace.anchored_step(images, self.parts.split(bar, a), everywhere)
-            z_new, change = self.parts.join(z, a), self.parts.add(change, a)
-            w = column(weight, z_new)
-            anchored = (z_new - (1 - w) * z_start[a]) / np.maximum(w, np.float32(0.25))
-            z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
-            extra_weight = 1 / np.maximum(self.extra_sigma[a], TINY)
-            last[a] = np.sqrt(moved.primal / self.tau[a] + change / self.sigma[a] + moved.dual * extra_weight)
-            if not np.isfinite(last[a]).all():
-                lost = ~np.isfinite(last[a])
-                raise Fault(a[lost], step + 1, self.term.culprit(self.extra[a][lost], moved.x[lost], moved.extra[lost]))
-            self._store_hats(a, moved.x, moved.extra, z_hat)
-            self._mix(a, weight, moved.x, moved.extra, z_new, x_start, extra_start)
-            again = a[restart]
-            x_start[again], extra_start[again], z_start[again] = self.x[again], self.extra[again], self.z[again]
-            first[a] = np.where(restart | (run_length[a] == 0), last[a], first[a])
-            run_length[a] = np.where(restart, 0, run_length[a] + 1)
-            fresh[a] = False
-            total[a] += 1
-            self.steps[a] += 1
-            if (step + 1) % check_every == 0 or step + 1 == limit:
-                certificate = self._checked_certificate(a, step + 1)
-                found.objective[a], found.gap[a], found.relative_gap[a] = (
-                    certificate.objective,
-                    certificate.gap,
-                    certificate.relative_gap,
-                )
-                met[a] = certificate.relative_gap <= tolerances[a]
-                running = a[~met[a]]
+        tolerances = np.broadcast_to(tolerance, self.count)
+        met, before = np.zeros(self.count, bool), self.steps.copy()
+        found = [np.full(self.count, np.inf) for _ in range(3)]
+        restarts, running = Restarts(self), active
+        try:
+            for step in range(1, limit + 1):
+                with np.errstate(invalid="ignore", over="ignore"):  # looked for below
+                    self._step(running, restarts, step)
+                    if step % check_every and step != limit:
+                        continue
+                    certificate = self._checked_certificate(running, step)
+                for values, new in zip(found, (certificate.objective, certificate.gap, certificate.floor), strict=True):
+                    values[running] = new
+                met[running] = certificate.relative_gap <= tolerances[running]
+                running = running[~met[running]]
                 if not len(running):
                     break
-        return found
+        except Fault as fault:
+            fault.image = None if self._is_start else self._accepted
+            raise
+        objective, gap, floor = (values[active] for values in found)
+        return InnerResult((self.steps - before)[active], met[active], Certificate(objective, gap, floor))
 
-    def image(self, active: Active) -> Array:
+    def accepted(self, active: Active) -> Array:
         """The x that the certificate is of."""
         return clip(self.x_hat[active], self.box)
+
+    def image(self) -> Array:
+        """A copy of the images (B, H, W) after the last outer step."""
+        return self._accepted.copy()
+
+    def change(self, images: Active) -> FloatVector:
+        """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since the start."""
+        x = self.accepted(images)
+        change = relative_change(x, self._accepted[images])
+        self._accepted[images], self._is_start = x, False
+        return change
+
+    def next_mask(self, active: Active) -> None:
+        """M of the accepted images, and z for the u that lives on under it."""
+        x, gain, bias = self.accepted(active), self.gain, self.bias
+        images = self.parts.images(active)
+        if self.parts.is_complex:
+            gain, bias = np.concatenate([gain, gain]), np.concatenate([bias, bias])
+            if self.mask_of == "magnitude":
+                x = np.abs(x) * np.complex64(1 + 1j)
+        self.workspace.put_image(images, self.parts.split(x, active))
+        self.workspace.update_mask(images, gain, bias)
+        self.mask_changed(active)
 
     def mask_changed(self, active: Active) -> None:
         """z for the u that lives on under a new mask."""
         self.z[active] = self.parts.join(self.workspace.adjoint_of_dual(self.parts.images(active)), active)
 
-    def certificate(self, active: Active) -> ReconstructionCertificate:
+    def certificate(self, active: Active) -> Certificate:
         """Of x_hat, projected onto the box, with u_hat: the duality gap, and relative to f(x).
 
         gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over x' of <H^T p + z, x - x'>  for any p; here the better of
@@ -198,13 +244,39 @@ class PrimalDual:
         own_slope = self.measurements.adjoint(own, active) + z
         own_gap = 0.5 * squares(residual - own) + self._furthest(own_slope, x, active)
         gap = penalty - inner + np.minimum(self._furthest(slope, x, active), own_gap)
-        relevant = objective > self.rounding_of_data[active] + self.rounding_of_penalty[active] * np.sqrt(squares(x))
-        relative = np.divide(gap, objective, out=np.zeros_like(gap), where=relevant)
-        return ReconstructionCertificate(objective, gap, relative)
+        rounding = self.rounding_of_data[active] + self.rounding_of_penalty[active] * np.sqrt(squares(x))
+        return Certificate(objective, gap, rounding)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _checked_certificate(self, active: Active, steps: int) -> ReconstructionCertificate:
+    def _step(self, a: Active, restarts: Restarts, step: int) -> None:
+        """One step of the images `a`, number `step` of this run."""
+        weight = restarts.weights(a)
+        moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], self.extra_sigma[a], a)
+        z_new, change = self._dual_step(a, 2 * moved.x - self.x[a], weight)
+        w = column(weight, z_new)
+        anchored = (z_new - (1 - w) * restarts.z[a]) / np.maximum(w, np.float32(0.25))
+        z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
+        extra_weight = 1 / np.maximum(self.extra_sigma[a], TINY)
+        residual = np.sqrt(moved.primal / self.tau[a] + change / self.sigma[a] + moved.dual * extra_weight)
+        lost = ~np.isfinite(residual)
+        if lost.any():
+            raise Fault(a[lost], step, self.term.culprit(self.extra[a][lost], moved.x[lost], moved.extra[lost]))
+        self._store_hats(a, moved.x, moved.extra, z_hat)
+        self._mix(a, weight, moved, restarts)
+        self.z[a] = z_new
+        restarts.note(a, weight, residual, self)
+        self.steps[a] += 1
+
+    def _dual_step(self, a: Active, x: Array, weight: FloatVector) -> tuple[Array, FloatVector]:
+        """u at the images x: W^T u, and ||u_hat - u||^2."""
+        weights = np.zeros(self.parts.count, np.float32)
+        weights[a] = weight
+        everywhere = np.concatenate([weights, weights]) if self.parts.is_complex else weights
+        z, change = self.workspace.anchored_step(self.parts.images(a), self.parts.split(x, a), everywhere)
+        return self.parts.join(z, a), self.parts.add(change, a)
+
+    def _checked_certificate(self, active: Active, steps: int) -> Certificate:
         """`certificate`; raises Fault where it is not finite, which one of the operator's own values may be the cause of."""
         certificate = self.certificate(active)
         lost = ~np.isfinite(certificate.objective + certificate.gap)
@@ -236,17 +308,13 @@ class PrimalDual:
             self.x_hat, self.extra_hat, self.z_hat = self.x_hat.copy(), self.extra_hat.copy(), self.z_hat.copy()
             self.x_hat[a], self.extra_hat[a], self.z_hat[a] = x, extra, z
 
-    def _mix(
-        self,
-        a: Active,
-        weight: FloatVector,
-        x_hat: Array,
-        extra_hat: Array,
-        z_new: Array,
-        x_start: Array,
-        extra_start: Array,
-    ) -> None:
-        for state, hat, start in ((self.x, x_hat, x_start), (self.extra, extra_hat, extra_start)):
+    def _mix(self, a: Active, weight: FloatVector, moved: Move, anchor: Restarts) -> None:
+        for state, hat, start in ((self.x, moved.x, anchor.x), (self.extra, moved.extra, anchor.extra)):
             w = column(weight, hat)
             state[a] = np.where(w > 0, w * (2 * hat - state[a]) + (1 - w) * start[a], hat)
-        self.z[a] = z_new
+
+
+def relative_change(x: Array, before: Array) -> FloatVector:
+    """||x - before|| / ||before|| of each image: 0 for no change, infinite for a change from zero."""
+    change, size = np.sqrt(squares(x - before)), np.sqrt(squares(before))
+    return np.divide(change, size, out=np.where(change > 0, np.inf, 0.0), where=size > 0)

@@ -1,22 +1,28 @@
-"""How the steps of `denoise` are counted and stopped: frozen values that hold their constants.
+"""How steps are counted and stopped: frozen values that hold their constants, and solve one outer step at a time for `loop.iterate`.
 
 unrolled    as trained: fixed counts, u and v carried over
 converged   as the published code was tested: every outer step starts anew, its own stopping rules
 gap         ours: u carried over, stops by duality gap and by the change between outer steps
 
-`denoise(..., schedule=Gap(first_gap=1e-2))` takes a value beside its name.
+`denoise(..., schedule=Gap(first_gap=1e-2))` takes a value beside its name, and so does `reconstruct(..., schedule=Reconstruct(follow=0.3))`.
+A class in KINDS is a schedule of `denoise` by its `name`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, shown
 from ..model import Model, StepFactors
+from ..types import FloatVector
+from .dual import DualProblem, run_fixed, run_published, run_to_gap
+from .primal_dual import Halpern, PrimalDual
+from .progress import InnerResult, Progress
+from .result import COMPLETED, CONVERGED, MAX_ITERATIONS
 
 RATIO = 100.0  # of the first to the last tolerance of `Converged`
 
@@ -36,6 +42,18 @@ class Unrolled:
         _check(self)
         if self.steps is not None and self.inner > len(self.steps.size):
             raise InputError(f"max_inner is {self.inner}, but the schedule has learned {len(self.steps.size)} steps")
+
+    def solve(self, problem: DualProblem, progress: Progress) -> InnerResult:
+        """From u = v = W y; u and v live on under the next mask."""
+        if progress.outer:
+            problem.next_mask(progress.active)
+        else:
+            problem.start(progress.active)
+        return run_fixed(problem, progress.active, self.inner, self.steps)
+
+    def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
+        """Completed with the last step."""
+        return _all(result, COMPLETED if progress.outer == self.outer - 1 else None)
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,21 @@ class Converged:
         """Of the inner rule in this outer step, from 0; the first is RATIO times the last."""
         last = max(self.falling - 1, 1)
         return float(self.tol * RATIO ** (1 - min(outer, last) / last))
+
+    def solve(self, problem: DualProblem, progress: Progress) -> InnerResult:
+        """Every outer step from u = v = M . W x, tolerances falling over the first ones."""
+        if progress.outer:
+            problem.next_mask(progress.active, carry_over=False)
+        else:
+            problem.start(progress.active)
+        rule = "FISTA" if problem.family == "mmr" and progress.outer else "CD"
+        return run_published(problem, progress.active, rule, self.tolerance(progress.outer), self.inner)
+
+    def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
+        """All outer steps are made; converged is what met the rule of the last."""
+        if progress.outer < self.outer - 1:
+            return _all(result, None)
+        return np.where(result.met, CONVERGED, MAX_ITERATIONS).astype(object)
 
 
 @dataclass(frozen=True)
@@ -86,17 +119,84 @@ class Gap:
             return self.tol
         return max(self.tol, self.first_gap * self.decay**outer)
 
+    def solve(self, problem: DualProblem, progress: Progress) -> InnerResult:
+        """u and FISTA's t live on under the next mask: the problem changes little, and restarts catch a momentum that leads astray."""
+        if progress.outer:
+            problem.next_mask(progress.active)
+        else:
+            problem.start(progress.active, zero=True)
+        return run_to_gap(problem, progress.active, self.tolerance(progress.outer), self.inner)
+
+    def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
+        """Converged where gap and change are small; before the second step there is no mask to compare with."""
+        images, outer = progress.active, progress.outer
+        met = result.met & ((progress.relative_gap[images] <= self.tol) | (self.tolerance(outer) == self.tol))
+        return _where(met & (progress.outer_residual[images] <= self.tol) & (outer > 0))
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """For `reconstruct`: until relative gap <= `tol` and change from one mask to the next <= `settled` times `tol`. Raises InputError.
+
+    first_gap: asked at most of a convex problem; `follow`: times the last change of the image, for a problem need not be solved better
+    than its mask is known. check_every: inner steps from one certificate to the next. steps: the constants of the inner iteration.
+    """
+
+    name: ClassVar[str] = "gap"
+
+    outer: int = 20
+    inner: int = 1000
+    tol: float = 1e-3
+    settled: float = 3.0
+    first_gap: float = 0.1
+    follow: float = 0.5
+    check_every: int = 20
+    steps: Halpern = field(default_factory=Halpern)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def tolerances(self, outer: int, changes: FloatVector) -> FloatVector:
+        """Of the relative gaps in this outer step, from 0: `tol` in the last one and where x has settled, laxer before."""
+        laxer = np.clip(self.follow * changes, self.tol, max(self.tol, self.first_gap))
+        settled = (changes <= self.settled * self.tol) | (outer == self.outer - 1)
+        return np.where(settled, self.tol, laxer)
+
+    def solve(self, problem: PrimalDual, progress: Progress) -> InnerResult:
+        """x, u and the data term's dual variable live on from one mask to the next."""
+        if progress.outer:
+            problem.next_mask(progress.active)
+        tolerances = self.tolerances(progress.outer, progress.outer_residual)
+        return problem.run(progress.active, tolerances, self.inner, self.check_every)
+
+    def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
+        """Converged where gap and change are small; before the second step there is no mask to compare with."""
+        images = progress.active
+        settled = (progress.outer_residual[images] <= self.settled * self.tol) & (progress.outer > 0)
+        return _where((progress.relative_gap[images] <= self.tol) & settled)
+
+
+def _all(result: InnerResult, status: str | None) -> NDArray[np.object_]:
+    return np.full(len(result.steps), status, dtype=object)
+
+
+def _where(converged: NDArray[np.bool_]) -> NDArray[np.object_]:
+    outcome: NDArray[np.object_] = np.full(len(converged), None, dtype=object)
+    outcome[converged] = CONVERGED
+    return outcome
+
 
 Schedule: TypeAlias = Unrolled | Converged | Gap
-KINDS: Mapping[str, type[Schedule]] = {kind.name: kind for kind in (Unrolled, Converged, Gap)}
+KINDS: dict[str, type[Schedule]] = {kind.name: kind for kind in (Unrolled, Converged, Gap)}
 
 
 def schedule_for(
     model: Model, schedule: str | Schedule | None, max_outer: Any = None, max_inner: Any = None, tol: Any = None
 ) -> Schedule:
     """The schedule by value or by name, None: what the model was trained for, with the limits that the caller gives. Raises InputError."""
-    if isinstance(schedule, (Unrolled, Converged, Gap)):
-        chosen: Schedule = schedule
+    chosen: Schedule
+    if isinstance(schedule, tuple(KINDS.values())):
+        chosen = schedule  # type: ignore[assignment]
     else:
         chosen = _by_name(model, model.schedule.name if schedule is None else schedule)
     if tol is not None and isinstance(chosen, Unrolled):
@@ -111,6 +211,21 @@ def schedule_for(
     limits = {
         "outer": None if max_outer is None else count("max_outer", max_outer),
         "inner": None if max_inner is None else count("max_inner", max_inner),
+        "tol": tol,
+    }
+    return replace(chosen, **{name: value for name, value in limits.items() if value is not None})
+
+
+def reconstruct_schedule(
+    schedule: str | Reconstruct | None, max_outer: Any = None, max_iter: Any = None, tol: Any = None
+) -> Reconstruct:
+    """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives. Raises InputError."""
+    if schedule is not None and schedule != Reconstruct.name and not isinstance(schedule, Reconstruct):
+        raise InputError(f"schedule is {shown(schedule)}; expected 'gap', a value of Reconstruct, or None")
+    chosen = schedule if isinstance(schedule, Reconstruct) else Reconstruct()
+    limits = {
+        "outer": None if max_outer is None else count("max_outer", max_outer),
+        "inner": None if max_iter is None else count("max_iter", max_iter),
         "tol": tol,
     }
     return replace(chosen, **{name: value for name, value in limits.items() if value is not None})
@@ -136,18 +251,18 @@ def count(name: str, value: Any) -> int:
 
 def _check(schedule: Any) -> None:
     """Counts are whole and at least 1, the other numbers finite; tolerances, decay and step positive."""
-    for field in fields(schedule):
-        value = getattr(schedule, field.name)
-        if field.name in ("outer", "inner", "falling"):
-            count(_argument(field.name), value)
-        elif field.name in ("tol", "decay", "step") and not _is_number(value, above=0.0):
-            raise InputError(f"{field.name} is {shown(value)}; expected a positive number")
-        elif field.name == "first_gap" and not _is_number(value, above=-np.inf):
+    for entry in fields(schedule):
+        value = getattr(schedule, entry.name)
+        if entry.name in ("outer", "inner", "falling", "check_every"):
+            count(_argument(entry.name), value)
+        elif entry.name in ("tol", "decay", "step", "settled", "follow") and not _is_number(value, above=0.0):
+            raise InputError(f"{entry.name} is {shown(value)}; expected a positive number")
+        elif entry.name == "first_gap" and not _is_number(value, above=-np.inf):
             raise InputError(f"first_gap is {shown(value)}; expected a finite number")
 
 
 def _argument(name: str) -> str:
-    return name if name == "falling" else f"max_{name}"
+    return f"max_{name}" if name in ("outer", "inner") else name
 
 
 def _is_number(value: Any, above: float) -> bool:

@@ -1,0 +1,228 @@
+"""What `denoise` does, in three steps: check the arguments, make a task of them, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import color as colors
+from . import memory
+from .arrays import ArrayKind, positive
+from .backend import Engine, Workspace
+from .errors import InputError
+from .images import Images
+from .model import Model
+from .options import defaults_of
+from .solver.dual import DualProblem
+from .solver.faults import Fault
+from .solver.lipschitz import squared_norm
+from .solver.loop import iterate
+from .solver.progress import Progress, solution
+from .solver.result import OuterState, Solution
+from .solver.schedules import Schedule, schedule_for
+from .tiling import Grid
+from .types import Box, Callback, FloatArray, FloatVector
+from .values import UNIT_BOX, DataRange, DefaultBox, Range, box_of, check_inside, cut_off
+from .warn import warn
+
+
+class Options(TypedDict, total=False):
+    """Keywords of `denoise`; see there."""
+
+    data_range: DataRange | None
+    channel_axis: int | None
+    color: colors.Mode | None
+    schedule: str | Schedule | None
+    box: Box | None
+    strength: Any
+    lipschitz: float | None
+    max_outer: int | None
+    max_inner: int | None
+    tol: float | None
+    max_memory: float | None
+    callback: Callback | None
+    return_masks: bool
+
+
+DEFAULTS = defaults_of(Options, box=UNIT_BOX, return_masks=False)
+ToHost = Callable[[Any], Any] | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be solved: planes on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is shared out."""
+
+    images: Images
+    schedule: Schedule
+    limits: Box
+    strength: FloatArray
+    gain: FloatArray
+    bias: FloatArray
+    family: str
+    squared_norm: float
+    division: memory.Division
+    callback: Callback | None
+    return_masks: bool
+
+
+def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Task:
+    """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError, warns of values in doubt."""
+    data_range, box, callback = options["data_range"], options["box"], options["callback"]
+    images = Images.of(array, kind, data_range, options["channel_axis"], model.smallest_side)
+    if images.range.warning and not isinstance(data_range, Range):
+        warn(f"image: {images.range.warning}")
+    names = ("schedule", "max_outer", "max_inner", "tol")
+    schedule = schedule_for(model, *(options[name] for name in names))  # type: ignore[literal-required]
+    limits = (-np.inf, np.inf) if box is None else box_of(box)
+    sigmas = images.per_plane("sigma", sigma)
+    if isinstance(box, DefaultBox):
+        _check_values(images, sigmas, box, silent=isinstance(data_range, Range))
+    strength, gain, bias = _levels(model, images, sigmas, options["strength"], schedule.name)
+    if colors.mixes(options["color"], images.channels):
+        images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
+    division = divide(model, engine, images.extent, options["max_memory"], at_once=callback is not None)
+    if division.grid is not None:
+        _check_tiles(options, schedule.name)
+    window = division.grid.window if division.grid else images.stack.shape[1:]
+    norm = _squared_norm(model, engine, options["lipschitz"], schedule.name, *window)
+    return Task(
+        images, schedule, limits, strength, gain, bias, model.family, norm, division, callback, options["return_masks"]
+    )
+
+
+def run(engine: Engine, task: Task, to_host: ToHost) -> Solution:
+    """Solve a task, in parts where it says so. to_host: copies an array of the device, where that is not NumPy's. Raises SolverError."""
+    count, size = len(task.images.stack), task.division.batch
+    chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    solve = _solve_whole if task.division.grid is None else _solve_in_tiles
+    parts = [solve(engine, task, chunk, to_host) for chunk in chunks]
+    progress, solved, masks = zip(*parts, strict=True)
+    image = task.images.restore(task.images.kind.module.concatenate(solved))
+    return solution(progress, image, np.concatenate(masks) if task.return_masks else None, task.images.single)
+
+
+def divide(
+    model: Model, engine: Engine, extent: memory.Extent, max_memory: float | None, at_once: bool
+) -> memory.Division:
+    """How the images are shared out. Raises InputError."""
+    if at_once and extent.count > memory.MAX_BATCH:
+        raise InputError(
+            f"image holds {extent.count} images; with a callback, which sees all at once, at most {memory.MAX_BATCH} "
+            f"can be solved"
+        )
+    if max_memory is None:
+        return memory.divide(engine, extent, at_once)
+    return memory.divide_below(engine, model, extent, positive("max_memory", max_memory), at_once)
+
+
+# -- check ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_values(images: Images, sigmas: FloatVector, box: DefaultBox, silent: bool) -> None:
+    """Refuse images of which the box would cut off more than noise explains; warn of what it cuts off of others."""
+    xp, stack, meaning = images.kind.module, images.stack, images.range
+    check_inside("image", xp, stack, meaning, sigma=sigmas, box=box, channels=images.channels or 1)
+    cut = None if silent else cut_off(xp, stack, meaning, float(sigmas.max()), box)
+    if cut:
+        warn(f"image: {cut}")
+
+
+def _levels(
+    model: Model, images: Images, sigmas: FloatVector, strength: Any, schedule: str
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """lambda (N,) and mask conditioning (N, C) of every plane."""
+    known = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(sigmas)}
+    levels = [known[value] for value in sigmas]
+    if strength is None:
+        own = "strength_unrolled" if schedule == "unrolled" else "strength_converged"
+        values = np.array([getattr(level, own) for level in levels])
+    else:
+        values = images.per_plane("strength", strength)
+    return (
+        values.astype(np.float32),
+        np.stack([level.gain for level in levels]),
+        np.stack([level.bias for level in levels]),
+    )
+
+
+def _check_tiles(options: Options, schedule: str) -> None:
+    """Refuse what tiles, which are problems of their own, cannot give."""
+    beyond = f"an image does not fit into max_memory={options['max_memory']:.4g} bytes and would be solved in tiles"
+    if schedule != "unrolled":
+        raise InputError(
+            f"schedule is {schedule!r}, but {beyond}, which have no common stopping rule or certificate; "
+            f"use schedule='unrolled' or more memory (estimate_memory says how much)"
+        )
+    for name, given in (("callback", options["callback"] is not None), ("return_masks", options["return_masks"])):
+        if given:
+            raise InputError(f"{name} was passed, but {beyond}; leave it out or allow more memory")
+
+
+def _squared_norm(
+    model: Model, engine: Engine, lipschitz: float | None, schedule: str, height: int, width: int
+) -> float:
+    if lipschitz is not None:
+        return positive("lipschitz", lipschitz)
+    if schedule == "unrolled" and model.lipschitz is not None:
+        return model.lipschitz
+    return squared_norm(engine, height, width)
+
+
+# -- run ------------------------------------------------------------------------------------------------------------------
+
+Part = tuple[Progress, Any, NDArray[np.float32] | None]  # of a chunk: account, images, masks where asked for
+
+
+def _solve_whole(engine: Engine, task: Task, chunk: slice, to_host: ToHost) -> Part:
+    y = task.images.stack[chunk]
+    workspace = engine.workspace(*y.shape)
+    progress = _solve(workspace, task, y, chunk, to_host)
+    image = _delivered(workspace.image(), task.images.kind, to_host)
+    return progress, image, workspace.masks() if task.return_masks else None
+
+
+def _solve_in_tiles(engine: Engine, task: Task, chunk: slice, to_host: ToHost) -> Part:
+    grid: Grid = task.division.grid  # type: ignore[assignment]
+    y, kind, everyone = task.images.stack[chunk], task.images.kind, slice(None)
+    image, workspace = kind.module.empty_like(y), engine.workspace(1, *grid.window)
+    for tile in grid:
+        window = kind.module.ascontiguousarray(y[(everyone, *tile.window)])
+        progress = _solve(workspace, task, window, chunk, to_host)
+        image[(everyone, *tile.core)] = _delivered(workspace.image(), kind, to_host)[(everyone, *tile.inside)]
+    return progress.uncertified(), image, None
+
+
+def _solve(workspace: Workspace, task: Task, y: Any, chunk: slice, to_host: ToHost) -> Progress:
+    """The images y of `chunk`; the accepted images are left in the workspace. Raises SolverError."""
+    strength, norm = task.strength[chunk], task.squared_norm
+    workspace.load(y, strength, np.full(len(y), task.schedule.step / norm, np.float32), task.limits)
+    pixels = y.shape[1] * y.shape[2]
+    problem = DualProblem(
+        workspace, strength.astype(np.float64), task.gain[chunk], task.bias[chunk], task.family, norm, pixels
+    )
+    try:
+        return iterate(problem, task.schedule, _in_terms_of_caller(task, to_host))
+    except Fault as fault:  # planes of colour images are numbered like images
+        raise fault.error("", chunk.start, task.images.single) from None
+
+
+def _delivered(values: Any, kind: ArrayKind, to_host: ToHost) -> Any:
+    """An array of the backend's, where the caller's arrays of this kind are."""
+    return values if to_host is None or kind.gpu is not None else to_host(values)
+
+
+def _in_terms_of_caller(task: Task, to_host: ToHost) -> Callback | None:
+    """The callback, which sees colours, and arrays of the caller's library where they lie on a GPU, else NumPy arrays."""
+    callback, images = task.callback, task.images
+    if callback is None or (to_host is None and images.color_limits is None):
+        return callback
+    kind, tell = images.kind, callback
+
+    def image(state: OuterState) -> Any:
+        return kind.beside(images.in_colors(_delivered(state.image(), kind, to_host)))
+
+    return lambda state: tell(replace(state, image=lambda: image(state)))

@@ -1,0 +1,143 @@
+"""The caller's images to one stack of planes on [0, 1] and back, in the library, shape and range that they came in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import color as colors
+from .arrays import ArrayKind, positive_per_image
+from .errors import InputError, shown
+from .memory import Extent
+from .types import Box
+from .values import DataRange, Range, range_of
+
+
+@dataclass(frozen=True)
+class Images:
+    """The caller's images as one stack on [0, 1], and how to give results back."""
+
+    stack: Any  # float32 (N, H, W) of kind.module
+    kind: ArrayKind
+    dtype: np.dtype[Any]
+    range: Range
+    shape: tuple[int, ...]
+    channel_axis: int | None
+    # where the stack is luma and chroma: what the colours are clipped to
+    color_limits: Box | None = None
+
+    @classmethod
+    def of(
+        cls, array: Any, kind: ArrayKind, data_range: DataRange | None, channel_axis: int | None, smallest: int
+    ) -> Images:
+        xp = kind.module
+        if array.size == 0:
+            raise InputError(f"image is empty: its shape is {array.shape}")
+        stack = _stack(xp, array, channel_axis)
+        if min(stack.shape[1:]) < smallest:
+            colour = channel_axis is None and array.ndim == 3 and array.shape[-1] in (2, 3, 4)
+            raise InputError(
+                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {smallest} x {smallest} or more"
+                + (f"; if {array.shape} is a colour image, pass channel_axis=-1" if colour else "")
+            )
+        if array.dtype.kind == "f" and not xp.isfinite(array).all():
+            raise InputError(
+                f"image has {int((~xp.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
+            )
+        meaning = range_of("image", array, data_range)
+        dtype = result_type(array.dtype)
+        wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
+        with np.errstate(over="ignore"):
+            stack = meaning.to_unit(stack.astype(wide, copy=False)).astype(np.float32)
+        if not xp.isfinite(stack).all():
+            raise InputError(
+                f"image has values up to {float(abs(array).max()):.3g}, which float32 cannot hold; rescale it"
+            )
+        return cls(stack, kind, dtype, meaning, array.shape, channel_axis)
+
+    @property
+    def extent(self) -> Extent:
+        """Count and size of the images of the stack."""
+        return Extent(self.dtype.itemsize, *self.stack.shape)
+
+    @property
+    def single(self) -> bool:
+        """Whether the caller gave one grey image, not a stack."""
+        return len(self.shape) == 2
+
+    @property
+    def channels(self) -> int | None:
+        """Of a colour image; None for grey."""
+        return None if self.channel_axis is None else self.shape[self.channel_axis]
+
+    def per_plane(self, name: str, value: Any) -> NDArray[np.float64]:
+        """A positive number, or one per image, as one for each plane of the stack on [0, 1]. Raises InputError."""
+        channels = self.channels or 1
+        return positive_per_image(name, value, len(self.stack) // channels).repeat(channels) / self.range.scale
+
+    def in_luma_chroma(self, limits: Box) -> Images:
+        """These as luma and chroma; `restore` clips the colours to `limits`."""
+        return replace(self, stack=colors.to_luma_chroma(self.kind.module, self.stack), color_limits=limits)
+
+    def in_colors(self, stack: Any) -> Any:
+        """Results of luma and chroma as red, green and blue, others as they are."""
+        if self.color_limits is None:
+            return stack
+        xp = self.kind.module
+        rgb = colors.to_rgb(xp, stack)
+        return xp.clip(rgb, *self.color_limits, out=rgb)
+
+    def restore(self, stack: Any) -> Any:
+        """A stack of results (of kind.module) in the caller's shape, range and library."""
+        stack = self.in_colors(stack)
+        values = self.range.from_unit(stack.astype(self.dtype))
+        if self.channel_axis is None:
+            return self.kind.wrap(values.reshape(self.shape))
+        axis = self.channel_axis % len(self.shape)
+        front = [n for i, n in enumerate(self.shape) if i != axis]
+        moved = values.reshape(*front[:-2], self.shape[axis], *front[-2:])
+        xp = self.kind.module
+        return self.kind.wrap(xp.ascontiguousarray(xp.moveaxis(moved, len(front) - 2, axis)))
+
+
+def extent_of(shape: tuple[int, ...], dtype: Any, channel_axis: int | None) -> Extent:
+    """Of images of this shape and dtype. Raises InputError."""
+    try:
+        blank = np.broadcast_to(np.zeros((), dtype), shape)
+    except (TypeError, ValueError, SyntaxError):  # SyntaxError: NumPy reads some texts as code
+        raise InputError(f"shape is {shown(shape)}, dtype is {shown(dtype)}; expected those of an image") from None
+    if blank.size == 0:
+        raise InputError(f"shape is {shown(shape)}; expected one without a zero")
+    return Extent(result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
+
+
+def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """float64 for float64, else float32."""
+    return np.dtype(np.float64 if dtype.newbyteorder("=") == np.float64 else np.float32)
+
+
+def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
+    """(N, H, W): images, or the channels of images."""
+    if channel_axis is None:
+        if array.ndim == 4 and array.shape[1] == 1:
+            return array[:, 0]
+        if array.ndim not in (2, 3):
+            raise InputError(
+                f"image has shape {array.shape}; expected (H, W), (B, H, W) or (B, 1, H, W), or channel_axis=... for colour"
+            )
+        return array if array.ndim == 3 else array[None]
+    if array.ndim not in (3, 4):
+        raise InputError(
+            f"image has shape {array.shape}; with channel_axis={shown(channel_axis)} expected three or four dimensions"
+        )
+    if (
+        isinstance(channel_axis, bool)
+        or not isinstance(channel_axis, (int, np.integer))
+        or not -array.ndim <= channel_axis < array.ndim
+    ):
+        raise InputError(f"channel_axis is {shown(channel_axis)}; expected an axis of an image of shape {array.shape}")
+    moved = xp.moveaxis(array, channel_axis, -3)
+    return moved.reshape(-1, *moved.shape[-2:])

@@ -1,0 +1,114 @@
+"""The caller's measurements, operators and images of `reconstruct`, checked and brought to one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .operators import Operator
+from .operators.base import finite, numbers
+from .types import Box
+from .values import Range
+
+
+def operators_of(operator: Any) -> list[Operator]:
+    """One operator or several as a list. Raises InputError."""
+    operators: list[Any] = [operator]
+    if not isinstance(operator, Operator) and isinstance(operator, Iterable):
+        operators = list(operator)
+    if not operators or not all(isinstance(op, Operator) for op in operators):
+        raise InputError(
+            f"operator is {type(operator).__name__}; expected an Operator of safi_fast.operators, or a list of them "
+            "(from_scipy, from_functions and others make one)"
+        )
+    for name in ("shape_in", "shape_out", "image", "complex"):
+        values = list(dict.fromkeys(getattr(op, name) for op in operators))
+        if len(values) > 1:
+            raise InputError(
+                f"operators differ in {name}: {values[0]} and {values[1]}; expected one for all of a batch"
+            )
+    return operators
+
+
+def one_operator(operator: Any) -> Operator:
+    """The operator of a single measurement. Raises InputError."""
+    operators = operators_of(operator)
+    if len(operators) > 1:
+        raise InputError(f"operator is a list of {len(operators)}; expected one operator")
+    return operators[0]
+
+
+def measurements_of(measurement: Any, operators: list[Operator]) -> tuple[NDArray[Any], bool]:
+    """(B, *shape_out), and whether the caller gave one alone."""
+    first, count = operators[0], len(operators)
+    if count > 1:
+        entries = list(measurement)
+        if len(entries) != count:
+            raise InputError(f"measurement has {len(entries)} entries for {count} operators; expected one each")
+        return np.stack([check_single(op, one) for op, one in zip(operators, entries, strict=True)]), False
+    y = _own(first, measurement)
+    dimensions = len(first.shape_out)
+    if y.ndim > dimensions + 1 or y.size == 0:
+        expected = ", ".join(map(str, first.shape_out))
+        raise InputError(f"measurement has shape {y.shape}; expected ({expected}) or (B, {expected})")
+    return y.reshape(-1, *first.shape_out), y.ndim == dimensions
+
+
+def to_unit(y: NDArray[Any], operators: list[Operator], meaning: Range) -> NDArray[Any]:
+    """(y - H(low)) / (high - low), the measurements (B, *shape_out) of images whose black is 0 and white 1. Raises InputError."""
+    first, black = operators[0], meaning.low
+    if black and first.image == "complex":
+        raise InputError(
+            f"data_range is ({black:g}, {meaning.high:g}), but {first.name} has complex images, which have no black; pass one number, "
+            "the magnitude of white"
+        )
+    if black:
+        blank = np.full(first.shape_in, black, np.float32)
+        y = y - np.stack([op.apply(blank) for op in operators])
+    return (y / np.float32(meaning.scale)).astype(first._measured)
+
+
+def _own(operator: Operator, measurement: Any) -> NDArray[Any]:
+    """A measurement in the form that a solve uses. Raises InputError, also where it cannot be one of this operator."""
+    y = operator.check_measurement(measurement)
+    operator._check_own(measurement)
+    return y
+
+
+def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
+    """One measurement of an operator. Raises InputError."""
+    y = _own(operator, measurement)
+    if y.shape != operator.shape_out:
+        raise InputError(f"measurement has shape {y.shape}; expected {operator.shape_out}")
+    return y
+
+
+def start_of(
+    x0: Any, step: NDArray[Any], operator: Operator, box: Box | None, meaning: Range, single: bool
+) -> NDArray[Any]:
+    """x0 as a batch on the scale of the solver; by default `step`, one least-squares step from zero."""
+    dtype = np.complex64 if operator.image == "complex" else np.float32
+    x: NDArray[Any]
+    count = len(step)
+    if x0 is None:
+        x = step.astype(dtype)
+    else:
+        shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
+        given = check_image("x0", x0, operator, shapes)
+        x = np.broadcast_to(meaning.to_unit(given), (count, *operator.shape_in)).astype(dtype)
+    return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
+
+
+def check_image(name: str, value: Any, operator: Operator, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any]:
+    """The argument `name` as a finite array of one of these shapes, of numbers that an image of the operator can have. Raises InputError."""
+    image = numbers(name, value)
+    if image.shape not in shapes:
+        raise InputError(f"{name} has shape {image.shape}; expected {' or '.join(map(str, shapes))}")
+    finite(name, image)
+    if np.iscomplexobj(image) and operator.image == "real":
+        raise InputError(f"{name} is complex ({image.dtype}); the images of {operator.name} are real")
+    return image

@@ -1,0 +1,196 @@
+"""What `reconstruct` does, in three steps: check the arguments, make a task of them, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import positive, positive_per_image
+from .backend import Engine, Workspace
+from .errors import InputError, OperatorError, SolverError, shown
+from .measured import measurements_of, operators_of, start_of, to_unit
+from .memory import Extent, divide
+from .model import Model
+from .operators import Operator, check_operator
+from .options import defaults_of
+from .plausible import check_measurements
+from .solver.data_term import Measurements
+from .solver.faults import Fault
+from .solver.lipschitz import squared_norm
+from .solver.loop import iterate
+from .solver.primal_dual import PrimalDual
+from .solver.progress import Progress, solution
+from .solver.result import Solution, per_image
+from .solver.schedules import Reconstruct, reconstruct_schedule
+from .types import Box, Callback, FloatArray, FloatVector, MaskOf
+from .values import UNIT_BOX, DataRange, Range, box_of, stated_range
+
+
+class Options(TypedDict, total=False):
+    """Keywords of `reconstruct`; see there."""
+
+    noise_level: float | None
+    data_range: DataRange
+    box: Box | None
+    x0: Any
+    schedule: str | Reconstruct | None
+    max_outer: int | None
+    max_iter: int | None
+    tol: float | None
+    mask_of: MaskOf
+    callback: Callback | None
+    return_masks: bool
+
+
+DEFAULTS = defaults_of(Options, data_range=1.0, box=UNIT_BOX, mask_of="magnitude", return_masks=False)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be solved: measurements (B, *shape_out), operators (one or B), start (B, H, W), lambda (B,), mask conditioning (B, C)."""
+
+    measurements: Measurements
+    schedule: Reconstruct
+    strength: FloatVector
+    start: NDArray[Any]
+    box: Box | None
+    range: Range
+    single: bool
+    gain: FloatArray
+    bias: FloatArray
+    mask_of: MaskOf
+    callback: Callback | None
+    return_masks: bool
+
+    def part(self, images: slice) -> Task:
+        """Of these images."""
+        whole = self.measurements
+        operators = whole.operators if len(whole.operators) == 1 else whole.operators[images]
+        cut = {name: getattr(self, name)[images] for name in ("strength", "start", "gain", "bias")}
+        return replace(self, measurements=Measurements(operators, whole.y[images]), **cut)
+
+
+def make_task(
+    model: Model, measurement: Any, operator: Operator | Sequence[Operator], strength: Any, options: Options
+) -> Task:
+    """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError and OperatorError."""
+    schedule = reconstruct_schedule(options["schedule"], options["max_outer"], options["max_iter"], options["tol"])
+    if options["mask_of"] not in get_args(MaskOf):
+        raise InputError(f"mask_of is {shown(options['mask_of'])}; expected 'magnitude' or 'parts'")
+    operators = _checked_operators(operator, model)
+    first = operators[0]
+    y, single = measurements_of(measurement, operators)
+    meaning = stated_range(options["data_range"])
+    y = to_unit(y, operators, meaning)
+    box = _box(options["box"], first)
+    conditioned = _level(model, options["noise_level"], meaning)
+    measurements = Measurements(operators, y)
+    step = measurements.least_squares_step()
+    if not np.isfinite(step).all():
+        raise OperatorError(f"{first.name}: a least-squares step from zero has values that are not finite")
+    check_measurements(measurements, step, box, meaning)
+    return Task(
+        measurements, schedule, positive_per_image("strength", strength, len(y)),
+        start_of(options["x0"], step, first, box, meaning, single), box, meaning, single,
+        np.repeat(conditioned.gain[None], len(y), axis=0), np.repeat(conditioned.bias[None], len(y), axis=0),
+        options["mask_of"], options["callback"], options["return_masks"],
+    )  # fmt: skip
+
+
+def run(engine: Engine, task: Task) -> Solution:
+    """Solve a task: as many images at once as `memory.divide` says; all of them where a callback wants to see them.
+
+    Raises OperatorError and SolverError where an image is no longer finite.
+    """
+    count, height, width = task.start.shape
+    parts = 2 if np.iscomplexobj(task.start) else 1
+    extent = Extent(task.start.itemsize, count, height, width * parts)
+    batch = divide(engine, extent, at_once=task.callback is not None).batch
+    solved = []
+    for first in range(0, count, batch):
+        try:
+            solved.append(_solve(engine, task.part(slice(first, first + batch))))
+        except Fault as fault:
+            raise _error(fault, task, first, whole=batch >= count) from None
+    progress, images, masks = zip(*solved, strict=True)
+    image = per_image(np.concatenate(images), task.single)
+    return solution(progress, image, np.concatenate(masks) if task.return_masks else None, task.single)
+
+
+def middle_level(model: Model) -> float:
+    """The noise level, for images on [0, 1], that a mask generator expects where the caller says nothing."""
+    return float(model.noise_levels[len(model.noise_levels) // 2])
+
+
+# -- check ----------------------------------------------------------------------------------------------------------------
+
+
+def _checked_operators(operator: Any, model: Model) -> list[Operator]:
+    operators = operators_of(operator)
+    first = operators[0]
+    if min(first.shape_in) < model.smallest_side:
+        raise InputError(
+            f"operator makes images of {first.shape_in[0]} x {first.shape_in[1]} pixels; "
+            f"the filters of this model need {model.smallest_side} x {model.smallest_side} or more"
+        )
+    for op in dict.fromkeys(operators):
+        check_operator(op)
+    return operators
+
+
+def _box(box: Any, operator: Operator) -> Box | None:
+    if box is None:
+        return None
+    limits = box_of(box)
+    if operator.image == "complex":
+        raise InputError(f"box is {shown(limits)}, but the operator has complex images; pass box=None")
+    if not np.isfinite(limits).all():
+        raise InputError(f"box is {shown(limits)}; expected two finite numbers, which the duality gap needs, or None")
+    return limits
+
+
+def _level(model: Model, noise_level: float | None, meaning: Range) -> Any:
+    """The mask conditioning of the model at the stated level, else at its middle one."""
+    level = middle_level(model) if noise_level is None else positive("noise_level", noise_level) / meaning.scale
+    return model.at(level, strength_given=True, argument="noise_level")
+
+
+# -- run ------------------------------------------------------------------------------------------------------------------
+
+
+def _solve(engine: Engine, task: Task) -> tuple[Progress, NDArray[Any], FloatArray]:
+    """The account, the images (B, H, W) on the caller's scale, and the last masks."""
+    x = task.start
+    workspace = _loaded(engine, task)
+    state = PrimalDual(
+        workspace, task.measurements, task.strength, squared_norm(engine, *x.shape[1:]), x, task.box,
+        (task.gain, task.bias), task.mask_of, task.schedule.steps,
+    )  # fmt: skip
+    progress = iterate(state, task.schedule, task.callback)
+    return progress, task.range.from_unit(state.image()), workspace.masks()[: len(x)]
+
+
+def _loaded(engine: Engine, task: Task) -> Workspace:
+    """A workspace with u = 0 for the parts of the images."""
+    parts = 2 if np.iscomplexobj(task.start) else 1
+    count, height, width = task.start.shape
+    workspace = engine.workspace(count * parts, height, width)
+    strength = np.tile(task.strength, parts).astype(np.float32)
+    limits = (-np.inf, np.inf) if task.box is None else task.box
+    workspace.load(np.zeros((len(strength), height, width), np.float32), strength, np.ones_like(strength), limits)
+    workspace.clear_dual(np.arange(len(strength)))
+    return workspace
+
+
+def _error(fault: Fault, task: Task, first: int, whole: bool) -> OperatorError | SolverError:
+    """A fault in the part of a task that begins with image `first` as the caller gets it."""
+    operators = task.measurements.operators
+    operator = operators[0 if len(operators) == 1 else first + int(fault.images[0])]
+    error = fault.error(operator.name, first, task.single)
+    if whole and fault.image is not None:
+        error.image = per_image(task.range.from_unit(fault.image), task.single)
+    return error

@@ -29,7 +29,8 @@ from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesis
 from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_step, primal_sums, set_image
 from ..kernels.cpu.state import collapse_momentum
-from ..model import MmrMask, Model, SafiMask
+from ..masks import MmrMask, SafiMask
+from ..model import Model
 from .border import border_taps
 from .threads import on_threads
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import MmrMask, Model, SafiMask
+from ..masks import MmrMask, SafiMask
+from ..model import Model
 from . import launch
 from . import weights as layout
 from .border import border_taps

@@ -9,36 +9,26 @@ The formulas are those of arXiv 2407.06608.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .errors import InputError, ModelError, shown
+from .masks import FAMILIES, Mask, check_levels
+from .parts import BOUNDARIES, Rebuilt, kernels_of, one_of, tensor_of
 
-BOUNDARIES = ("zero", "symmetric")
-FAMILIES = ("safi", "mmr")
 SCHEDULES = ("unrolled", "converged", "gap")
 MAX_SUPPORT = 17  # the widest composed filter that the kernels are built for
-MAX_MASK_SUPPORT = 15  # the same for the later convolutions of a SAFI mask, dilation included
 LEVEL_TOLERANCE = 0.01  # relative; how far sigma may lie outside the noise levels of a model
-SUM_TOLERANCE = 1e-4  # absolute; far above the rounding of a float32 sum, far below a missing projection
-
-
-class _Rebuilt:
-    """Pickles and copies through the constructor, so that a copy is checked and read-only as well."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        values = (getattr(self, entry.name) for entry in fields(self))  # type: ignore[arg-type]
-        return type(self), tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
 
 
 @dataclass(frozen=True, eq=False)
-class FilterBank(_Rebuilt):
+class FilterBank(Rebuilt):
     """W, one image to C channels: a cascade of cross-correlations without anything in between.
 
     layers: float32, (C, 1, k, k) then (C, C, k, k) each; one layer is a composed bank. k is odd and may differ.
@@ -54,11 +44,13 @@ class FilterBank(_Rebuilt):
         if not self.layers:
             raise ModelError("tensor filters is missing: a filter bank needs at least one layer")
         names = _layer_names(len(self.layers))
-        first = _kernels(names[0], self.layers[0], ("C", 1, "k", "k"))
+        first = kernels_of(names[0], self.layers[0], ("C", 1, "k", "k"))
         channels = first.shape[0]
-        rest = [_kernels(n, v, (channels, channels, "k", "k")) for n, v in zip(names[1:], self.layers[1:], strict=True)]
+        rest = [
+            kernels_of(n, v, (channels, channels, "k", "k")) for n, v in zip(names[1:], self.layers[1:], strict=True)
+        ]
         object.__setattr__(self, "layers", (first, *rest))
-        _one_of("boundary", self.boundary, BOUNDARIES)
+        one_of("boundary", self.boundary, BOUNDARIES)
         if self.support > MAX_SUPPORT:
             raise ModelError(
                 f"the filters span {self.support} x {self.support} pixels; at most {MAX_SUPPORT} can be used"
@@ -102,124 +94,7 @@ class FilterBank(_Rebuilt):
 
 
 @dataclass(frozen=True, eq=False)
-class SafiMask(_Rebuilt):
-    """mask(x) = sigmoid(sn(Vn ... s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W); n = 3 in the published models.
-
-    convolutions: V1, V2, ..., at least two, float32 (C, 1, k, k), (C, C, k, k), ..., k odd, cross-correlation without bias.
-    dilations: pixels between the taps of each, 1 for a plain convolution.
-    splines: s1, s2, ..., float32 (C, n), values at n uniform knots on [-1, 1], extrapolated linearly, n >= 2.
-    gain, bias: float32 (K, C), one row per noise level; ones and zeros in the published models.
-    boundary: how every convolution extends its input to keep its size.
-    Raises ModelError.
-    """
-
-    convolutions: tuple[NDArray[np.float32], ...] = field(repr=False)
-    dilations: tuple[int, ...]
-    splines: tuple[NDArray[np.float32], ...] = field(repr=False)
-    gain: NDArray[np.float32] = field(repr=False)
-    bias: NDArray[np.float32] = field(repr=False)
-    boundary: str
-
-    def __post_init__(self) -> None:
-        count = len(self.convolutions)
-        if count < 2:
-            raise ModelError(f"mask.convolution comes {count} times; a SAFI mask has at least 2")
-        for what, values in (("dilation", self.dilations), ("spline", self.splines)):
-            if len(values) != count:
-                raise ModelError(f"mask.{what} comes {len(values)} times, but mask.convolution {count} times")
-        first = _kernels("mask.convolution.0", self.convolutions[0], ("C", 1, "k", "k"))
-        channels = first.shape[0]
-        square = (channels, channels, "k", "k")
-        rest = [_kernels(f"mask.convolution.{i}", self.convolutions[i], square) for i in range(1, count)]
-        splines = [_spline(f"mask.spline.{i}", spline, channels) for i, spline in enumerate(self.splines)]
-        gain = _tensor("mask.gain", self.gain, np.float32, ("K", channels))
-        if any(isinstance(d, bool) or int(d) != d or d < 1 for d in self.dilations):
-            raise ModelError(f"mask_dilations are {tuple(self.dilations)}; expected integers of at least 1")
-        for i, (kernels, dilation) in enumerate(zip(rest, self.dilations[1:], strict=True), 1):
-            side = int(dilation) * (kernels.shape[-1] - 1) + 1
-            if side > MAX_MASK_SUPPORT:
-                raise ModelError(
-                    f"tensor mask.convolution.{i} spans {side} x {side} pixels with its dilation; "
-                    f"at most {MAX_MASK_SUPPORT} can be used"
-                )
-        object.__setattr__(self, "convolutions", (first, *rest))
-        object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
-        object.__setattr__(self, "splines", tuple(splines))
-        object.__setattr__(self, "gain", gain)
-        object.__setattr__(self, "bias", _tensor("mask.bias", self.bias, np.float32, gain.shape))
-        _one_of("mask_boundary", self.boundary, BOUNDARIES)
-
-    @property
-    def channels(self) -> int:
-        """C, the number of masks."""
-        return int(self.gain.shape[1])
-
-    @property
-    def reach(self) -> int:
-        """How many pixels beyond the image its widest convolution reads."""
-        return max(d * (int(v.shape[-1]) // 2) for v, d in zip(self.convolutions, self.dilations, strict=True))
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Everything under its name in a weights file."""
-        convolutions = {f"mask.convolution.{i}": v for i, v in enumerate(self.convolutions)}
-        splines = {f"mask.spline.{i}": s for i, s in enumerate(self.splines)}
-        return {**convolutions, **splines, "mask.gain": self.gain, "mask.bias": self.bias}
-
-
-@dataclass(frozen=True, eq=False)
-class MmrMask(_Rebuilt):
-    """mask(x) = G^T clip(phi(scale * G |W x|), 0, 1), values in [0, 1], shape (C, H, W).
-
-    smoothing: G, one or more depthwise layers, float32 (C, 1, k, k), k odd, non-negative, each kernel sums to one;
-    G extends its input with the boundary of W and keeps its size.
-    profile: phi, float32 (C, n), values at n uniform knots on [0, 1], extrapolated linearly; non-increasing from one.
-    scale: float32 (C,), or (K, C) with one row per noise level, non-negative.
-    Convergence to a critical point rests on the signs and on phi falling, so they are checked. Raises ModelError.
-    """
-
-    smoothing: tuple[NDArray[np.float32], ...] = field(repr=False)
-    profile: NDArray[np.float32] = field(repr=False)
-    scale: NDArray[np.float32] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        if not self.smoothing:
-            raise ModelError("tensor mask.smoothing.0 is missing: an MMR mask needs at least one smoothing layer")
-        by_level = np.ndim(self.scale) == 2
-        scale = _tensor("mask.scale", self.scale, np.float32, ("K", "C") if by_level else ("C",))
-        channels = scale.shape[-1]
-        if (scale < 0).any():
-            raise ModelError("tensor mask.scale has negative values")
-        layers = []
-        for i, layer in enumerate(self.smoothing):
-            kernels = _kernels(f"mask.smoothing.{i}", layer, (channels, 1, "k", "k"))
-            if (kernels < 0).any() or (abs(kernels.sum((2, 3), dtype=np.float64) - 1) > SUM_TOLERANCE).any():
-                raise ModelError(f"tensor mask.smoothing.{i} has kernels that are negative or do not sum to one")
-            layers.append(kernels)
-        profile = _spline("mask.profile", self.profile, channels)
-        if (abs(profile[:, 0] - 1) > SUM_TOLERANCE).any() or (np.diff(profile, axis=1) > SUM_TOLERANCE).any():
-            raise ModelError("tensor mask.profile has a row that does not start at one or that increases")
-        object.__setattr__(self, "smoothing", tuple(layers))
-        object.__setattr__(self, "profile", profile)
-        object.__setattr__(self, "scale", scale)
-
-    @property
-    def channels(self) -> int:
-        """C, the number of masks."""
-        return int(self.scale.shape[-1])
-
-    @property
-    def reach(self) -> int:
-        """How many pixels beyond the image its widest layer reads."""
-        return max(int(layer.shape[-1]) // 2 for layer in self.smoothing)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Everything under its name in a weights file."""
-        smoothing = {f"mask.smoothing.{i}": layer for i, layer in enumerate(self.smoothing)}
-        return {**smoothing, "mask.profile": self.profile, "mask.scale": self.scale}
-
-
-@dataclass(frozen=True, eq=False)
-class Strength(_Rebuilt):
+class Strength(Rebuilt):
     """lambda for images on [0, 1], positive, float64 (K,): as trained (unrolled) and as tuned for convergence."""
 
     unrolled: NDArray[np.float64]
@@ -227,7 +102,7 @@ class Strength(_Rebuilt):
 
     def __post_init__(self) -> None:
         for name in ("unrolled", "converged"):
-            values = _tensor(f"strength.{name}", getattr(self, name), np.float64, ("K",))
+            values = tensor_of(f"strength.{name}", getattr(self, name), np.float64, ("K",))
             if (values <= 0).any():
                 raise ModelError(f"tensor strength.{name} has values that are not positive")
             object.__setattr__(self, name, values)
@@ -238,7 +113,7 @@ class Strength(_Rebuilt):
 
 
 @dataclass(frozen=True, eq=False)
-class StepFactors(_Rebuilt):
+class StepFactors(Rebuilt):
     """Learned dual steps of `unrolled`, the same in every outer step, for its inner steps one after the other.
 
     size: float32 (n,), positive, times the step size 1 / ||W||^2. momentum: float32 (n,), extrapolation factors, instead of FISTA's.
@@ -250,7 +125,7 @@ class StepFactors(_Rebuilt):
 
     def __post_init__(self) -> None:
         for name in ("size", "momentum"):
-            object.__setattr__(self, name, _tensor(f"steps.{name}", getattr(self, name), np.float32, ("n",)))
+            object.__setattr__(self, name, tensor_of(f"steps.{name}", getattr(self, name), np.float32, ("n",)))
         if (self.size <= 0).any():
             raise ModelError("tensor steps.size has values that are not positive")
         if self.momentum.shape != self.size.shape:
@@ -270,7 +145,7 @@ class Schedule:
     inner: int
 
     def __post_init__(self) -> None:
-        _one_of("schedule", self.name, SCHEDULES)
+        one_of("schedule", self.name, SCHEDULES)
         if self.outer < 1 or self.inner < 1:
             raise ModelError(
                 f"schedule has {self.outer} outer and {self.inner} inner steps; expected at least 1 of each"
@@ -288,10 +163,10 @@ class Conditioned:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Model(_Rebuilt):
+class Model(Rebuilt):
     """A complete denoiser; see the module's docstring.
 
-    name: any text without line breaks; family: "safi" or "mmr", the kind of `mask`.
+    name: any text without line breaks; family: a key of masks.FAMILIES ("safi", "mmr"), the kind of `mask`.
     noise_levels: float64 (K,), ascending, standard deviations for images on [0, 1].
     metadata: further texts of the weights file (training_data, licence, scores, ...), read-only.
     lipschitz: ||W||^2 that the model was trained with, or None.
@@ -302,7 +177,7 @@ class Model(_Rebuilt):
     name: str
     family: str
     filters: FilterBank
-    mask: SafiMask | MmrMask
+    mask: Mask
     strength: Strength
     noise_levels: NDArray[np.float64]
     schedule: Schedule
@@ -313,24 +188,17 @@ class Model(_Rebuilt):
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
             raise ModelError(f"the model's name is {self.name!r}; expected a line of text")
-        _one_of("family", self.family, FAMILIES)
-        if not isinstance(self.mask, SafiMask if self.family == "safi" else MmrMask):
+        one_of("family", self.family, tuple(FAMILIES))
+        if not isinstance(self.mask, FAMILIES[self.family]):
             raise ModelError(f"family is {self.family!r}, but the mask is a {type(self.mask).__name__}")
         if self.mask.channels != self.filters.channels:
             raise ModelError(f"the mask has {self.mask.channels} channels and the filter bank {self.filters.channels}")
-        if isinstance(self.mask, SafiMask) and self.mask.boundary != self.filters.boundary:
-            raise ModelError(
-                f"mask_boundary is {self.mask.boundary!r} and boundary {self.filters.boundary!r}; they must be the same"
-            )
-        levels = _tensor("noise_levels", self.noise_levels, np.float64, ("K",))
+        levels = tensor_of("noise_levels", self.noise_levels, np.float64, ("K",))
         if levels[0] <= 0 or levels[-1] > 1 or (np.diff(levels) <= 0).any():
             raise ModelError(f"tensor noise_levels is {levels.tolist()}; expected ascending levels above 0, at most 1")
         object.__setattr__(self, "noise_levels", levels)
-        self._check_levels("strength.unrolled", self.strength.unrolled)
-        if isinstance(self.mask, SafiMask):
-            self._check_levels("mask.gain", self.mask.gain)
-        elif self.mask.scale.ndim == 2:
-            self._check_levels("mask.scale", self.mask.scale)
+        self.mask.check(self.filters.boundary, len(levels))
+        check_levels("strength.unrolled", self.strength.unrolled, len(levels))
         if self.steps is not None and (self.schedule.name, self.schedule.inner) != ("unrolled", len(self.steps.size)):
             raise ModelError(
                 f"tensor steps.size is for {len(self.steps.size)} steps of schedule unrolled, "
@@ -353,12 +221,6 @@ class Model(_Rebuilt):
     def smallest_side(self) -> int:
         """The side in pixels of the smallest image: filters fit into it, and one reflection of it covers every kernel."""
         return max(self.filters.support, self.mask.reach)
-
-    def _check_levels(self, name: str, values: NDArray[Any]) -> None:
-        if values.shape[0] != len(self.noise_levels):
-            raise ModelError(
-                f"tensor {name} is for {values.shape[0]} noise levels and noise_levels has {len(self.noise_levels)}"
-            )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """All tensors under their names in a weights file; `lipschitz` only where it is known."""
@@ -391,12 +253,7 @@ class Model(_Rebuilt):
             s[row] ** (1 - t) * s[above] ** t for s in (self.strength.unrolled, self.strength.converged)
         )
         weights = np.array([1 - t, t], np.float32)
-        if isinstance(self.mask, MmrMask):
-            scale = self.mask.scale
-            gain = scale.copy() if scale.ndim == 1 else weights @ scale[[row, above]]
-            bias = np.zeros_like(gain)
-        else:
-            gain, bias = (weights @ table[[row, above]] for table in (self.mask.gain, self.mask.bias))
+        gain, bias = self.mask.at([row, above], weights)
         gain.flags.writeable = bias.flags.writeable = False
         return Conditioned(float(unrolled), float(converged), gain, bias)
 
@@ -437,43 +294,6 @@ def fingerprint_of(tensors: Mapping[str, NDArray[Any]]) -> str:
 
 def _layer_names(count: int) -> list[str]:
     return ["filters"] if count == 1 else [f"filters.{i}" for i in range(count)]
-
-
-def _tensor(name: str, value: ArrayLike, dtype: DTypeLike, shape: Sequence[int | str]) -> NDArray[Any]:
-    """A read-only copy of `value` with this dtype, checked against `shape`, where letters stand for any size."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise ModelError(f"tensor {name} has dtype {array.dtype}; expected real numbers")
-    fits = array.ndim == len(shape) and all(
-        isinstance(w, str) or w == n for w, n in zip(shape, array.shape, strict=True)
-    )
-    if not fits or array.size == 0:
-        raise ModelError(f"tensor {name} has shape {array.shape}; expected ({', '.join(map(str, shape))})")
-    with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinite and is refused below
-        array = np.array(array, dtype, order="C")
-    if not np.isfinite(array).all():
-        raise ModelError(f"tensor {name} has values that are not finite (NaN or infinity)")
-    array.flags.writeable = False
-    return array
-
-
-def _kernels(name: str, value: ArrayLike, shape: Sequence[int | str]) -> NDArray[np.float32]:
-    array = _tensor(name, value, np.float32, shape)
-    if array.shape[2] != array.shape[3] or array.shape[2] % 2 == 0:
-        raise ModelError(f"tensor {name} has kernels of {array.shape[2]} x {array.shape[3]}; expected odd squares")
-    return array
-
-
-def _spline(name: str, value: ArrayLike, channels: int) -> NDArray[np.float32]:
-    array = _tensor(name, value, np.float32, (channels, "n"))
-    if array.shape[1] < 2:
-        raise ModelError(f"tensor {name} has {array.shape[1]} knot; expected at least 2")
-    return array
-
-
-def _one_of(what: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ModelError(f"{what} is {shown(value)}; expected one of {', '.join(known)}")
 
 
 def _positive(argument: str, value: float) -> float:

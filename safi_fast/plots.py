@@ -165,8 +165,10 @@ def _convergence(axes: Any, certificates: Sequence[float], changes: Sequence[flo
 
 def inspect_model(model: "Model", path: str | Path) -> None:
     """Draw the composed filters, the learned functions of the mask, its first layer, and the strengths."""
-    from .model import SafiMask
+    from .masks import MmrMask, SafiMask
 
+    if not isinstance(model.mask, (SafiMask, MmrMask)):
+        raise InputError(f"model {model.name!r} has a {model.family} mask; those that can be drawn are safi and mmr")
     if isinstance(model.mask, SafiMask):
         kernels, kernel_title = model.mask.convolutions[0][:, 0], "First layer of the mask"
         curves = {f"Mask, spline {i + 1}": spline for i, spline in enumerate(model.mask.splines)}

@@ -18,7 +18,8 @@ from safetensors.numpy import save
 
 from .atomic import is_folder, reason, write_atomically
 from .errors import ModelError
-from .model import FilterBank, MmrMask, Model, SafiMask, Schedule, StepFactors, Strength, fingerprint_of
+from .masks import FAMILIES, MmrMask
+from .model import FilterBank, Model, Schedule, StepFactors, Strength, fingerprint_of
 
 FORMAT = "safi_fast"
 FORMAT_VERSIONS = ("1", "2")
@@ -75,10 +76,7 @@ def _header(model: Model) -> dict[str, str]:
         "noise_range": f"{levels[0]:.6g} to {levels[-1]:.6g}",
         "sha256": model.fingerprint,
     }
-    if isinstance(model.mask, SafiMask):
-        header["mask_boundary"] = model.mask.boundary
-        header["mask_dilations"] = ",".join(map(str, model.mask.dilations))
-    return header
+    return {**header, **model.mask.header()}
 
 
 def _version(model: Model) -> str:
@@ -141,25 +139,13 @@ def _check_format(metadata: dict[str, str]) -> None:
 
 
 def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
-    left = _Tensors(tensors)
+    left = _Source(tensors, metadata)
     family = _text(metadata, "family")
     layers = (left.take("filters"),) if "filters" in tensors else left.numbered("filters", at_least=2)
     filters = FilterBank(layers, _text(metadata, "boundary"))
-    mask: SafiMask | MmrMask
-    if family == "safi":
-        dilations = _integers(metadata, "mask_dilations", _text(metadata, "mask_dilations").split(","))
-        mask = SafiMask(
-            left.numbered("mask.convolution", at_least=len(dilations)),
-            dilations,
-            left.numbered("mask.spline", at_least=len(dilations)),
-            left.take("mask.gain"),
-            left.take("mask.bias"),
-            _text(metadata, "mask_boundary"),
-        )
-    elif family == "mmr":
-        mask = MmrMask(left.numbered("mask.smoothing", at_least=1), left.take("mask.profile"), left.take("mask.scale"))
-    else:
-        raise ModelError(f"family is {family!r}; expected safi or mmr")
+    if family not in FAMILIES:
+        raise ModelError(f"family is {family!r}; expected {' or '.join(FAMILIES)}")
+    mask = FAMILIES[family].read(left)
     strength = Strength(left.take("strength.unrolled", np.float64), left.take("strength.converged", np.float64))
     levels = left.take("noise_levels", np.float64)
     lipschitz = left.scalar("lipschitz") if "lipschitz" in left.tensors else None
@@ -178,11 +164,18 @@ def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
     return model
 
 
-class _Tensors:
-    """Hands out the tensors of a file one by one, with an error for each that is not there or of another dtype."""
+class _Source:
+    """Hands out the tensors and texts of a file one by one, with an error for each that is not there or of another kind."""
 
-    def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
-        self.tensors = dict(tensors)
+    def __init__(self, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+        self.tensors, self.metadata = dict(tensors), metadata
+
+    def text(self, key: str) -> str:
+        return _text(self.metadata, key)
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """Numbers between commas."""
+        return _integers(self.metadata, key, self.text(key).split(","))
 
     def take(self, name: str, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
         if name not in self.tensors:

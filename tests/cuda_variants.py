@@ -18,7 +18,8 @@ from safi_fast.bindings.cuda import CudaBackend, CudaEngine
 from safi_fast.bindings.device import STANDARD
 from safi_fast.bindings.launch import PRECISIONS, Kernel, launch_for
 from safi_fast.bindings.module import source
-from safi_fast.model import MmrMask, Model, SafiMask
+from safi_fast.masks import MmrMask, SafiMask
+from safi_fast.model import Model
 from safi_fast.models import load_model
 
 CHANNELS = 64

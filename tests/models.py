@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from safi_fast.model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
+from safi_fast.masks import MmrMask, SafiMask
+from safi_fast.model import FilterBank, Model, Schedule, Strength
 
 KNOTS = 21
 

@@ -20,7 +20,8 @@ from safi_fast.cli import main as cli
 from safi_fast.cli.output import message_of, print_failures
 from safi_fast.errors import InputError, ModelError
 from safi_fast.io import ImageFile, read_image, write_image
-from safi_fast.model import FilterBank, Model, SafiMask, Schedule, Strength
+from safi_fast.masks import SafiMask
+from safi_fast.model import FilterBank, Model, Schedule, Strength
 from safi_fast.solver.result import Solution
 
 RNG = np.random.default_rng(3)

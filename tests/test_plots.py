@@ -9,7 +9,8 @@ from PIL import Image
 
 from safi_fast import plots
 from safi_fast.errors import BackendError, ImageFileError, InputError
-from safi_fast.model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
+from safi_fast.masks import MmrMask, SafiMask
+from safi_fast.model import FilterBank, Model, Schedule, Strength
 
 pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
 

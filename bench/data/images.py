@@ -14,8 +14,9 @@ from safi_fast.cli.evaluate import grey
 from safi_fast.cli.noise import add_noise
 from safi_fast.cli.output import print_table
 from safi_fast.io import list_images, read_image
+from safi_fast.masks import SafiMask
 from safi_fast.metrics import psnr
-from safi_fast.model import Model, SafiMask
+from safi_fast.model import Model
 
 
 def load(folder: Path, limit: int | None = None, crop: int | None = None) -> list[np.ndarray]:

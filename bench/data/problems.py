@@ -12,7 +12,8 @@ from skimage.transform import resize
 
 from bench import ROOT
 from safi_fast.backend import select
-from safi_fast.model import FilterBank, Model, SafiMask, Schedule, Strength
+from safi_fast.masks import SafiMask
+from safi_fast.model import FilterBank, Model, Schedule, Strength
 from safi_fast.solver.lipschitz import squared_norm
 
 SIGMA = 25 / 255

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safi_fast import load_model
-from safi_fast.model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
+from safi_fast.masks import MmrMask, SafiMask
+from safi_fast.model import FilterBank, Model, Schedule, Strength
 from safi_fast.weights import save_model
 
 KNOTS = 21

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from safi_fast.model import MmrMask, Model
+from safi_fast.masks import MmrMask
+from safi_fast.model import Model
 
 
 def load(tensors, device="cpu"):

@@ -17,7 +17,8 @@ from emulator.profile import ProfileRow
 
 from safi_fast.bindings.cuda import CudaBackend, CudaWorkspace
 from safi_fast.bindings.launch import ceil_div
-from safi_fast.model import FilterBank, MmrMask, Model, SafiMask
+from safi_fast.masks import MmrMask, SafiMask
+from safi_fast.model import FilterBank, Model
 
 HEIGHT, WIDTH, CHANNELS = 321, 481, 64
 PART = (64, 96)  # of the image, whole tiles

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, InputError, ModelError
-from ..model import FilterBank, MmrMask, Model, SafiMask, Schedule, Strength
+from ..masks import MmrMask, SafiMask
+from ..model import FilterBank, Model, Schedule, Strength
 from ..weights import save_model
 
 PUBLISHED_SCHEDULE = Schedule("unrolled", outer=5, inner=12)

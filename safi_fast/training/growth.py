@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..model import Model, SafiMask, Strength
+from ..masks import MmrMask, SafiMask
+from ..model import Model, Strength
 from .network import level_table
 
 NEW_SIDE = 3  # taps a side of a new mask layer
@@ -83,6 +84,6 @@ def with_levels(model: Model, low: float, high: float) -> Model:
     mask = model.mask
     if isinstance(mask, SafiMask):
         mask = replace(mask, gain=column(lambda row: row.gain), bias=column(lambda row: row.bias))
-    elif mask.scale.ndim == 2:
+    elif isinstance(mask, MmrMask) and mask.scale.ndim == 2:
         mask = replace(mask, scale=column(lambda row: row.gain))
     return replace(model, mask=mask, strength=strength, noise_levels=wanted, metadata=dict(model.metadata))

@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError, shown
-from ..model import FilterBank, MmrMask, Model, SafiMask, Schedule, StepFactors, Strength
+from ..masks import MmrMask, SafiMask
+from ..model import FilterBank, Model, Schedule, StepFactors, Strength
 from .filters import FilterOperator, compose, extend, fold, squared_norm
 from .inner import Step, dual_steps, fista_steps, primal, start
 from .spline import spline

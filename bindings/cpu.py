@@ -29,7 +29,7 @@ from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, dual_step, masked_norm, synthesis
 from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_step, primal_sums, set_image
 from ..kernels.cpu.state import collapse_momentum
-from ..masks import MmrMask, SafiMask
+from ..masks import MmrMask, PlainMask, SafiMask
 from ..model import Model
 from .border import border_taps
 from .threads import on_threads
@@ -128,13 +128,15 @@ class CpuEngine:
         self.groups = self.channels // _tile.GROUP
         self.bank = _FilterBank(model, self.channels)
         self.symmetric = model.filters.boundary == "symmetric"
-        self.mask: _SafiMaskWeights | _MmrMaskWeights
+        self.mask: _SafiMaskWeights | _MmrMaskWeights | PlainMask
         reach = self.bank.support // 2
         if isinstance(model.mask, SafiMask):
             self.mask = _SafiMaskWeights(model.mask, self.channels)
             reach = max(reach, self.mask.kernel // 2)
-        else:
+        elif isinstance(model.mask, MmrMask):
             self.mask = _MmrMaskWeights(model.mask, model.filters.boundary, self.channels)
+        else:
+            self.mask = model.mask
         self.halo = reach
 
     def workspace(self, batch: int, height: int, width: int) -> CpuWorkspace:
@@ -413,8 +415,10 @@ class CpuWorkspace:
         with _LAUNCH:
             if isinstance(self.engine.mask, _SafiMaskWeights):
                 self._update_safi_mask(active, self.engine.mask, gain, bias)
-            else:
+            elif isinstance(self.engine.mask, _MmrMaskWeights):
                 self._update_mmr_mask(active, self.engine.mask, gain)
+            else:
+                self._update_plain_mask(active, self.engine.mask, gain, bias)
         self.has_mask = True
 
     def masks(self) -> FloatArray:
@@ -479,6 +483,16 @@ class CpuWorkspace:
                 *weights.spectra[layer], *weights.splines[layer + 1].arguments, flat_bias, layer == layers - 1, PAIRS,
                 *self._mask_arrays(), self.geometry,
             )  # fmt: skip
+
+    def _update_plain_mask(
+        self, active: NDArray[np.int64], mask: PlainMask, gain: FloatArray, bias: FloatArray
+    ) -> None:
+        assert self.mask is not None
+        images = self.image()
+        for b in active:
+            values = _padded(mask.evaluate(images[b], gain[b], bias[b]).astype(np.float32), self.engine.channels)
+            lanes = values.reshape(self.engine.groups, _tile.GROUP, self.height, self.width)
+            self.mask[b] = lanes.transpose(0, 2, 3, 1)
 
     def _mask_arrays(self) -> tuple[FloatArray, ...]:
         if self.mask_work is None:

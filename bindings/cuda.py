@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BackendError
 from ..masks import MmrMask, SafiMask
 from ..model import Model
 from . import launch
@@ -151,6 +152,8 @@ class CudaEngine:
         if isinstance(model.mask, SafiMask):
             self.mask = _SafiMask(device, model.mask, shape)
             self.halo = max(self.halo, self.mask.layers[0].reach)
+        elif not isinstance(model.mask, MmrMask):
+            raise BackendError(f"family {model.family!r} has no kernels for a GPU; use backend='cpu'")
         else:
             self.mask = _MmrMask(device, model.mask, bank.boundary, self.channels)
 

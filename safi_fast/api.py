@@ -215,8 +215,7 @@ class Solver:
         array, kind = as_array("image", image)
         self._require_same_gpu(kind)
         with kind.place(), self._on_threads():
-            task = denoising.make_task(self.model, self._engine, array, kind, sigma, every)
-            solution = denoising.run(self._engine, task, self._to_host)
+            solution = denoising.solve(self.model, self._engine, array, kind, sigma, every, self._to_host)
         return solution if return_solution else solution.image
 
     def estimate_memory(
@@ -244,8 +243,7 @@ class Solver:
                 f"reconstruct runs on the CPU in this version, not on backend={self.backend.name!r}; pass backend='cpu'"
             )
         with self._on_threads():
-            task = reconstructing.make_task(self.model, measurement, operator, strength, every)
-            return reconstructing.run(self._engine, task)
+            return reconstructing.solve(self.model, self._engine, measurement, operator, strength, every)
 
     def reconstruct_batch(
         self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Unpack[reconstructing.Options]

@@ -69,6 +69,13 @@ class Task:
     return_masks: bool
 
 
+def solve(
+    model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: Any, options: Options, to_host: ToHost
+) -> Solution:
+    """From the caller's array to the Solution: `make_task`, `run`."""
+    return run(engine, make_task(model, engine, array, kind, sigma, options), to_host)
+
+
 def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Task:
     """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError, warns of values in doubt."""
     data_range, box, callback = options["data_range"], options["box"], options["callback"]

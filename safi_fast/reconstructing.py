@@ -74,6 +74,18 @@ class Task:
         return replace(self, measurements=Measurements(operators, whole.y[images]), **cut)
 
 
+def solve(
+    model: Model,
+    engine: Engine,
+    measurement: Any,
+    operator: Operator | Sequence[Operator],
+    strength: Any,
+    options: Options,
+) -> Solution:
+    """From the caller's measurement to the Solution: `make_task`, `run`."""
+    return run(engine, make_task(model, measurement, operator, strength, options))
+
+
 def make_task(
     model: Model, measurement: Any, operator: Operator | Sequence[Operator], strength: Any, options: Options
 ) -> Task:

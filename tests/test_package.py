@@ -171,7 +171,7 @@ def test_the_sources_are_found():
         ("kernels", ["kernels"]),
         ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "parts", "errors", "backend"]),
         ("solver", ["solver", "operators", "backend", "errors", "model", "types"]),
-        ("operators", ["arrays", "operators", "bindings", "kernels", "errors", "tensors", "values"]),
+        ("operators", ["arrays", "operators", "bindings", "kernels", "errors", "tensors", "values", "warn"]),
         ("errors", []),
         ("owners", []),
         ("atomic", ["errors", "owners"]),

@@ -13,12 +13,11 @@ from models import oracle_form, random_model
 from scipy.sparse.linalg import LinearOperator
 
 import safi_fast
-from safi_fast import BackendError, Gap, InputError, OperatorError, Solver, memory
+from safi_fast import BackendError, Gap, InputError, OperatorError, Reconstruct, Solver, memory
 from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.model import FilterBank
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, from_functions, from_scipy, from_sigpy
 from safi_fast.operators.holdout import hold_out
-from safi_fast.solver import reconstruction
 
 SHAPE = (24, 21)
 STRENGTH = 0.005
@@ -283,12 +282,12 @@ STRENGTHS = np.array([0.002, 0.02, 0.006])
 
 
 @each_operator
-def test_batch_equals_its_images_alone(name, monkeypatch):
+def test_batch_equals_its_images_alone(name):
     """Bit for bit, in any order, with strengths of their own; images stop at different steps."""
-    monkeypatch.setattr(reconstruction, "CHECK_EVERY", 5)
     operator, order = OPERATORS[name], [2, 0, 1]
     stack = np.stack([measured(operator, seed, noise) for seed, noise in ((0, 0.01), (1, 0.1), (2, 0.03))])
-    options = {"max_outer": 5, "max_iter": 100, "tol": 1e-2, "return_masks": True}
+    schedule = Reconstruct(outer=5, inner=100, tol=1e-2, check_every=5)
+    options = {"schedule": schedule, "return_masks": True} | dict.fromkeys(QUICK)
     batch = run(operator, stack, strength=STRENGTHS, **options)
     shuffled = run(operator, stack[order], strength=STRENGTHS[order], **options)
     for place, number in enumerate(order):
@@ -399,11 +398,18 @@ def test_types_and_shapes():
     np.testing.assert_array_equal(sum(record.inner_iterations for record in batch.history), batch.inner_iterations)
 
 
-def test_finished_images_keep_their_values(monkeypatch):
-    monkeypatch.setattr(reconstruction, "FIRST_TOLERANCE", 0.0)
+def test_finished_images_keep_their_values():
     operator = OPERATORS["identity"]
     stack = np.stack([measured(operator, seed, noise) for seed, noise in ((0, 0.01), (1, 0.2), (2, 0.05))])
-    batch = run(operator, stack, strength=[0.001, 0.05, 0.2], max_outer=8, max_iter=200, tol=1e-3)
+    batch = run(
+        operator,
+        stack,
+        strength=[0.001, 0.05, 0.2],
+        schedule=Reconstruct(first_gap=0.0),
+        max_outer=8,
+        max_iter=200,
+        tol=1e-3,
+    )
     assert len(set(batch.outer_iterations)) > 1, "images that stop together test nothing"
     for number, steps in enumerate(batch.outer_iterations):
         last = batch.history[steps - 1]
@@ -464,12 +470,17 @@ def test_callback_may_stop():
         run(operator, callback=fail)
 
 
-def test_stop_leaves_converged_images_converged(monkeypatch):
+def test_stop_leaves_converged_images_converged():
     """Also those that converge at the very step at which the callback stops."""
-    monkeypatch.setattr(reconstruction, "FIRST_TOLERANCE", 0.0)
     operator = OPERATORS["identity"]
     stack = np.stack([measured(operator, seed, noise) for seed, noise in ((0, 0.01), (1, 0.2), (2, 0.05))])
-    options = {"strength": [0.001, 0.05, 0.2], "max_outer": 8, "max_iter": 200, "tol": 1e-3}
+    options = {
+        "schedule": Reconstruct(first_gap=0.0),
+        "strength": [0.001, 0.05, 0.2],
+        "max_outer": 8,
+        "max_iter": 200,
+        "tol": 1e-3,
+    }
     free = run(operator, stack, **options)
     first = min(free.outer_iterations)
     assert first < max(free.outer_iterations)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..values import EXPECTED, DataRange, stated_range
+from .parser import Rare
 
 SCHEDULES = ("unrolled", "converged", "gap")
 BACKENDS = ("auto", "cpu", "cuda")
@@ -59,13 +60,13 @@ def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         "--schedule", choices=SCHEDULES, help="how steps are counted and stopped (default: the model's own)"
     )
     parser.add_argument(
-        "--strength", type=positive, metavar="L", help="lambda for images in [0, 1] (default: the model's own)"
+        "--strength", type=positive, metavar="L", help=Rare("lambda for images in [0, 1] (default: the model's own)")
     )
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="where it runs (default: auto, a GPU if one can be used)"
     )
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="of the large sums on a GPU (default: float32)"
+        "--precision", choices=PRECISIONS, default="float32", help=Rare("of the large sums on a GPU (default: float32)")
     )
 
 
@@ -109,9 +110,11 @@ def add_box_arguments(parser: argparse.ArgumentParser, default: str) -> None:
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
-        help=f"cut the image to these, 0 for black and 1 for white (default: {default}; what that would cut is refused)",
+        help=Rare(
+            f"cut the image to these, 0 for black and 1 for white (default: {default}; what that would cut is refused)"
+        ),
     )
-    box.add_argument("--no-box", action="store_true", help="no bounds")
+    box.add_argument("--no-box", action="store_true", help=Rare("no bounds"))
 
 
 def check_box(args: argparse.Namespace) -> None:

@@ -40,6 +40,7 @@ from .arguments import (
     solver_options,
 )
 from .output import lost_names, message_of, print_failures, print_json, print_lost, print_warnings, progress
+from .parser import Rare
 from .plan import Output, check_outputs
 from .sharing import Skipped, Turns, in_turn, skipped_words
 
@@ -69,9 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="standard deviation of the noise, as if white were 255: 255 * noise / (white - black)",
     )
     add_solver_arguments(parser)
-    parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each")
-    parser.add_argument("--max-inner", type=count, metavar="N", help="most inner steps under one mask")
-    parser.add_argument("--tol", type=positive, metavar="T", help="tolerance of the schedule's stopping rule")
+    parser.add_argument("--max-outer", type=count, metavar="N", help=Rare("most outer steps, one mask each"))
+    parser.add_argument("--max-inner", type=count, metavar="N", help=Rare("most inner steps under one mask"))
+    parser.add_argument("--tol", type=positive, metavar="T", help=Rare("tolerance of the schedule's stopping rule"))
     add_range_argument(parser, "255 or 65535 for 8 or 16 bits, 1 for floats; sigma is scaled with it")
     add_box_arguments(parser, "0 1")
     parser.add_argument(

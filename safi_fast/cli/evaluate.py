@@ -26,6 +26,7 @@ from .arguments import (
     solver_options,
 )
 from .output import message_of, print_json, print_table, print_warnings, progress, scientific
+from .parser import Rare
 
 if TYPE_CHECKING:
     from ..io import ImageFile
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_range_argument(parser, "255 or 65535 for 8 or 16 bits, 1 for floats")
     add_box_arguments(parser, "0 1")
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N images, by name")
-    parser.add_argument("--seed", type=seed, default=0, metavar="K", help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="K", help=Rare("of the noise (default: 0)"))
     parser.add_argument("--per-image", action="store_true", help="also report every image")
     add_json_argument(parser)
 

@@ -16,6 +16,7 @@ from ..errors import SafiError
 from . import convert, demo, denoise, doctor, evaluate, inspect, models, reconstruct, train
 from .arguments import UsageError, join_ranges
 from .output import first_sentence, message_of, print_error
+from .parser import USAGE, Parser
 
 COMMANDS = {
     "denoise": denoise,
@@ -28,18 +29,7 @@ COMMANDS = {
     "demo": demo,
     "train": train,
 }
-SUCCESS, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors begin like all others of this program."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print how to call the command and what was wrong."""
-        with suppress(OSError, ValueError):
-            self.print_usage(sys.stderr)
-        print_error(message)
-        raise SystemExit(USAGE)
+SUCCESS, FAILURE, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,11 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
         sentence = first_sentence(module.__doc__)
-        command = commands.add_parser(
-            name, help=sentence, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        command = commands.add_parser(name, help=sentence, description=module.__doc__)
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
     return parser
 
 

@@ -24,10 +24,20 @@ def json_text(values: dict[str, Any]) -> str:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Left-aligned columns, two blanks apart."""
-    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
-    for line in [header, ["-" * width for width in widths], *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    """Left-aligned columns, two blanks apart, as wide as they need to be; bold headers on a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in header:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))  # names of files may have brackets
+    most = sum(max(len(line[i]) for line in [header, *rows]) + 4 for i in range(len(header)))
+    console = Console(file=sys.stdout, highlight=False, width=most)  # a narrow terminal wraps, a pipe need not
+    console.print(table)
 
 
 OPTIONS = {

@@ -21,6 +21,7 @@ import numpy as np
 from ..atomic import is_folder, prepare_folder
 from .arguments import UsageError, add_box_arguments, add_range_argument, check_box, count, positive
 from .output import first_sentence
+from .parser import Rare
 from .plan import Output, check_outputs, slice_outputs
 from .problems import Array
 from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, numbers_of, reconstruct_all
@@ -42,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=first_sentence(text),
             description=text,
             epilog=(__doc__ or "").strip().partition("\n\n")[2],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        command.set_defaults(parser=command)
         command.add_argument("inputs", nargs="+", metavar=module.INPUT, help=module.INPUT_HELP)
         command.add_argument("-o", "--output", required=True, metavar="OUT", help="file or folder for the results")
         module.add_arguments(command)
@@ -77,20 +78,30 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         "--candidates",
         type=candidates,
         metavar="LOW:HIGH:N",
-        help=f"strengths to choose from, N at equal ratios (default: {CANDIDATES} from {LOW:g} to {HIGH:g} times ||H||^2)",
+        help=Rare(
+            f"strengths to choose from, N at equal ratios (default: {CANDIDATES} from {LOW:g} to {HIGH:g} times ||H||^2)"
+        ),
     )
     parser.add_argument(
         "--noise-level",
         type=positive,
         metavar="S",
-        help="noise that the model's mask generator should expect, on the scale 0 to 255 (default: the middle of its levels)",
+        help=Rare(
+            "noise that the model's mask generator should expect, on the scale 0 to 255 (default: the middle of its levels)"
+        ),
     )
-    parser.add_argument("--max-outer", type=count, metavar="N", help="most outer steps, one mask each (default: 20)")
-    parser.add_argument("--max-iter", type=count, metavar="N", help="most inner steps under one mask (default: 1000)")
-    parser.add_argument("--tol", type=positive, metavar="T", help="of certificate and outer change (default: 1e-3)")
+    parser.add_argument(
+        "--max-outer", type=count, metavar="N", help=Rare("most outer steps, one mask each (default: 20)")
+    )
+    parser.add_argument(
+        "--max-iter", type=count, metavar="N", help=Rare("most inner steps under one mask (default: 1000)")
+    )
+    parser.add_argument(
+        "--tol", type=positive, metavar="T", help=Rare("of certificate and outer change (default: 1e-3)")
+    )
     add_range_argument(parser, "by dtype; mri, ct: estimated, see above")
     add_box_arguments(parser, "0 1, where the range is estimated 0 2; complex images have none")
-    parser.add_argument("--backend", choices=BACKENDS, default="cpu", help="where it runs (default: cpu)")
+    parser.add_argument("--backend", choices=BACKENDS, default="cpu", help=Rare("where it runs (default: cpu)"))
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) -> None:
@@ -99,10 +110,12 @@ def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) ->
             "--format",
             choices=FORMATS,
             default="npy",
-            help="of results in a folder: npy and cfl hold the numbers, png and tif a 16-bit magnitude (default: npy)",
+            help=Rare(
+                "of results in a folder: npy and cfl hold the numbers, png and tif a 16-bit magnitude (default: npy)"
+            ),
         )
         parser.add_argument(
-            "--slices", type=slices, metavar="A:B", help="only slices A to B - 1 of each input, counted from 0"
+            "--slices", type=slices, metavar="A:B", help=Rare("only slices A to B - 1 of each input, counted from 0")
         )
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist instead of skipping them")
     parser.add_argument(
@@ -112,7 +125,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) ->
         help="picture of start, result, masks, convergence; of several slices: a folder",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else to standard output")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write that JSON object to a file")
+    parser.add_argument("--report", type=Path, metavar="FILE", help=Rare("write that JSON object to a file"))
 
 
 def share(text: str) -> float:

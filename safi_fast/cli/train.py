@@ -20,6 +20,7 @@ from ..errors import BackendError
 from ..values import DataRange
 from .arguments import UsageError, add_range_argument, count, positive, seed
 from .output import print_warnings
+from .parser import Rare
 
 if TYPE_CHECKING:
     from ..training.loop import Progress
@@ -71,54 +72,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--focus", type=positive, nargs="*", metavar="S",
-        help="levels that are drawn most, each as often as it is listed (default: 5 15 25 50 as far as in the range)",
+        help=Rare("levels that are drawn most, each as often as it is listed (default: 5 15 25 50 as far as in the range)"),
     )  # fmt: skip
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--time-budget", type=duration, metavar="T", help="how long to train, like 90m or 2h")
     budget.add_argument("--steps", type=count, metavar="N", help="how long to train, in steps")
     add("--schedule", type=schedule, default=(5, 12), metavar="5x12", help="outer x inner steps (default: 5x12)")
-    add("--family", choices=("safi", "mmr"), help="kind of mask generator (default: safi)")
-    add("--channels", type=count, metavar="C", help="number of filters (default: 64)")
+    add("--family", choices=("safi", "mmr"), help=Rare("kind of mask generator (default: safi)"))
+    add("--channels", type=count, metavar="C", help=Rare("number of filters (default: 64)"))
     add("--init", metavar="NAME|PATH", help="model to start from; sets family, filters and noise levels")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add(
         "--mask-dilations", type=count, nargs="+", metavar="D",
-        help="pixels between the taps of each mask layer, like 1 1 3 2 3: layers that --init lacks are added",
+        help=Rare("pixels between the taps of each mask layer, like 1 1 3 2 3: layers that --init lacks are added"),
     )  # fmt: skip
     add("--teacher", type=Path, action="append", default=[], metavar="FILE", help="denoiser to learn from; repeatable")
     add(
         "--teacher-share", type=share, default=None, metavar="0..1",
-        help="of the target that is the teachers' from sigma 12 on (default: 0.85)",
+        help=Rare("of the target that is the teachers' from sigma 12 on (default: 0.85)"),
     )  # fmt: skip
     add(
         "--teacher-until", type=share, default=None, metavar="0..1",
-        help="share of the run after which the teachers' part fades (default: 1, never)",
+        help=Rare("share of the run after which the teachers' part fades (default: 1, never)"),
     )  # fmt: skip
-    add("--optimizer", choices=("adam", "muon"), default="adam", help="muon: for the large mask layers (default: adam)")
+    add(
+        "--optimizer",
+        choices=("adam", "muon"),
+        default="adam",
+        help=Rare("muon: for the large mask layers (default: adam)"),
+    )
     add("--device", default="cpu", metavar="cpu|cuda", help="where torch computes (default: cpu)")
-    add("--autocast", action="store_true", help="mask layers in bfloat16")
+    add("--autocast", action="store_true", help=Rare("mask layers in bfloat16"))
     add("--name", default=None, metavar="N", help="name of the exported model (default: that of the folder)")
-    add("--licence", metavar="TEXT", help="licence of the exported weights, for their metadata")
-    add("--batch", type=count, default=8, metavar="N", help="patches a step (default: 8)")
-    add("--patch", type=count, default=72, metavar="P", help="their side in pixels (default: 72)")
-    add("--pool", type=count, default=256, metavar="N", help="patches under way (default: 256)")
-    add("--rate", type=positive, default=1.0, metavar="F", help="factor on all learning rates (default: 1)")
+    add("--licence", metavar="TEXT", help=Rare("licence of the exported weights, for their metadata"))
+    add("--batch", type=count, default=8, metavar="N", help=Rare("patches a step (default: 8)"))
+    add("--patch", type=count, default=72, metavar="P", help=Rare("their side in pixels (default: 72)"))
+    add("--pool", type=count, default=256, metavar="N", help=Rare("patches under way (default: 256)"))
+    add("--rate", type=positive, default=1.0, metavar="F", help=Rare("factor on all learning rates (default: 1)"))
     add(
         "--steady", type=share, default=0.0, metavar="0..1",
-        help="share of the run for which the learning rates stay at their highest (default: 0, they fall at once)",
+        help=Rare("share of the run for which the learning rates stay at their highest (default: 0, they fall at once)"),
     )  # fmt: skip
     add(
         "--average", type=share, default=0.998, metavar="0..1",
-        help="share of the averaged weights that each step keeps (default: 0.998)",
+        help=Rare("share of the averaged weights that each step keeps (default: 0.998)"),
     )  # fmt: skip
     add(
         "--fixed", nargs="+", default=(), metavar="NAME",
-        help="parameters that stay as they start, by their names in torch, like convolutions.1; the same again with --resume",
+        help=Rare("parameters that stay as they start, by their names in torch, like convolutions.1; the same again with --resume"),
     )  # fmt: skip
-    add("--checkpoint-every", type=duration, default=300.0, metavar="T", help="time between checkpoints (default: 5m)")
-    add("--validate-every", type=duration, default=600.0, metavar="T", help="time between validations (default: 10m)")
-    add("--threads", type=count, metavar="N", help="processor threads (default: all)")
-    add("--seed", type=seed, default=0, metavar="K", help="of weights, patches and noise (default: 0)")
+    add(
+        "--checkpoint-every",
+        type=duration,
+        default=300.0,
+        metavar="T",
+        help=Rare("time between checkpoints (default: 5m)"),
+    )
+    add(
+        "--validate-every",
+        type=duration,
+        default=600.0,
+        metavar="T",
+        help=Rare("time between validations (default: 10m)"),
+    )
+    add("--threads", type=count, metavar="N", help=Rare("processor threads (default: all)"))
+    add("--seed", type=seed, default=0, metavar="K", help=Rare("of weights, patches and noise (default: 0)"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 from ...errors import ImageFileError, InputError
 from ...values import UNIT_BOX, stated_range
 from ..arguments import UsageError, box_option, positive
+from ..parser import Rare
 from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
 
 if TYPE_CHECKING:
@@ -34,25 +35,29 @@ TURN_OR_SO = 7.0  # a little more than 2 pi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What only CT needs."""
     parser.add_argument(
-        "--variable", metavar="NAME", help="which array of a .mat, .npz or .h5 file (default: the only one)"
+        "--variable", metavar="NAME", help=Rare("which array of a .mat, .npz or .h5 file (default: the only one)")
     )
-    parser.add_argument("--layout", metavar="LETTERS", help="axes of the file: s slices, v views, d detector cells")
-    parser.add_argument("--angles", required=True, metavar="FILE|START:STOP:N", help="one per view, in degrees")
-    parser.add_argument("--angle-unit", choices=("degrees", "radians"), help="of --angles (default: degrees)")
-    parser.add_argument("--geometry", choices=("parallel", "fan"), required=True)
-    parser.add_argument("--detector-spacing", type=positive, default=1.0, metavar="D", help="of cells (default: 1)")
     parser.add_argument(
-        "--centre", type=float, metavar="K", help="cell that faces the axis of rotation (default: the middle)"
+        "--layout", metavar="LETTERS", help=Rare("axes of the file: s slices, v views, d detector cells")
+    )
+    parser.add_argument("--angles", required=True, metavar="FILE|START:STOP:N", help="one per view, in degrees")
+    parser.add_argument("--angle-unit", choices=("degrees", "radians"), help=Rare("of --angles (default: degrees)"))
+    parser.add_argument("--geometry", choices=("parallel", "fan"), required=True)
+    parser.add_argument(
+        "--detector-spacing", type=positive, default=1.0, metavar="D", help=Rare("of cells (default: 1)")
+    )
+    parser.add_argument(
+        "--centre", type=float, metavar="K", help=Rare("cell that faces the axis of rotation (default: the middle)")
     )
     parser.add_argument(
         "--source-origin", type=positive, metavar="D", help="fan: from the source to the axis of rotation"
     )
     parser.add_argument("--source-detector", type=positive, metavar="D", help="fan: from the source to the detector")
-    parser.add_argument("--pixel-size", type=positive, metavar="P", help="of the image (default: a cell)")
+    parser.add_argument("--pixel-size", type=positive, metavar="P", help=Rare("of the image (default: a cell)"))
     parser.add_argument(
         "--size", type=size, metavar="N|HxW", help="of the image in pixels (default: what all views see)"
     )
-    parser.add_argument("--filter", choices=("ramp", "hann"), default="ramp", help="of the FBP (default: ramp)")
+    parser.add_argument("--filter", choices=("ramp", "hann"), default="ramp", help=Rare("of the FBP (default: ramp)"))
 
 
 def size(text: str) -> tuple[int, int]:

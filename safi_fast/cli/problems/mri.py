@@ -24,6 +24,7 @@ import numpy as np
 from ...errors import ImageFileError, InputError
 from ...values import UNIT_BOX, stated_range
 from ..arguments import UsageError, box_option, count
+from ..parser import Rare
 from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
 
 if TYPE_CHECKING:
@@ -38,23 +39,27 @@ ORDERS = ("centered", "fft")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What only MRI needs."""
     parser.add_argument(
-        "--variable", metavar="NAME", help="which array of a .mat, .npz or .h5 file (default: the only one)"
+        "--variable", metavar="NAME", help=Rare("which array of a .mat, .npz or .h5 file (default: the only one)")
     )
-    parser.add_argument("--layout", metavar="LETTERS", help="axes of the file: s slices, c coils, h rows, w columns")
     parser.add_argument(
-        "--kspace-order", choices=ORDERS, default="centered", help="where frequency zero is (default: centered)"
+        "--layout", metavar="LETTERS", help=Rare("axes of the file: s slices, c coils, h rows, w columns")
+    )
+    parser.add_argument(
+        "--kspace-order", choices=ORDERS, default="centered", help=Rare("where frequency zero is (default: centered)")
     )
     parser.add_argument("--mask", metavar="FILE", help="sampling mask of 0 and 1, (H, W), or (W,) for columns")
-    parser.add_argument("--mask-order", choices=ORDERS, help="of the mask (default: that of k-space)")
+    parser.add_argument("--mask-order", choices=ORDERS, help=Rare("of the mask (default: that of k-space)"))
     maps = parser.add_mutually_exclusive_group()
     maps.add_argument("--maps", metavar="FILE", help="coil sensitivity maps, images (coils, H, W)")
     maps.add_argument("--estimate-maps", action="store_true", help="estimate the maps from the centre of k-space")
-    parser.add_argument("--maps-layout", metavar="LETTERS", help="axes of the file of maps (default: chw or schw)")
     parser.add_argument(
-        "--maps-method", choices=("espirit", "low_resolution"), default="espirit", help="default: espirit"
+        "--maps-layout", metavar="LETTERS", help=Rare("axes of the file of maps (default: chw or schw)")
     )
     parser.add_argument(
-        "--calibration", type=count, metavar="N", help="side of the calibration region (default: found)"
+        "--maps-method", choices=("espirit", "low_resolution"), default="espirit", help=Rare("default: espirit")
+    )
+    parser.add_argument(
+        "--calibration", type=count, metavar="N", help=Rare("side of the calibration region (default: found)")
     )
     parser.add_argument(
         "--image", choices=("complex", "real"), default="complex", help="what the image is (default: complex)"
@@ -63,15 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask-of",
         choices=("magnitude", "parts"),
         default="magnitude",
-        help="complex images: one regularisation mask, or one each for real and imaginary part",
+        help=Rare("complex images: one regularisation mask, or one each for real and imaginary part"),
     )
     parser.add_argument(
         "--no-order-check",
         action="store_true",
-        help="accept masks and k-space that look as if in the other order, or with other axes",
+        help=Rare("accept masks and k-space that look as if in the other order, or with other axes"),
     )
     parser.add_argument(
-        "--no-mask-check", action="store_true", help="accept a mask that keeps samples that are exactly zero"
+        "--no-mask-check", action="store_true", help=Rare("accept a mask that keeps samples that are exactly zero")
     )
 
 

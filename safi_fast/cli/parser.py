@@ -67,8 +67,8 @@ class Parser(argparse.ArgumentParser):
                 self.usage = self.format_usage().removeprefix("usage: ").strip()
             for action in hidden:
                 action.help = argparse.SUPPRESS
-            self.description = (self.description or "").partition("\n\n")[0] or None
-            self.epilog = "--help-all shows more options and explains more." if hidden or self.epilog else None
+            self.description, _, more = (self.description or "").strip().partition("\n\n")
+            self.epilog = "--help-all shows more options and explains more." if hidden or more or self.epilog else None
             return super().format_help()
         finally:
             for action, words in hidden.items():

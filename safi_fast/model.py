@@ -197,8 +197,8 @@ class Model(Rebuilt):
         if levels[0] <= 0 or levels[-1] > 1 or (np.diff(levels) <= 0).any():
             raise ModelError(f"tensor noise_levels is {levels.tolist()}; expected ascending levels above 0, at most 1")
         object.__setattr__(self, "noise_levels", levels)
-        self.mask.check(self.filters.boundary, len(levels))
         check_levels("strength.unrolled", self.strength.unrolled, len(levels))
+        self.mask.check(self.filters.boundary, len(levels))
         if self.steps is not None and (self.schedule.name, self.schedule.inner) != ("unrolled", len(self.steps.size)):
             raise ModelError(
                 f"tensor steps.size is for {len(self.steps.size)} steps of schedule unrolled, "

@@ -55,8 +55,8 @@ def test_a_schedule(monkeypatch):
     assert solution.status == COMPLETED
     by_name = solver.denoise(IMAGE, SIGMA, schedule="halving", max_outer=2, return_solution=True, **OPTIONS)
     assert by_name.inner_iterations == 18
-    first = solver.denoise(IMAGE, SIGMA, schedule="unrolled", max_outer=1, max_inner=12, **OPTIONS)
-    assert np.array_equal(first, solver.denoise(IMAGE, SIGMA, schedule=Halving(outer=1), **OPTIONS))
+    first = solver.denoise(IMAGE, SIGMA, schedule="unrolled", max_outer=1, max_inner=12, strength=0.03, **OPTIONS)
+    assert np.array_equal(first, solver.denoise(IMAGE, SIGMA, schedule=Halving(outer=1), strength=0.03, **OPTIONS))
 
 
 def test_an_unknown_schedule_is_refused():

@@ -252,7 +252,7 @@ def _run(
     x = task.start
     parts = 2 if np.iscomplexobj(x) else 1
     height, width = x.shape[1:]
-    workspace = engine.workspace(len(x) * parts, height, width)
+    workspace = engine.reconstruction_workspace(len(x) * parts, height, width)
     strength = np.tile(task.strength, parts).astype(np.float32)
     limits = (-np.inf, np.inf) if task.box is None else task.box
     workspace.load(np.zeros((len(strength), height, width), np.float32), strength, np.ones_like(strength), limits)

@@ -46,7 +46,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	.ci/lint-imports $(BIN)
 
 # Minutes: runs that are killed, full and read-only disks, several processes on one folder.
 chaos: $(VENV)/installed-dev

@@ -8,8 +8,10 @@ the distances to the borders, (2 band + 1)^2 cases in all. `border_taps` lists c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class BorderTaps:
     """
 
     band: int
-    first: np.ndarray
-    offset_y: np.ndarray
-    offset_x: np.ndarray
-    weights: np.ndarray
+    first: NDArray[Any]
+    offset_y: NDArray[Any]
+    offset_x: NDArray[Any]
+    weights: NDArray[Any]
 
 
-def _spread(field: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _spread(field: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     """Adjoint of one layer without any border: field (C, c_out, n, n) -> (C, c_in, n + k - 1, n + k - 1)."""
     channels, c_out, size, _ = field.shape
     _, c_in, kernel, _ = weight.shape
@@ -41,7 +43,7 @@ def _spread(field: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return spread
 
 
-def _effective_filter(layers: list[np.ndarray], outside_y: int, outside_x: int) -> np.ndarray:
+def _effective_filter(layers: list[NDArray[Any]], outside_y: int, outside_x: int) -> NDArray[Any]:
     """Filter (C, K, K) of a pixel beyond which the image ends after -outside (to the left) or +outside pixels; 0: nowhere."""
     field = layers[-1].astype(np.float64)
     for weight in layers[-2::-1]:
@@ -52,7 +54,7 @@ def _effective_filter(layers: list[np.ndarray], outside_y: int, outside_x: int) 
     return field[:, 0]
 
 
-def _inside(offsets: np.ndarray, outside: int) -> np.ndarray:
+def _inside(offsets: NDArray[Any], outside: int) -> NDArray[Any]:
     if outside < 0:
         return offsets > outside
     if outside > 0:
@@ -69,12 +71,12 @@ def _first_outside(position: int, band: int) -> int:
     return 0
 
 
-def border_taps(layers: tuple[np.ndarray, ...], band: int) -> BorderTaps:
+def border_taps(layers: tuple[NDArray[Any], ...], band: int) -> BorderTaps:
     """The corrections of a cascade (C, 1, k, k), (C, C, k, k), ...; none where band is 0."""
     channels = layers[0].shape[0]
     weights_of = [weight.astype(np.float64) for weight in layers]
     first, offsets, weights = [0], [np.zeros((0, 2), np.int32)], [np.zeros((0, channels))]
-    composed = _effective_filter(weights_of, 0, 0) if band else None
+    composed = _effective_filter(weights_of, 0, 0) if band else np.zeros(0)
     for row_class in range(2 * band + 1):
         for column_class in range(2 * band + 1):
             outside = _first_outside(row_class, band), _first_outside(column_class, band)

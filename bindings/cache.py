@@ -1,4 +1,4 @@
-"""What has to be settled before the kernels are imported: how threads wait, and where Numba keeps compiled kernels.
+"""What has to be settled before the kernels are imported: above all where Numba keeps compiled kernels.
 
 Compiled kernels lie beside their sources where that folder can be written, or where NUMBA_CACHE_DIR says. Else, as in an installation of
 somebody else's, they lie in the user's cache folder, and where that cannot be written either, in a folder for this user in the
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..atomic import write_atomically
 from ..errors import BackendError
-from .threads import check_environment
+from .threads import check_environment, let_threads_sleep
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels" / "cpu"  # beside bindings/, in a checkout and installed
 PACKAGE = f"{__package__.rpartition('.')[0]}.kernels.cpu"
@@ -117,14 +117,6 @@ def seed(target: Path, beside: Path) -> None:
         for pattern in reversed(COMPILED):  # the index of a kernel last: what it lists is there
             for path in beside.glob(pattern):
                 write_atomically(target / path.name, path.read_bytes())
-
-
-def let_threads_sleep() -> None:
-    """Ask OpenMP, if it is not running yet, to let waiting threads sleep instead of spin.
-
-    Spinning threads take the cores from those that have work as soon as anything else runs. A setting of the user's own stays.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _user_folders() -> Iterable[Path]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from ..errors import BackendError
 
@@ -50,6 +50,10 @@ class Device(Protocol):
     @property
     def multiprocessors(self) -> int: ...
 
+    @property
+    def number(self) -> int | None:
+        """Of the GPU; None for the emulator."""
+
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         """An array of undefined values."""
 
@@ -57,16 +61,16 @@ class Device(Protocol):
 
     def ones(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any: ...
 
-    def upload(self, array: np.ndarray) -> Any:
+    def upload(self, array: NDArray[Any]) -> Any:
         """A C-contiguous copy on the device."""
 
-    def write(self, array: Any, values: np.ndarray) -> None:
+    def write(self, array: Any, values: NDArray[Any]) -> None:
         """Copy values of the same shape and dtype from host memory into an array of the device."""
 
     def adopt(self, array: Any) -> Any:
         """The values as C-contiguous float32 on the device, in the caller's own memory where that is so already: only read it."""
 
-    def download(self, array: Any) -> np.ndarray:
+    def download(self, array: Any) -> NDArray[Any]:
         """A copy in host memory; waits for the launches before it."""
 
     def address(self, array: Any) -> int:
@@ -116,12 +120,12 @@ class CupyDevice:
         with self._here():
             return self._cupy.ones(shape, dtype)
 
-    def upload(self, array: np.ndarray) -> Any:
+    def upload(self, array: NDArray[Any]) -> Any:
         """See Device."""
         with self._here():
             return self._cupy.array(array, order="C")
 
-    def write(self, array: Any, values: np.ndarray) -> None:
+    def write(self, array: Any, values: NDArray[Any]) -> None:
         """See Device."""
         with self._here():
             array.set(np.ascontiguousarray(values, array.dtype))
@@ -134,10 +138,11 @@ class CupyDevice:
                 raise BackendError(f"the array lies on GPU {adopted.device.id}; expected one on GPU {self.number}")
             return self._cupy.ascontiguousarray(adopted, np.float32)
 
-    def download(self, array: Any) -> np.ndarray:
+    def download(self, array: Any) -> NDArray[Any]:
         """See Device."""
         with self._here():
-            return self._cupy.asnumpy(array)
+            values: NDArray[Any] = self._cupy.asnumpy(array)
+            return values
 
     def address(self, array: Any) -> int:
         """See Device."""
@@ -154,7 +159,8 @@ class CupyDevice:
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
         """See Device: a CUDA graph, replayed on the stream that is current then. Where CUDA refuses it, `launch` itself."""
         cuda = self._cupy.cuda
-        _capture.launched = launched = []
+        launched: list[tuple[CupyKernel, tuple[Any, ...]]] = []
+        _capture.launched = launched
         try:
             with self._here():
                 graph = self._record(launch)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.cpu.arguments import Rays, Scan
 from .device import Device
 from .launch import Launch, ceil_div
 from .module import source
-from .threads import on_threads
+from .threads import LAUNCH, on_threads
 
 FloatArray = NDArray[np.float32]
 
@@ -45,9 +46,14 @@ class Tables:
     obliquity: float  # the largest angle between a ray and the direction across the lines of its view, in radians
     clearance: float  # the least distance, in pixels, of the source from the lines; infinite for parallel rays
 
-    def geometry(self, batch: int) -> NDArray[np.int64]:
-        """Sizes as the kernels get them."""
-        return np.array([batch, *self.shape, self.views, self.detectors], np.int64)
+    def scan(self, batch: int) -> Scan:
+        """Sizes as the CPU kernels get them."""
+        return Scan(batch, *self.shape, self.views, self.detectors)
+
+    @property
+    def rays(self) -> Rays:
+        """Tables as the CPU kernels get them."""
+        return Rays(self.edges, self.coefficients, self.weights, self.gains, self.major)
 
 
 def parallel_tables(
@@ -135,44 +141,40 @@ class CpuProjector:
     """The Numba kernels on one geometry. Numba is imported here. Read-only after construction, so threads may share it."""
 
     def __init__(self, tables: Tables):
-        from . import cpu  # first: it settles threads and cached kernels before Numba is loaded
-        from ..kernels.cpu import projector as kernels  # isort: skip
+        from .cpu_kernels import projector
 
-        self.tables, self._kernels, self._lock = tables, kernels, cpu._LAUNCH
+        self.tables, self._kernels = tables, projector
 
     def project(self, x: NDArray[Any]) -> FloatArray:
         """(B, H, W) to (B, V, K)."""
         t, batch = self.tables, len(x)
-        (height, width), geometry = t.shape, t.geometry(batch)
+        (height, width), scan = t.shape, t.scan(batch)
         rows = np.empty(batch * height * (width + 2), np.float32)
         columns = np.empty(batch * width * (height + 2), np.float32)
         y = np.empty((batch, t.views, t.detectors), np.float32)
-        with self._lock, on_threads(None):
-            self._kernels.line_sums(_flat(x), rows, columns, geometry)
-            self._kernels.project(
-                rows, columns, t.edges, t.coefficients, t.gains, t.major, y.reshape(-1), geometry
-            )  # fmt: skip
+        with LAUNCH, on_threads(None):
+            self._kernels.line_sums(_flat(x), rows, columns, scan)
+            self._kernels.project(rows, columns, t.rays, y.reshape(-1), scan)
         return y
 
     def back_project(self, y: NDArray[Any]) -> FloatArray:
         """(B, V, K) to (B, H, W): the adjoint."""
         t, batch = self.tables, len(y)
-        geometry = t.geometry(batch)
+        scan = t.scan(batch)
         sums = np.empty(batch * t.views * (t.detectors + 2), np.float32)
         x = np.empty((batch, *t.shape), np.float32)
-        with self._lock, on_threads(None):
-            self._kernels.view_sums(_flat(y), t.weights, sums, geometry)
-            self._kernels.back_project(sums, t.coefficients, t.major, x.reshape(-1), geometry)
+        with LAUNCH, on_threads(None):
+            self._kernels.view_sums(_flat(y), t.weights, sums, scan)
+            self._kernels.back_project(sums, t.rays, x.reshape(-1), scan)
         return x
 
     def smear(self, y: NDArray[Any]) -> FloatArray:
         """(B, V, K) to (B, H, W): for filtered back projection."""
-        t, geometry = self.tables, self.tables.geometry(len(y))
+        t = self.tables
         x = np.empty((len(y), *t.shape), np.float32)
-        with self._lock, on_threads(None):
-            self._kernels.smear(
-                _flat(np.pad(y, ((0, 0), (0, 0), (1, 2)))), t.coefficients, t.major, x.reshape(-1), geometry
-            )
+        with LAUNCH, on_threads(None):
+            cells = _flat(np.pad(y, ((0, 0), (0, 0), (1, 2))))
+            self._kernels.smear(cells, t.rays, x.reshape(-1), t.scan(len(y)))
         return x
 
 

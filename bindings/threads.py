@@ -23,6 +23,10 @@ from ..errors import BackendError, InputError, shown
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
+LAUNCH = (
+    threading.RLock()
+)  # held for every launch of a CPU kernel: Numba's default threading layer takes one thread at a time
+
 _entered = threading.local()  # count: of the innermost `on_threads` that the thread is in
 
 
@@ -93,6 +97,14 @@ def check_environment() -> None:
         raise BackendError(
             f"NUMBA_NUM_THREADS is {shown(asked)}; expected a whole number of at least 1, or leave it unset"
         )
+
+
+def let_threads_sleep() -> None:
+    """Ask OpenMP, if it is not running yet, to let waiting threads sleep instead of spin.
+
+    Spinning threads take the cores from those that have work as soon as anything else runs. A setting of the user's own stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _running_numba() -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 GEOMETRY = np.dtype(
     [(name, np.int32) for name in ("batch", "height", "width", "stride", "halo", "rows", "pitch", "channels")]
@@ -20,19 +23,19 @@ BLOCK = 8  # channels that a block of the direct kernels makes
 DEPTH = 16  # inputs, and outputs, of one product on tensor cores
 
 
-def padded(values: np.ndarray, channels: int) -> np.ndarray:
+def padded(values: NDArray[Any], channels: int) -> NDArray[Any]:
     """Zeros after the last channel (first axis)."""
     return np.concatenate([values, np.zeros((channels - values.shape[0], *values.shape[1:]), values.dtype)])
 
 
-def by_eight(weights: np.ndarray, channels: int) -> np.ndarray:
+def by_eight(weights: NDArray[Any], channels: int) -> NDArray[Any]:
     """(C, c_in, k, k) to (C / 8, c_in, k * k, 8), as analysis, features and convolution read them."""
     c_in = weights.shape[1]
     taps = padded(weights, channels).reshape(channels // BLOCK, BLOCK, c_in, -1)
     return np.ascontiguousarray(taps.transpose(0, 2, 3, 1), np.float32)
 
 
-def synthesis_taps(composed: np.ndarray, channels: int) -> np.ndarray:
+def synthesis_taps(composed: NDArray[Any], channels: int) -> NDArray[Any]:
     """(C, K, K) to (C, K, K rounded up to a multiple of 4), rows and columns reversed."""
     support = composed.shape[-1]
     taps = np.zeros((channels, support, -(-support // 4) * 4), np.float32)
@@ -40,13 +43,13 @@ def synthesis_taps(composed: np.ndarray, channels: int) -> np.ndarray:
     return taps
 
 
-def spline_table(values: np.ndarray, channels: int) -> np.ndarray:
+def spline_table(values: NDArray[Any], channels: int) -> NDArray[Any]:
     """(C, n) values at the knots to (C, n - 1, 2): the value at the left knot of a piece and the difference to the right one."""
     knots = padded(values.astype(np.float64), channels)
     return np.ascontiguousarray(np.stack([knots[:, :-1], np.diff(knots, axis=1)], axis=-1), np.float32)
 
 
-def tap_numbers(first: np.ndarray, row: np.ndarray, column: np.ndarray, support: int) -> np.ndarray:
+def tap_numbers(first: NDArray[Any], row: NDArray[Any], column: NDArray[Any], support: int) -> NDArray[Any]:
     """The number of every tap of BorderTaps by position class and place, (classes, K * K) int32; -1 where nothing is corrected."""
     classes = len(first) - 1
     numbers = np.full((classes, support * support), -1, np.int32)
@@ -56,19 +59,19 @@ def tap_numbers(first: np.ndarray, row: np.ndarray, column: np.ndarray, support:
 
 
 # ------------------------------------------------------------------------------------------------------- tensor cores
-def tf32_bits(values: np.ndarray) -> np.ndarray:
+def tf32_bits(values: NDArray[Any]) -> NDArray[Any]:
     """float32 rounded to 10 bits of mantissa, ties away from zero, as uint32."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
 
 
-def bf16_bits(values: np.ndarray) -> np.ndarray:
+def bf16_bits(values: NDArray[Any]) -> NDArray[Any]:
     """float32 rounded to bfloat16, ties to even, as uint32 below 2^16."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
-def slabs(matrix: np.ndarray, precision: str) -> np.ndarray:
+def slabs(matrix: NDArray[Any], precision: str) -> NDArray[Any]:
     """Weights (..., outputs, inputs), multiples of 16, as kernels/cuda/tensor.cuh reads them: (..., outputs / 16, inputs / 16, 2, 32, 4) uint32.
 
     Lane (group, quad) of the 32 holds, in two times four words, outputs group and group + 8 for inputs 4 quad .. 4 quad + 3.
@@ -91,7 +94,7 @@ def slabs(matrix: np.ndarray, precision: str) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(words, -3, -2))  # 16 bytes of a lane lie beside those of its neighbours
 
 
-def analysis_slabs(composed: np.ndarray, channels: int, block: int, precision: str) -> np.ndarray:
+def analysis_slabs(composed: NDArray[Any], channels: int, block: int, precision: str) -> NDArray[Any]:
     """(C, K, K) to (C / block, K, row slabs, block / 16, 2, 32, 4): outputs are channels, inputs the taps of a row."""
     support = composed.shape[-1]
     taps = np.zeros((channels, support, -(-support // DEPTH) * DEPTH), np.float32)
@@ -100,7 +103,7 @@ def analysis_slabs(composed: np.ndarray, channels: int, block: int, precision: s
     return np.ascontiguousarray(slabs(rows, precision).transpose(0, 1, 3, 2, 4, 5, 6))
 
 
-def synthesis_slabs(composed: np.ndarray, channels: int, block: int, precision: str) -> np.ndarray:
+def synthesis_slabs(composed: NDArray[Any], channels: int, block: int, precision: str) -> NDArray[Any]:
     """(C, K, K) to (C / block, K, tap slabs, block / 16, 2, 32, 4): outputs are the taps of a row, inputs channels."""
     support = composed.shape[-1]
     taps = np.zeros((channels, support, -(-support // DEPTH) * DEPTH), np.float32)
@@ -108,7 +111,7 @@ def synthesis_slabs(composed: np.ndarray, channels: int, block: int, precision: 
     return slabs(taps.reshape(channels // block, block, support, -1).transpose(0, 2, 3, 1), precision)
 
 
-def convolution_slabs(weights: np.ndarray, block: int, precision: str) -> np.ndarray:
+def convolution_slabs(weights: NDArray[Any], block: int, precision: str) -> NDArray[Any]:
     """(C, C, k, k) to (C / block, C / 16, k, k, block / 16, 2, 32, 4)."""
     channels, _, size, _ = weights.shape
     taps = weights.reshape(channels // block, block, channels, size, size).transpose(0, 3, 4, 1, 2)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -200,7 +200,7 @@ class Solver:
         self._engine = self.backend.prepare(self.model)
         self._asked_for = backend if isinstance(backend, str) else backend.name
         self._gpu = gpu_of(self.backend)
-        self._to_host: Callable[[Any], Any] | None = getattr(self.backend, "to_host", None)
+        self._to_host = None if self.backend.device is None else self.backend.to_host
         self._threads = threads
         with self._on_threads():
             pass  # refuses a wrong number now
@@ -300,14 +300,13 @@ class Solver:
 
     def release_memory(self) -> None:
         """Give back the GPU memory that CuPy keeps for the next call: all its free blocks. Does nothing on the CPU."""
-        device = getattr(self.backend, "device", None)
+        device = self.backend.device
         if device is not None:
             device.release_memory()
 
     def _on_threads(self, count: int | None = None) -> AbstractContextManager[Any]:
         """In which kernels run on `count` threads, else on those of this solver."""
-        enter = getattr(self.backend, "on_threads", None)
-        return nullcontext() if enter is None else enter(count or self._threads)
+        return self.backend.on_threads(count or self._threads)
 
     def _require_reachable(self, image: Any) -> None:
         if self._gpu is not None or not lies_on_gpu(image):

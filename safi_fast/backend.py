@@ -1,13 +1,13 @@
 """What a device must be able to do, and how one is chosen. Imports no GPU library and no kernel.
 
-The solver owns the loops and talks to a Workspace: a batch of dual problems of one shape, with every array on the device.
+The solver owns the loops and talks to a workspace: a batch of problems of one shape, with every array on the device.
 Images of a batch are numbered 0 .. B - 1; `active` (int64) lists those that a call concerns, the others stay untouched.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -15,26 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BackendError, InputError, shown
+from .types import Active, FloatArray
 
 if TYPE_CHECKING:
     from .model import Model
 
-Active = NDArray[np.int64]
-FloatArray = NDArray[np.float32]
+
+Sums = NDArray[np.float64]
 Accept = Literal["primal", "previous", "extrapolated"]
 
 BACKENDS = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "tf32", "bf16x3")  # of the products in the two heavy convolutions; all else is float32
 
 
-class Workspace(Protocol):
-    """The state u, v, z = W^T(M . u), x(u) = clip(y - z), x(v) of B dual problems (design: denoising)."""
+class DualWorkspace(Protocol):
+    """For denoising: the state u, v, z = W^T(M . u), x(u) = clip(y - z), x(v) of B dual problems."""
 
-    def load(self, y: FloatArray, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
+    def load(self, y: Any, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
         """The problems: y (B, H, W), lambda (B,), step size of u (B,), box limits (may be infinite). x = y, no mask.
 
         y comes as NumPy array, or as array of the device; the others are NumPy arrays.
         """
+
+    def put_image(self, active: Active, x: Any) -> None:
+        """The accepted image becomes x (B, H, W)."""
 
     def clear_dual(self, active: Active) -> None:
         """u = v = 0."""
@@ -48,7 +52,7 @@ class Workspace(Protocol):
     def refresh(self, active: Active) -> None:
         """z, x(u) and x(v) = x(u), after u or M has changed."""
 
-    def step(self, active: Active, momentum: FloatArray) -> NDArray[np.float64]:
+    def step(self, active: Active, momentum: FloatArray) -> Sums:
         """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see `solver.certificate.StepSums`."""
 
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
@@ -57,40 +61,19 @@ class Workspace(Protocol):
         sizes: (steps, B), times the step size of `load`; None for ones.
         """
 
-    def measure(self, active: Active, previous: bool = False) -> NDArray[np.float64]:
+    def measure(self, active: Active, previous: bool = False) -> Sums:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, for this u or the one before."""
 
     def accept(self, active: Active, which: Accept) -> None:
         """Choose the image that counts: x(u), x(u) of the step before, or the x0 of the last step."""
 
-    def set_step(self, step: FloatArray) -> None:
-        """The step size of u (B,) from now on."""
-
-    def anchored_step(
-        self, active: Active, x: FloatArray, weight: FloatArray
-    ) -> tuple[FloatArray, NDArray[np.float64]]:
-        """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
-
-        u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat where w is 0.
-        Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
-        """
-
-    def adjoint_of_dual(self, active: Active) -> FloatArray:
-        """W^T u (B, H, W); zero for the other images."""
-
-    def penalty(self, active: Active, x: FloatArray) -> NDArray[np.float64]:
-        """||M . W x||_1 (active,) of any image x (B, H, W)."""
-
-    def put_image(self, active: Active, x: FloatArray) -> None:
-        """The accepted image becomes x (B, H, W)."""
-
-    def outer_change(self, active: Active) -> NDArray[np.float64]:
+    def outer_change(self, active: Active) -> Sums:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since y."""
 
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
         """M = mask(x) of the accepted images; gain, bias (B, C) condition the generator on the noise level, see `model.Conditioned`."""
 
-    def image(self) -> FloatArray:
+    def image(self) -> Any:
         """A copy of the accepted images (B, H, W), as array of the device."""
 
     def masks(self) -> FloatArray:
@@ -100,11 +83,34 @@ class Workspace(Protocol):
         """W^T W x (B, H, W), without mask; overwrites the state. NumPy in and out."""
 
 
+class ReconstructionWorkspace(DualWorkspace, Protocol):
+    """For a general forward operator: u and M as above, while the solver holds the images."""
+
+    def set_step(self, step: FloatArray) -> None:
+        """The step size of u (B,) from now on."""
+
+    def anchored_step(self, active: Active, x: FloatArray, weight: FloatArray) -> tuple[FloatArray, Sums]:
+        """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
+
+        u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat where w is 0.
+        Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
+        """
+
+    def adjoint_of_dual(self, active: Active) -> FloatArray:
+        """W^T u (B, H, W); zero for the other images."""
+
+    def penalty(self, active: Active, x: FloatArray) -> Sums:
+        """||M . W x||_1 (active,) of any image x (B, H, W)."""
+
+
 class Engine(Protocol):
     """One model, its weights on one device. Threads may share it."""
 
-    def workspace(self, batch: int, height: int, width: int) -> Workspace:
+    def workspace(self, batch: int, height: int, width: int) -> DualWorkspace:
         """Arrays for a batch of one shape."""
+
+    def reconstruction_workspace(self, batch: int, height: int, width: int) -> ReconstructionWorkspace:
+        """Arrays for a batch of one shape. Raises BackendError where the device cannot reconstruct."""
 
     def bytes_per_pixel(self) -> int:
         """Memory of a workspace per pixel of an image."""
@@ -113,18 +119,39 @@ class Engine(Protocol):
         """Memory of a workspace of this size once it has a mask."""
 
 
+class Device(Protocol):
+    """Where arrays lie that are not NumPy's; bindings/device.py says what the kernels ask of it besides."""
+
+    @property
+    def number(self) -> int | None:
+        """Of the GPU whose arrays the workspaces take and give; None where it has no number."""
+
+    def release_memory(self) -> None:
+        """Give the memory of arrays that are gone back to the system."""
+
+
 class Backend(Protocol):
-    """A device that can run the kernels.
+    """A device that can run the kernels."""
 
-    Where arrays of the device are not NumPy's, a backend also has `device` (bindings/device.py; its `number`, if it has one, is that of
-    the GPU whose arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the device as NumPy array. A backend that
-    computes on threads of the host has `on_threads(count or None)`, a context in which the calling thread does so (bindings/threads.py).
-    """
+    @property
+    def name(self) -> str:
+        """One word for messages and results."""
 
-    name: str
+    @property
+    def device(self) -> Device | None:
+        """Where its arrays lie; None for host memory."""
 
     def prepare(self, model: Model) -> Engine:
         """Bring the weights into the layout of the kernels."""
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """An array of the device as NumPy array: a copy, or the array itself where it is one."""
+
+    def on_threads(self, count: int | None) -> AbstractContextManager[int | None]:
+        """A context in which the calling thread launches on so many threads of the host; None for the usual number.
+
+        It gives the number, or None where kernels need no threads of the host. Raises InputError for a number that cannot be had.
+        """
 
 
 class BackendReport(NamedTuple):
@@ -142,10 +169,13 @@ def describe_backends() -> list[BackendReport]:
 
 def _describe_cpu() -> BackendReport:
     try:
-        importlib.import_module("safi_fast.bindings.cache").let_threads_sleep()
-        importlib.import_module("safi_fast.bindings.threads").check_environment()
-        numba = importlib.import_module("numba")
-        threads = importlib.import_module("safi_fast.bindings.threads").threads_here()
+        from .bindings.threads import check_environment, let_threads_sleep, threads_here
+
+        let_threads_sleep()
+        check_environment()
+        import numba
+
+        threads = threads_here()
     except BackendError as error:
         return BackendReport("cpu", False, str(error))
     except ImportError as error:
@@ -154,7 +184,9 @@ def _describe_cpu() -> BackendReport:
 
 
 def _describe_cuda() -> BackendReport:
-    return BackendReport("cuda", *importlib.import_module("safi_fast.bindings.gpu").examine())
+    from .bindings.gpu import examine
+
+    return BackendReport("cuda", *examine())
 
 
 @cache
@@ -170,8 +202,7 @@ def cuda_report() -> BackendReport:
 
 def gpu_of(backend: Backend) -> int | None:
     """The number of the GPU whose arrays the backend takes and gives; None where those are NumPy arrays."""
-    number: int | None = getattr(getattr(backend, "device", None), "number", None)
-    return number
+    return None if backend.device is None else backend.device.number
 
 
 def select(name: str | Backend, precision: str = "float32") -> Backend:
@@ -200,21 +231,25 @@ def select(name: str | Backend, precision: str = "float32") -> Backend:
 
 def _driver_is_here() -> bool:
     """Without it there is no need to import CuPy, which takes longer than all the rest."""
-    return importlib.import_module("safi_fast.bindings.gpu").driver_version() is not None
+    from .bindings.gpu import driver_version
+
+    return driver_version() is not None
 
 
 def _cuda(precision: str) -> Backend:
     report = cuda_report()
     if not report.available:
         raise BackendError(f"backend='cuda' cannot run: {report.sentence}; or use backend='cpu'")
-    device: Any = importlib.import_module("safi_fast.bindings.device").CupyDevice()
-    backend: Backend = importlib.import_module("safi_fast.bindings.cuda").CudaBackend(device, precision=precision)
-    return backend
+    from .bindings.cuda import CudaBackend
+    from .bindings.device import CupyDevice
+
+    return CudaBackend(CupyDevice(), precision=precision)
 
 
 def _cpu(name: str) -> Backend:
     report = _describe_cpu()
     if not report.available:
         raise BackendError(f"backend={name!r} cannot run: {report.sentence}")
-    backend: Backend = importlib.import_module("safi_fast.bindings.cpu").CpuBackend()
-    return backend
+    from .bindings.cpu import CpuBackend
+
+    return CpuBackend()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import color as colors
 from . import memory
 from .arrays import ArrayKind, positive
-from .backend import Engine, Workspace
+from .backend import DualWorkspace, Engine
 from .errors import InputError
 from .images import Images
 from .model import Model
@@ -203,7 +203,7 @@ def _solve_in_tiles(engine: Engine, task: Task, chunk: slice, to_host: ToHost) -
     return progress.uncertified(), image, None
 
 
-def _solve(workspace: Workspace, task: Task, y: Any, chunk: slice, to_host: ToHost) -> Progress:
+def _solve(workspace: DualWorkspace, task: Task, y: Any, chunk: slice, to_host: ToHost) -> Progress:
     """The images y of `chunk`; the accepted images are left in the workspace. Raises SolverError."""
     strength, norm = task.strength[chunk], task.squared_norm
     workspace.load(y, strength, np.full(len(y), task.schedule.step / norm, np.float32), task.limits)

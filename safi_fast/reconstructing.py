@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import positive, positive_per_image
-from .backend import Engine, Workspace
+from .backend import Engine, ReconstructionWorkspace
 from .errors import InputError, OperatorError, SolverError, shown
 from .measured import measurements_of, operators_of, start_of, to_unit
 from .memory import Extent, divide
@@ -186,11 +186,11 @@ def _solve(engine: Engine, task: Task) -> tuple[Progress, NDArray[Any], FloatArr
     return progress, task.range.from_unit(state.image()), workspace.masks()[: len(x)]
 
 
-def _loaded(engine: Engine, task: Task) -> Workspace:
+def _loaded(engine: Engine, task: Task) -> ReconstructionWorkspace:
     """A workspace with u = 0 for the parts of the images."""
     parts = 2 if np.iscomplexobj(task.start) else 1
     count, height, width = task.start.shape
-    workspace = engine.workspace(count * parts, height, width)
+    workspace = engine.reconstruction_workspace(count * parts, height, width)
     strength = np.tile(task.strength, parts).astype(np.float32)
     limits = (-np.inf, np.inf) if task.box is None else task.box
     workspace.load(np.zeros((len(strength), height, width), np.float32), strength, np.ones_like(strength), limits)

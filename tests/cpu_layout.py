@@ -3,7 +3,10 @@
 import numpy as np
 from models import random_model
 
-from safi_fast.bindings.cpu import PAIRS, CpuEngine, _dilated, _flat, _padded, _SafiMaskWeights, _Spline
+from safi_fast.bindings.cpu import CpuEngine
+from safi_fast.bindings.cpu_masks import PAIRS
+from safi_fast.bindings.cpu_weights import dilated, mixing, per_image, spline_bank, taps_of
+from safi_fast.kernels.cpu.arguments import Border, Geometry, Place
 from safi_fast.kernels.cpu.convolution import convolution
 from safi_fast.kernels.cpu.depthwise import depthwise
 
@@ -27,12 +30,12 @@ def channels_first(values, channels):
 
 def geometry_of(batch, height, width, channels):
     groups = -(-channels // GROUP)
-    return np.array([batch, height, width, groups, 1, 0, height, width], np.int64)
+    return Geometry(batch, height, width, groups, 1, 0, height, width, symmetric=False)
 
 
 def identity(channels):
     """A spline bank that changes nothing."""
-    return _Spline(np.tile(np.float32([-1, 1]), (channels, 1)), -1.0, -(-channels // GROUP) * GROUP)
+    return spline_bank(np.tile(np.float32([-1, 1]), (channels, 1)), -1.0, -(-channels // GROUP) * GROUP)
 
 
 def two_slots(values):
@@ -44,22 +47,21 @@ def two_slots(values):
     return slots, where
 
 
-def convolve(x, weight, dilation, boundary, spline_bank, bias=None):
+def convolve(x, weight, dilation, boundary, splines, bias=None):
     """A layer C -> C of a mask generator with its splines: (B, C, H, W) -> the same."""
     batch, channels, height, width = x.shape
     wide = -(-channels // GROUP) * GROUP
-    kernel = _dilated(weight, dilation)
+    kernel = dilated(weight, dilation)
     source, slot = two_slots(x)
     output = np.full_like(source, np.nan)
     helper = CpuEngine(random_model(channels=channels)).workspace(1, 13, 13)
-    for array in helper._mask_arrays():
+    for array in helper.mix_work():
         array[...] = np.nan
     offsets = np.zeros((batch, channels), np.float32) if bias is None else bias
     convolution(
-        np.arange(batch), source.reshape(-1), slot, output.reshape(-1), 1 - slot, kernel.shape[-1],
-        boundary == "symmetric", *_SafiMaskWeights._spectra(kernel, wide), *spline_bank.arguments,
-        _flat(_padded(offsets.T, wide).T), bias is not None, PAIRS, *helper._mask_arrays(),
-        geometry_of(batch, height, width, channels),
+        np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot),
+        mixing(kernel, boundary == "symmetric", wide), splines, per_image(offsets, wide), bias is not None, PAIRS,
+        geometry_of(batch, height, width, channels), helper.mix_work(),
     )  # fmt: skip
     assert np.isnan(output[slot, np.arange(batch)]).all(), "the other slot was written"
     return channels_first(output[1 - slot, np.arange(batch)], channels)
@@ -73,8 +75,8 @@ def smooth(x, weight, boundary, *, adjoint=False, profile=None):
     output = np.full_like(source, np.nan)
     scale, table = (np.ones(channels, np.float32), identity(channels)) if profile is None else profile
     depthwise(
-        np.arange(batch), source.reshape(-1), slot, output.reshape(-1), 1 - slot,
-        _flat(_padded(weight[:, 0], wide).transpose(1, 2, 0)), weight.shape[-1], adjoint, boundary == "symmetric",
-        profile is not None, np.tile(_flat(_padded(scale, wide)), batch), *table.arguments, geometry_of(batch, height, width, channels),
+        np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot), taps_of(weight[:, 0], wide),
+        Border(boundary == "symmetric", adjoint), profile is not None, per_image(np.tile(scale, (batch, 1)), wide), table,
+        geometry_of(batch, height, width, channels),
     )  # fmt: skip
     return channels_first(output[1 - slot, np.arange(batch)], channels)

@@ -19,7 +19,7 @@ from plain import EPS
 
 from safi_fast.bindings import weights as layout
 from safi_fast.bindings.border import border_taps
-from safi_fast.bindings.cuda import TENSOR_FILES, tensor_options
+from safi_fast.bindings.cuda_weights import TENSOR_FILES, tensor_options
 from safi_fast.bindings.launch import TILE, WARP_ROWS, Shape, ceil_div, ceil_to, channel_block, launch_for
 from safi_fast.bindings.module import source
 

@@ -6,9 +6,11 @@ import numpy as np
 from cpu_layout import GROUP, channels_first, convolve, lanes, smooth
 from models import random_model
 
-from safi_fast.bindings.cpu import CpuEngine, _flat, _padded, _Spline
+from safi_fast.bindings.cpu import CpuEngine
+from safi_fast.bindings.cpu_weights import flat, per_image, spline_bank
 from safi_fast.kernels.cpu import features as cpu_features
 from safi_fast.kernels.cpu import filter_bank, image
+from safi_fast.kernels.cpu.arguments import Box
 
 EVERYONE = np.array([0])
 SLOT = np.array([0])
@@ -34,15 +36,15 @@ def _channels(model, values):
 
 def analysis(model, x, mask, magnitude):
     workspace = _workspace(model, x, mask)
-    workspace._analyse(EVERYONE, workspace.dual, SLOT, magnitude=magnitude)
+    workspace._analyse(EVERYONE, workspace._dual(SLOT), magnitude=magnitude)
     return _channels(model, workspace.dual[0, 0])
 
 
 def masked_norm(model, x, mask):
     workspace = _workspace(model, x, mask)
     filter_bank.masked_norm(
-        EVERYONE, SLOT, workspace._flat_image, workspace._flat_mask, workspace.has_mask, workspace.l1.reshape(-1),
-        workspace.geometry, *workspace.engine.bank.arguments, *workspace.work,
+        EVERYONE, workspace._image(SLOT), workspace._mask, workspace.l1.reshape(-1), workspace.geometry,
+        workspace.weights.bank, workspace.work,
     )  # fmt: skip
     return workspace.l1.sum()
 
@@ -65,23 +67,12 @@ def synthesis(model, u, mask):
 def image_step(what, model, tiles, y, x0, u_old, z_old, momentum, low, high):
     """From tiles (n, 32, 32): "z", "x(v)" and "x(u)" with their halos, or one of the five sums by its number."""
     workspace = _workspace(model, x0)
-    halo = workspace.engine.halo
+    halo = workspace.weights.halo
     workspace.image_slots[2, 0, halo : halo + y.shape[0], halo : halo + y.shape[1]] = u_old
     workspace.z[0, 0] = z_old
     image.image_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(y), workspace.z.reshape(-1), workspace._flat_image, low, high,
-        np.float32([momentum]), workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
-    )  # fmt: skip
-    return _seen(what, model, workspace)
-
-
-def primal_step(what, model, tiles, gradient, x, tau, theta, low, high):
-    """As image_step."""
-    workspace = _workspace(model, x)
-    workspace.image_slots[2] = workspace.image_slots[0]
-    image.primal_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(gradient), workspace.z.reshape(-1), workspace._flat_image, low,
-        high, np.float32([tau]), theta, workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), flat(y), workspace.z.reshape(-1), workspace.image_slots.reshape(-1),
+        Box(low, high), np.float32([momentum]), workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
     return _seen(what, model, workspace)
 
@@ -100,7 +91,7 @@ def primal_sums(number, model, y, x, z):
     workspace.image_slots[2] = workspace.image_slots[0]
     workspace.z[0, 0] = z
     image.primal_sums(
-        EVERYONE, SLOT, _flat(y), workspace.z.reshape(-1), workspace._flat_image, workspace.sums.reshape(-1),
+        EVERYONE, SLOT, flat(y), workspace.z.reshape(-1), workspace.image_slots.reshape(-1), workspace.sums.reshape(-1),
         workspace.geometry,
     )  # fmt: skip
     return workspace.sums[0, :, number].sum()
@@ -114,7 +105,7 @@ def set_image(model, x):
 
 def _framed(model, workspace):
     """Rows and columns of an image with the halo that the filters need; that of the engine may be wider, for the mask."""
-    halo, extra = model.filters.support // 2, workspace.engine.halo - model.filters.support // 2
+    halo, extra = model.filters.support // 2, workspace.weights.halo - model.filters.support // 2
     return tuple(slice(extra, extra + size + 2 * halo) for size in (workspace.height, workspace.width))
 
 
@@ -134,19 +125,19 @@ def features(x, weight, dilation, boundary, gain, knots):
     splines = (knots, *mask.splines[1:])
     own = type(mask)(layers, mask.dilations, splines, mask.gain, mask.bias, boundary)
     engine = CpuEngine(type(model)(**{**vars(model), "mask": own}))
-    assert engine.mask.kernel == dilation * (kernel - 1) + 1
+    weights = engine.weights
+    assert weights.mask.taps.kernel == dilation * (kernel - 1) + 1
     workspace = engine.workspace(1, *x.shape)
     workspace.load(x[None], np.ones(1), np.ones(1), (0, 1))
     cpu_features.features(
-        EVERYONE, SLOT, workspace._flat_image, engine.mask.taps, engine.mask.kernel,
-        _flat(_padded(gain[:, None], engine.channels).T), *engine.mask.splines[0].arguments,
-        workspace.dual.reshape(-1), SLOT, workspace.geometry,
+        EVERYONE, workspace._image(SLOT), weights.mask.taps, per_image(gain[None], weights.channels),
+        weights.mask.splines[0], workspace._dual(SLOT), workspace.geometry,
     )  # fmt: skip
     return channels_first(workspace.dual[0, 0], channels)
 
 
 def convolution(x, weight, dilation, boundary, knots, bias):
-    bank = _Spline(knots, -1.0, -(-len(x) // GROUP) * GROUP)
+    bank = spline_bank(knots, -1.0, -(-len(x) // GROUP) * GROUP)
     return convolve(x[None], weight, dilation, boundary, bank, None if bias is None else bias[None])[0]
 
 
@@ -154,5 +145,5 @@ def depthwise(x, weight, boundary, adjoint, profiled):
     profile = None
     if profiled:
         scale, values = profiled
-        profile = scale, _Spline(values, 0.0, -(-len(scale) // GROUP) * GROUP)
+        profile = scale, spline_bank(values, 0.0, -(-len(scale) // GROUP) * GROUP)
     return smooth(x[None], weight, boundary, adjoint=adjoint, profile=profile)[0]

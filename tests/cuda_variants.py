@@ -14,7 +14,8 @@ from emulator.compile import Cubin, compile_cubin
 from emulator.device import EmulatedDevice
 from models import random_mmr_mask, random_model
 
-from safi_fast.bindings.cuda import CudaBackend, CudaEngine
+from safi_fast.bindings.cuda import CudaBackend
+from safi_fast.bindings.cuda_weights import CudaWeights
 from safi_fast.bindings.device import STANDARD
 from safi_fast.bindings.launch import PRECISIONS, Kernel, launch_for
 from safi_fast.bindings.module import source
@@ -94,22 +95,22 @@ def _safi_mask(kernel: int, dilations: tuple[int, int, int], boundary: str) -> S
     return SafiMask(convolutions, dilations, splines, np.ones((1, CHANNELS)), np.zeros((1, CHANNELS)), boundary)
 
 
-def _uses(engine: CudaEngine) -> Iterator[tuple[str, str, tuple[str, ...], Kernel | None]]:
+def _uses(weights: CudaWeights) -> Iterator[tuple[str, str, tuple[str, ...], Kernel | None]]:
     """(file, kernel, options, size of a convolution) of a model."""
     for name in ("analysis", "dual_step", "masked_norm"):
         yield "analysis", name, (), None
     yield "synthesis", "synthesis", (), None
-    if engine.shape(HEIGHT, WIDTH).band:
+    if weights.shape(HEIGHT, WIDTH).band:
         yield "border", "synthesis_border", (), None
     for name in ("set_image", "get_image", "image_step", "primal_step", "primal_sums", "outer_sums"):
         yield "image", name, (), None
     for name in ("totals", "advance", "flip", "stop", "clear_dual", "collapse_momentum"):
         yield "state", name, (), None
-    if isinstance(engine.model.mask, MmrMask):
-        for _, option in engine.mask.layers:
+    if isinstance(weights.model.mask, MmrMask):
+        for _, option in weights.mask.layers:
             yield "depthwise", "depthwise", (option,), None
         return
-    first, *others = engine.mask.layers
+    first, *others = weights.mask.layers
     yield "features", "features", first.options, None
     for layer in others:
         yield "convolution", "convolution", layer.options, layer.size
@@ -123,14 +124,14 @@ def variants() -> tuple[Variant, ...]:
     for name, model in layouts().items():
         for precision in PRECISIONS:
             device = _Recorder()
-            engine = CudaBackend(device, precision).prepare(model)
-            for file, kernel, options, size in _uses(engine):
+            weights = CudaBackend(device, precision).prepare(model).weights
+            for file, kernel, options, size in _uses(weights):
                 device.asked.clear()
-                engine.kernel(file, kernel, options)
+                weights.kernel(file, kernel, options)
                 text, all_options = device.asked[0]
                 key = files[text], all_options
                 variant = found.setdefault(key, Variant(*key, {}, {}, name in MAIN))
-                launch = launch_for(kernel, engine.shape(HEIGHT, WIDTH), 1, size)
+                launch = launch_for(kernel, weights.shape(HEIGHT, WIDTH), 1, size)
                 variant.dynamic_shared[kernel] = launch.shared_bytes
                 variant.threads[kernel] = int(np.prod(launch.block))
     return tuple(found.values())

@@ -228,7 +228,7 @@ def load(workspace, y):
 def solve(workspace, momenta, *, together, sizes=None):
     """Four outer steps of some dual steps each, as one call or one by one; everything that can be seen of them."""
     everyone = np.arange(workspace.batch)
-    gain = np.tile(conditions(workspace.engine.model)[0], (workspace.batch, 1))
+    gain = np.tile(conditions(workspace.weights.model)[0], (workspace.batch, 1))
     workspace.start_dual(everyone)
     for outer in range(4):
         if outer:
@@ -308,7 +308,7 @@ def test_every_operation_equals_the_cpu(name, mode):
     y = noisy(2, (21, 36))
     everyone, seen = np.arange(2), []
     for workspace in workspaces(name, y, mode):
-        gain = np.float32([[1.2], [0.9]]) * conditions(workspace.engine.model)[0]
+        gain = np.float32([[1.2], [0.9]]) * conditions(workspace.weights.model)[0]
         bias = np.full_like(gain, 0.1)
         values = {"ones": workspace.masks(), "normal": np.array(workspace.normal_operator(y))}
         load(workspace, y)
@@ -339,7 +339,7 @@ def test_inactive_images_stay_as_they_are():
     for name in ("safi, symmetric", "mmr, published layout"):
         workspace = workspaces(name, y)[1]
         everyone, some = np.arange(3), np.array([0, 2])
-        gains = np.tile(conditions(workspace.engine.model)[0], (3, 1))
+        gains = np.tile(conditions(workspace.weights.model)[0], (3, 1))
         workspace.start_dual(everyone)
         workspace.refresh(everyone)
         workspace.step(everyone, np.full(3, 0.3, np.float32))

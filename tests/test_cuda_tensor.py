@@ -16,7 +16,7 @@ from emulator.device import EmulatedDevice, LaunchError
 from plain import EPS
 
 from safi_fast.bindings import weights as layout
-from safi_fast.bindings.cuda import TENSOR_FILES
+from safi_fast.bindings.cuda_weights import TENSOR_FILES
 from safi_fast.bindings.launch import analysis_blocks
 from safi_fast.bindings.module import source
 

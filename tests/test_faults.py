@@ -9,8 +9,10 @@ from models import random_model
 
 import safi_fast.api as api
 from safi_fast import OperatorError, Solver, SolverError
-from safi_fast.bindings.cpu import CpuBackend, CpuWorkspace
-from safi_fast.bindings.cuda import CudaBackend, CudaWorkspace
+from safi_fast.bindings.cpu import CpuBackend
+from safi_fast.bindings.cpu_workspace import CpuWorkspace
+from safi_fast.bindings.cuda import CudaBackend
+from safi_fast.bindings.cuda_workspace import CudaWorkspace
 from safi_fast.cli import main as cli
 from safi_fast.operators import Blur, FourierMRI, Mask
 from safi_fast.solver.faults import NO_CULPRIT

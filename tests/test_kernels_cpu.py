@@ -16,7 +16,9 @@ from models import conditions, random_mmr_mask, random_model
 from numba import njit
 from plain import EPS, assert_as_good
 
-from safi_fast.bindings.cpu import CpuEngine, _flat, _MmrMaskWeights, _padded, _Spline
+from safi_fast.bindings.cpu import CpuEngine
+from safi_fast.bindings.cpu_weights import MmrWeights, flat, padded, per_image, spline_bank
+from safi_fast.kernels.cpu.arguments import Place
 from safi_fast.kernels.cpu.features import features
 from safi_fast.kernels.cpu.fft import fft16, fft32
 from safi_fast.kernels.cpu.simd import SATURATION, load, sigmoid, store
@@ -61,14 +63,14 @@ def engine_of(bank, family="safi"):
 
 def poison(workspace):
     """NaN into everything that every kernel must write before it reads it."""
-    for array in (workspace.tiles, workspace.l1, workspace.sums, *workspace.work, *workspace._mask_arrays()):
+    for array in (workspace.tiles, workspace.l1, workspace.sums, *workspace.work, *workspace.mix_work()):
         array[...] = np.nan
 
 
 def poison_other_slot(workspace):
     """NaN into z, x(u) and x(v) of the slot that the next step writes; the margin of zero padding is nobody's output."""
-    around = 0 if workspace.engine.symmetric else workspace.engine.halo
-    last_row, last_column = (size + 2 * workspace.engine.halo - around for size in (workspace.height, workspace.width))
+    around = 0 if workspace.weights.symmetric else workspace.weights.halo
+    last_row, last_column = (size + 2 * workspace.weights.halo - around for size in (workspace.height, workspace.width))
     for b, slot in enumerate(1 - workspace.slot):
         workspace.z[slot, b] = np.nan
         for plane in (slot, 2 + slot):
@@ -107,11 +109,11 @@ def current(workspace, array):
 
 
 def dual_of(workspace):
-    return channels_first(current(workspace, workspace.dual), workspace.engine.model.filters.channels)
+    return channels_first(current(workspace, workspace.dual), workspace.weights.model.filters.channels)
 
 
 def images(rng, engine, size, batch=2):
-    return rng.random((batch, *(size or (engine.bank.support,) * 2)), np.float32)
+    return rng.random((batch, *(size or (engine.weights.support,) * 2)), np.float32)
 
 
 # -------------------------------------------------------------------------------------------------------- transforms
@@ -558,10 +560,10 @@ def test_penalty(rng, bank, masked):
 
 
 @njit
-def _apply_lanewise(values, out, groups, table, knots, shift, stretch):
+def _apply_lanewise(values, out, groups, bank):
     for first in range(0, values.size, 16):
         lane = first % (groups * 32)
-        store(out, first, spline(load(values, first), table, groups, lane, knots, shift, stretch))
+        store(out, first, spline(load(values, first), bank, groups, lane))
 
 
 @njit
@@ -579,9 +581,9 @@ def test_spline_on_its_range_and_beyond(rng, knots, low):
     t = np.concatenate([at_knots, rng.uniform(low, 1, 200), rng.uniform(-5, 5, 100)]).astype(np.float32)
     t = np.tile(t, (channels, 1))
     exact = oracle.spline(t.astype(float), coefficients.astype(float), low, 1)
-    bank = _Spline(coefficients, low, 64)
-    values, out = _flat(_padded(t, 64).T), np.full(64 * t.shape[1], np.nan, np.float32)
-    _apply_lanewise(values, out, 2, *bank.arguments)
+    bank = spline_bank(coefficients, low, 64)
+    values, out = flat(padded(t, 64).T), np.full(64 * t.shape[1], np.nan, np.float32)
+    _apply_lanewise(values, out, 2, bank)
     actual = out.reshape(-1, 64).T
     # Roundings of position and sum, each times the slope: up to `knots` pieces of a jump of size 2 to 5, t up to 5.
     scale = np.abs(np.diff(coefficients)).max() * (knots - 1) / (1 - low) * np.maximum(1, np.abs(t))
@@ -616,7 +618,7 @@ def test_convolution(rng, channels, kernel, size, dilation, boundary):
     x = rng.standard_normal((2, channels, *size), np.float32)
     weight = (rng.standard_normal((channels, channels, kernel, kernel)) / kernel / channels**0.5).astype(np.float32)
     coefficients = rng.standard_normal((channels, 21)).astype(np.float32)
-    output = convolve(x, weight, dilation, boundary, _Spline(coefficients, -1.0, -(-channels // GROUP) * GROUP))
+    output = convolve(x, weight, dilation, boundary, spline_bank(coefficients, -1.0, -(-channels // GROUP) * GROUP))
     linear = convolve(x, weight, dilation, boundary, identity(channels))
     for b in range(2):
         exact = oracle.correlate(x[b], weight, boundary, dilation)
@@ -673,7 +675,7 @@ def test_profile_of_the_smoothed_responses(rng):
     """The last layer of G with its profile: clip(phi(scale . G z), 0, 1)."""
     mask = random_mmr_mask(rng, channels=5, kernels=(5,))
     x = 0.2 * rng.random((1, 5, 19, 26), np.float32)
-    weights = _MmrMaskWeights(mask, "symmetric", GROUP)
+    weights = MmrWeights(mask, "symmetric", GROUP)
     output = smooth(x, mask.smoothing[0], "symmetric", profile=(mask.scale, weights.profile))[0]
 
     def profiled(activity):
@@ -693,14 +695,14 @@ def test_features(rng, channels, boundary, dilation):
     """s1(gain . V1 x); a kernel wider than the filters needs the wider halo."""
     model = random_model(channels=channels, kernels=(5,), boundary=boundary, dilations=(dilation, 1, 1))
     engine = CpuEngine(model)
-    x = images(rng, engine, (14, 27))
+    x, weights = images(rng, engine, (14, 27)), engine.weights
     workspace = loaded(engine, x)
     gain = rng.uniform(0.5, 2, (2, channels)).astype(np.float32)
     output = np.full_like(workspace.dual, np.nan)
     features(
-        everyone(workspace), workspace.accepted, workspace._flat_image, engine.mask.taps, engine.mask.kernel,
-        _flat(_padded(gain.T, engine.channels).T), *engine.mask.splines[0].arguments, output.reshape(-1),
-        np.array([1, 0]), workspace.geometry,
+        everyone(workspace), Place(workspace.image_slots.reshape(-1), workspace.accepted), weights.mask.taps,
+        per_image(gain, weights.channels), weights.mask.splines[0], Place(output.reshape(-1), np.array([1, 0])),
+        workspace.geometry,
     )  # fmt: skip
     actual = channels_first(output[[1, 0], [0, 1]], channels)
     weight, coefficients = model.mask.convolutions[0], model.mask.splines[0]
@@ -773,7 +775,7 @@ def test_mask_of_the_accepted_image(rng):
 
 def _mask_of(engine, x, gain, bias):
     workspace = loaded(engine, x)
-    workspace.mask = np.full((len(x), engine.groups, *x.shape[1:], GROUP), np.nan, np.float32)
+    workspace.mask = np.full((len(x), engine.weights.groups, *x.shape[1:], GROUP), np.nan, np.float32)
     workspace.dual[1 - workspace.slot, everyone(workspace)] = np.nan
     workspace.update_mask(everyone(workspace), gain, bias)
     return workspace.masks()

@@ -74,7 +74,7 @@ def time_kernels(device: Device, timer: Timer, precision: str, batch: int, size:
     workspace = CudaBackend(device, precision).prepare(load_model()).workspace(batch, *size)
     noisy = np.broadcast_to(noisy_photograph(*size), (batch, *size))
     workspace.load(noisy, np.full(batch, 0.01), np.full(batch, 1e-3), (0.0, 1.0))
-    everyone, ones = np.arange(batch), np.ones((batch, workspace.engine.channels), np.float32)
+    everyone, ones = np.arange(batch), np.ones((batch, workspace.weights.channels), np.float32)
     workspace.clear_dual(everyone)
     workspace.update_mask(everyone, ones, 0 * ones)
     workspace.refresh(everyone)

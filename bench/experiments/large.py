@@ -29,7 +29,8 @@ import safi_fast
 from bench.data.problems import DATA
 from bench.report import measure
 from bench.report.memory import fresh
-from safi_fast.bindings.cpu import CpuBackend, CpuEngine, CpuWorkspace
+from safi_fast.bindings.cpu import CpuBackend, CpuEngine
+from safi_fast.bindings.cpu_workspace import CpuWorkspace
 from safi_fast.bindings.threads import threads_to_use
 from safi_fast.io import read_image, write_image
 
@@ -126,15 +127,17 @@ class PausingEngine(CpuEngine):
         self.backend = backend
 
     def workspace(self, batch: int, height: int, width: int) -> CpuWorkspace:
-        return PausingWorkspace(self, batch, height, width)
+        workspace = PausingWorkspace(self.weights, batch, height, width)
+        workspace.backend = self.backend
+        return workspace
 
 
 class PausingWorkspace(CpuWorkspace):
-    engine: PausingEngine
+    backend: PausingBackend
 
     def load(self, *problem) -> None:
         if self.height * self.width > SMALL**2:
-            self.engine.backend.pause()
+            self.backend.pause()
         super().load(*problem)
 
 

@@ -25,8 +25,7 @@ import safi_fast
 from bench.data.problems import SIGMA, noisy_photograph, published_mmr, published_safi_layout
 from bench.report import measure
 from bench.report.pictures import plot_of
-from safi_fast.bindings import cpu
-from safi_fast.kernels.cpu import convolution
+from safi_fast.bindings import cpu, cpu_masks, cpu_workspace
 
 GEMM_SHARE = 0.7
 LINE32, LINE16, LANES = 500, 200, 16  # operations of one lane in fft32 and fft16, counted in kernels/cpu/fft.py
@@ -127,9 +126,10 @@ def _exercise(engine: Any, size: int, repeats: int, gain: np.ndarray, bias: np.n
 def measure_kernels(size: int, repeats: int) -> list[dict[str, Any]]:
     """Seconds of every kernel with our model, and of the mask kernels of the published layouts."""
     seconds: dict[str, list[float]] = {}
-    for name in ("analysis", "masked_norm", "synthesis", "dual_step", "image_step", "features", "depthwise"):
-        Stopwatch(cpu, name, seconds)
-    Stopwatch(convolution, "convolution", seconds)
+    for name in ("analysis", "masked_norm", "synthesis", "dual_step", "image_step"):
+        Stopwatch(cpu_workspace, name, seconds)
+    for name in ("features", "convolution", "depthwise"):
+        Stopwatch(cpu_masks, name, seconds)
     rows = []
     kept = {"safi-gray": None, "published SAFI layout": ("dual_step", "convolution"), "MMR weights": ("depthwise",)}
     models = {"safi-gray": safi_fast.load_model("safi-gray"), "published SAFI layout": published_safi_layout()}
@@ -140,8 +140,8 @@ def measure_kernels(size: int, repeats: int) -> list[dict[str, Any]]:
         engine = cpu.CpuBackend().prepare(model)
         level = model.at(SIGMA, strength_given=False)
         _exercise(engine, size, repeats, level.gain[None], level.bias[None])
-        layer = max(getattr(engine.mask, "supports", [7]))
-        counted = work(size, engine.channels, layer)
+        layer = max((getattr(layer, "support", 7) for layer in engine.weights.mask.layers), default=7)
+        counted = work(size, engine.weights.channels, layer)
         taps = 9 / 49 if label == "safi-gray" else 1.0  # of the C -> C layers, 3 x 3 dilated against 7 x 7
         for kernel, samples in seconds.items():
             if kept[label] is None or kernel in kept[label]:

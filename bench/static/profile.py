@@ -15,7 +15,8 @@ from cuda_variants import layouts, smallest_model
 from emulator.device import EmulatedDevice
 from emulator.profile import ProfileRow
 
-from safi_fast.bindings.cuda import CudaBackend, CudaWorkspace
+from safi_fast.bindings.cuda import CudaBackend
+from safi_fast.bindings.cuda_workspace import CudaWorkspace
 from safi_fast.bindings.launch import ceil_div
 from safi_fast.masks import MmrMask, SafiMask
 from safi_fast.model import FilterBank, Model
@@ -51,7 +52,9 @@ def masked_workspace(model: Model, precision: str, size: tuple[int, int]) -> tup
     device = EmulatedDevice("check", profiled=True, time_limit=600)
     workspace = CudaBackend(device, precision).prepare(model).workspace(1, *size)
     workspace.load(np.zeros((1, *size), np.float32), np.ones(1), np.ones(1), (0, 1))
-    workspace.mask = device.upload(np.ones((1, workspace.engine.channels, size[0], workspace.shape.stride), np.float32))
+    workspace.mask = device.upload(
+        np.ones((1, workspace.weights.channels, size[0], workspace.shape.stride), np.float32)
+    )
     workspace.has_mask = True
     device.profile()
     return device, workspace

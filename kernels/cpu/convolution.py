@@ -5,15 +5,19 @@
 Two 16 x 16 tiles a, b travel as one complex image a + i b: the kernels are real, so the product keeps them apart. At each of the
 256 frequencies the channels of many tile pairs are mixed by one complex C x C matrix, six pairs to a register tile.
 
-Shapes: input, output (2, B, G, H, W, 32); spectra re, im (256, C, C) [frequency, in, out] with C = 32 G; bias (B, G, 32);
-`pairs` tile pairs share one pass over the spectra. Support (size of the dilated kernel) at most 15: inner = 17 - support.
+Shapes: input, output (2, B, G, H, W, 32); C = 32 G; bias (B, G, 32); `pairs` tile pairs share one pass over the spectra. Support (size of the dilated kernel) at most 15: inner = 17 - support.
 Work space per thread: re, im (256, pairs * C + 16) each, small (SMALL floats each).
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 from numba import get_thread_id, njit, prange
 
+from .arguments import Floats, Geometry, Mixing, MixWork, Numbers, Place, Spline
 from .fft import SMALL_TILE, fft16
-from .simd import fma, load, sigmoid, splat, store
+from .simd import Vector, fma, load, sigmoid, splat, store
 from .spline import spline
 from .tile import GROUP
 
@@ -26,14 +30,29 @@ MIXED = SMALL_SCRATCH + 2 * SMALL_TILE * 16  # one frequency of a block after mi
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
+class Pairs(NamedTuple):
+    """The tile pairs that one thread has in work: those of tiles `start` and up of image b, `held` pairs.
+
+    base, at: where the work space of the thread begins, in re, im and in small_re, small_im; pitch: floats of one frequency.
+    """
+
+    image: int
+    start: int
+    held: int
+    base: int
+    at: int
+    pitch: int
+
+
 @njit(**_OPTIONS)
-def small_floats(groups):
+def small_floats(groups: int) -> int:
     """Floats of the small work space of one thread."""
     return MIXED + BLOCK * groups * GROUP
 
 
 @njit(**_OPTIONS)
-def _mirror(index, length):
+def mirror(index: int, length: int) -> int:
+    """The half-sample symmetric extension."""
     if index < 0:
         return -1 - index
     if index >= length:
@@ -42,12 +61,23 @@ def _mirror(index, length):
 
 
 @njit(**_OPTIONS)
-def _load_tile(source, plane, top, left, height, width, lane, symmetric, small, at):
+def _load_tile(
+    source: Floats,
+    plane: int,
+    top: int,
+    left: int,
+    lane: int,
+    geometry: Geometry,
+    symmetric: bool,
+    small: Floats,
+    at: int,
+) -> None:
     """small[at :] = 16 x 16 pixels with corner (top, left), 16 channels of `plane`."""
+    height, width = geometry.height, geometry.width
     for row in range(SMALL_TILE):
-        y = _mirror(top + row, height) if symmetric else top + row
+        y = mirror(top + row, height) if symmetric else top + row
         for column in range(SMALL_TILE):
-            x = _mirror(left + column, width) if symmetric else left + column
+            x = mirror(left + column, width) if symmetric else left + column
             value = splat(0.0)
             if 0 <= y < height and 0 <= x < width:
                 value = load(source, ((plane * height + y) * width + x) * GROUP + lane)
@@ -55,7 +85,7 @@ def _load_tile(source, plane, top, left, height, width, lane, symmetric, small, 
 
 
 @njit(**_OPTIONS)
-def _transform(re, im, at, scratch):
+def _transform(re: Floats, im: Floats, at: int, scratch: Floats) -> None:
     for row in range(SMALL_TILE):
         fft16(re, im, at + row * SMALL_PITCH, 16, scratch, at + SMALL_SCRATCH)
     for column in range(SMALL_TILE):
@@ -63,14 +93,15 @@ def _transform(re, im, at, scratch):
 
 
 @njit(**_OPTIONS)
-def _multiply_add(kr, ki, xr, xi, re, im):
+def _multiply_add(kr: Vector, ki: Vector, xr: Vector, xi: Vector, re: Vector, im: Vector) -> tuple[Vector, Vector]:
     """(re, im) + (kr + i ki) (xr + i xi)."""
     return fma(kr, xr, re) - ki * xi, fma(kr, xi, fma(ki, xr, im))
 
 
 @njit(**_OPTIONS)
-def _mix_block(re, im, first, channels, spectra_re, spectra_im, matrix, lanes, small_re, small_im, target):
+def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """Mix the channels of six pairs at one frequency into the 16 outputs that start at `lanes`."""
+    re, im, spectra_re, spectra_im = work.re, work.im, layer.re, layer.im
     z = splat(0.0)
     ar, ai, br, bi, cr, ci, dr, di, er, ei, fr, fi = z, z, z, z, z, z, z, z, z, z, z, z
     for channel in range(channels):
@@ -90,80 +121,103 @@ def _mix_block(re, im, first, channels, spectra_re, spectra_im, matrix, lanes, s
         fr, fi = _multiply_add(kr, ki, splat(re[x]), splat(im[x]), fr, fi)
     to = target + lanes
     for vr, vi in ((ar, ai), (br, bi), (cr, ci), (dr, di), (er, ei), (fr, fi)):
-        store(small_re, to, vr)
-        store(small_im, to, vi)
+        store(work.small_re, to, vr)
+        store(work.small_im, to, vi)
         to += channels
 
 
 @njit(**_OPTIONS)
-def _mix(re, im, base, count, pitch, channels, spectra_re, spectra_im, small_re, small_im, at):
-    """Replace the channels of `count` pairs at every frequency by V times them."""
+def _mix(pairs: Pairs, channels: int, layer: Mixing, work: MixWork) -> None:
+    """Replace the channels of the pairs at every frequency by V times them."""
+    re, im, small_re, small_im, mixed = work.re, work.im, work.small_re, work.small_im, pairs.at + MIXED
     for frequency in range(BINS):
-        for start in range(0, count, BLOCK):
-            first = base + frequency * pitch + start * channels
+        for start in range(0, pairs.held, BLOCK):
+            first = pairs.base + frequency * pairs.pitch + start * channels
             for lanes in range(0, channels, 16):
-                _mix_block(
-                    re, im, first, channels, spectra_re, spectra_im, frequency * channels * channels, lanes,
-                    small_re, small_im, at + MIXED,
-                )  # fmt: skip
+                _mix_block(first, channels, layer, frequency * channels * channels, lanes, work, mixed)
             for i in range(0, BLOCK * channels, 16):
-                store(re, first + i, load(small_re, at + MIXED + i))
-                store(im, first + i, load(small_im, at + MIXED + i))
+                store(re, first + i, load(small_re, mixed + i))
+                store(im, first + i, load(small_im, mixed + i))
+
+
+@njit(**_OPTIONS)
+def _load_pairs(source: Place, pairs: Pairs, layer: Mixing, geometry: Geometry, work: MixWork) -> None:
+    """The spectra of the tile pairs, frequency by frequency, all channels of a pair side by side."""
+    re, im, small_re, small_im, at = work.re, work.im, work.small_re, work.small_im, pairs.at
+    channels, inner, reach = geometry.groups * GROUP, SMALL_TILE + 1 - layer.support, layer.support // 2
+    across = (geometry.width + inner - 1) // inner
+    tiles = across * ((geometry.height + inner - 1) // inner)
+    for pair in range(pairs.held):
+        tile_a = pairs.start + 2 * pair
+        tile_b = min(tile_a + 1, tiles - 1)  # an odd one out keeps itself company
+        for lanes in range(0, channels, 16):
+            plane = (source.slot[pairs.image] * geometry.batch + pairs.image) * geometry.groups + lanes // GROUP
+            for tile, part in ((tile_a, small_re), (tile_b, small_im)):
+                top, left = tile // across * inner - reach, tile % across * inner - reach
+                _load_tile(source.values, plane, top, left, lanes % GROUP, geometry, layer.symmetric, part, at)
+            _transform(small_re, small_im, at, small_re)
+            for frequency in range(BINS):
+                to = pairs.base + frequency * pairs.pitch + pair * channels + lanes
+                where = at + frequency // SMALL_TILE * SMALL_PITCH + frequency % SMALL_TILE * 16
+                store(re, to, load(small_re, where))
+                store(im, to, load(small_im, where))
+
+
+@njit(**_OPTIONS)
+def _store_pairs(
+    output: Place,
+    pairs: Pairs,
+    layer: Mixing,
+    bank: Spline,
+    bias: Floats,
+    last: bool,
+    geometry: Geometry,
+    work: MixWork,
+) -> None:
+    """Back from the spectra, through the splines, into the image."""
+    re, im, small_re, small_im, at, to = work.re, work.im, work.small_re, work.small_im, pairs.at, output.values
+    height, width, groups = geometry.height, geometry.width, geometry.groups
+    channels, inner = groups * GROUP, SMALL_TILE + 1 - layer.support
+    across = (width + inner - 1) // inner
+    tiles = across * ((height + inner - 1) // inner)
+    for pair in range(pairs.held):
+        tile_a = pairs.start + 2 * pair
+        tile_b = min(tile_a + 1, tiles - 1)
+        for lanes in range(0, channels, 16):
+            for frequency in range(BINS):
+                where = at + frequency // SMALL_TILE * SMALL_PITCH + frequency % SMALL_TILE * 16
+                mixed = pairs.base + frequency * pairs.pitch + pair * channels + lanes
+                store(small_re, where, load(re, mixed))
+                store(small_im, where, load(im, mixed))
+            _transform(small_im, small_re, at, small_re)
+            plane = (output.slot[pairs.image] * geometry.batch + pairs.image) * groups + lanes // GROUP
+            offset = load(bias, pairs.image * channels + lanes)
+            for tile, part in ((tile_a, small_re), (tile_b, small_im)):
+                top, left = tile // across * inner, tile % across * inner
+                for row in range(min(inner, height - top)):
+                    for column in range(min(inner, width - left)):
+                        value = load(part, at + row * SMALL_PITCH + column * 16)
+                        value = spline(value, bank, groups, lanes)
+                        if last:
+                            value = sigmoid(value + offset)
+                        target = (plane * height + top + row) * width + left + column
+                        store(to, target * GROUP + lanes % GROUP, value)
 
 
 @njit(parallel=True, **_OPTIONS)
 def convolution(
-    active, source, source_slot, output, output_slot, support, symmetric, spectra_re, spectra_im,
-    table, knots, shift, stretch, bias, last, pairs, re, im, small_re, small_im, geometry,
-):  # fmt: skip
+    active: Numbers, source: Place, output: Place, layer: Mixing, bank: Spline, bias: Floats, last: bool, pairs: int,
+    geometry: Geometry, work: MixWork,
+) -> None:  # fmt: skip
     """A set of `pairs` tile pairs of one image at a time."""
-    batch, height, width, groups = geometry[0], geometry[1], geometry[2], geometry[3]
-    channels = groups * GROUP
-    inner, reach = SMALL_TILE + 1 - support, support // 2
-    across = (width + inner - 1) // inner
-    tiles = across * ((height + inner - 1) // inner)
+    inner = SMALL_TILE + 1 - layer.support
+    tiles = ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
     sets = (tiles + 2 * pairs - 1) // (2 * pairs)
-    pitch = pairs * channels + 16
     for item in prange(len(active) * sets):
-        b = active[item // sets]
-        start = item % sets * 2 * pairs
-        count = min(pairs, (tiles - start + 1) // 2)
-        thread = get_thread_id()
-        base, at = thread * BINS * pitch, thread * small_floats(groups)
-        for pair in range(count):
-            tile_a = start + 2 * pair
-            tile_b = min(tile_a + 1, tiles - 1)  # an odd one out keeps itself company
-            for lanes in range(0, channels, 16):
-                plane, lane = (source_slot[b] * batch + b) * groups + lanes // GROUP, lanes % GROUP
-                for tile, part in ((tile_a, small_re), (tile_b, small_im)):
-                    top, left = tile // across * inner - reach, tile % across * inner - reach
-                    _load_tile(source, plane, top, left, height, width, lane, symmetric, part, at)
-                _transform(small_re, small_im, at, small_re)
-                for frequency in range(BINS):
-                    to = base + frequency * pitch + pair * channels + lanes
-                    where = at + frequency // SMALL_TILE * SMALL_PITCH + frequency % SMALL_TILE * 16
-                    store(re, to, load(small_re, where))
-                    store(im, to, load(small_im, where))
-        _mix(re, im, base, count, pitch, channels, spectra_re, spectra_im, small_re, small_im, at)
-        for pair in range(count):
-            tile_a = start + 2 * pair
-            tile_b = min(tile_a + 1, tiles - 1)
-            for lanes in range(0, channels, 16):
-                for frequency in range(BINS):
-                    where = at + frequency // SMALL_TILE * SMALL_PITCH + frequency % SMALL_TILE * 16
-                    mixed = base + frequency * pitch + pair * channels + lanes
-                    store(small_re, where, load(re, mixed))
-                    store(small_im, where, load(im, mixed))
-                _transform(small_im, small_re, at, small_re)
-                plane, lane = (output_slot[b] * batch + b) * groups + lanes // GROUP, lanes % GROUP
-                offset = load(bias, b * channels + lanes)
-                for tile, part in ((tile_a, small_re), (tile_b, small_im)):
-                    top, left = tile // across * inner, tile % across * inner
-                    for row in range(min(inner, height - top)):
-                        for column in range(min(inner, width - left)):
-                            value = load(part, at + row * SMALL_PITCH + column * 16)
-                            value = spline(value, table, groups, lanes, knots, shift, stretch)
-                            if last:
-                                value = sigmoid(value + offset)
-                            to = ((plane * height + top + row) * width + left + column) * GROUP + lane
-                            store(output, to, value)
+        start, thread = item % sets * 2 * pairs, get_thread_id()
+        held, pitch = min(pairs, (tiles - start + 1) // 2), pairs * geometry.groups * GROUP + 16
+        at = thread * small_floats(geometry.groups)
+        mine = Pairs(active[item // sets], start, held, thread * BINS * pitch, at, pitch)
+        _load_pairs(source, mine, layer, geometry, work)
+        _mix(mine, geometry.groups * GROUP, layer, work)
+        _store_pairs(output, mine, layer, bank, bias, last, geometry, work)

@@ -4,13 +4,16 @@
     with `profiled`, output = clip(phi(scale . K * input), 0, 1) afterwards
 
 Boundary: zeros outside, or the half-sample symmetric extension. The adjoint of the latter folds the extension back.
-Shapes: input, output (2, B, G, H, W, 32); weights (k * k, G, 32); scale (B, G, 32).
+Shapes: input, output (2, B, G, H, W, 32); scale (B, G, 32).
 """
+
+from __future__ import annotations
 
 from numba import njit, prange
 
-from .convolution import _mirror as mirror
-from .simd import fma, load, maximum, minimum, splat, store
+from .arguments import Border, Floats, Geometry, Numbers, Place, Spline, Taps
+from .convolution import mirror
+from .simd import Vector, fma, load, maximum, minimum, splat, store
 from .spline import spline
 from .tile import GROUP
 
@@ -18,43 +21,49 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def _correlate_at(source, plane, y, x, height, width, lane, weights, lanes, groups, kernel, adjoint, symmetric):
+def _correlate_at(
+    source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, border: Border, geometry: Geometry
+) -> Vector:
     """The sum of K over the pixels around (y, x), which may lie outside the image in the adjoint."""
-    reach = kernel // 2
+    weights, kernel, lane = taps.weights, taps.kernel, lanes % GROUP
+    height, width, reach = geometry.height, geometry.width, kernel // 2
     total = splat(0.0)
     for row in range(kernel):
         for column in range(kernel):
             py, px = y + row - reach, x + column - reach
-            if symmetric and not adjoint:
+            if border.symmetric and not border.adjoint:
                 py, px = mirror(py, height), mirror(px, width)
             if 0 <= py < height and 0 <= px < width:
                 tap = row * kernel + column
-                if adjoint:
+                if border.adjoint:
                     tap = kernel * kernel - 1 - tap
-                weight = load(weights, tap * groups * GROUP + lanes)
+                weight = load(weights, tap * geometry.groups * GROUP + lanes)
                 total = fma(weight, load(source, ((plane * height + py) * width + px) * GROUP + lane), total)
     return total
 
 
 @njit(**_OPTIONS)
-def _folded_at(source, plane, y, x, height, width, lane, weights, lanes, groups, kernel, adjoint, symmetric):
+def _folded_at(
+    source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, border: Border, geometry: Geometry
+) -> Vector:
     """`_correlate_at`, and for the adjoint of a symmetric extension the pixels outside that mirror onto (y, x)."""
-    reach = kernel // 2
+    height, width, reach = geometry.height, geometry.width, taps.kernel // 2
     total = splat(0.0)
     for py in (y, -1 - y, 2 * height - 1 - y):
         for px in (x, -1 - x, 2 * width - 1 - x):
             inside = py == y and px == x
             near = -reach <= py < height + reach and -reach <= px < width + reach
-            if inside or (adjoint and symmetric and near):
-                total = total + _correlate_at(
-                    source, plane, py, px, height, width, lane, weights, lanes, groups, kernel, adjoint, symmetric
-                )
+            if inside or (border.adjoint and border.symmetric and near):
+                total = total + _correlate_at(source, plane, py, px, lanes, taps, border, geometry)
     return total
 
 
 @njit(**_OPTIONS)
-def _four_pixels(source, first, row_floats, weights, lanes, groups, kernel, adjoint):
+def _four_pixels(
+    source: Floats, first: int, row_floats: int, lanes: int, groups: int, taps: Taps, adjoint: bool
+) -> tuple[Vector, Vector, Vector, Vector]:
     """Four neighbouring pixels well inside the image."""
+    weights, kernel = taps.weights, taps.kernel
     a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     for row in range(kernel):
         for column in range(kernel):
@@ -71,53 +80,39 @@ def _four_pixels(source, first, row_floats, weights, lanes, groups, kernel, adjo
 
 
 @njit(**_OPTIONS)
-def _finish(value, profiled, scale, image, table, groups, lanes, knots, shift, stretch):
+def _finish(value: Vector, profiled: bool, scale: Floats, image: int, bank: Spline, groups: int, lanes: int) -> Vector:
     if profiled:
-        value = spline(value * load(scale, image * groups * GROUP + lanes), table, groups, lanes, knots, shift, stretch)
+        value = spline(value * load(scale, image * groups * GROUP + lanes), bank, groups, lanes)
         value = minimum(maximum(value, splat(0.0)), splat(1.0))
     return value
 
 
 @njit(parallel=True, **_OPTIONS)
 def depthwise(
-    active, source, source_slot, output, output_slot, weights, kernel, adjoint, symmetric,
-    profiled, scale, table, knots, shift, stretch, geometry,
-):  # fmt: skip
+    active: Numbers, source: Place, output: Place, taps: Taps, border: Border, profiled: bool, scale: Floats, bank: Spline,
+    geometry: Geometry,
+) -> None:  # fmt: skip
     """One row of one image at a time."""
-    batch, height, width, groups = geometry[0], geometry[1], geometry[2], geometry[3]
-    reach = kernel // 2
-    for item in prange(len(active) * height):
+    for item in prange(len(active) * geometry.height):
+        batch, height, width, groups = geometry.batch, geometry.height, geometry.width, geometry.groups
+        reach, values, to = taps.kernel // 2, source.values, output.values
         b, row = active[item // height], item % height
         for lanes in range(0, groups * GROUP, 16):
-            plane, lane = (source_slot[b] * batch + b) * groups + lanes // GROUP, lanes % GROUP
-            target = ((output_slot[b] * batch + b) * groups + lanes // GROUP) * height + row
+            plane, lane = (source.slot[b] * batch + b) * groups + lanes // GROUP, lanes % GROUP
+            target = ((output.slot[b] * batch + b) * groups + lanes // GROUP) * height + row
             target = target * width * GROUP + lane
             inside = reach <= row < height - reach
             column = 0
             while column < width:
                 if inside and column >= reach and column + 4 <= width - reach:
                     first = ((plane * height + row - reach) * width + column - reach) * GROUP + lane
-                    values = _four_pixels(source, first, width * GROUP, weights, lanes, groups, kernel, adjoint)
+                    four = _four_pixels(values, first, width * GROUP, lanes, groups, taps, border.adjoint)
                     for pixel in range(4):
-                        value = _finish(values[pixel], profiled, scale, b, table, groups, lanes, knots, shift, stretch)
-                        store(output, target + (column + pixel) * GROUP, value)
+                        value = _finish(four[pixel], profiled, scale, b, bank, groups, lanes)
+                        store(to, target + (column + pixel) * GROUP, value)
                     column += 4
                 else:
-                    value = _folded_at(
-                        source,
-                        plane,
-                        row,
-                        column,
-                        height,
-                        width,
-                        lane,
-                        weights,
-                        lanes,
-                        groups,
-                        kernel,
-                        adjoint,
-                        symmetric,
-                    )
-                    value = _finish(value, profiled, scale, b, table, groups, lanes, knots, shift, stretch)
-                    store(output, target + column * GROUP, value)
+                    value = _folded_at(values, plane, row, column, lanes, taps, border, geometry)
+                    value = _finish(value, profiled, scale, b, bank, groups, lanes)
+                    store(to, target + column * GROUP, value)
                     column += 1

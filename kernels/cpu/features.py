@@ -1,12 +1,15 @@
 """features: the first layer of the SAFI mask generator, s1(gain . (V1 x)), one image in, C channels out.
 
-Shapes: image (2, B, rows, pitch) with its halo; weights (k * k, G, 32); gain (B, G, 32); output (2, B, G, H, W, 32) at `output_slot`.
+Shapes: image (4, B, rows, pitch) with its halo; gain (B, G, 32); output (2, B, G, H, W, 32).
 Four pixels share every load of a weight.
 """
 
+from __future__ import annotations
+
 from numba import njit, prange
 
-from .simd import fma, load, splat, store
+from .arguments import Floats, Geometry, Numbers, Place, Spline, Taps
+from .simd import Vector, fma, load, splat, store
 from .spline import spline
 from .tile import GROUP
 
@@ -14,8 +17,11 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def _four_pixels(image, first, pitch, weights, lanes, groups, kernel):
+def _four_pixels(
+    image: Floats, first: int, pitch: int, taps: Taps, lanes: int, groups: int
+) -> tuple[Vector, Vector, Vector, Vector]:
     """V1 x at four neighbouring pixels for 16 channels."""
+    weights, kernel = taps.weights, taps.kernel
     a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     for row in range(kernel):
         for column in range(kernel):
@@ -29,20 +35,21 @@ def _four_pixels(image, first, pitch, weights, lanes, groups, kernel):
 
 
 @njit(parallel=True, **_OPTIONS)
-def features(active, slot, image, weights, kernel, gain, table, knots, shift, stretch, output, output_slot, geometry):
+def features(
+    active: Numbers, image: Place, taps: Taps, gain: Floats, bank: Spline, output: Place, geometry: Geometry
+) -> None:
     """One row of one image at a time."""
-    batch, height, width, groups = geometry[0], geometry[1], geometry[2], geometry[3]
-    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
-    corner = halo - kernel // 2
-    for item in prange(len(active) * height):
+    for item in prange(len(active) * geometry.height):
+        batch, height, width, groups = geometry.batch, geometry.height, geometry.width, geometry.groups
+        pitch, corner, x, to = geometry.pitch, geometry.halo - taps.kernel // 2, image.values, output.values
         b, row = active[item // height], item % height
-        first = ((slot[b] * batch + b) * rows + row + corner) * pitch + corner
+        first = ((image.slot[b] * batch + b) * geometry.rows + row + corner) * pitch + corner
         for lanes in range(0, groups * GROUP, 16):
             scale = load(gain, b * groups * GROUP + lanes)
-            plane = (output_slot[b] * batch + b) * groups + lanes // GROUP
+            plane = (output.slot[b] * batch + b) * groups + lanes // GROUP
             target = (plane * height + row) * width * GROUP + lanes % GROUP
             for column in range(0, width, 4):
-                values = _four_pixels(image, first + column, pitch, weights, lanes, groups, kernel)
+                values = _four_pixels(x, first + column, pitch, taps, lanes, groups)
                 for pixel in range(min(4, width - column)):
-                    value = spline(values[pixel] * scale, table, groups, lanes, knots, shift, stretch)
-                    store(output, target + (column + pixel) * GROUP, value)
+                    value = spline(values[pixel] * scale, bank, groups, lanes)
+                    store(to, target + (column + pixel) * GROUP, value)

@@ -6,10 +6,13 @@ Element n of a line is the 16 floats at `offset + n * stride` of the flat arrays
 the same function with `re` and `im` swapped. `scratch` holds one line: 2 * N * 16 floats, starting at `base`.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numba import njit
 
-from .simd import fma, load, splat, store
+from .arguments import Floats
+from .simd import Vector, fma, load, splat, store
 
 TILE = 32  # side of the tiles of the filter bank
 SMALL_TILE = 16  # side of the tiles of the mask generator's convolutions
@@ -24,7 +27,9 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def _butterfly4(ar, ai, br, bi, cr, ci, dr, di):
+def _butterfly4(
+    ar: Vector, ai: Vector, br: Vector, bi: Vector, cr: Vector, ci: Vector, dr: Vector, di: Vector
+) -> tuple[Vector, Vector, Vector, Vector, Vector, Vector, Vector, Vector]:
     """Transform of length 4 of a, b, c, d."""
     pr, pi, qr, qi = ar + cr, ai + ci, ar - cr, ai - ci
     rr, ri, sr, si = br + dr, bi + di, br - dr, bi - di
@@ -32,7 +37,9 @@ def _butterfly4(ar, ai, br, bi, cr, ci, dr, di):
 
 
 @njit(**_OPTIONS)
-def _first_stage(re, im, offset, step, scratch, j, length, imaginary):
+def _first_stage(
+    re: Floats, im: Floats, offset: int, step: int, scratch: Floats, j: int, length: int, imaginary: int
+) -> None:
     """Radix 4 over the elements j, j + N/4, j + N/2, j + 3N/4, times the twiddles exp(-2 pi i j m / N)."""
     quarter = length // 4
     turn = TILE // length
@@ -51,7 +58,9 @@ def _first_stage(re, im, offset, step, scratch, j, length, imaginary):
 
 
 @njit(**_OPTIONS)
-def _store_turned(scratch, real, imaginary, position, xr, xi, angle):
+def _store_turned(
+    scratch: Floats, real: int, imaginary: int, position: int, xr: Vector, xi: Vector, angle: int
+) -> None:
     """scratch[position] = x * exp(-2 pi i angle / 32)."""
     c, s = splat(COS[angle]), splat(SIN[angle])
     store(scratch, real + position * 16, fma(xr, c, xi * s))
@@ -59,7 +68,7 @@ def _store_turned(scratch, real, imaginary, position, xr, xi, angle):
 
 
 @njit(**_OPTIONS)
-def fft32(re, im, offset, stride, scratch, base):
+def fft32(re: Floats, im: Floats, offset: int, stride: int, scratch: Floats, base: int) -> None:
     """In-place transform of one line of 32 elements: radix 4, then radix 8."""
     real, imaginary = base, base + 512
     for j in range(8):
@@ -100,7 +109,7 @@ def fft32(re, im, offset, stride, scratch, base):
 
 
 @njit(**_OPTIONS)
-def fft16(re, im, offset, stride, scratch, base):
+def fft16(re: Floats, im: Floats, offset: int, stride: int, scratch: Floats, base: int) -> None:
     """In-place transform of one line of 16 elements: radix 4 twice."""
     real, imaginary = base, base + 256
     for j in range(4):

@@ -1,4 +1,4 @@
-"""image_step, primal_step: add up the tiles of W^T (M . u), move x, and measure what the stopping rules and the certificate need.
+"""image_step and its like: add up the tiles of W^T (M . u), move x, and measure what the stopping rules and the certificate need.
 
 With z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated image that the dual step started from:
 
@@ -9,19 +9,16 @@ With z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated imag
 The primal-dual part is 1/2 ||x0 - y||^2 + <z_new, x0> minus the minimum of the same over the box, written without cancellation:
 (x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0. With lambda ||M . W x0||_1 - <z_new, x0> it makes the duality gap.
 
-For a general forward operator the primal step of Condat and Vu takes the place of x = clip(y - z), with the gradient of the data
-term H^T (H x - y) given:
-
-    x_new = clip(x - tau (gradient + z_new), low, high),   x_bar = x_new + theta (x_new - x)   (into the slot of x(v))
-    sums[b, row] = ( <z_new, x>,  max over the box of <g, x - .>,  ||x_new - x||^2,  ||x||^2,  ||g||^2 ),  g = gradient + z_new
-
 Shapes: tiles (B, tiles, 32, 32); y (B, H, W); z (2, B, H, W); image (4, B, rows, pitch) with its halo: slots 0 and 1 hold the
 extrapolated x(v), slots 2 and 3 hold x(u); sums (B, H, 5) float64.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numba import njit, prange
 
+from .arguments import Box, Floats, Geometry, Numbers, Place, Sums
 from .fft import TILE
 
 SUMS = 5
@@ -30,7 +27,9 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def _add_extended_row(tiles, b, row, inner, tile_rows, tile_columns, line):
+def _add_extended_row(
+    tiles: Floats, b: int, row: int, inner: int, tile_rows: int, tile_columns: int, line: Floats
+) -> None:
     """line += row `row` of W^T u before folding, where row 0 lies `reach` pixels above the image."""
     low = max(0, (row - TILE + inner) // inner)
     high = min(tile_rows - 1, row // inner)
@@ -44,12 +43,14 @@ def _add_extended_row(tiles, b, row, inner, tile_rows, tile_columns, line):
 
 
 @njit(**_OPTIONS)
-def _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line):
+def _gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Floats) -> None:
     """line[reach : reach + width] = row `row` of W^T u, the extension of the boundary folded back."""
+    height, width = geometry.height, geometry.width
+    reach, inner = geometry.support // 2, TILE + 1 - geometry.support
     tile_rows, tile_columns = (height + inner - 1) // inner, (width + inner - 1) // inner
     line[:] = 0
     _add_extended_row(tiles, b, row + reach, inner, tile_rows, tile_columns, line)
-    if symmetric:
+    if geometry.symmetric:
         if row < reach:
             _add_extended_row(tiles, b, reach - 1 - row, inner, tile_rows, tile_columns, line)
         if row >= height - reach:
@@ -60,35 +61,43 @@ def _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line):
 
 
 @njit(**_OPTIONS)
-def _extend_row(image, plane, row, height, width, halo, rows, pitch, symmetric):
+def _row_at(plane: int, row: int, geometry: Geometry) -> int:
+    """Where a row of a plane begins, behind its halo."""
+    return (plane * geometry.rows + row + geometry.halo) * geometry.pitch + geometry.halo
+
+
+@njit(**_OPTIONS)
+def _extend_row(image: Floats, plane: int, row: int, geometry: Geometry) -> None:
     """Mirror a finished row of x into the halo; with zero padding the halo stays zero."""
-    if not symmetric:
+    if not geometry.symmetric:
         return
-    first = (plane * rows + row + halo) * pitch
+    height, width, halo, pitch = geometry.height, geometry.width, geometry.halo, geometry.pitch
+    first = (plane * geometry.rows + row + halo) * pitch
     for column in range(halo):
         image[first + halo - 1 - column] = image[first + halo + column]
         image[first + halo + width + column] = image[first + halo + width - 1 - column]
     for mirror in (halo - 1 - row, 2 * height - 1 - row + halo):
         if 0 <= mirror < halo or halo + height <= mirror < 2 * halo + height:
-            copy = (plane * rows + mirror) * pitch
+            copy = (plane * geometry.rows + mirror) * pitch
             for column in range(width + 2 * halo):
                 image[copy + column] = image[first + column]
 
 
 @njit(parallel=True, **_OPTIONS)
-def image_step(active, source, target, tiles, y, z, image, low, high, momentum, symmetric, sums, geometry):
+def image_step(
+    active: Numbers, source: Numbers, target: Numbers, tiles: Floats, y: Floats, z: Floats, image: Floats, box: Box,
+    momentum: Floats, sums: Sums, geometry: Geometry,
+) -> None:  # fmt: skip
     """One row at a time: z[target], image[target] and sums from tiles, z[source] and image[source]."""
-    batch, height, width, support = geometry[0], geometry[1], geometry[2], geometry[4]
-    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
-    reach, inner = support // 2, TILE + 1 - support
-    for item in prange(len(active) * height):
+    for item in prange(len(active) * geometry.height):
+        batch, height, width, pitch = geometry.batch, geometry.height, geometry.width, geometry.pitch
+        reach, low, high = geometry.support // 2, box.low, box.high
         b, row = active[item // height], item % height
         line = np.empty(pitch + 2 * TILE, np.float32)
-        _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line)
+        _gather_row(tiles, b, row, geometry, line)
         old, new = source[b] * batch + b, target[b] * batch + b
-        primal = 2 * batch * rows * pitch  # from x(v) to x(u)
-        x_old = (old * rows + row + halo) * pitch + halo
-        x_new = (new * rows + row + halo) * pitch + halo
+        primal = 2 * batch * geometry.rows * pitch  # from x(v) to x(u)
+        x_old, x_new = _row_at(old, row, geometry), _row_at(new, row, geometry)
         zx, data, primal_dual, change, size = 0.0, 0.0, 0.0, 0.0, 0.0
         for column in range(width):
             z_new = line[reach + column]
@@ -105,35 +114,35 @@ def image_step(active, source, target, tiles, y, z, image, low, high, momentum, 
             z[(new * height + row) * width + column] = z_new
             image[x_new + column] = min(max(y_here - (z_new + momentum[b] * (z_new - z_old)), low), high)
             image[primal + x_new + column] = u_new
-        _extend_row(image, new, row, height, width, halo, rows, pitch, symmetric)
-        _extend_row(image, 2 * batch + new, row, height, width, halo, rows, pitch, symmetric)
+        _extend_row(image, new, row, geometry)
+        _extend_row(image, 2 * batch + new, row, geometry)
         at = (b * height + row) * SUMS
         sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, data, primal_dual, change, size
 
 
 @njit(parallel=True, **_OPTIONS)
-def set_image(active, slot, values, image, symmetric, geometry):
-    """image[slot[b], b] = values[b] with its halo; values (B, H, W)."""
-    batch, height, width = geometry[0], geometry[1], geometry[2]
-    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
-    for item in prange(len(active) * height):
+def set_image(active: Numbers, values: Floats, image: Place, geometry: Geometry) -> None:
+    """The image of its slot becomes values[b], with its halo; values (B, H, W)."""
+    for item in prange(len(active) * geometry.height):
+        height, width, to = geometry.height, geometry.width, image.values
         b, row = active[item // height], item % height
-        plane = slot[b] * batch + b
-        first = (plane * rows + row + halo) * pitch + halo
+        plane = image.slot[b] * geometry.batch + b
+        first = _row_at(plane, row, geometry)
         for column in range(width):
-            image[first + column] = values[(b * height + row) * width + column]
-        _extend_row(image, plane, row, height, width, halo, rows, pitch, symmetric)
+            to[first + column] = values[(b * height + row) * width + column]
+        _extend_row(to, plane, row, geometry)
 
 
 @njit(parallel=True, **_OPTIONS)
-def primal_sums(active, slot, y, z, image, sums, geometry):
+def primal_sums(
+    active: Numbers, slot: Numbers, y: Floats, z: Floats, image: Floats, sums: Sums, geometry: Geometry
+) -> None:
     """sums[b, row, :2] = ( <z, x(u)>,  1/2 ||x(u) - y||^2 ) for the u of slot[b]."""
-    batch, height, width = geometry[0], geometry[1], geometry[2]
-    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
-    for item in prange(len(active) * height):
+    for item in prange(len(active) * geometry.height):
+        height, width = geometry.height, geometry.width
         b, row = active[item // height], item % height
-        plane = slot[b] * batch + b
-        first = ((2 * batch + plane) * rows + row + halo) * pitch + halo
+        plane = slot[b] * geometry.batch + b
+        first = _row_at(2 * geometry.batch + plane, row, geometry)
         zx, data = 0.0, 0.0
         for column in range(width):
             x = image[first + column]
@@ -145,16 +154,15 @@ def primal_sums(active, slot, y, z, image, sums, geometry):
 
 
 @njit(parallel=True, **_OPTIONS)
-def outer_sums(active, slot, image, reference, sums, geometry):
-    """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the x in plane slot[b] and before = reference (B, H, W), which becomes x."""
-    batch, height, width = geometry[0], geometry[1], geometry[2]
-    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
-    for item in prange(len(active) * height):
+def outer_sums(active: Numbers, image: Place, reference: Floats, sums: Sums, geometry: Geometry) -> None:
+    """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the image x and before = reference (B, H, W), which becomes x."""
+    for item in prange(len(active) * geometry.height):
+        height, width, values = geometry.height, geometry.width, image.values
         b, row = active[item // height], item % height
-        first = ((slot[b] * batch + b) * rows + row + halo) * pitch + halo
+        first = _row_at(image.slot[b] * geometry.batch + b, row, geometry)
         change, size = 0.0, 0.0
         for column in range(width):
-            x, at = image[first + column], (b * height + row) * width + column
+            x, at = values[first + column], (b * height + row) * width + column
             before = reference[at]
             change += (x - before) * (x - before)
             size += before * before
@@ -164,50 +172,13 @@ def outer_sums(active, slot, image, reference, sums, geometry):
 
 
 @njit(parallel=True, **_OPTIONS)
-def gather_image(active, tiles, symmetric, output, geometry):
+def gather_image(active: Numbers, tiles: Floats, output: Floats, geometry: Geometry) -> None:
     """output (B, H, W) = what the tiles add up to, W^T u or W^T (M . u)."""
-    height, width, support, pitch = geometry[1], geometry[2], geometry[4], geometry[7]
-    reach, inner = support // 2, TILE + 1 - support
-    for item in prange(len(active) * height):
+    for item in prange(len(active) * geometry.height):
+        height, width, reach = geometry.height, geometry.width, geometry.support // 2
         b, row = active[item // height], item % height
-        line = np.empty(pitch + 2 * TILE, np.float32)
-        _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line)
+        line = np.empty(geometry.pitch + 2 * TILE, np.float32)
+        _gather_row(tiles, b, row, geometry, line)
         first = (b * height + row) * width
         for column in range(width):
             output[first + column] = line[reach + column]
-
-
-@njit(parallel=True, **_OPTIONS)
-def primal_step(
-    active, source, target, tiles, gradient, z, image, low, high, tau, theta, symmetric, sums, geometry,
-):  # fmt: skip
-    """One row at a time; gradient (B, H, W), tau (B,). From x(u) of `source` to x(u), x(v) and z of `target`."""
-    batch, height, width, support = geometry[0], geometry[1], geometry[2], geometry[4]
-    halo, rows, pitch = geometry[5], geometry[6], geometry[7]
-    reach, inner = support // 2, TILE + 1 - support
-    for item in prange(len(active) * height):
-        b, row = active[item // height], item % height
-        line = np.empty(pitch + 2 * TILE, np.float32)
-        _gather_row(tiles, b, row, height, width, reach, inner, symmetric, line)
-        old, new = source[b] * batch + b, target[b] * batch + b
-        primal = 2 * batch * rows * pitch
-        x_old = primal + (old * rows + row + halo) * pitch + halo
-        x_new = (new * rows + row + halo) * pitch + halo
-        zx, box, change, size, residual = 0.0, 0.0, 0.0, 0.0, 0.0
-        for column in range(width):
-            z_new, x = line[reach + column], image[x_old + column]
-            g = gradient[(b * height + row) * width + column] + z_new
-            moved = min(max(x - tau[b] * g, low), high)
-            zx += z_new * x
-            if g != 0:
-                box += g * (x - (low if g > 0 else high))
-            change += (moved - x) * (moved - x)
-            size += x * x
-            residual += g * g
-            z[(new * height + row) * width + column] = z_new
-            image[x_new + column] = moved + theta * (moved - x)
-            image[primal + x_new + column] = moved
-        _extend_row(image, new, row, height, width, halo, rows, pitch, symmetric)
-        _extend_row(image, 2 * batch + new, row, height, width, halo, rows, pitch, symmetric)
-        at = (b * height + row) * SUMS
-        sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, box, change, size, residual

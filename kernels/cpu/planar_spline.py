@@ -7,8 +7,15 @@ Planes are shared out among the threads. The index is unsigned, so that a loop b
 and have a loop of their own. Not for solving: kernels/cpu/spline.py is the one that the engine fuses into its passes.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
+from numpy.typing import NDArray
+
+Planes = NDArray[Any]
 
 # Without the flags that deny NaN and infinity: a NaN must end as an index that exists.
 _FAST = {"nsz", "arcp", "contract", "reassoc"}
@@ -16,7 +23,7 @@ _OPTIONS = {"parallel": True, "fastmath": _FAST, "cache": True, "error_model": "
 
 
 @njit(fastmath=_FAST, cache=True, error_model="numpy")
-def _piece(t, last):
+def _piece(t: Any, last: Any) -> Any:
     """floor(t) cut to 0 .. last, as a float; 0 for NaN."""
     zero = last - last
     t = t if t > zero else zero
@@ -24,7 +31,7 @@ def _piece(t, last):
 
 
 @njit(**_OPTIONS)
-def spline_planes(x, values, low, out):
+def spline_planes(x: Planes, values: Planes, low: float, out: Planes) -> None:
     """out = s(x)."""
     batch, channels, pixels = x.shape
     pieces = values.shape[1] - 1
@@ -42,7 +49,9 @@ def spline_planes(x, values, low, out):
 
 
 @njit(**_OPTIONS)
-def spline_planes_gradient(x, values, low, gradient, to_x, to_values):
+def spline_planes_gradient(
+    x: Planes, values: Planes, low: float, gradient: Planes, to_x: Planes, to_values: Planes
+) -> None:
     """gradient of s(x) -> gradient of x and, plane by plane, of the values: to_values float64 (B, C, n)."""
     batch, channels, pixels = x.shape
     pieces = values.shape[1] - 1
@@ -63,6 +72,6 @@ def spline_planes_gradient(x, values, low, gradient, to_x, to_values):
             whole[i] += incoming[p]
             right[i] += incoming[p] * (t - left)
         to_values[b, c, 0] = 0
-        for i in range(pieces):
-            to_values[b, c, i] += whole[i] - right[i]
-            to_values[b, c, i + 1] = right[i]
+        for piece in range(pieces):
+            to_values[b, c, piece] += whole[piece] - right[piece]
+            to_values[b, c, piece + 1] = right[piece]

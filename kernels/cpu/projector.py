@@ -23,7 +23,7 @@ middle one, xi that of a position from the middle of a line, both in pixels. Det
              from the source, that of the origin being 1; the cells are 1 + lambda rho times as long on line rho as on the middle one;
              f of the way through a cell on the detector is  f (1 + delta (k + 1 - c)) / (1 + delta (k + f - c))  of it on a line
     weights  (V, K) w, negative where positions on lines fall with k;   gains (V, K): w / length of the cell on the middle line
-    x (B, H, W);  y (B, V, K);  geometry (B, H, W, V, K);  all float32 but for `major` and `geometry` (int64)
+    x (B, H, W);  y (B, V, K);  all float32 but for `major` (int64)
     rows (B, H, W + 2), columns (B, W, H + 2), sums (B, V, K + 2): running sums that begin at 0, the last one twice
     cells (B, V, K + 3): y after one zero and before two
 
@@ -33,9 +33,14 @@ one load of two numbers in each lane; parallel rays have about 0.9 H W V edges i
 Twin: kernels/cuda/projector.cu.
 """
 
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit, prange
 
+from .arguments import Floats, Rays, Scan
 from .simd import LANES, floor, fma, interpolate, lanes_up, load, maximum, minimum, splat, store
 
 COEFFICIENTS = 8  # of a view
@@ -44,10 +49,19 @@ BLOCK = 8  # image rows that back_project and smear make at a time, while the su
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
+class Walk(NamedTuple):
+    """Positions (xi + i xi_step, rho + i rho_step), i = 0, 1, ..."""
+
+    xi: np.float32
+    xi_step: np.float32
+    rho: np.float32
+    rho_step: np.float32
+
+
 @njit(parallel=True, **_OPTIONS)
-def line_sums(x, rows, columns, geometry):
+def line_sums(x: Floats, rows: Floats, columns: Floats, scan: Scan) -> None:
     """Running sums along the rows and the columns of an image; one line at a time, added in float64."""
-    batch, height, width = geometry[0], geometry[1], geometry[2]
+    batch, height, width = scan.batch, scan.height, scan.width
     for item in prange(batch * (height + width)):
         b, line = item // (height + width), item % (height + width)
         if line < height:
@@ -67,7 +81,7 @@ def line_sums(x, rows, columns, geometry):
 
 
 @njit(**_OPTIONS)
-def _detector_place(views, v, xi, rho):
+def _detector_place(views: Floats, v: int, xi: np.float32, rho: np.float32) -> Any:
     """Where (xi, rho) lies on the detector."""
     at = v * COEFFICIENTS
     above = views[at + 1] * xi + views[at + 2] * rho
@@ -75,18 +89,30 @@ def _detector_place(views, v, xi, rho):
 
 
 @njit(**_OPTIONS)
-def _sums_at_edges(lines, first, length, edges, at, detectors, low, high, rho, value):
-    """value[k] = the running sum of a line where the edges low .. high of the cells lie."""
+def _sums_at_edges(
+    lines: Floats,
+    first: int,
+    length: int,
+    edges: Floats,
+    at: tuple[int, int],
+    low: int,
+    high: int,
+    rho: np.float32,
+    value: Floats,
+) -> None:
+    """value[k] = the running sum of a line where the edges low .. high of the cells lie; at: where both rows of `edges` begin."""
     end, zero, distance = splat(np.float32(length)), splat(np.float32(0)), splat(rho)
     for k in range(low, high + 1, LANES):
-        place = fma(load(edges, at + detectors + 1 + k), distance, load(edges, at + k))
+        place = fma(load(edges, at[1] + k), distance, load(edges, at[0] + k))
         place = minimum(maximum(place, zero), end)
         whole = floor(place)
         store(value, k, interpolate(lines, first, whole, place - whole))
 
 
 @njit(**_OPTIONS)
-def _add_differences(total, at, scale, value, before, low, high):
+def _add_differences(
+    total: Floats, at: int, scale: np.float32, value: Floats, before: Floats, low: int, high: int
+) -> None:
     """total[at + k] += scale (value[k] - before[k]) for k from low up to high, rounded up to whole vectors."""
     factor = splat(scale)
     for k in range(low, high, LANES):
@@ -94,10 +120,10 @@ def _add_differences(total, at, scale, value, before, low, high):
 
 
 @njit(parallel=True, **_OPTIONS)
-def project(rows, columns, edges, views, gains, major, y, geometry):
+def project(rows: Floats, columns: Floats, rays: Rays, y: Floats, scan: Scan) -> None:
     """One view of one image at a time, line after line."""
-    batch, height, width = geometry[0], geometry[1], geometry[2]
-    view_count, detectors = geometry[3], geometry[4]
+    batch, height, width, view_count, detectors = scan.batch, scan.height, scan.width, scan.views, scan.detectors
+    edges, views, gains, major = rays.edges, rays.views, rays.gains, rays.major
     for item in prange(batch * view_count):
         b, v = item // view_count, item % view_count
         lines = rows if major[v] == 0 else columns
@@ -113,11 +139,10 @@ def project(rows, columns, edges, views, gains, major, y, geometry):
             high = min(detectors, int(np.floor(max(one, other))) + 2)
             if low >= high:
                 continue
-            high = (
-                low + (high - low + LANES - 1) // LANES * LANES
-            )  # the edges beyond lie outside the line and add nothing
+            # the edges beyond lie outside the line and add nothing
+            high = low + (high - low + LANES - 1) // LANES * LANES
             first = (b * count + line) * (length + 2)
-            _sums_at_edges(lines, first, length, edges, at, detectors, low, high, rho, value)
+            _sums_at_edges(lines, first, length, edges, (at, at + detectors + 1), low, high, rho, value)
             scale = np.float32(1) / (np.float32(1) + views[v * COEFFICIENTS + 6] * rho)
             _add_differences(total, 0, scale, value[1:], value, low, high)
         for k in range(detectors):
@@ -125,9 +150,9 @@ def project(rows, columns, edges, views, gains, major, y, geometry):
 
 
 @njit(parallel=True, **_OPTIONS)
-def view_sums(y, weights, sums, geometry):
+def view_sums(y: Floats, weights: Floats, sums: Floats, scan: Scan) -> None:
     """Running sums of w y along the detector, added in float64."""
-    batch, view_count, detectors = geometry[0], geometry[3], geometry[4]
+    batch, view_count, detectors = scan.batch, scan.views, scan.detectors
     for item in prange(batch * view_count):
         total, first = 0.0, item * (detectors + 2)
         sums[first] = 0
@@ -138,9 +163,11 @@ def view_sums(y, weights, sums, geometry):
 
 
 @njit(**_OPTIONS)
-def _sums_at_pixels(sums, first, detectors, views, v, xi, xi_step, rho, rho_step, count, value):
-    """value[i] = the running sum of a view at (xi + i xi_step, rho + i rho_step)."""
-    at = v * COEFFICIENTS
+def _sums_at_pixels(
+    sums: Floats, first: int, detectors: int, views: Floats, v: int, walk: Walk, count: int, value: Floats
+) -> None:
+    """value[i] = the running sum of a view at the i-th position."""
+    at, xi, xi_step, rho, rho_step = v * COEFFICIENTS, walk.xi, walk.xi_step, walk.rho, walk.rho_step
     one, end, zero = splat(np.float32(1)), splat(np.float32(detectors)), splat(np.float32(0))
     centre, delta = splat(views[at]), splat(views[at + 5])
     above = splat(views[at + 1] * xi + views[at + 2] * rho)
@@ -164,11 +191,10 @@ def _sums_at_pixels(sums, first, detectors, views, v, xi, xi_step, rho, rho_step
 
 
 @njit(parallel=True, **_OPTIONS)
-def back_project(sums, views, major, x, geometry):
+def back_project(sums: Floats, rays: Rays, x: Floats, scan: Scan) -> None:
     """BLOCK rows of one image at a time, view after view."""
-    batch, height, width = geometry[0], geometry[1], geometry[2]
-    view_count, detectors = geometry[3], geometry[4]
-    blocks = (height + BLOCK - 1) // BLOCK
+    batch, height, width, view_count, detectors = scan.batch, scan.height, scan.width, scan.views, scan.detectors
+    blocks, views, major = (height + BLOCK - 1) // BLOCK, rays.views, rays.major
     half_height, half_width = np.float32(0.5 * height), np.float32(0.5 * width)
     middle_row, middle_column = np.float32(0.5 * (height - 1)), np.float32(0.5 * (width - 1))
     one, zero = np.float32(1), np.float32(0)
@@ -183,13 +209,15 @@ def back_project(sums, views, major, x, geometry):
             if major[v] == 0:
                 for row in range(low, high):
                     rho = np.float32(row) - middle_row
-                    _sums_at_pixels(sums, first, detectors, views, v, -half_width, one, rho, zero, width + 1, value)
+                    walk = Walk(-half_width, one, rho, zero)
+                    _sums_at_pixels(sums, first, detectors, views, v, walk, width + 1, value)
                     _add_differences(total, (row - low) * pitch, one, value[1:], value, 0, width)
             else:
                 for row in range(low, high + 1):
                     xi = np.float32(row) - half_height
                     value, before = before, value
-                    _sums_at_pixels(sums, first, detectors, views, v, xi, zero, -middle_column, one, width, value)
+                    walk = Walk(xi, zero, -middle_column, one)
+                    _sums_at_pixels(sums, first, detectors, views, v, walk, width, value)
                     if row > low:
                         _add_differences(total, (row - 1 - low) * pitch, one, value, before, 0, width)
         for row in range(low, high):
@@ -198,9 +226,11 @@ def back_project(sums, views, major, x, geometry):
 
 
 @njit(**_OPTIONS)
-def _smear_row(cells, first, detectors, views, v, xi, xi_step, rho, rho_step, count, total, target):
-    """total[target + i] += what one view has for (xi + i xi_step, rho + i rho_step)."""
-    at = v * COEFFICIENTS
+def _smear_row(
+    cells: Floats, first: int, detectors: int, views: Floats, v: int, walk: Walk, count: int, total: Floats, target: int
+) -> None:
+    """total[target + i] += what one view has for the i-th position."""
+    at, xi, xi_step, rho, rho_step = v * COEFFICIENTS, walk.xi, walk.xi_step, walk.rho, walk.rho_step
     one, half, zero = splat(np.float32(1)), splat(np.float32(0.5)), splat(np.float32(0))
     end, centre = splat(np.float32(detectors + 1)), splat(views[at])
     above = splat(views[at + 1] * xi + views[at + 2] * rho)
@@ -218,11 +248,10 @@ def _smear_row(cells, first, detectors, views, v, xi, xi_step, rho, rho_step, co
 
 
 @njit(parallel=True, **_OPTIONS)
-def smear(cells, views, major, x, geometry):
+def smear(cells: Floats, rays: Rays, x: Floats, scan: Scan) -> None:
     """BLOCK rows of one image at a time, view after view; y outside the detector is 0."""
-    batch, height, width = geometry[0], geometry[1], geometry[2]
-    view_count, detectors = geometry[3], geometry[4]
-    blocks = (height + BLOCK - 1) // BLOCK
+    batch, height, width, view_count, detectors = scan.batch, scan.height, scan.width, scan.views, scan.detectors
+    blocks, views, major = (height + BLOCK - 1) // BLOCK, rays.views, rays.major
     middle_row, middle_column = np.float32(0.5 * (height - 1)), np.float32(0.5 * (width - 1))
     one, zero = np.float32(1), np.float32(0)
     pitch = width + LANES
@@ -234,10 +263,10 @@ def smear(cells, views, major, x, geometry):
             first = (b * view_count + v) * (detectors + 3)
             for row in range(low, high):
                 down, at = np.float32(row) - middle_row, (row - low) * pitch
-                if major[v] == 0:
-                    _smear_row(cells, first, detectors, views, v, -middle_column, one, down, zero, width, total, at)
-                else:
-                    _smear_row(cells, first, detectors, views, v, down, zero, -middle_column, one, width, total, at)
+                across = (
+                    Walk(-middle_column, one, down, zero) if major[v] == 0 else Walk(down, zero, -middle_column, one)
+                )
+                _smear_row(cells, first, detectors, views, v, across, width, total, at)
         for row in range(low, high):
             for i in range(width):
                 x[(b * height + row) * width + i] = total[(row - low) * pitch + i]

@@ -26,6 +26,7 @@ class Float32x16(types.Type):
 
 
 float32x16 = Float32x16()
+Vector = Float32x16  # of the annotations; what a type checker sees of this module stands in simd.pyi
 
 
 @register_model(Float32x16)

@@ -7,25 +7,28 @@ cancels (a sum of hinges would lose three digits where a profile is steep).
 Table of a spline bank, float32 (n, G, 32): rows c_0 and the n - 1 differences.
 """
 
+from __future__ import annotations
+
 from numba import njit
 
-from .simd import fma, load, maximum, minimum, splat
+from .arguments import Spline
+from .simd import Vector, fma, load, maximum, minimum, splat
 from .tile import GROUP
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def spline(t, table, groups, lanes, knots, shift, stretch):
-    """s(t) for the 16 channels that start at `lanes`; p = t * stretch + shift."""
-    row = groups * GROUP
+def spline(t: Vector, bank: Spline, groups: int, lanes: int) -> Vector:
+    """s(t) for the 16 channels that start at `lanes`."""
+    table, row = bank.table, groups * GROUP
     zero, one = splat(0.0), splat(1.0)
-    p = fma(t, splat(stretch), splat(shift))
+    p = fma(t, splat(bank.stretch), splat(bank.shift))
     value = load(table, lanes)
-    if knots == 2:
+    if bank.knots == 2:
         return fma(load(table, row + lanes), p, value)
     value = fma(load(table, row + lanes), minimum(p, one), value)
-    for piece in range(1, knots - 2):
+    for piece in range(1, bank.knots - 2):
         p = p - one
         value = fma(load(table, (piece + 1) * row + lanes), minimum(maximum(p, zero), one), value)
-    return fma(load(table, (knots - 1) * row + lanes), maximum(p - one, zero), value)
+    return fma(load(table, (bank.knots - 1) * row + lanes), maximum(p - one, zero), value)

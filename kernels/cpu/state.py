@@ -3,8 +3,11 @@
 Shapes: dual (2, B, G, H, W, 32), carried (B,). Twin: kernels/cuda/state.cu.
 """
 
+from __future__ import annotations
+
 from numba import njit, prange
 
+from .arguments import Floats, Geometry, Numbers, Place
 from .simd import fma, load, splat, store
 from .tile import GROUP
 
@@ -12,14 +15,14 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(parallel=True, **_OPTIONS)
-def collapse_momentum(active, slot, dual, carried, geometry):
+def collapse_momentum(active: Numbers, dual: Place, carried: Floats, geometry: Geometry) -> None:
     """One row of one group at a time."""
-    batch, height, width, groups = geometry[0], geometry[1], geometry[2], geometry[3]
-    for item in prange(len(active) * groups * height):
-        b, row = active[item // (groups * height)], item % (groups * height)
+    for item in prange(len(active) * geometry.groups * geometry.height):
+        batch, lines, width = geometry.batch, geometry.groups * geometry.height, geometry.width
+        b, row, u = active[item // lines], item % lines, dual.values
         if carried[b] != 0:
-            first = ((slot[b] * batch + b) * groups * height + row) * width * GROUP
-            previous = (((1 - slot[b]) * batch + b) * groups * height + row) * width * GROUP
+            first = ((dual.slot[b] * batch + b) * lines + row) * width * GROUP
+            previous = (((1 - dual.slot[b]) * batch + b) * lines + row) * width * GROUP
             for i in range(0, width * GROUP, 16):
-                u = load(dual, first + i)
-                store(dual, first + i, fma(splat(carried[b]), u - load(dual, previous + i), u))
+                now = load(u, first + i)
+                store(u, first + i, fma(splat(carried[b]), now - load(u, previous + i), now))

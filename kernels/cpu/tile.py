@@ -10,14 +10,19 @@ A tile sees 32 x 32 pixels of the image and yields the inner = 33 - support outp
 overlap-save in the analysis, overlap-add in the synthesis.
 
 Border of layer-wise zero padding: the composed filter is exact but within `band` pixels of the border, where the cascade
-drops intermediate values that lie outside the image. `Border` (bindings) lists, for each of the (2 band + 1)^2 positions
+drops intermediate values that lie outside the image. `BorderTaps` (bindings) lists, for each of the (2 band + 1)^2 positions
 relative to the border, the taps that have to be taken off again.
 
 Work space of one thread: `re`, `im` (WORK floats each) and `extra` (EXTRA floats), at the offsets below.
 """
 
-from numba import njit
+from __future__ import annotations
 
+from typing import NamedTuple
+
+from numba import get_thread_id, njit
+
+from .arguments import Bank, Floats, Geometry, Numbers, Work
 from .fft import TILE, fft32
 from .simd import fma, lane_sum, load, splat, store
 
@@ -39,8 +44,46 @@ EXTRA = BORDER_TOTAL + PIXELS * 16
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
+class Tile(NamedTuple):
+    """One tile of one image: its number in the batch, its corner, its valid rows and columns, and whether taps are dropped there.
+
+    work, more: where the work space of the thread begins, in re and im and in extra.
+    """
+
+    image: int
+    number: int
+    top: int
+    left: int
+    rows: int
+    columns: int
+    on_border: bool
+    work: int
+    more: int
+
+
 @njit(**_OPTIONS)
-def _transform_image(re, im, source, target, scratch, line):
+def tiles_of(geometry: Geometry) -> int:
+    """Tiles of an image."""
+    inner = TILE + 1 - geometry.support
+    return ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
+
+
+@njit(**_OPTIONS)
+def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
+    """The tile of a work item, for the thread that asks."""
+    inner = TILE + 1 - geometry.support
+    across = (geometry.width + inner - 1) // inner
+    per_image = across * ((geometry.height + inner - 1) // inner)
+    image, tile, thread = active[item // per_image], item % per_image, get_thread_id()
+    top, left = tile // across * inner, tile % across * inner
+    near = top < band or left < band or top + inner > geometry.height - band or left + inner > geometry.width - band
+    rows, columns = min(inner, geometry.height - top), min(inner, geometry.width - left)
+    number = image * per_image + tile
+    return Tile(image, number, top, left, rows, columns, band > 0 and near, thread * WORK, thread * EXTRA)
+
+
+@njit(**_OPTIONS)
+def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: Floats, line: int) -> None:
     """2-D transform of one 32 x 32 image at `source`; the result lies transposed at `target`."""
     fft32(re, im, source, TILE, scratch, line)
     fft32(re, im, source + 16, TILE, scratch, line)
@@ -53,52 +96,56 @@ def _transform_image(re, im, source, target, scratch, line):
 
 
 @njit(**_OPTIONS)
-def load_image(image, first, pitch, re, im, work, extra, more):
+def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) -> None:
     """Read the 32 x 32 tile whose corner is image[first] and transform it."""
+    re, im, extra = work.re, work.im, work.extra
+    at, patch = tile.work + IMAGE, tile.more + PATCH
     for row in range(TILE):
         for column in range(TILE):
             value = image[first + row * pitch + column]
-            re[work + IMAGE + row * TILE + column] = value
-            im[work + IMAGE + row * TILE + column] = 0
-            extra[more + PATCH + row * TILE + column] = value
-    _transform_image(re, im, work + IMAGE, work + SPECTRUM, extra, more + SCRATCH)
+            re[at + row * TILE + column] = value
+            im[at + row * TILE + column] = 0
+            extra[patch + row * TILE + column] = value
+    _transform_image(re, im, at, tile.work + SPECTRUM, extra, tile.more + SCRATCH)
 
 
 @njit(**_OPTIONS)
-def analyse_group(group, filters_re, filters_im, inner, re, im, work, extra, more):
+def _analyse(group: int, inner: int, tile: Tile, bank: Bank, work: Work) -> None:
     """Filter the loaded tile with the 32 filters of a group; outputs [row, column] < inner lie at LANES_AT."""
-    lanes = work + LANES_AT
+    re, im, extra, filters_re, filters_im = work.re, work.im, work.extra, bank.re, bank.im
+    lanes, spectrum, line = tile.work + LANES_AT, tile.work + SPECTRUM, tile.more + SCRATCH
     for ky in range(TILE):
         for kx in range(TILE):
             at = (group * PIXELS + ky * TILE + kx) * 16
             pr, pi = load(filters_re, at), load(filters_im, at)
-            xr = splat(re[work + SPECTRUM + kx * TILE + ky])
-            xi = splat(im[work + SPECTRUM + kx * TILE + ky])
+            xr = splat(re[spectrum + kx * TILE + ky])
+            xi = splat(im[spectrum + kx * TILE + ky])
             to = lanes + ky * PITCH + kx * 16
             store(re, to, pr * xr - pi * xi)
             store(im, to, fma(pr, xi, pi * xr))
     for kx in range(TILE):
-        fft32(im, re, lanes + kx * 16, PITCH, extra, more + SCRATCH)
+        fft32(im, re, lanes + kx * 16, PITCH, extra, line)
     for row in range(inner):
-        fft32(im, re, lanes + row * PITCH, 16, extra, more + SCRATCH)
+        fft32(im, re, lanes + row * PITCH, 16, extra, line)
 
 
 @njit(**_OPTIONS)
-def synthesise_group(group, first_group, filters_re, filters_im, inner, re, im, work, extra, more):
+def _synthesise(group: int, inner: int, tile: Tile, bank: Bank, work: Work) -> None:
     """Add conj(P) V of the group at LANES_AT to TOTAL. Rows and columns from `inner` on must be zero."""
-    lanes = work + LANES_AT
+    re, im, extra, filters_re, filters_im = work.re, work.im, work.extra, bank.re, bank.im
+    lanes, total, line = tile.work + LANES_AT, tile.work + TOTAL, tile.more + SCRATCH
     for row in range(inner):
-        fft32(re, im, lanes + row * PITCH, 16, extra, more + SCRATCH)
+        fft32(re, im, lanes + row * PITCH, 16, extra, line)
     for kx in range(TILE):
-        fft32(re, im, lanes + kx * 16, PITCH, extra, more + SCRATCH)
+        fft32(re, im, lanes + kx * 16, PITCH, extra, line)
     for ky in range(TILE):
         for kx in range(TILE):
             at = (group * PIXELS + ky * TILE + kx) * 16
             pr, pi = load(filters_re, at), load(filters_im, at)
             source = lanes + ky * PITCH + kx * 16
             vr, vi = load(re, source), load(im, source)
-            to = work + TOTAL + (ky * TILE + kx) * 16
-            if first_group:
+            to = total + (ky * TILE + kx) * 16
+            if group == 0:
                 store(re, to, fma(pi, vi, pr * vr))
                 store(im, to, pr * vi - pi * vr)
             else:
@@ -107,29 +154,61 @@ def synthesise_group(group, first_group, filters_re, filters_im, inner, re, im, 
 
 
 @njit(**_OPTIONS)
-def finish_synthesis(tiles, first, has_border, re, im, work, extra, more):
-    """tiles[first :] = the 32 x 32 pixels that the tile adds to W^T v, corner `reach` pixels up and left of the tile."""
+def analyse_group(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """W x of the loaded tile and 32 channels at LANES_AT: valid rows and columns count."""
+    _analyse(group, TILE + 1 - geometry.support, tile, bank, work)
+    if tile.on_border:
+        _correct_analysis(group, tile, geometry, bank, work)
+
+
+@njit(**_OPTIONS)
+def begin_synthesis(tile: Tile, work: Work) -> None:
+    """Forget the border part of the tile before."""
+    if tile.on_border:
+        extra, total = work.extra, tile.more + BORDER_TOTAL
+        for i in range(PIXELS * 16):
+            extra[total + i] = 0
+
+
+@njit(**_OPTIONS)
+def synthesise_group(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Add what the 32 channels at LANES_AT give to W^T v; lanes outside the valid rows and columns must be zero."""
+    if tile.on_border:
+        _correct_synthesis(group, tile, geometry, bank, work)
+    _synthesise(group, TILE + 1 - geometry.support, tile, bank, work)
+
+
+@njit(**_OPTIONS)
+def finish_synthesis(tiles: Floats, tile: Tile, work: Work) -> None:
+    """The 32 x 32 pixels of `tiles` that the tile adds to W^T v, corner `reach` pixels up and left of the tile."""
+    re, im, extra, first = work.re, work.im, work.extra, tile.number * PIXELS
+    total, spectrum, image = tile.work + TOTAL, tile.work + SPECTRUM, tile.work + IMAGE
     for ky in range(TILE):
         for kx in range(TILE):
-            at = work + TOTAL + (ky * TILE + kx) * 16
-            re[work + SPECTRUM + kx * TILE + ky] = lane_sum(load(re, at))
-            im[work + SPECTRUM + kx * TILE + ky] = lane_sum(load(im, at))
-    _transform_image(im, re, work + SPECTRUM, work + IMAGE, extra, more + SCRATCH)
+            at = total + (ky * TILE + kx) * 16
+            re[spectrum + kx * TILE + ky] = lane_sum(load(re, at))
+            im[spectrum + kx * TILE + ky] = lane_sum(load(im, at))
+    _transform_image(im, re, spectrum, image, extra, tile.more + SCRATCH)
     for pixel in range(PIXELS):
-        tiles[first + pixel] = re[work + IMAGE + pixel]
-    if has_border:
+        tiles[first + pixel] = re[image + pixel]
+    if tile.on_border:
         for pixel in range(PIXELS):
-            tiles[first + pixel] -= lane_sum(load(extra, more + BORDER_TOTAL + pixel * 16))
+            tiles[first + pixel] -= lane_sum(load(extra, tile.more + BORDER_TOTAL + pixel * 16))
 
 
 @njit(**_OPTIONS)
-def touches_band(top, left, inner, height, width, band):
-    """Whether the tile with corner (top, left) holds pixels within `band` of the border."""
-    return band > 0 and (top < band or left < band or top + inner > height - band or left + inner > width - band)
+def clear_outside(tile: Tile, work: Work) -> None:
+    """Zero the lanes of the tile outside its valid rows and columns."""
+    re, im, lanes = work.re, work.im, tile.work + LANES_AT
+    zero = splat(0.0)
+    for row in range(TILE):
+        for column in range(tile.columns if row < tile.rows else 0, TILE):
+            store(re, lanes + row * PITCH + column * 16, zero)
+            store(im, lanes + row * PITCH + column * 16, zero)
 
 
 @njit(**_OPTIONS)
-def _position(index, length, band):
+def _position(index: int, length: int, band: int) -> int:
     """0 .. band - 1 from the near border on, `band` in the middle, band + 1 .. 2 band up to the far border."""
     if index < band:
         return index
@@ -137,46 +216,23 @@ def _position(index, length, band):
 
 
 @njit(**_OPTIONS)
-def _position_class(y, x, height, width, band):
-    return _position(y, height, band) * (2 * band + 1) + _position(x, width, band)
+def _position_class(y: int, x: int, geometry: Geometry, band: int) -> int:
+    return _position(y, geometry.height, band) * (2 * band + 1) + _position(x, geometry.width, band)
 
 
 @njit(**_OPTIONS)
-def clear_border(extra, more):
-    """Forget the border part of the synthesis."""
-    for i in range(PIXELS * 16):
-        extra[more + BORDER_TOTAL + i] = 0
-
-
-@njit(**_OPTIONS)
-def correct_analysis(
-    group,
-    groups,
-    top,
-    left,
-    rows,
-    columns,
-    height,
-    width,
-    band,
-    tap_first,
-    tap_at,
-    tap_weights,
-    re,
-    im,
-    work,
-    extra,
-    more,
-):
+def _correct_analysis(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the dropped intermediate values off W x at the pixels of the tile that lie in the band."""
-    for row in range(rows):
-        for column in range(columns):
-            kind = _position_class(top + row, left + column, height, width, band)
-            at = work + LANES_AT + row * PITCH + column * 16
+    re, im, extra = work.re, work.im, work.extra
+    tap_first, tap_at, tap_weights = bank.tap_first, bank.tap_at, bank.tap_weights
+    for row in range(tile.rows):
+        for column in range(tile.columns):
+            kind = _position_class(tile.top + row, tile.left + column, geometry, bank.band)
+            at = tile.work + LANES_AT + row * PITCH + column * 16
             qr, qi = load(re, at), load(im, at)
             for tap in range(tap_first[kind], tap_first[kind + 1]):
-                x = splat(-extra[more + PATCH + row * TILE + column + tap_at[tap]])
-                weight = (tap * groups + group) * GROUP
+                x = splat(-extra[tile.more + PATCH + row * TILE + column + tap_at[tap]])
+                weight = (tap * geometry.groups + group) * GROUP
                 qr = fma(load(tap_weights, weight), x, qr)
                 qi = fma(load(tap_weights, weight + 16), x, qi)
             store(re, at, qr)
@@ -184,33 +240,17 @@ def correct_analysis(
 
 
 @njit(**_OPTIONS)
-def correct_synthesis(
-    group,
-    groups,
-    top,
-    left,
-    rows,
-    columns,
-    height,
-    width,
-    band,
-    tap_first,
-    tap_at,
-    tap_weights,
-    re,
-    im,
-    work,
-    extra,
-    more,
-):
-    """The adjoint of `correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
-    for row in range(rows):
-        for column in range(columns):
-            kind = _position_class(top + row, left + column, height, width, band)
-            at = work + LANES_AT + row * PITCH + column * 16
+def _correct_synthesis(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """The adjoint of `_correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
+    re, im, extra = work.re, work.im, work.extra
+    tap_first, tap_at, tap_weights = bank.tap_first, bank.tap_at, bank.tap_weights
+    for row in range(tile.rows):
+        for column in range(tile.columns):
+            kind = _position_class(tile.top + row, tile.left + column, geometry, bank.band)
+            at = tile.work + LANES_AT + row * PITCH + column * 16
             vr, vi = load(re, at), load(im, at)
             for tap in range(tap_first[kind], tap_first[kind + 1]):
-                weight = (tap * groups + group) * GROUP
-                to = more + BORDER_TOTAL + (row * TILE + column + tap_at[tap]) * 16
+                weight = (tap * geometry.groups + group) * GROUP
+                to = tile.more + BORDER_TOTAL + (row * TILE + column + tap_at[tap]) * 16
                 total = fma(load(tap_weights, weight), vr, load(extra, to))
                 store(extra, to, fma(load(tap_weights, weight + 16), vi, total))

@@ -17,7 +17,6 @@ distance-driven and averages over the width of a detector cell; adjoint() is its
 
 from __future__ import annotations
 
-import importlib
 import math
 from abc import abstractmethod
 from functools import cached_property
@@ -48,7 +47,9 @@ RAW_CONTRAST = 1.25  # of raw transmission: what passes beside an object over wh
 
 def _binding() -> Any:
     """The launches of the projector, loaded at the first use: they compile kernels."""
-    return importlib.import_module("safi_fast.bindings.projector")
+    from ..bindings import projector
+
+    return projector
 
 
 class Tomography(Operator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ IMAGE_AXES = (-2, -1)
 
 def workers() -> int:
     """Threads of a transform: within a solve those of the solver, see bindings/threads.py."""
-    return min(MOST_WORKERS, int(importlib.import_module("safi_fast.bindings.threads").threads_here()))
+    from ..bindings.threads import threads_here
+
+    return min(MOST_WORKERS, threads_here())
 
 
 def fft_order(array: NDArray[Any]) -> NDArray[Any]:

@@ -41,7 +41,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class StepSums:
-    """What one dual step of `Workspace.step` measured, one value per active image."""
+    """What one dual step of `DualWorkspace.step` measured, one value per active image."""
 
     norm: FloatVector
     inner_product: FloatVector
@@ -66,7 +66,7 @@ class StepSums:
 
 
 def primal_certificate(measured: NDArray[np.float64], strength: FloatVector) -> Certificate:
-    """Of x(u) with its own u, from (active, 3) of `Workspace.measure`: the primal-dual part is zero."""
+    """Of x(u) with its own u, from (active, 3) of `DualWorkspace.measure`: the primal-dual part is zero."""
     norm, inner_product, data = measured.T
     penalty = strength * norm
     return Certificate(data + penalty, penalty - inner_product)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Workspace
+from ..backend import DualWorkspace
 from ..model import StepFactors
 from ..types import Active, FloatArray, FloatVector
 from .certificate import Certificate, StepSums, primal_certificate
@@ -26,7 +26,7 @@ class DualProblem:
     t (B,): FISTA's, one where momentum starts from nothing; `run_to_gap` leaves it where it ends, for the next mask.
     """
 
-    workspace: Workspace
+    workspace: DualWorkspace
     strength: FloatVector
     gain: FloatArray
     bias: FloatArray
@@ -153,7 +153,7 @@ def run_published(problem: DualProblem, active: Active, rule: str, tolerance: fl
 
 
 def _accept_primal(
-    workspace: Workspace, images: Active, strength: FloatVector, tally: _Tally, *, previous: bool
+    workspace: DualWorkspace, images: Active, strength: FloatVector, tally: _Tally, *, previous: bool
 ) -> None:
     if len(images):
         workspace.accept(images, "previous" if previous else "primal")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Workspace
+from ..backend import ReconstructionWorkspace
 from ..types import Active, Array, Box, FloatArray, FloatVector, MaskOf
 from .certificate import Certificate
 from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, squares
@@ -120,7 +120,7 @@ class PrimalDual:
 
     def __init__(
         self,
-        workspace: Workspace,
+        workspace: ReconstructionWorkspace,
         measurements: Measurements,
         strength: FloatVector,
         squared_norm: float,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -42,7 +41,9 @@ def by_kernels(device: torch.device | str) -> bool:
 
 def kernels() -> Any:
     """The launches of the Numba kernels, imported when they are first needed."""
-    return import_module("safi_fast.bindings.training")
+    from ..bindings import training
+
+    return training
 
 
 def _by_torch(x: torch.Tensor, values: torch.Tensor, low: float) -> torch.Tensor:

@@ -41,6 +41,8 @@ class EmulatedDevice:
     `time_limit` seconds of the processor fails.
     """
 
+    number = None  # it is no GPU
+
     def __init__(
         self,
         mode: Mode = "plain",

@@ -1,0 +1,47 @@
+"""The CPU kernels, made ready before Numba is imported: whoever launches one gets it from here."""
+
+from __future__ import annotations
+
+from .cache import prepare_kernels
+
+prepare_kernels()
+
+# ruff: noqa: E402 - the first import of a kernel settles where its compiled form is kept
+from numba import get_num_threads
+
+from ..kernels.cpu import projector
+from ..kernels.cpu.convolution import BINS, convolution, small_floats
+from ..kernels.cpu.depthwise import depthwise
+from ..kernels.cpu.features import features
+from ..kernels.cpu.fft import SMALL_TILE, TILE
+from ..kernels.cpu.filter_bank import analysis, anchored_step, dual_step, masked_norm, synthesis
+from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_sums, set_image
+from ..kernels.cpu.state import collapse_momentum
+from ..kernels.cpu.tile import EXTRA, GROUP, WORK
+
+__all__ = [
+    "BINS",
+    "EXTRA",
+    "GROUP",
+    "SMALL_TILE",
+    "SUMS",
+    "TILE",
+    "WORK",
+    "analysis",
+    "anchored_step",
+    "collapse_momentum",
+    "convolution",
+    "depthwise",
+    "dual_step",
+    "features",
+    "gather_image",
+    "get_num_threads",
+    "image_step",
+    "masked_norm",
+    "outer_sums",
+    "primal_sums",
+    "projector",
+    "set_image",
+    "small_floats",
+    "synthesis",
+]

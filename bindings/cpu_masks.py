@@ -1,0 +1,63 @@
+"""The mask generators on the CPU: chains of launches that go back and forth between M and the spare slot of u."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.cpu.arguments import Border, Geometry, MixWork, Place
+from .cpu_kernels import BINS, GROUP, convolution, depthwise, features, get_num_threads, small_floats
+from .cpu_weights import MmrWeights, SafiWeights, per_image
+
+FloatArray = NDArray[np.float32]
+
+PAIRS = 24  # tile pairs that share one pass over the spectra of a mask layer: 3 MB of channels per thread at C = 64
+
+
+class Chain(NamedTuple):
+    """The two ends of a chain of layers: M and the spare slot of u, each (B, G, H, W, 32) of the images `active`."""
+
+    active: NDArray[np.int64]
+    mask: Place
+    spare: Place
+    geometry: Geometry
+
+
+def work_floats(groups: int) -> tuple[int, int, int, int]:
+    """Floats of one thread's work space for convolutions: re, im, small_re, small_im of kernels/cpu/convolution.py."""
+    large, small = BINS * (PAIRS * groups * GROUP + 16), int(small_floats(groups))
+    return large, large, small, small
+
+
+def work_space(groups: int) -> MixWork:
+    """For all threads."""
+    threads = get_num_threads()
+    return MixWork(*(np.zeros(threads * size, np.float32) for size in work_floats(groups)))
+
+
+def safi_mask(
+    chain: Chain, weights: SafiWeights, image: Place, gain: FloatArray, bias: FloatArray, work: MixWork
+) -> None:
+    """M = sigmoid(s3(V3 * s2(V2 * s1(gain V1 * x))) + bias); gain and bias are (B, C)."""
+    geometry, layers = chain.geometry, weights.layers
+    gains, biases = (per_image(values, geometry.groups * GROUP) for values in (gain, bias))
+    places = [chain.mask, chain.spare] * (len(layers) + 1)
+    places = places[len(layers) % 2 :]  # so that the last layer writes the mask
+    features(chain.active, image, weights.taps, gains, weights.splines[0], places[0], geometry)
+    for i, layer in enumerate(layers):
+        last = i == len(layers) - 1
+        bank = weights.splines[i + 1]
+        convolution(chain.active, places[i], places[i + 1], layer, bank, biases, last, PAIRS, geometry, work)
+
+
+def mmr_mask(chain: Chain, weights: MmrWeights, scale: FloatArray) -> None:
+    """M = G^T clip(phi(scale G M'), 0, 1) of the magnitude M' = |W x|, which M holds; scale is (B, C)."""
+    scales = per_image(scale, chain.geometry.groups * GROUP)
+    source, target = chain.mask, chain.spare
+    layers = [(taps, False) for taps in weights.layers] + [(taps, True) for taps in reversed(weights.layers)]
+    for number, (taps, adjoint) in enumerate(layers):
+        border, profiled = Border(weights.symmetric, adjoint), number == len(weights.layers) - 1
+        depthwise(chain.active, source, target, taps, border, profiled, scales, weights.profile, chain.geometry)
+        source, target = target, source

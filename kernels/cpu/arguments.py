@@ -1,0 +1,145 @@
+"""What the kernels take: one NamedTuple for what belongs together.
+
+Arrays are flat, C order, float32 unless said otherwise. B images of H x W pixels; G groups of 32 channels (`tile.GROUP`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Sums = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+Small = NDArray[np.int32]
+
+
+class Geometry(NamedTuple):
+    """Sizes of a batch: `support` is the side of the composed filters, an image has `rows` of `pitch` floats with its halo.
+
+    symmetric: the halo mirrors the image, else it is zero.
+    """
+
+    batch: int
+    height: int
+    width: int
+    groups: int
+    support: int
+    halo: int
+    rows: int
+    pitch: int
+    symmetric: bool
+
+
+class Place(NamedTuple):
+    """Arrays of a batch in several slots: those of image b are values[slot[b], b]."""
+
+    values: Floats
+    slot: Numbers
+
+
+class Mask(NamedTuple):
+    """M (B, G, H, W, 32) in [0, 1]; not read unless `present`."""
+
+    values: Floats
+    present: bool
+
+
+class Bank(NamedTuple):
+    """The composed filters as spectra re, im (G, 32, 32, 16) of the tiles, and the taps that layer-wise zero padding drops.
+
+    band: pixels from the border on in which taps are dropped; those of a position class are numbers tap_first[class] up to
+    tap_first[class + 1], at the places tap_at of a tile (both int32), with tap_weights (taps, G, 32).
+    """
+
+    re: Floats
+    im: Floats
+    band: int
+    tap_first: Small
+    tap_at: Small
+    tap_weights: Floats
+
+
+class Work(NamedTuple):
+    """Work space of all threads for the filter bank, in the layout of tile.py."""
+
+    re: Floats
+    im: Floats
+    extra: Floats
+
+
+class Step(NamedTuple):
+    """Step size and bound lambda of u (B,)."""
+
+    size: Floats
+    bound: Floats
+
+
+class Box(NamedTuple):
+    """Limits of x, which may be infinite."""
+
+    low: np.float32
+    high: np.float32
+
+
+class Spline(NamedTuple):
+    """A bank of splines, see spline.py: table (n, G, 32), n knots, and p = t stretch + shift."""
+
+    table: Floats
+    knots: int
+    shift: np.float32
+    stretch: np.float32
+
+
+class Taps(NamedTuple):
+    """Weights (k * k, G, 32) of a layer whose channels have one k x k kernel each."""
+
+    weights: Floats
+    kernel: int
+
+
+class Border(NamedTuple):
+    """How a layer meets the border: the half-sample symmetric extension or zeros; the layer or its adjoint."""
+
+    symmetric: bool
+    adjoint: bool
+
+
+class Mixing(NamedTuple):
+    """A layer C -> C: spectra re, im (256, C, C) [frequency, in, out] of its 16 x 16 tiles, and the side of its dilated kernel."""
+
+    re: Floats
+    im: Floats
+    support: int
+    symmetric: bool
+
+
+class MixWork(NamedTuple):
+    """Work space of all threads for `convolution`, in its layout."""
+
+    re: Floats
+    im: Floats
+    small_re: Floats
+    small_im: Floats
+
+
+class Scan(NamedTuple):
+    """Sizes of a projection: B images of H x W pixels, `views` of `detectors` cells."""
+
+    batch: int
+    height: int
+    width: int
+    views: int
+    detectors: int
+
+
+class Rays(NamedTuple):
+    """The tables of projector.py: edges, views, weights, gains, and major (int64)."""
+
+    edges: Floats
+    views: Floats
+    weights: Floats
+    gains: Floats
+    major: Numbers

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .arrays import positive, positive_per_image
 from .backend import Engine
 from .errors import InputError, OperatorError, SolverError, shown
+from .explained import check_explained, check_steady
 from .memory import Images, divide
 from .model import Model
 from .operators import Operator as Operator
@@ -40,6 +41,7 @@ class Task:
 
     measurements: Measurements
     strength: NDArray[np.float64]
+    step: NDArray[Any]  # least-squares from zero
     start: NDArray[Any]
     box: Box | None
     range: Range
@@ -91,6 +93,7 @@ def make_task(
     return Task(
         measurements,
         positive_per_image("strength", strength, count),
+        step,
         _start(x0, step, first, box, meaning, single),
         box,
         meaning,
@@ -226,7 +229,16 @@ def run(
         except Fault as fault:
             raise _error(fault, task, first, whole=batch >= count) from None
     reports, images, masks = zip(*solved, strict=True)
-    return reconstruction.joined(reports), np.concatenate(images), np.concatenate(masks)
+    image = np.concatenate(images)
+    unit = task.range.to_unit(image)
+    try:
+        check_steady(task.measurements, unit, task.step)
+    except OperatorError as error:
+        error.image = per_image(image, task.single)
+        raise
+    report = reconstruction.joined(reports)
+    check_explained(task.measurements, unit, report.certificate, task.range)
+    return report, image, np.concatenate(masks)
 
 
 def _error(fault: Fault, task: Task, first: int, whole: bool) -> OperatorError | SolverError:

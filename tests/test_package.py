@@ -180,11 +180,12 @@ def test_the_sources_are_found():
         ("tensors", []),
         ("values", ["errors", "tensors"]),
         ("plausible", ["errors", "operators", "solver", "values"]),
+        ("explained", ["errors", "operators", "plausible", "solver", "values"]),
         ("color", ["errors"]),
         ("backend", ["errors", "model", "bindings"]),  # bindings by name, when a backend is chosen
         ("weights", ["errors", "model", "atomic"]),
         ("models", ["atomic", "errors", "model", "weights"]),
-        ("inverse", ["arrays", "backend", "errors", "memory", "model", "operators", "plausible", "solver", "values"]),
+        ("inverse", ["arrays", "backend", "errors", "explained", "memory", "model", "operators", "plausible", "solver", "values"]),
         ("tiling", ["model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("stream", ["arrays", "errors"]),

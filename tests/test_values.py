@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -377,7 +378,9 @@ def test_measurements_of_images_outside_of_the_box_are_refused(name, wrong):
         solve(y, operator, data_range=data_range)
     with pytest.raises(InputError, match=r"measurement\[1\] fits images"):
         solve(np.stack([operator.apply(data_range * picture()), y]), operator, data_range=data_range)
-    solve(y, operator, data_range=data_range, box=(0.0, 1.0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "measurement is not zero, and no noise, but its image is 0 everywhere")
+        solve(y, operator, data_range=data_range, box=(0.0, 1.0))
     solve(y, operator, data_range=data_range, box=None)
 
 
@@ -506,7 +509,7 @@ def test_commands_refuse_what_would_be_cut(run, name, capsys):
 
 
 def test_commands_give_what_the_api_gives(run, model):
-    image = np.rint(slice_in_hounsfield()).astype(np.int16)
+    image = np.rint(OPERATORS["blur"].apply(slice_in_hounsfield())).astype(np.int16)
     np.save("ct.npy", image)
     tail = ("--data-range", "-1000", "1500")
     assert run("denoise", "--data-range", -1000, 1500, "ct.npy", "-o", "a.npy", "--sigma", 25, "--max-outer", 2) == 0

@@ -38,6 +38,7 @@ OPTIONS = {
     r"\bbox=None": "--no-box",
     r"\bstrength=\.\.\.": "--strength L",
     r"\bcheck_order=False": "--no-order-check",
+    r"\bimage='(\w+)'": r"--image \1",
     r"\bkspace_order='(\w+)'": r"--kspace-order \1",
     r"\bmask_order='(\w+)'": r"--mask-order \1",
     r"\bschedule='(\w+)'": r"--schedule \1",

@@ -168,6 +168,26 @@ class TestMaskInPython:
     def test_a_blank_slice_is_no_mistake(self):
         assert not self.solve(0 * COLUMNS, LINES[None]).any()
 
+    @pytest.mark.parametrize("order", ["centered", "fft"])
+    @pytest.mark.parametrize("side", [N, N - 1])
+    def test_a_block_without_noise_has_zeros_of_its_own(self, order, side):
+        """Simulated k-space; that of lines with a mask of ones has more of them, and none of noise has as many."""
+        image = np.zeros((side, side))
+        image[side // 4 : side // 2, side // 4 : side // 2] = 1
+        y = np.fft.fft2(image, norm="ortho").astype(np.complex64)
+        y[np.abs(y) < np.quantile(np.abs(y), 0.4)] = 0
+        y = np.fft.fftshift(y) if order == "centered" else y
+
+        def check(kspace):
+            operator = FourierMRI(np.ones((side, side)), mask_order=order, image="complex")
+            operator._check_own(kspace)
+
+        assert 0.02 < np.mean(y == 0) < 0.5
+        check(y)
+        for wrong in (y * (1 + 1e-3j * np.arange(side)), y * (np.arange(side) % 3 == 0)):
+            with pytest.raises(InputError, match="measurement and mask do not fit"):
+                check(wrong)
+
     def test_a_few_zeros_are_none(self):
         y = COLUMNS.copy()
         y[0, np.flatnonzero(LINES)[:10]] = 0  # 10 of 1056

@@ -23,7 +23,7 @@ from .model import Model
 from .models import DEFAULT_MODEL, load_model
 from .solver import outer
 from .solver.faults import Fault
-from .solver.lipschitz import squared_norm
+from .solver.lipschitz import check_squared_norm, squared_norm
 from .solver.result import CONVERGED, OuterRecord, OuterState, Solution, joined_history, per_image
 from .solver.schedules import Schedule, count, schedule_for
 from .stream import stream
@@ -76,7 +76,7 @@ def denoise(
         would cut off more than the noise explains; where it is passed, that is cut off. Luma and chroma have none; the colours are
         clipped in the end.
     strength: lambda in the units of the image, a number or one per image, instead of the model's.
-    lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image.
+    lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image; less than that is refused.
     max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
         the relative gap and the relative change between outer steps for "gap", the last tolerance for "converged".
     max_memory: bytes that this call may add to a solver that is ready (`estimate_memory`). Batches are solved in parts that fit; an
@@ -487,7 +487,7 @@ class Solver:
 
     def _squared_norm(self, lipschitz: float | None, schedule: str, height: int, width: int) -> float:
         if lipschitz is not None:
-            return positive("lipschitz", lipschitz)
+            return check_squared_norm(positive("lipschitz", lipschitz), self._engine, height, width)
         if schedule == "unrolled" and self.model.lipschitz is not None:
             return self.model.lipschitz
         return squared_norm(self._engine, height, width)
@@ -546,9 +546,7 @@ class _Images:
                 + (f"; if {array.shape} is a colour image, pass channel_axis=-1" if colour else "")
             )
         if array.dtype.kind == "f" and not xp.isfinite(array).all():
-            raise InputError(
-                f"image has {int((~xp.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
-            )
+            raise InputError(_not_finite(xp, stack, 1 if channel_axis is None else array.shape[channel_axis]))
         meaning = range_of("image", array, data_range)
         dtype = _result_type(array.dtype)
         wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
@@ -603,6 +601,16 @@ class _Images:
         moved = values.reshape(*front[:-2], self.shape[axis], *front[-2:])
         xp = self.kind.module
         return self.kind.wrap(xp.ascontiguousarray(xp.moveaxis(moved, len(front) - 2, axis)))
+
+
+def _not_finite(xp: Any, stack: Any, channels: int) -> str:
+    """How many values of (N, H, W) are NaN or infinite, and in which image."""
+    bad = (~xp.isfinite(stack)).sum(axis=(1, 2)).reshape(-1, channels).sum(axis=1).tolist()
+    first = next(number for number, count in enumerate(bad) if count)
+    images = sum(count > 0 for count in bad)
+    which = "image" if len(bad) == 1 else f"image[{first}]{f' and {images - 1} more' if images > 1 else ''}"
+    have = "has" if images == 1 else "have"
+    return f"{which} {have} {sum(bad)} values that are NaN or infinite; expected finite ones"
 
 
 def _result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -18,8 +18,12 @@ from .plausible import named
 from .solver.data_term import Measurements, column, squares
 from .values import GAUSSIAN_MAD, Range, noise_of, percent
 
-UNEXPLAINED = 0.01  # of the energy of a measurement. Right operators leave 0.002 at most, wrong ones 0.02 to 0.9 (docs/adr/0011)
-STRUCTURE = 3.0  # times what noise explains of it: noise that conjugate gradients fit in part no longer looks quite white
+UNEXPLAINED = (
+    0.01  # of the energy of a measurement. Right operators leave 0.002 at most, wrong ones 0.02 to 0.9 (docs/adr/0011)
+)
+STRUCTURE = (
+    3.0  # times what noise explains of it: noise that conjugate gradients fit in part no longer looks quite white
+)
 STEPS = 10  # of conjugate gradients
 SOLVED = 0.1  # relative gap
 SAME = 0.01  # of a scalar product: applications of a linear map agree to about 1e-6
@@ -48,7 +52,9 @@ def check_steady(measurements: Measurements, images: NDArray[Any], step: NDArray
         )
 
 
-def check_explained(measurements: Measurements, images: NDArray[Any], gaps: NDArray[np.float64], meaning: Range) -> None:
+def check_explained(
+    measurements: Measurements, images: NDArray[Any], gaps: NDArray[np.float64], meaning: Range
+) -> None:
     """Warn, once, where no image explains a measurement, or where its image is black and it is not.
 
     images: (B, H, W), on [0, 1]. gaps: (B,), relative; an image that is black in the midst of a solve says nothing.
@@ -81,7 +87,7 @@ def unexplained(op: Operator, left: NDArray[Any], y: NDArray[Any]) -> float:
     as little is left, before the first step where the image found fits. Too much is also more than all noise in `left`, of which they fit a part.
     """
     energy = float(squares(y[None])[0])
-    rest = left[None].astype(op._measured)
+    rest: NDArray[Any] = left[None].astype(op._measured)
     slope = direction = op.adjoint(rest)
     size = first = float(squares(slope)[0])
     least = max(UNEXPLAINED * energy, _white_energy(left))

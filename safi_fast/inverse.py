@@ -32,6 +32,7 @@ Callback = Callable[[OuterState], None]
 MaskOf = Literal["magnitude", "parts"]
 
 MAX_OUTER, MAX_ITER, TOLERANCE = 20, 1000, 1e-3
+LARGEST_START = 1e6  # times white
 OUTER_TOLERANCE = 3.0  # times the tolerance of the certificate: change of the image from one mask to the next
 
 
@@ -193,6 +194,10 @@ def _start(
     else:
         shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
         given = check_image("x0", x0, operator, shapes)
+        if (top := float(np.abs(given).max())) > LARGEST_START * max(abs(meaning.low), abs(meaning.high)):
+            raise InputError(
+                f"x0 has values up to {top:.3g}, far from data_range, whose white is {meaning.high:g}; expected an image to start from"
+            )
         x = np.broadcast_to(meaning.to_unit(given), (count, *operator.shape_in)).astype(dtype)
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
 

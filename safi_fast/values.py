@@ -123,11 +123,22 @@ def range_of(name: str, array: Any, data_range: DataRange | None = None, white: 
     where the range is not known.
     """
     if data_range is not None:
-        return stated_range(data_range)
+        return _held(name, array.dtype, stated_range(data_range))
     known = known_range(array.dtype, white)
     if known is None:
         raise InputError(f"{name} has dtype {array.dtype}, whose range is not known; {WAYS_ON}")
     return known if white is not None else replace(known, warning=_narrow(array, known.high))
+
+
+def _held(name: str, dtype: Any, stated: Range) -> Range:
+    """A range that integers can have; one more is allowed, as in 256. Raises InputError."""
+    if dtype.kind in "iu" and stated.rule == "given":
+        least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+        if stated.high > most + 1 or stated.low < least - 1:
+            raise InputError(
+                f"data_range is {stated.argument if stated.low else f'{stated.high:g}'}, but {name} has dtype {dtype}, which holds {least} to {most}; expected {EXPECTED}"
+            )
+    return stated
 
 
 def _narrow(array: Any, white: float) -> str | None:

@@ -120,7 +120,9 @@ def test_measured_coils(data_folder):
 
 def test_a_black_image_is_named():
     y = -RIGHT["blur"].apply(IMAGE)
-    with pytest.warns(match="measurement is not zero, and no noise, but its image is 0 everywhere: is the measurement neg"):
+    with pytest.warns(
+        match="measurement is not zero, and no noise, but its image is 0 everywhere: is the measurement neg"
+    ):
         assert not solve(y, RIGHT["blur"], box=(0.0, 1.0), max_iter=60).image.any()
     solve(0.02 * RNG.standard_normal((N, N)) - 0.01, RIGHT["blur"], strength=1.0, box=(0.0, 1.0))  # noise alone
 
@@ -143,7 +145,14 @@ class Turning(Blur):
 
 @pytest.mark.parametrize(
     "factors",
-    [{"apply": 0}, {"apply": -1}, {"adjoint": 0}, {"adjoint": -1}, {"apply": 0, "adjoint": 0}, {"apply": -1, "adjoint": -1}],
+    [
+        {"apply": 0},
+        {"apply": -1},
+        {"adjoint": 0},
+        {"adjoint": -1},
+        {"apply": 0, "adjoint": 0},
+        {"apply": -1, "adjoint": -1},
+    ],
 )
 def test_an_operator_that_changes_in_mid_run(factors):
     operator = Turning(np.full((3, 3), 1 / 9), (N, N))

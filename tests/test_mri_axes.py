@@ -158,7 +158,9 @@ class TestMaskInPython:
         options = {"strength": 1e-4, "box": None, "max_outer": 1, "max_iter": 2}
         silent = y.copy()
         silent[1] = 0
-        with pytest.warns(match="holds what no image explains"):  # a sample is measured if one coil has it; the map says more
+        with pytest.warns(
+            match="holds what no image explains"
+        ):  # a sample is measured if one coil has it; the map says more
             solver.reconstruct(silent, operator, **options)
         turned = noisy_kspace(maps * IMAGE) * LINES[:, None]
         with pytest.raises(InputError, match="measurement and mask do not fit"):
@@ -313,6 +315,17 @@ class TestCoilAxis:
         with pytest.raises(ImageFileError, match="pass --layout hwc, or --no-order-check"):
             io.read_kspace(tmp_path / "k.npy", coils=True)
         assert io.read_kspace(tmp_path / "k.npy", coils=True, check_axes=False).array.shape == (1, 64, 72, 8)
+
+    def test_without_maps_the_layouts_that_fit_are_named(self, tmp_path):
+        np.save(tmp_path / "k.npy", noisy_kspace(phantom(72, 64)[None] * np.ones((4, 1, 1))).transpose(1, 2, 0))
+        with pytest.raises(ImageFileError, match=r"\(72, 64, 4\) may be slices or coils; .* --layout hws or --layout hwc"):
+            io.read_kspace(tmp_path / "k.npy", coils=False)
+
+    def test_more_coils_than_there_are(self):
+        noise = RNG.standard_normal((140, 72, 72))
+        assert doubt(noise * 1j, "chw").layouts == ("shw",)
+        assert doubt(noise[None], "schw").layouts == ("cshw",)
+        assert doubt(noise[:100], "chw") is None
 
     def test_a_third_axis_of_kspace(self, tmp_path):
         volume = gaussian_filter(RNG.random((24, 32, 32)), 2)

@@ -185,7 +185,21 @@ def test_the_sources_are_found():
         ("backend", ["errors", "model", "bindings"]),  # bindings by name, when a backend is chosen
         ("weights", ["errors", "model", "atomic"]),
         ("models", ["atomic", "errors", "model", "weights"]),
-        ("inverse", ["arrays", "backend", "errors", "explained", "memory", "model", "operators", "plausible", "solver", "values"]),
+        (
+            "inverse",
+            [
+                "arrays",
+                "backend",
+                "errors",
+                "explained",
+                "memory",
+                "model",
+                "operators",
+                "plausible",
+                "solver",
+                "values",
+            ],
+        ),
         ("tiling", ["model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("stream", ["arrays", "errors"]),
@@ -207,7 +221,7 @@ def test_the_sources_are_found():
                 "values",
             ],
         ),
-        ("startup", ["api", "model", "models", "operators"]),
+        ("startup", ["api", "bindings", "model", "models", "operators"]),
     ],
 )
 def test_imports_point_one_way(package, allowed):

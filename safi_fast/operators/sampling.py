@@ -153,7 +153,10 @@ def _without_noise(kspace: NDArray[Any]) -> bool:
         return False
     for mirrored in (opposite(kspace), kspace[::-1, ::-1]):  # the second: centred, of odd sides
         pair = (kspace != 0) & (mirrored != 0)
-        if 2 * np.count_nonzero(pair) > np.count_nonzero(kspace) and np.abs(kspace - mirrored.conj())[pair].max() <= HERMITIAN * np.abs(kspace).max():
+        if (
+            2 * np.count_nonzero(pair) > np.count_nonzero(kspace)
+            and np.abs(kspace - mirrored.conj())[pair].max() <= HERMITIAN * np.abs(kspace).max()
+        ):
             return True
     return False
 

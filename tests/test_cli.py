@@ -509,10 +509,15 @@ class TestEvaluate:
         assert self.evaluate(tmp_path, "--json") == 0
         assert json.loads(capsys.readouterr().out)["psnr"] is None
 
+    def test_a_file_with_nan_is_named(self, tmp_path, solver, capsys):
+        np.save(tmp_path / "a.npy", np.zeros((H, W), np.float32))
+        np.save(tmp_path / "b.npy", np.full((H, W), np.nan, np.float32))
+        assert self.evaluate(tmp_path) == 1
+        assert f"{tmp_path}/b.npy: has {H * W} values that are NaN or infinite" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("array", "message"),
         [
-            (np.full((H, W), np.nan, np.float32), f"a.tif: has {H * W} values that are NaN or infinite"),
             (np.zeros((3, H, W), np.float32), r"a stack of shape (3, 32, 40) cannot be evaluated"),
             (np.zeros((H, W), np.int16), "dtype int16, whose range is not known; pass --data-range R"),
         ],

@@ -136,7 +136,10 @@ class TestDenoise:
         warning = "largest value 4095 of 65535: looks like 12-bit data; pass --data-range 4095"
         first, others = captured.err.splitlines()
         assert first == f"safi-fast: warning: {tmp_path}/a.png: {warning}"
-        assert others == f"safi-fast: warning: a warning like the first one is due to {tmp_path}/b.png; --json has them all"
+        assert (
+            others
+            == f"safi-fast: warning: a warning like the first one is due to {tmp_path}/b.png; --json has them all"
+        )
         assert [record.get("warning") for record in json.loads(captured.out)["files"]][::3] == [warning, None]
         assert denoise(tmp_path / "a.png", "-o", tmp_path / "given", "--data-range", 4095) == 0
         assert capsys.readouterr().err == ""

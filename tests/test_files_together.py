@@ -817,5 +817,7 @@ def test_links_to_one_file_are_named_as_such(tmp_path):
     for name in ("a.npy", "r.json"):
         (tmp_path / name).symlink_to("real")
     outputs = [Output(tmp_path / "a.npy", "in.npy"), Output(tmp_path / "r.json", "--report")]
-    with pytest.raises(UsageError, match=r"would both be written to .*r\.json: .*a\.npy and that are one file through links"):
+    with pytest.raises(
+        UsageError, match=r"would both be written to .*r\.json: .*a\.npy and that are one file through links"
+    ):
         check_outputs(outputs, [])

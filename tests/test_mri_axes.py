@@ -318,7 +318,9 @@ class TestCoilAxis:
 
     def test_without_maps_the_layouts_that_fit_are_named(self, tmp_path):
         np.save(tmp_path / "k.npy", noisy_kspace(phantom(72, 64)[None] * np.ones((4, 1, 1))).transpose(1, 2, 0))
-        with pytest.raises(ImageFileError, match=r"\(72, 64, 4\) may be slices or coils; .* --layout hws or --layout hwc"):
+        with pytest.raises(
+            ImageFileError, match=r"\(72, 64, 4\) may be slices or coils; .* --layout hws or --layout hwc"
+        ):
             io.read_kspace(tmp_path / "k.npy", coils=False)
 
     def test_more_coils_than_there_are(self):

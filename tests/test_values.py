@@ -599,9 +599,13 @@ def test_sinograms_that_are_negated_or_raw(run, capsys):
 
 def test_a_range_that_integers_cannot_have(run, capsys):
     image = (255 * picture()).astype(np.uint8)
-    with pytest.raises(InputError, match=r"data_range is 1000, but image has dtype uint8, which holds 0 to 255; expected a"):
+    with pytest.raises(
+        InputError, match=r"data_range is 1000, but image has dtype uint8, which holds 0 to 255; expected a"
+    ):
         range_of("image", image, 1000)
-    with pytest.raises(InputError, match=r"data_range is \(-40000.0, 1000.0\), but image has dtype int16, which holds -32768"):
+    with pytest.raises(
+        InputError, match=r"data_range is \(-40000.0, 1000.0\), but image has dtype int16, which holds -32768"
+    ):
         range_of("image", image.astype(np.int16), (-40000, 1000))
     assert range_of("image", image, 256).high == 256
     assert range_of("image", image.astype(np.float32), 1000).high == 1000
@@ -626,7 +630,9 @@ def test_warnings_come_before_the_work(run, capsys, monkeypatch):
     """So that they are seen even if the run is stopped, and a later one skips what is made."""
     np.save("in.npy", np.full(SHAPE, 4095, np.uint16))
     seen = []
-    monkeypatch.setattr("safi_fast.cli.session.Session.denoise", lambda *_, **__: seen.append(capsys.readouterr().err) or 1 / 0)
+    monkeypatch.setattr(
+        "safi_fast.cli.session.Session.denoise", lambda *_, **__: seen.append(capsys.readouterr().err) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         run(*command("denoise", "in.npy", "out.npy"))
     assert "looks like 12-bit data; pass --data-range 4095" in seen[0]

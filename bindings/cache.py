@@ -51,6 +51,13 @@ def prepare_kernels() -> None:
     seed(Path(fft.fft32.stats.cache_path), beside)
 
 
+def compiled_before() -> bool:
+    """Whether any kernel lies compiled where they are kept; imports them."""
+    prepare_kernels()
+    fft = importlib.import_module(f"{PACKAGE}.fft")
+    return any(Path(fft.fft32.stats.cache_path).glob(COMPILED[0]))
+
+
 def discard_stale_kernels(folder: Path | None = None) -> None:
     """Delete compiled kernels that were made from other sources.
 

@@ -60,7 +60,7 @@ def denoise(
         would cut off more than the noise explains; where it is passed, that is cut off. Luma and chroma have none; the colours are
         clipped in the end.
     strength: lambda in the units of the image, a number or one per image, instead of the model's.
-    lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image.
+    lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image; less than that is refused.
     max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
         the relative gap and the relative change between outer steps for "gap", the last tolerance for "converged".
     max_memory: bytes that this call may add to a solver that is ready (`estimate_memory`). Batches are solved in parts that fit; an

@@ -19,7 +19,7 @@ from .model import Model
 from .options import defaults_of
 from .solver.dual import DualProblem
 from .solver.faults import Fault
-from .solver.lipschitz import squared_norm
+from .solver.lipschitz import check_squared_norm, squared_norm
 from .solver.loop import iterate
 from .solver.progress import Progress, solution
 from .solver.result import OuterState, Solution
@@ -173,7 +173,7 @@ def _squared_norm(
     model: Model, engine: Engine, lipschitz: float | None, schedule: str, height: int, width: int
 ) -> float:
     if lipschitz is not None:
-        return positive("lipschitz", lipschitz)
+        return check_squared_norm(positive("lipschitz", lipschitz), engine, height, width)
     if schedule == "unrolled" and model.lipschitz is not None:
         return model.lipschitz
     return squared_norm(engine, height, width)

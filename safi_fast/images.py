@@ -44,9 +44,7 @@ class Images:
                 + (f"; if {array.shape} is a colour image, pass channel_axis=-1" if colour else "")
             )
         if array.dtype.kind == "f" and not xp.isfinite(array).all():
-            raise InputError(
-                f"image has {int((~xp.isfinite(array)).sum())} values that are NaN or infinite; expected finite ones"
-            )
+            raise InputError(_not_finite(xp, stack, 1 if channel_axis is None else array.shape[channel_axis]))
         meaning = range_of("image", array, data_range)
         dtype = result_type(array.dtype)
         wide = np.result_type(array.dtype, np.float32)  # float16 neither holds data_range nor the quotient
@@ -112,6 +110,16 @@ def extent_of(shape: tuple[int, ...], dtype: Any, channel_axis: int | None) -> E
     if blank.size == 0:
         raise InputError(f"shape is {shown(shape)}; expected one without a zero")
     return Extent(result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
+
+
+def _not_finite(xp: Any, stack: Any, channels: int) -> str:
+    """How many values of (N, H, W) are NaN or infinite, and in which image."""
+    bad = (~xp.isfinite(stack)).sum(axis=(1, 2)).reshape(-1, channels).sum(axis=1).tolist()
+    first = next(number for number, count in enumerate(bad) if count)
+    images = sum(count > 0 for count in bad)
+    which = "image" if len(bad) == 1 else f"image[{first}]{f' and {images - 1} more' if images > 1 else ''}"
+    have = "has" if images == 1 else "have"
+    return f"{which} {have} {sum(bad)} values that are NaN or infinite; expected finite ones"
 
 
 def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

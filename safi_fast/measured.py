@@ -14,6 +14,8 @@ from .operators.base import finite, numbers
 from .types import Box
 from .values import Range
 
+LARGEST_START = 1e6  # times white
+
 
 def operators_of(operator: Any) -> list[Operator]:
     """One operator or several as a list. Raises InputError."""
@@ -99,6 +101,10 @@ def start_of(
     else:
         shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
         given = check_image("x0", x0, operator, shapes)
+        if (top := float(np.abs(given).max())) > LARGEST_START * max(abs(meaning.low), abs(meaning.high)):
+            raise InputError(
+                f"x0 has values up to {top:.3g}, far from data_range, whose white is {meaning.high:g}; expected an image to start from"
+            )
         x = np.broadcast_to(meaning.to_unit(given), (count, *operator.shape_in)).astype(dtype)
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
 

@@ -38,13 +38,20 @@ def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box 
         for number, image in enumerate(step):
             op = measurements.operators[number if len(measurements.operators) > 1 else 0]
             if reason := _doubt(op, measurements.y[number], image, box, meaning):
-                raise InputError(f"measurement{f'[{number}]' if len(step) > 1 else ''} {reason}")
+                raise InputError(f"{named(measurements, number)} {reason}")
     size, white = _sizes(step), 1.0 if box is None else max(map(abs, box))
     if (asked and size.max() > FAR_OUTSIDE * white) or ((size > 0) & (size < FAR_BELOW * white)).any():
         warn(
             f"measurement fits images with values up to {np.abs(meaning.from_unit(step)).max():.4g}, but the masks are made for those of data_range "
             f"{_words(meaning)}; {WAYS_ON}"
         )
+
+
+def named(measurements: Measurements, number: int) -> str:
+    """What messages call a measurement: by its number where there are others; copies, one for each strength, are one."""
+    y = measurements.y
+    alone = len(measurements.operators) == 1 and all(np.array_equal(y[0], other) for other in y[1:])
+    return "measurement" if alone else f"measurement[{number}]"
 
 
 def _doubt(op: Operator, y: NDArray[Any], step: NDArray[Any], box: Box, meaning: Range) -> str | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .arrays import positive, positive_per_image
 from .backend import Engine, ReconstructionWorkspace
 from .errors import InputError, OperatorError, SolverError, shown
+from .explained import check_explained, check_steady
 from .measured import measurements_of, operators_of, start_of, to_unit
 from .memory import Extent, divide
 from .model import Model
@@ -56,6 +57,7 @@ class Task:
     measurements: Measurements
     schedule: Reconstruct
     strength: FloatVector
+    step: NDArray[Any]  # least-squares from zero
     start: NDArray[Any]
     box: Box | None
     range: Range
@@ -106,7 +108,7 @@ def make_task(
         raise OperatorError(f"{first.name}: a least-squares step from zero has values that are not finite")
     check_measurements(measurements, step, box, meaning)
     return Task(
-        measurements, schedule, positive_per_image("strength", strength, len(y)),
+        measurements, schedule, positive_per_image("strength", strength, len(y)), step,
         start_of(options["x0"], step, first, box, meaning, single), box, meaning, single,
         np.repeat(conditioned.gain[None], len(y), axis=0), np.repeat(conditioned.bias[None], len(y), axis=0),
         options["mask_of"], options["callback"], options["return_masks"],
@@ -129,8 +131,11 @@ def run(engine: Engine, task: Task) -> Solution:
         except Fault as fault:
             raise _error(fault, task, first, whole=batch >= count) from None
     progress, images, masks = zip(*solved, strict=True)
-    image = per_image(np.concatenate(images), task.single)
-    return solution(progress, image, np.concatenate(masks) if task.return_masks else None, task.single)
+    image = np.concatenate(images)
+    _check_result(task, image, np.concatenate([part.relative_gap for part in progress]))
+    return solution(
+        progress, per_image(image, task.single), np.concatenate(masks) if task.return_masks else None, task.single
+    )
 
 
 def middle_level(model: Model) -> float:
@@ -196,6 +201,17 @@ def _loaded(engine: Engine, task: Task) -> ReconstructionWorkspace:
     workspace.load(np.zeros((len(strength), height, width), np.float32), strength, np.ones_like(strength), limits)
     workspace.clear_dual(np.arange(len(strength)))
     return workspace
+
+
+def _check_result(task: Task, image: NDArray[Any], relative_gap: FloatVector) -> None:
+    """Refuse an operator that is another one at the end; warn where the images do not explain their measurements."""
+    unit = task.range.to_unit(image)
+    try:
+        check_steady(task.measurements, unit, task.step)
+    except OperatorError as error:
+        error.image = per_image(image, task.single)
+        raise
+    check_explained(task.measurements, unit, relative_gap, task.range)
 
 
 def _error(fault: Fault, task: Task, first: int, whole: bool) -> OperatorError | SolverError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from os import PathLike
 
 import numpy as np
@@ -27,6 +28,11 @@ def warmup(model: Model | str | PathLike[str] | None = None, *, backend: str = "
     if model is None:
         scan = operators.ParallelBeamCT((SIDE, SIDE), np.arange(4.0), 2 * SIDE)
         scan.adjoint(scan.apply(np.zeros(scan.shape_in, np.float32)))
+
+
+def compiled_before(backend: str) -> bool:
+    """Whether a solver of this backend, by its name, finds kernels that were compiled before."""
+    return backend != "cpu" or bool(importlib.import_module("safi_fast.bindings.cache").compiled_before())
 
 
 def _run(model: Model, backend: str) -> None:

@@ -123,11 +123,22 @@ def range_of(name: str, array: Any, data_range: DataRange | None = None, white: 
     where the range is not known.
     """
     if data_range is not None:
-        return stated_range(data_range)
+        return _held(name, array.dtype, stated_range(data_range))
     known = known_range(array.dtype, white)
     if known is None:
         raise InputError(f"{name} has dtype {array.dtype}, whose range is not known; {WAYS_ON}")
     return known if white is not None else replace(known, warning=_narrow(array, known.high))
+
+
+def _held(name: str, dtype: Any, stated: Range) -> Range:
+    """A range that integers can have; one more is allowed, as in 256. Raises InputError."""
+    if dtype.kind in "iu" and stated.rule == "given":
+        least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+        if stated.high > most + 1 or stated.low < least - 1:
+            raise InputError(
+                f"data_range is {stated.argument if stated.low else f'{stated.high:g}'}, but {name} has dtype {dtype}, which holds {least} to {most}; expected {EXPECTED}"
+            )
+    return stated
 
 
 def _narrow(array: Any, white: float) -> str | None:
@@ -161,6 +172,7 @@ FLUCTUATIONS = 5.0
 SMALL_COUNT = 2.0
 CUT_SIGMAS, CUT_TAIL = 5.0, 3e-6  # beyond so many sigma, and by OVERSHOOT, ten times the Gaussian tail is not noise
 FAR_SIGMAS = 8.0  # beyond the box by its width and this: no hot pixel, but another range
+UNDERSTATED = 1.3  # times sigma: what callers may be wrong by; noise that is not white does not show how strong it is
 ROUNDING = 0.5 / 255  # noise that every image has
 OVERSHOOT = 5 / 255  # what interpolation and sharpening leave outside counts as such noise where none is stated
 PLAUSIBLE_NOISE = 75 / 255  # the most that an image is believed to have where none is stated
@@ -222,8 +234,9 @@ def cut_off(xp: Any, values: Any, meaning: Range, sigma: float, box: Box = UNIT_
 def share_outside(xp: Any, plane: Any, box: Box, sigma: float, *, known: Any = None, far: float | None = None) -> float:
     """Share of a plane (H, W) outside of the box, where noise does not explain it; 0 where it does.
 
-    Noise is that of `sigma`, or what the plane itself shows, whichever is more: the caller may have asked for less than there is, and
-    noise that is not white is stronger in `block_means` than white noise would be. known: (H, W) True where values count; None: all.
+    Noise is that of `sigma`, UNDERSTATED times that where pixels or means of 2 x 2 show a quarter of it, or what the plane itself shows,
+    whichever is more: the caller may have asked for less than there is, and noise that is not white is stronger in `block_means` than white
+    noise would be. known: (H, W) True where values count; None: all.
     far: no value may lie further outside than this and FAR_SIGMAS.
     """
     beyond = _beyond(xp, plane, box)
@@ -238,7 +251,9 @@ def share_outside(xp: Any, plane: Any, box: Box, sigma: float, *, known: Any = N
     if explained(fine, coarse):
         return 0.0
     most = PLAUSIBLE_NOISE * (box[1] - box[0])
-    shown = max(fine, min(noise_of(xp, plane, known), most))
+    seen = noise_of(xp, plane, known)
+    pairs = 0.0 if known is not None or min(plane.shape) < 4 else noise_of(xp, block_means(plane, 2))
+    shown = max(fine * (UNDERSTATED if max(seen, pairs) >= fine / 4 else 1.0), min(seen, most))
     shown_coarse = coarse if means is None or min(means.shape) < 2 else max(coarse, min(noise_of(xp, means), most))
     if explained(shown, max(shown / BLOCK, shown_coarse)):
         return 0.0
@@ -250,10 +265,10 @@ def _beyond(xp: Any, plane: Any, box: Box) -> Any:
     return xp.maximum(box[0] - plane, plane - box[1])
 
 
-def block_means(plane: Any) -> Any:
-    """(H // BLOCK, W // BLOCK) means, in which white noise is BLOCK times weaker."""
-    height, width = (side // BLOCK for side in plane.shape)
-    blocks = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK)
+def block_means(plane: Any, side: int = BLOCK) -> Any:
+    """(H // side, W // side) means, in which white noise is `side` times weaker."""
+    height, width = (length // side for length in plane.shape)
+    blocks = plane[: height * side, : width * side].reshape(height, side, width, side)
     return blocks.mean(axis=(1, 3))
 
 

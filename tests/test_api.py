@@ -404,6 +404,15 @@ def test_sigmas_per_image_that_are_refused():
     refused(InputError, r"strength has shape \(2,\)", stack, strength=[0.1, 0.1])
 
 
+def test_nan_in_a_stack_is_numbered():
+    stack = picture(4, 20, 22).copy()
+    stack[2, 3, 4:6] = np.nan
+    refused(InputError, r"image\[2\] has 2 values that are NaN or infinite; expected finite ones", stack)
+    stack[3, 0, 0] = np.inf
+    refused(InputError, r"image\[2\] and 1 more have 3 values that are NaN or infinite", stack)
+    refused(InputError, r"^image has 3 values", stack[1:], channel_axis=0)
+
+
 def test_sigma_outside_the_range_of_a_model_for_several_levels():
     model = random_model(levels=(5 / 255, 50 / 255))
     accepted = r"but model 'random-safi' accepts 0.01961 \(5 on the 8-bit scale\) to 0.1961 \(50 on the 8-bit scale\)"
@@ -431,6 +440,10 @@ def test_sigma_outside_the_range_of_a_model_for_several_levels():
         ({"strength": [0.1, 0.2]}, r"strength has shape \(2,\); expected a positive number"),
         ({"lipschitz": -1}, "lipschitz is -1; expected a positive number"),
         ({"lipschitz": np.inf}, "lipschitz is inf; expected a positive number"),
+        (
+            {"lipschitz": 0.2},
+            r"lipschitz is 0.2, but \|\|W\|\|\^2 is at least [01]\.\d+ for images of .*: the solve would diverge",
+        ),
         ({"lipschitz": [1, 2]}, r"lipschitz has shape \(2,\); expected a positive number"),
         ({"data_range": 0}, "data_range is 0; expected a positive number"),
         ({"data_range": "8 bit"}, "data_range is '8 bit'; expected a positive number"),

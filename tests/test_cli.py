@@ -135,7 +135,12 @@ class TestDenoise:
         assert denoise(*(tmp_path / f"{name}.png" for name in "abcd"), "-o", tmp_path / "out", "--json") == 0
         captured = capsys.readouterr()
         warning = "largest value 4095 of 65535: looks like 12-bit data; pass --data-range 4095"
-        assert captured.err == f"safi-fast: warning: {tmp_path}/a.png (and 1 more): {warning}\n"
+        first, others = captured.err.splitlines()
+        assert first == f"safi-fast: warning: {tmp_path}/a.png: {warning}"
+        assert (
+            others
+            == f"safi-fast: warning: a warning like the first one is due to {tmp_path}/b.png; --json has them all"
+        )
         assert [record.get("warning") for record in json.loads(captured.out)["files"]][::3] == [warning, None]
         assert denoise(tmp_path / "a.png", "-o", tmp_path / "given", "--data-range", 4095) == 0
         assert capsys.readouterr().err == ""
@@ -508,6 +513,12 @@ class TestEvaluate:
         assert self.evaluate(tmp_path, "--json") == 0
         assert json.loads(capsys.readouterr().out)["psnr"] is None
 
+    def test_a_file_with_nan_is_named(self, tmp_path, solver, capsys):
+        np.save(tmp_path / "a.npy", np.zeros((H, W), np.float32))
+        np.save(tmp_path / "b.npy", np.full((H, W), np.nan, np.float32))
+        assert self.evaluate(tmp_path) == 1
+        assert f"{tmp_path}/b.npy: has {H * W} values that are NaN or infinite" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("array", "message"),
         [
@@ -628,6 +639,12 @@ class TestDemo:
         assert "relative gap  1.0e-03" in text
         assert (tmp_path / "out" / "before_after.png").stat().st_size > 100_000
         assert len(solver.calls) == 2
+
+    def test_a_level_that_the_model_is_not_for(self, solver, tmp_path, capsys):
+        pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
+        assert run("demo", "-o", tmp_path / "out", "--sigma", 500) == 1
+        assert "--sigma is 500, on the scale 0 to 255; model 'tiny' " in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
     def test_missing_matplotlib_is_said_before_the_work(self, solver, tmp_path, monkeypatch, capsys):
         from safi_fast import plots

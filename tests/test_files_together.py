@@ -24,7 +24,7 @@ from safi_fast.cli import main as cli
 from safi_fast.cli import session as sessions
 from safi_fast.cli import sharing
 from safi_fast.cli.arguments import UsageError
-from safi_fast.cli.plan import Output, check_outputs, slice_outputs
+from safi_fast.cli.plan import Output, check_outputs, natural, slice_outputs
 from safi_fast.errors import ImageFileError
 from safi_fast.io import read_image
 from safi_fast.models import load_model
@@ -805,3 +805,19 @@ def test_nobody_hears_of_waiting(monkeypatch, tmp_path):
         assert other.take(target)
         threading.Timer(0.2, lambda: other.release(target)).start()
         assert turns.wait([target])
+
+
+def test_slices_are_reported_in_their_order():
+    names = [f"out/s_{number:03d}.npy" for number in (2, 10, 101, 999, 1000, 1001)]
+    assert sorted(sorted(names), key=natural) == names
+    assert sorted(["b1", "a10", "a2", "a"], key=natural) == ["a", "a2", "a10", "b1"]
+
+
+def test_links_to_one_file_are_named_as_such(tmp_path):
+    for name in ("a.npy", "r.json"):
+        (tmp_path / name).symlink_to("real")
+    outputs = [Output(tmp_path / "a.npy", "in.npy"), Output(tmp_path / "r.json", "--report")]
+    with pytest.raises(
+        UsageError, match=r"would both be written to .*r\.json: .*a\.npy and that are one file through links"
+    ):
+        check_outputs(outputs, [])

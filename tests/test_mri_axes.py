@@ -158,7 +158,10 @@ class TestMaskInPython:
         options = {"strength": 1e-4, "box": None, "max_outer": 1, "max_iter": 2}
         silent = y.copy()
         silent[1] = 0
-        solver.reconstruct(silent, operator, **options)  # a sample is measured if one coil has it
+        with pytest.warns(
+            match="holds what no image explains"
+        ):  # a sample is measured if one coil has it; the map says more
+            solver.reconstruct(silent, operator, **options)
         turned = noisy_kspace(maps * IMAGE) * LINES[:, None]
         with pytest.raises(InputError, match="measurement and mask do not fit"):
             solver.reconstruct(np.stack([y, turned]), operator, **options)
@@ -166,6 +169,26 @@ class TestMaskInPython:
 
     def test_a_blank_slice_is_no_mistake(self):
         assert not self.solve(0 * COLUMNS, LINES[None]).any()
+
+    @pytest.mark.parametrize("order", ["centered", "fft"])
+    @pytest.mark.parametrize("side", [N, N - 1])
+    def test_a_block_without_noise_has_zeros_of_its_own(self, order, side):
+        """Simulated k-space; that of lines with a mask of ones has more of them, and none of noise has as many."""
+        image = np.zeros((side, side))
+        image[side // 4 : side // 2, side // 4 : side // 2] = 1
+        y = np.fft.fft2(image, norm="ortho").astype(np.complex64)
+        y[np.abs(y) < np.quantile(np.abs(y), 0.4)] = 0
+        y = np.fft.fftshift(y) if order == "centered" else y
+
+        def check(kspace):
+            operator = FourierMRI(np.ones((side, side)), mask_order=order, image="complex")
+            operator._check_own(kspace)
+
+        assert 0.02 < np.mean(y == 0) < 0.5
+        check(y)
+        for wrong in (y * (1 + 1e-3j * np.arange(side)), y * (np.arange(side) % 3 == 0)):
+            with pytest.raises(InputError, match="measurement and mask do not fit"):
+                check(wrong)
 
     def test_a_few_zeros_are_none(self):
         y = COLUMNS.copy()
@@ -292,6 +315,19 @@ class TestCoilAxis:
         with pytest.raises(ImageFileError, match="pass --layout hwc, or --no-order-check"):
             io.read_kspace(tmp_path / "k.npy", coils=True)
         assert io.read_kspace(tmp_path / "k.npy", coils=True, check_axes=False).array.shape == (1, 64, 72, 8)
+
+    def test_without_maps_the_layouts_that_fit_are_named(self, tmp_path):
+        np.save(tmp_path / "k.npy", noisy_kspace(phantom(72, 64)[None] * np.ones((4, 1, 1))).transpose(1, 2, 0))
+        with pytest.raises(
+            ImageFileError, match=r"\(72, 64, 4\) may be slices or coils; .* --layout hws or --layout hwc"
+        ):
+            io.read_kspace(tmp_path / "k.npy", coils=False)
+
+    def test_more_coils_than_there_are(self):
+        noise = RNG.standard_normal((140, 72, 72))
+        assert doubt(noise * 1j, "chw").layouts == ("shw",)
+        assert doubt(noise[None], "schw").layouts == ("cshw",)
+        assert doubt(noise[:100], "chw") is None
 
     def test_a_third_axis_of_kspace(self, tmp_path):
         volume = gaussian_filter(RNG.random((24, 32, 32)), 2)

@@ -183,6 +183,7 @@ def test_the_sources_are_found():
         ("tensors", []),
         ("values", ["errors", "tensors"]),
         ("plausible", ["errors", "operators", "solver", "types", "values", "warn"]),
+        ("explained", ["errors", "operators", "plausible", "solver", "values", "warn"]),
         ("color", ["errors"]),
         ("backend", ["errors", "model", "types", "bindings"]),  # bindings when a backend is chosen
         ("weights", ["errors", "masks", "model", "atomic"]),
@@ -217,6 +218,7 @@ def test_the_sources_are_found():
                 "arrays",
                 "backend",
                 "errors",
+                "explained",
                 "measured",
                 "memory",
                 "model",
@@ -250,7 +252,7 @@ def test_the_sources_are_found():
                 "values",
             ],
         ),
-        ("startup", ["api", "model", "models", "operators"]),
+        ("startup", ["api", "bindings", "model", "models", "operators"]),
     ],
 )
 def test_imports_point_one_way(package, allowed):

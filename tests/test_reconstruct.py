@@ -763,6 +763,11 @@ HOLED[3, 4:6] = np.nan
         ({"x0": np.zeros((2, *SHAPE))}, InputError, r"x0 has shape \(2, 24, 21\); expected \(24, 21\)"),
         ({"x0": HOLED}, InputError, "x0 has 2 values that are not finite"),
         ({"x0": 1j * picture()}, InputError, "x0 is complex .*; the images of Blur are real"),
+        (
+            {"x0": np.full(SHAPE, 1e30)},
+            InputError,
+            r"x0 has values up to 1e\+30, far from data_range, whose white is 1; expected",
+        ),
         ({"x0": "zero"}, InputError, "x0 has dtype <U4; expected numbers"),
         (
             {"measurement": np.zeros((3, *SHAPE)), "x0": np.zeros((2, *SHAPE))},

@@ -46,6 +46,20 @@ def test_the_first_result_of_a_process_compiles_nothing_after_a_warmup():
     assert loaded > 5
 
 
+def test_commands_say_that_kernels_are_compiled_first(monkeypatch, capsys):
+    """Without a terminal too, and only where none was kept."""
+    from safi_fast.cli import session
+
+    safi_fast.warmup("safi-gray", backend="cpu")
+    session.make_session(backend="cpu")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cache, "COMPILED", ("*.nothing", "*.nbc"))
+    session.make_session(backend="cpu")
+    assert capsys.readouterr().err == (
+        "safi-fast: the first run on a machine compiles the kernels, which takes up to a minute\n"
+    )
+
+
 def test_warmup_leaves_nothing_to_compile_for_any_schedule():
     code = """
 import numpy as np, safi_fast

@@ -261,12 +261,15 @@ def test_train_writes_everything_and_resumes(folders, tmp_path, capsys):
     assert main([*folders, "--steps", "4"]) == 2
     assert "holds a run already; go on with it (--resume)" in capsys.readouterr().err
     assert main([*folders, "--steps", "4", "--resume", "--name", "tiny"]) == 0
+    assert "this run has ended" not in capsys.readouterr().err
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [row["kind"] for row in rows].count("start") == 2
     assert rows[-1]["step"] == 4
     assert set(rows[-1]["psnr"]) == {"5", "15", "25"}
     assert load_model(out / "model.safetensors").fingerprint != model.fingerprint
     assert read_image(out / "curve.png").array.std() > 0
+    assert main([*folders, "--steps", "4", "--resume", "--name", "tiny"]) == 0
+    assert "this run has ended, at step 4; it is only exported again: raise --steps to go on" in capsys.readouterr().err
     raw = load_model(out / "raw.safetensors")
     assert 0 < abs(raw.strength.unrolled / load_model(out / "model.safetensors").strength.unrolled - 1).max() < 0.1
 

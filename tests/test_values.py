@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -159,7 +160,10 @@ def test_noise_that_is_not_white_or_stronger_than_stated_is_explained(width):
     coloured = gaussian_filter(rng.standard_normal(image.shape), width)
     coloured *= 1 / coloured.std()
     for level in (15, 50):
-        assert share_outside(np, (image + level / 255 * coloured).astype(np.float32), (0, 1), level / 255) == 0
+        for clean in (image, 0 * image):  # half of a black area is negative
+            seen = (clean + level / 255 * coloured).astype(np.float32)
+            assert share_outside(np, seen, (0, 1), level / 255) == 0
+            assert share_outside(np, seen, (0, 1), level / 255 / 1.25) == 0
     assert share_outside(np, noisy(image, 30), (0, 1), 15 / 255) == 0
 
 
@@ -377,7 +381,9 @@ def test_measurements_of_images_outside_of_the_box_are_refused(name, wrong):
         solve(y, operator, data_range=data_range)
     with pytest.raises(InputError, match=r"measurement\[1\] fits images"):
         solve(np.stack([operator.apply(data_range * picture()), y]), operator, data_range=data_range)
-    solve(y, operator, data_range=data_range, box=(0.0, 1.0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "measurement is not zero, and no noise, but its image is 0 everywhere")
+        solve(y, operator, data_range=data_range, box=(0.0, 1.0))
     solve(y, operator, data_range=data_range, box=None)
 
 
@@ -506,7 +512,7 @@ def test_commands_refuse_what_would_be_cut(run, name, capsys):
 
 
 def test_commands_give_what_the_api_gives(run, model):
-    image = np.rint(slice_in_hounsfield()).astype(np.int16)
+    image = np.rint(OPERATORS["blur"].apply(slice_in_hounsfield())).astype(np.int16)
     np.save("ct.npy", image)
     tail = ("--data-range", "-1000", "1500")
     assert run("denoise", "--data-range", -1000, 1500, "ct.npy", "-o", "a.npy", "--sigma", 25, "--max-outer", 2) == 0
@@ -589,6 +595,47 @@ def test_sinograms_that_are_negated_or_raw(run, capsys):
     np.save("s.npy", sinogram)
     assert run("reconstruct", "ct", "s.npy", *tail) == 0
     assert run("reconstruct", "ct", "s.npy", *tail, "--data-range", -0.01, 0.1, "--overwrite") == 0
+
+
+def test_a_range_that_integers_cannot_have(run, capsys):
+    image = (255 * picture()).astype(np.uint8)
+    with pytest.raises(
+        InputError, match=r"data_range is 1000, but image has dtype uint8, which holds 0 to 255; expected a"
+    ):
+        range_of("image", image, 1000)
+    with pytest.raises(
+        InputError, match=r"data_range is \(-40000.0, 1000.0\), but image has dtype int16, which holds -32768"
+    ):
+        range_of("image", image.astype(np.int16), (-40000, 1000))
+    assert range_of("image", image, 256).high == 256
+    assert range_of("image", image.astype(np.float32), 1000).high == 1000
+    np.save("bytes.npy", image)
+    assert run(*command("denoise", "bytes.npy", "out.npy"), "--data-range", 1000) == 1
+    assert "data_range is 1000, but image has dtype uint8" in capsys.readouterr().err
+
+
+def test_a_folder_named_by_a_number_is_not_taken_for_white(run, capsys):
+    Path("2024").mkdir()
+    np.save("2024/a.npy", (255 * picture()).astype(np.float32))
+    words = ("denoise", "--sigma", 25, "--max-outer", 1, "-o", "out")
+    assert run(*words, "--data-range", 255, "2024") == 2
+    assert "'--data-range=255 2024' in quotes for the first, ./2024 for the second" in capsys.readouterr().err
+    assert run(*words, "--data-range", 255, "./2024") == 0
+    assert Path("out/a.npy").exists()
+    assert run(*words, "--data-range=255 2024", "./2024", "--overwrite") == 1
+    assert "255" in capsys.readouterr().err
+
+
+def test_warnings_come_before_the_work(run, capsys, monkeypatch):
+    """So that they are seen even if the run is stopped, and a later one skips what is made."""
+    np.save("in.npy", np.full(SHAPE, 4095, np.uint16))
+    seen = []
+    monkeypatch.setattr(
+        "safi_fast.cli.session.Session.denoise", lambda *_, **__: seen.append(capsys.readouterr().err) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        run(*command("denoise", "in.npy", "out.npy"))
+    assert "looks like 12-bit data; pass --data-range 4095" in seen[0]
 
 
 def test_mri_has_no_black(run, capsys):

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..values import EXPECTED, DataRange, stated_range
@@ -80,12 +81,21 @@ def data_range(text: str) -> DataRange:
 
 
 def join_ranges(argv: Sequence[str]) -> list[str]:
-    """The arguments with the one or two numbers after --data-range as one, which argparse cannot tell from the inputs that may follow."""
+    """The arguments with the one or two numbers after --data-range as one, which argparse cannot tell from the inputs that may follow.
+
+    Raises UsageError where the second may be an input.
+    """
     joined: list[str] = []
     for word in argv:
         if joined[-1:] == ["--data-range"] and _is_number(word):
             joined[-1] = f"--data-range={word}"
         elif joined and joined[-1].startswith("--data-range=") and " " not in joined[-1] and _is_number(word):
+            low = joined[-1].removeprefix("--data-range=")
+            if Path(word).exists():
+                raise UsageError(
+                    f"--data-range {low} {word}: is {word} the value of white, or the file or folder of that name? Write "
+                    f"'--data-range={low} {word}' in quotes for the first, ./{word} for the second"
+                )
             joined[-1] = f"{joined[-1]} {word}"
         else:
             joined.append(word)

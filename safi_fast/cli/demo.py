@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> int:
     from .noise import add_noise
 
     require_matplotlib()
+    session = sessions.make_session()
+    session.check(args.sigma)
     prepare_folder(args.output)
     clean = camera().astype(np.float32) / np.float32(255)
     noisy = add_noise(clean, args.sigma / sessions.EIGHT_BIT, SEED)
-    session = sessions.make_session()
     print(f"{session.model.name} on skimage.data.camera(), 512 x 512, sigma {args.sigma:g}, noise seed {SEED}")
-    print("the first run on a machine compiles the kernels, which takes about half a minute ...", flush=True)
     with progress("denoising", 2) as advance:
         _, first = _timed(session, noisy, args.sigma)
         advance()

@@ -39,7 +39,7 @@ from .arguments import (
     size,
     solver_options,
 )
-from .output import lost_names, message_of, print_failures, print_json, print_lost, print_warnings, progress
+from .output import Warned, lost_names, message_of, print_failures, print_json, print_lost, progress
 from .parser import Rare
 from .plan import Output, check_outputs
 from .sharing import Skipped, Turns, in_turn, skipped_words
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
     check_box(args)
     jobs = plan(args.inputs, args.output)
-    session = None
+    session, warned = None, Warned()
     with Turns(overwrite=args.overwrite) as turns:
         found = {job: _attempt(turns.skipped, job.target) for job in jobs}
         pending = [job for job in jobs if found[job] is None]
@@ -101,12 +101,13 @@ def run(args: argparse.Namespace) -> int:
             turns.prepare({job.target.parent for job in pending})
             session = sessions.make_session(args.model, args.backend, args.precision)
             session.check(args.sigma, **solver_options(args))
-            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, args)
+            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, args, warned)
             with progress("denoising", len(pending)) as advance, closing(solved) as results:
                 for job, result in results:
                     records[job] = _finish(job, result)
                     turns.let_go(job.target)
                     advance()
+    warned.finish()
     _report(args, session, list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
 
@@ -145,13 +146,13 @@ class _Solved:
 
 
 def _solved(
-    turns: Iterable[tuple[Job, Exception | None]], session: sessions.Session, args: argparse.Namespace
+    turns: Iterable[tuple[Job, Exception | None]], session: sessions.Session, args: argparse.Namespace, warned: Warned
 ) -> Generator[Any, None, None]:
     """(job, _Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the caller."""
     from ..stream import ahead
 
     files = ahead(((job, found or _attempt(_read, job)) for job, found in turns), READ_AHEAD)
-    results = ((job, _attempt(_denoise, job, file, session, args)) for job, file in files)
+    results = ((job, _attempt(_denoise, job, file, session, args, warned)) for job, file in files)
     return ahead(results, 1, solves=True)
 
 
@@ -169,7 +170,7 @@ def _read(job: Job) -> "ImageFile":
     return read_image(job.source)
 
 
-def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Namespace) -> _Solved:
+def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Namespace, warned: Warned) -> _Solved:
     if isinstance(file, Exception):
         raise file
     meaning = range_of("image", file.array, args.data_range, file.white)
@@ -178,14 +179,16 @@ def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Name
         options["max_memory"] = args.max_memory
     if file.channel_axis is not None:
         options["color"] = args.color
-    start = time.perf_counter()
-    solution = session.denoise(file.array, args.sigma, data_range=meaning, channel_axis=file.channel_axis, **options)
-    seconds = time.perf_counter() - start
     found = [meaning.warning]
     if "box" not in options:
         pixels = meaning.to_unit(file.array.astype(np.float32))
         found.append(cut_off(np, pixels, meaning, args.sigma / sessions.EIGHT_BIT))
     warning = "; ".join(message_of(sentence) for sentence in found if sentence) or None
+    if warning:
+        warned.say(job.source, warning)
+    start = time.perf_counter()
+    solution = session.denoise(file.array, args.sigma, data_range=meaning, channel_axis=file.channel_axis, **options)
+    seconds = time.perf_counter() - start
     return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning)
 
 
@@ -236,7 +239,6 @@ def _report(args: argparse.Namespace, session: sessions.Session | None, records:
         unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
         seconds = sum(record["seconds"] for record in by_status["denoised"])
         print(_sentence(counts, seconds, unfinished, [record["reason"] for record in by_status["skipped"]]))
-    print_warnings([(record["input"], record["warning"]) for record in by_status["denoised"] if "warning" in record])
     print_lost(by_status["denoised"])
     print_failures(by_status["failed"])
 

@@ -91,6 +91,10 @@ def grey(
     try:
         meaning = range_of("image", file.array, data_range, file.white)
         image = meaning.to_unit(file.array.astype(np.float32))
+        if not np.isfinite(image).all():
+            raise InputError(
+                f"has {int((~np.isfinite(image)).sum())} values that are NaN or infinite; expected finite ones"
+            )
         planes = np.atleast_3d(image).transpose(2, 0, 1)
         if box:
             check_inside("image", np, planes, meaning, channels=len(planes), free=False)

@@ -48,6 +48,7 @@ OPTIONS = {
     r"\bbox=None": "--no-box",
     r"\bstrength=\.\.\.": "--strength L",
     r"\bcheck_order=False": "--no-order-check",
+    r"\bimage='(\w+)'": r"--image \1",
     r"\bkspace_order='(\w+)'": r"--kspace-order \1",
     r"\bmask_order='(\w+)'": r"--mask-order \1",
     r"\bschedule='(\w+)'": r"--schedule \1",
@@ -136,6 +137,28 @@ def print_warnings(warned: Sequence[tuple[Any, str]]) -> None:
     if warned:
         others = f" (and {len(warned) - 1} more)" if len(warned) > 1 else ""
         print_warning(f"{warned[0][0]}{others}: {warned[0][1]}")
+
+
+class Warned:
+    """Warnings of inputs, the first one printed before its work begins, so that nobody waits for it; the number of others at the end."""
+
+    def __init__(self) -> None:
+        self.others: list[Any] = []
+        self._said = False
+
+    def say(self, name: Any, sentence: str) -> None:
+        """Print it, or count it."""
+        if self._said:
+            self.others.append(name)
+        else:
+            self._said = True
+            print_warning(f"{name}: {sentence}")
+
+    def finish(self) -> None:
+        """How many others there were."""
+        if self.others:
+            more = f" and {len(self.others) - 1} more" if len(self.others) > 1 else ""
+            print_warning(f"a warning like the first one is due to {self.others[0]}{more}; --json has them all")
 
 
 def scientific(value: float | None) -> str:

@@ -33,7 +33,11 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
     for output in outputs:
         first = writers.setdefault(real.key(output.path), output)
         if first is not output:
-            alike = "" if first.path.name == output.path.name else f" ({first.path.name} where case does not count)"
+            alike = f" ({first.path.name} where case does not count)"
+            if first.path.name == output.path.name:
+                alike = ""
+            elif folded(first.path.name) != folded(output.path.name):
+                alike = f": {first.path} and that are one file through links"
             raise UsageError(
                 f"{first.source} and {output.source} would both be written to {output.path}{alike}; "
                 "give one of them a run with another -o, or another name"
@@ -46,6 +50,11 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
 def slice_name(source: Path, number: int, slices: int, suffix: str) -> str:
     """The name of what slice `number` of an input becomes in a folder: NAME_000 where it has several, else NAME."""
     return f"{source.stem}{f'_{number:03d}' if slices > 1 else ''}{suffix}"
+
+
+def natural(path: Path | str) -> list[tuple[int, str]]:
+    """A key to sort names by in which slice 101 comes before slice 1000."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def slice_outputs(

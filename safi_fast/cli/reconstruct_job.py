@@ -16,7 +16,7 @@ from ..values import Range, range_of
 from . import session as sessions
 from .arguments import UsageError
 from .output import message_of, print_error, print_warning, progress, warnings_as_lines
-from .plan import slice_name
+from .plan import natural, slice_name
 from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
 from .sharing import Skipped, Turn, Turns
 
@@ -99,21 +99,21 @@ def reconstruct_all(jobs: list[Job], runner: Runner) -> list[dict[str, Any]]:
             if record["status"] == WAITING:
                 asked.setdefault(number, set()).add(Path(output))
         if asked:
-            turns.wait([target for targets in asked.values() for target in sorted(targets)])
-    return [records[key] for key in sorted(records)]
+            turns.wait([target for targets in asked.values() for target in sorted(targets, key=natural)])
+    return [records[key] for key in sorted(records, key=lambda key: (key[0], natural(key[1])))]
 
 
 def _attempt(job: Job, runner: Runner, place: str, only: set[Path]) -> list[dict[str, Any]]:
     """The records of one input, or of some of its outputs; one record if it failed. only: these outputs, empty: all."""
     try:
-        known = sorted(only) if only else [] if job.is_folder else [job.target]
+        known = sorted(only, key=natural) if only else [] if job.is_folder else [job.target]
         found = {target: runner.turns.look(target) for target in known}
         if found and True not in found.values():
             return [_record_of_turn(job, target, turn) for target, turn in found.items()]
         study = PROBLEMS[runner.args.problem].open_study(job.source, runner.args)
         return process(job, study, runner, place, only)
     except (SafiError, MemoryError) as error:
-        return [_failure(job, target, error) for target in sorted(only or [job.target])]
+        return [_failure(job, target, error) for target in sorted(only or [job.target], key=natural)]
 
 
 def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path]) -> list[dict[str, Any]]:

@@ -80,9 +80,14 @@ def make_session(model: str | None = None, backend: str = "auto", precision: str
     """Load a model (None: the shipped default) and set up its solver."""
     from ..api import Solver
     from ..models import DEFAULT_MODEL, load_model
+    from ..startup import compiled_before
+    from .output import print_note
 
     loaded = load_model(model or DEFAULT_MODEL)
-    return Session(loaded, Solver(loaded, backend=backend, precision=precision))
+    solver = Solver(loaded, backend=backend, precision=precision)
+    if not compiled_before(solver.backend.name):
+        print_note("the first run on a machine compiles the kernels, which takes up to a minute")
+    return Session(loaded, solver)
 
 
 def summary(solution: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..atomic import real
 from ..errors import BackendError
 from ..values import DataRange
 from .arguments import UsageError, add_range_argument, count, positive, seed
-from .output import print_warnings
+from .output import print_note, print_warnings
 from .parser import Rare
 
 if TYPE_CHECKING:
@@ -198,6 +198,11 @@ def _train(args: argparse.Namespace, inputs: _Inputs) -> int:
         metadata["licence"] = args.licence
     name = args.name or real(args.out).name
     training = Run(trainer, inputs.validation, args.out, name=name, metadata=metadata, seconds=seconds)
+    if args.resume and inputs.settings.progress(trainer.step_number, seconds) >= 1:
+        budget = "--steps" if args.steps else "--time-budget"
+        print_note(
+            f"{args.out}: this run has ended, at step {trainer.step_number}; it is only exported again: raise {budget} to go on"
+        )
     with _shown() as report:
         scores = training.finish(report)
     if find_spec("matplotlib") is not None:

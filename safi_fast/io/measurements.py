@@ -107,9 +107,11 @@ def read_kspace(
         array = read_array(path, name)
     if layout is None:
         if array.ndim == 3 and not coils:
+            found = doubt(array, "shw") if check_axes else None
+            slices = found.layouts[0] if found and found.layouts else "shw"
             raise ImageFileError(
-                f"{path}: k-space of shape {array.shape} may be slices or coils; say which with --layout shw or --layout chw "
-                "(coils also need --maps FILE or --estimate-maps)"
+                f"{path}: k-space of shape {array.shape} may be slices or coils; say which with --layout {slices} or --layout "
+                f"{slices.replace('s', 'c')} (coils also need --maps FILE or --estimate-maps)"
             )
         layout = {2: "hw", 3: "chw", 4: "schw"}.get(array.ndim, "")
     arranged = arrange(array, layout, "schw", path)

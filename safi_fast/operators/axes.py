@@ -18,7 +18,7 @@ PEAK = 4.0  # times an even spread: more than coils and slices reach
 CONTRAST = 3.0  # between an axis of k-space and one that is none
 THIRD_AXIS = 0.7  # share of the energy in the middle slices, of
 THIRD_SIDE = 16  # or more: volumes of images stay well below
-MANY_COILS, MOST_COILS = 32, 64  # more is rare
+MANY_COILS, MOST_COILS, NO_COILS = 32, 64, 128  # more is rare, and no scanner has more
 NAMES = {"s": "slices", "c": "coils", "h": "rows", "w": "columns"}
 
 
@@ -80,9 +80,11 @@ def doubt(array: NDArray[Any], layout: str) -> Doubt | None:
     coils, shortest = sides.get("c", 1), min(sides["h"], sides["w"])
     if coils > MANY_COILS and coils > 2 * shortest and not space > CONTRAST * found["c"]:
         return Doubt(f"{coils} coils of {sides['h']} x {sides['w']} samples are not likely", _by_sides(sides, layout))
-    if coils > MOST_COILS and 1 < sides.get("s", 1) < coils:
-        swapped = layout.translate(str.maketrans("sc", "cs"))
-        return Doubt(f"{coils} coils in {sides['s']} slices are not likely", (swapped,))
+    swapped = layout.translate(str.maketrans("sc", "cs"))
+    if coils > MOST_COILS and 1 < slices < coils:
+        return Doubt(f"{coils} coils in {slices} slices are not likely", (swapped,))
+    if coils > NO_COILS:
+        return Doubt(f"{coils} coils are not likely: are they slices?", () if slices > 1 else (swapped,))
     return None
 
 

@@ -61,6 +61,10 @@ class Operator(ABC):
     averages: bool = False  # whether no weight of H is negative, so that y / H 1 are means of image values
     below_black: str = "are they negated?"  # of real measurements that only images below black fit
 
+    likely_causes: str = (
+        "is it the operator of these measurements, and are they in its order?"  # where they do not fit any image
+    )
+
     _passed: float | None = None  # the norm with which `check_operator` found this operator right
 
     @property

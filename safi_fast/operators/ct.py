@@ -73,6 +73,10 @@ class Tomography(Operator):
         super().__init__(shape, (len(self.angles), self.detectors), norm=norm)
 
     averages = True
+    likely_causes = (
+        "are the angles those of the views, in the right unit and order, views and cells not exchanged, detector, centre and pixel size right, and "
+        "the object within the image?"
+    )
     below_black = "are they negated line integrals, or transmission, which needs -log(I / I0)?"
 
     @abstractmethod

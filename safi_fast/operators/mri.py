@@ -66,6 +66,11 @@ class _CartesianMRI(Operator):
         mask = self._mask > 0
         return centered_order(mask) if self.kspace_order == "centered" else mask
 
+    @property
+    def likely_causes(self) -> str:  # type: ignore[override]
+        """See `Operator`."""
+        return "has the image a phase? then pass image='complex'" if self.image == "real" else Operator.likely_causes
+
     def check_measurement(self, y: Any) -> NDArray[Any]:
         """y (..., *shape_out) complex64, zero where the mask is.
 
@@ -204,6 +209,12 @@ class SenseMRI(_CartesianMRI):
         self.maps = maps
         self._maps = np.ascontiguousarray(self._origin_first(maps))
         self._conjugate = self._maps.conj()
+
+    @property
+    def likely_causes(self) -> str:  # type: ignore[override]
+        """See `Operator`."""
+        maps = "are the maps of this scan, in the order of the coils, in that of k-space (centered or fft), and not conjugated?"
+        return f"{maps} Or {super().likely_causes}" if self.image == "real" else maps
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         x = self._origin_first(x)

@@ -16,9 +16,11 @@ import numpy as np
 from scipy.linalg import eigvalsh_tridiagonal
 
 from ..backend import Engine
+from ..errors import InputError
 
 STEPS = 16
 SAFETY = 1.02
+ROUNDING = 1e-3
 
 _known: WeakKeyDictionary[Any, dict[tuple[int, int], float]] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -31,6 +33,17 @@ def squared_norm(engine: Engine, height: int, width: int) -> float:
         if (height, width) not in sizes:
             sizes[height, width] = SAFETY * _largest_eigenvalue(engine, height, width)
         return sizes[height, width]
+
+
+def check_squared_norm(value: float, engine: Engine, height: int, width: int) -> float:
+    """`value` where it may be ||W||^2; the Lanczos estimate is one from below. Raises InputError for less, with which steps would diverge."""
+    least = squared_norm(engine, height, width) / SAFETY
+    if value < least * (1 - ROUNDING):
+        raise InputError(
+            f"lipschitz is {value:.6g}, but ||W||^2 is at least {least:.6g} for images of {height} x {width}: the solve would diverge; leave it "
+            f"out to have it computed"
+        )
+    return value
 
 
 def _largest_eigenvalue(engine: Engine, height: int, width: int) -> float:

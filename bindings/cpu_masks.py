@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.cpu.arguments import Border, Geometry, MixWork, Place
+from ..kernels.cpu.arguments import Geometry, MixWork, Place, Smoothing
 from .cpu_kernels import BINS, GROUP, convolution, depthwise, features, get_num_threads, small_floats
 from .cpu_weights import MmrWeights, SafiWeights, per_image
 
@@ -58,6 +58,6 @@ def mmr_mask(chain: Chain, weights: MmrWeights, scale: FloatArray) -> None:
     source, target = chain.mask, chain.spare
     layers = [(taps, False) for taps in weights.layers] + [(taps, True) for taps in reversed(weights.layers)]
     for number, (taps, adjoint) in enumerate(layers):
-        border, profiled = Border(weights.symmetric, adjoint), number == len(weights.layers) - 1
-        depthwise(chain.active, source, target, taps, border, profiled, scales, weights.profile, chain.geometry)
+        how, profiled = Smoothing(weights.symmetric, adjoint), number == len(weights.layers) - 1
+        depthwise(chain.active, source, target, taps, how, profiled, scales, weights.profile, chain.geometry)
         source, target = target, source

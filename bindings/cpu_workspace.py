@@ -1,7 +1,7 @@
 """A batch of problems on the CPU: the arrays, and the launches on them.
 
-Numba's default threading layer must not be entered by two threads at once, so every launch holds one lock; the kernels use all
-cores anyway.
+Numba's default threading layer must not be entered by two threads at once, so every launch holds one lock; the
+kernels use all cores anyway.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ WORK_FLOATS = (WORK, WORK, EXTRA)  # of one thread's work space for the filter b
 class CpuWorkspace:
     """State of a batch of problems; every array is float32 in the layout that kernels/cpu describes.
 
-    u, z = W^T(M . u), x(u) and the extrapolated x(v) have two slots each; slot[b] tells which one is current, the other holds
-    the step before. accepted[b] is the plane of the image that masks and outer steps refer to.
+    u, z = W^T(M . u), x(u) and the extrapolated x(v) have two slots each; slot[b] tells which one is current, the
+    other holds the step before. accepted[b] is the plane of the image that masks and outer steps refer to.
     """
 
     def __init__(self, weights: CpuWeights, batch: int, height: int, width: int):
@@ -74,7 +74,10 @@ class CpuWorkspace:
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def load(self, y: FloatArray, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
-        """The problems: y (B, H, W), lambda and step size (B,), box limits (may be infinite). x starts at y, without mask."""
+        """The problems: y (B, H, W), lambda and step size (B,), box limits (may be infinite).
+
+        x starts at y, without mask.
+        """
         self.y = flat(y)
         self.bound = np.ascontiguousarray(strength, np.float32)
         self.set_step(step)
@@ -107,7 +110,9 @@ class CpuWorkspace:
         return planes[:, halo : halo + self.height, halo : halo + self.width].copy()
 
     def outer_change(self, active: Active) -> Sums:
-        """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call compares with y."""
+        """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call
+        compares with y.
+        """
         with LAUNCH:
             outer_sums(active, self._image(self.accepted), self.reference.reshape(-1), self._flat_sums, self.geometry)
         change, size = self.sums[active, :, :2].sum(1).T
@@ -141,8 +146,8 @@ class CpuWorkspace:
     def step(self, active: Active, momentum: FloatArray) -> Sums:
         """One dual step of the active images; `momentum` (B,) extrapolates the new u.
 
-        Returns (active, 6), of the x0 the step started from and the new u: ||M . W x0||_1, <z, x0>, 1/2 ||x0 - y||^2, the
-        primal-dual part (kernels/cpu/image.py), ||x(u) - x(u_old)||^2, ||x(u_old)||^2.
+        Returns (active, 6), of the x0 the step started from and the new u: ||M . W x0||_1, <z, x0>, 1/2 ||x0 - y||^2,
+        the primal-dual part (kernels/cpu/image.py), ||x(u) - x(u_old)||^2, ||x(u_old)||^2.
         """
         momentum = np.ascontiguousarray(momentum, np.float32)
         other = 1 - self.slot
@@ -157,7 +162,9 @@ class CpuWorkspace:
         return np.column_stack([self.l1[active].sum(1), self.sums[active].sum(1)])
 
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
-        """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step size of `load`."""
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step
+        size of `load`.
+        """
         usual = self.step_size
         for i, momentum in enumerate(momenta):
             self.step_size = usual if sizes is None else np.asarray(usual * sizes[i], np.float32)
@@ -170,13 +177,15 @@ class CpuWorkspace:
             u_hat = clip(u + step W x, -lambda M, lambda M)
             u = w (2 u_hat - u) + (1 - w) anchor    where weight (B,) is w > 0, else u = anchor = u_hat
 
-        Returns W^T u (B, H, W), zero for the other images, and ||u_hat - u||^2 (active,). Needs collapsed momentum; overwrites x(v).
+        Returns W^T u (B, H, W), zero for the other images, and ||u_hat - u||^2 (active,). Needs collapsed momentum;
+        overwrites x(v).
         """
         with LAUNCH:
             set_image(active, flat(x), self._image(self.slot), self.geometry)
             anchored_step(
                 active, self._image(self.slot), self._dual(self.slot), self._mask, self._step,
-                np.ascontiguousarray(weight, np.float32), self.tiles, self._flat_l1, self.geometry, self.weights.bank, self.work,
+                np.ascontiguousarray(weight, np.float32), self.tiles, self._flat_l1, self.geometry,
+                self.weights.bank, self.work,
             )  # fmt: skip
             z = self._gather(active)
         return z, self.l1[active].sum(1)
@@ -224,7 +233,10 @@ class CpuWorkspace:
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
-        """M = mask(x) of the accepted images; gain and bias are (B, C). Needs collapsed momentum: the spare slot of u is scratch."""
+        """M = mask(x) of the accepted images; gain and bias are (B, C).
+
+        Needs collapsed momentum: the spare slot of u is scratch.
+        """
         if self.mask is None:
             self.mask = np.empty((self.batch, self.weights.groups, self.height, self.width, GROUP), np.float32)
             self.mask[np.setdiff1d(np.arange(self.batch), active)] = 1  # the kernels write the others whole

@@ -48,7 +48,9 @@ class CudaBackend:
     name = "cuda"
 
     def __init__(self, device: Device, precision: str = "float32"):
-        """precision: "float32", or "tf32" or "bf16x3" for the filter bank and the mask layers C -> C on tensor cores (docs/gpu.md)."""
+        """precision: "float32", or "tf32" or "bf16x3" for the filter bank and the mask layers C -> C on tensor cores
+        (docs/gpu.md).
+        """
         self.device = device
         self.precision = precision
 

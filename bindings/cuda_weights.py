@@ -123,6 +123,8 @@ class CudaWeights:
         return Shape(height, width, self.channels, bank.support, bank.band, self.precision)
 
     def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
-        """A kernel of kernels/cuda/<file>.cu, or of <file>_tensor.cu where there is one and the precision asks for it."""
+        """A kernel of kernels/cuda/<file>.cu, or of <file>_tensor.cu where there is one and the precision asks for
+        it.
+        """
         variant = f"{file}_tensor" if self.precision != "float32" and file in TENSOR_FILES else file
         return self.device.module(source(variant), options or self.options.get(file, ())).get_function(name)

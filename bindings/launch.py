@@ -41,7 +41,9 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Shape:
-    """One image and the filter bank: pixels, channels (as padded), side of the composed filters, band of layer-wise zero padding, precision."""
+    """One image and the filter bank: pixels, channels (as padded), side of the composed filters, band of layer-wise
+    zero padding, precision.
+    """
 
     height: int
     width: int
@@ -57,12 +59,17 @@ class Shape:
 
     @property
     def stride(self) -> int:
-        """Floats from one row of a channel to the next: a multiple of 8, so that rows begin at whole sectors of 32 bytes."""
+        """Floats from one row of a channel to the next: a multiple of 8, so that rows begin at whole sectors of 32
+        bytes.
+        """
         return ceil_to(self.width, 8)
 
     @property
     def splits(self) -> int:
-        """Summands of synthesis. Of the image alone, not of the batch: an image then gets the same result in every batch."""
+        """Summands of synthesis.
+
+        Of the image alone, not of the batch: an image then gets the same result in every batch.
+        """
         if self.tensor:
             return self.channels // channel_block("synthesis", self)
         tiles = _synthesis_tiles(self)
@@ -128,14 +135,12 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "set_image": _by_pixels,
     "get_image": _by_pixels,
     "image_step": _by_pixels,
-    "primal_step": _by_pixels,
     "primal_sums": _by_pixels,
     "outer_sums": _by_pixels,
     "clear_dual": _by_fours,
     "collapse_momentum": _by_fours,
     "totals": lambda shape, images: Launch((images, 1, 1), (PIXEL_THREADS, 1, 1)),
     "advance": _by_images,
-    "flip": _by_images,
     "stop": _by_images,
 }
 
@@ -155,7 +160,9 @@ def launch_for(kernel: str, shape: Shape, images: int, size: Kernel | None = Non
 
 
 def channel_block(kernel: str, shape: Shape, size: Kernel | None = None) -> int:
-    """CHANNEL_BLOCK of a kernel on tensor cores: as many channels as divide C and fit into registers and shared memory."""
+    """CHANNEL_BLOCK of a kernel on tensor cores: as many channels as divide C and fit into registers and shared
+    memory.
+    """
     _, most, shared_bytes = _TENSOR[kernel]
     for block in (64, 48, 32, 16):
         fits = block <= most and shape.channels % block == 0

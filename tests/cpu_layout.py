@@ -6,7 +6,7 @@ from models import random_model
 from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.bindings.cpu_masks import PAIRS
 from safi_fast.bindings.cpu_weights import dilated, mixing, per_image, spline_bank, taps_of
-from safi_fast.kernels.cpu.arguments import Border, Geometry, Place
+from safi_fast.kernels.cpu.arguments import Geometry, Place, Smoothing
 from safi_fast.kernels.cpu.convolution import convolution
 from safi_fast.kernels.cpu.depthwise import depthwise
 
@@ -76,7 +76,7 @@ def smooth(x, weight, boundary, *, adjoint=False, profile=None):
     scale, table = (np.ones(channels, np.float32), identity(channels)) if profile is None else profile
     depthwise(
         np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot), taps_of(weight[:, 0], wide),
-        Border(boundary == "symmetric", adjoint), profile is not None, per_image(np.tile(scale, (batch, 1)), wide), table,
+        Smoothing(boundary == "symmetric", adjoint), profile is not None, per_image(np.tile(scale, (batch, 1)), wide), table,
         geometry_of(batch, height, width, channels),
     )  # fmt: skip
     return channels_first(output[1 - slot, np.arange(batch)], channels)

@@ -25,11 +25,11 @@ KERNELS = {  # by file
     "analysis": ("analysis", "masked_norm", "dual_step"),
     "synthesis": ("synthesis",),
     "border": ("synthesis_border",),
-    "image": ("set_image", "get_image", "image_step", "primal_step", "primal_sums", "outer_sums"),
+    "image": ("set_image", "get_image", "image_step", "primal_sums", "outer_sums"),
     "features": ("features",),
     "convolution": ("convolution",),
     "depthwise": ("depthwise",),
-    "state": ("totals", "advance", "flip", "stop", "clear_dual", "collapse_momentum"),
+    "state": ("totals", "advance", "stop", "clear_dual", "collapse_momentum"),
 }
 NO_BOX = (-np.inf, np.inf)
 
@@ -375,71 +375,6 @@ def moved(bench, inputs, momentum, low, high):
     }
 
 
-@case("primal step", tiled=False)
-@case("primal step, tiles", tiled=True)
-def primal_step(bench, tiled):
-    """x moves along gradient + z into the box, each image with its own tau; the current z and x(v) are not read."""
-    slot, theta, (low, high) = bench.slots(), np.float32(0.7), np.float32([0.2, 0.8])
-    x, gradient, tau = 0.2 + 0.6 * bench.images(), bench.images() - 0.5, 0.3 * bench.uniform(bench.batch)
-    values, sizes, summands = random_summands(bench, tiled)
-    values_there = bench.per_image(values)
-    parts = np.array([(*sizes, bench.device.address(values_there))], layout.PARTS)
-    off = np.where(ring_of(bench), bench.images(), 0).astype(np.float32) if bench.shape.band else np.zeros_like(x)
-    dropped = bench.per_image(np.where(ring_of(bench), off, np.nan)) if bench.shape.band else None
-    empty, target = np.full_like(x, np.nan), 1 - slot
-    z = bench.blank((2, *x.shape))
-    image = bench.image_planes((2 + slot, x), (target, empty), (2 + target, empty))
-    sums = bench.blank((bench.batch, image_blocks(bench.shape), 5), np.float64)
-    bench.launch(
-        "image", "primal_step", bench.put(slot), parts, np.int32(bench.shape.band), dropped, bench.per_image(gradient), z,
-        image, low, high, bench.per_image(tau), theta, bench.symmetric, sums,
-        writes=[
-            (z, bench.active_of(target)), (image, bench.region(target)), (image, bench.region(2 + target)),
-            (sums, bench.active),
-        ],
-    )  # fmt: skip
-    for b in bench.active:
-        exact, rounded = (
-            primal_moved(bench, [t(v) for v in (summands[b], off[b], gradient[b], x[b])], tau[b], theta, low, high)
-            for t in (np.float64, np.float32)
-        )
-        halo, totals = (slice(None), slice(0, bench.width + 2 * bench.halo)), bench.read(sums, b).sum(0)
-        actual = {
-            "z": bench.read(z, (target[b], b)),
-            "x(v)": bench.read(image, (target[b], b, *halo)),
-            "x(u)": bench.read(image, (2 + target[b], b, *halo)),
-        }
-        same = None
-        if tiled and not bench.shape.band:
-            same = (bench.model, values[b, 0], gradient[b], x[b], tau[b], theta, low, high)
-        for what, value in actual.items():
-            yield Result(what, value, exact[what], rounded[what], twin=same and twin("primal_step", what, *same))
-        for i in range(5):
-            yield Result(
-                f"sum {i}", totals[i], exact["sums"][i], rounded["sums"][i], scale=exact["sizes"][i],
-                twin=same and twin("primal_step", i, *same),
-            )  # fmt: skip
-
-
-def primal_moved(bench, inputs, tau, theta, low, high):
-    """What primal_step computes, in the type of the inputs; `sizes`: of what the sums are made of."""
-    summands, off, gradient, x = inputs
-    kind, reach = summands.dtype, bench.filters.support // 2
-    z = oracle._pad_adjoint(summands.sum(0, dtype=kind)[None], reach, bench.boundary)[0].astype(kind) - off
-    slope = gradient + z
-    new = np.clip(x - tau * slope, low, high)
-    furthest = slope * (x - np.where(slope > 0, low, high))
-    terms = z * x, furthest, (new - x) ** 2, x**2, slope**2
-    sizes = z * x, furthest + np.abs(slope), np.abs(new - x) + np.abs(slope), x**2, np.abs(slope) + slope**2
-    return {
-        "z": z,
-        "x(v)": bench.extended(new + theta * (new - x)),
-        "x(u)": bench.extended(new),
-        "sums": [term.sum() for term in terms],
-        "sizes": [np.abs(size).sum() for size in sizes],
-    }
-
-
 @case("primal sums")
 def primal_sums(bench):
     y, x, z_now, slot = bench.images(), bench.images(), bench.images() - 0.5, bench.slots()
@@ -612,15 +547,6 @@ def advance(bench):
         assert bench.read(turn_there, slice(b, b + 1)) == turn[b] + 1
         assert bench.read(carried, slice(b, b + 1)) == momenta[turn[b], b]
         assert bench.read(step, slice(b, b + 1)) == sizes[turn[b] + 1, b]
-    yield from ()
-
-
-@case("flip")
-def flip(bench):
-    slot = bench.slots()
-    there = bench.put(slot)
-    bench.launch("state", "flip", np.int32(len(bench.active)), there, writes=[(there, bench.active)], geometry=False)
-    assert all(bench.read(there, slice(b, b + 1)) == 1 - slot[b] for b in bench.active)
     yield from ()
 
 

@@ -102,9 +102,9 @@ def _uses(weights: CudaWeights) -> Iterator[tuple[str, str, tuple[str, ...], Ker
     yield "synthesis", "synthesis", (), None
     if weights.shape(HEIGHT, WIDTH).band:
         yield "border", "synthesis_border", (), None
-    for name in ("set_image", "get_image", "image_step", "primal_step", "primal_sums", "outer_sums"):
+    for name in ("set_image", "get_image", "image_step", "primal_sums", "outer_sums"):
         yield "image", name, (), None
-    for name in ("totals", "advance", "flip", "stop", "clear_dual", "collapse_momentum"):
+    for name in ("totals", "advance", "stop", "clear_dual", "collapse_momentum"):
         yield "state", name, (), None
     if isinstance(weights.model.mask, MmrMask):
         for _, option in weights.mask.layers:

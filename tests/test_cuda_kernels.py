@@ -95,7 +95,7 @@ def test_order_of_blocks_and_threads_changes_nothing(name, setting):
     assert runs[0] or name.startswith("synthesis border")  # which has nothing to do without a band
 
 
-@pytest.mark.parametrize("name", ["advance", "flip", "stop"])
+@pytest.mark.parametrize("name", ["advance", "stop"])
 def test_more_images_than_threads_of_a_block(name):
     bench = Bench(EmulatedDevice(), model_of(5, (3,), "zero"), (3, 3), batch=301, active=range(1, 301))
     assert list(CASES[name](bench)) == []

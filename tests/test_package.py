@@ -281,13 +281,13 @@ def test_only_kernels_and_bindings_import_numba():
 
 
 def test_import_linter_passes():
-    """On all three folders: their modules are counted too."""
+    """On all three folders: the import that it ignores is one of bindings."""
     done = subprocess.run(
         [ROOT / ".ci" / "lint-imports", Path(sys.executable).parent],
         capture_output=True, text=True, check=False, timeout=PROCESS,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Analyzed {len(SOURCES)} files" in done.stdout
+    assert "(1 ignored import)" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------ the wheel
@@ -313,7 +313,7 @@ def packaged():
     """The files that a wheel must hold, under the names they get in site-packages."""
     inside_package = (ROOT / "safi_fast").rglob("*")
     elsewhere = chain((ROOT / "kernels").rglob("*"), (ROOT / "bindings").rglob("*"))
-    kept = {".py", ".typed", ".safetensors", ".cu", ".cuh"}
+    kept = {".py", ".pyi", ".typed", ".safetensors", ".cu", ".cuh"}
     names = [path.relative_to(ROOT).as_posix() for path in inside_package if path.suffix in kept]
     return set(names) | {f"safi_fast/{p.relative_to(ROOT).as_posix()}" for p in elsewhere if p.suffix in kept}
 

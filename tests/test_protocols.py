@@ -42,7 +42,7 @@ def parameters(function):
 
 def values_of(kind):
     """Names of values that instances have: of the class, or set in __init__."""
-    return {*dir(kind), *kind.__init__.__code__.co_names}
+    return {*dir(kind), *(kind.__init__.__code__.co_names if inspect.isfunction(kind.__init__) else ())}
 
 
 @pytest.mark.parametrize(("kind", "protocol"), KEPT, ids=lambda value: value.__name__)

@@ -1,6 +1,7 @@
 """What the kernels take: one NamedTuple for what belongs together.
 
-Arrays are flat, C order, float32 unless said otherwise. B images of H x W pixels; G groups of 32 channels (`tile.GROUP`).
+Arrays are flat, C order, float32 unless said otherwise. B images of H x W pixels; G groups of 32 channels
+(`tile.GROUP`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ Small = NDArray[np.int32]
 
 
 class Geometry(NamedTuple):
-    """Sizes of a batch: `support` is the side of the composed filters, an image has `rows` of `pitch` floats with its halo.
+    """Sizes of a batch: `support` is the side of the composed filters, an image has `rows` of `pitch` floats with its
+    halo.
 
     symmetric: the halo mirrors the image, else it is zero.
     """
@@ -48,10 +50,11 @@ class Mask(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """The composed filters as spectra re, im (G, 32, 32, 16) of the tiles, and the taps that layer-wise zero padding drops.
+    """The composed filters as spectra re, im (G, 32, 32, 16) of the tiles, and the taps that layer-wise zero padding
+    drops.
 
-    band: pixels from the border on in which taps are dropped; those of a position class are numbers tap_first[class] up to
-    tap_first[class + 1], at the places tap_at of a tile (both int32), with tap_weights (taps, G, 32).
+    band: pixels from the border on in which taps are dropped; those of a position class are numbers tap_first[class]
+    up to tap_first[class + 1], at the places tap_at of a tile (both int32), with tap_weights (taps, G, 32).
     """
 
     re: Floats
@@ -100,15 +103,19 @@ class Taps(NamedTuple):
     kernel: int
 
 
-class Border(NamedTuple):
-    """How a layer meets the border: the half-sample symmetric extension or zeros; the layer or its adjoint."""
+class Smoothing(NamedTuple):
+    """How a depthwise layer runs: with the half-sample symmetric extension or with zeros outside, forward or as its
+    adjoint.
+    """
 
     symmetric: bool
     adjoint: bool
 
 
 class Mixing(NamedTuple):
-    """A layer C -> C: spectra re, im (256, C, C) [frequency, in, out] of its 16 x 16 tiles, and the side of its dilated kernel."""
+    """A layer C -> C: spectra re, im (256, C, C) [frequency, in, out] of its 16 x 16 tiles, and the side of its
+    dilated kernel.
+    """
 
     re: Floats
     im: Floats

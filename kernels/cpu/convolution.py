@@ -1,12 +1,15 @@
-"""convolution: the later layers of the SAFI mask generator, C -> C channels, spline (and sigmoid) fused, by tiled Fourier products.
+"""convolution: the later layers of the SAFI mask generator, C -> C channels, spline (and sigmoid) fused, by tiled
+Fourier products.
 
     output = s(V * input)            or, in the last layer,   sigmoid(s(V * input) + bias)
 
-Two 16 x 16 tiles a, b travel as one complex image a + i b: the kernels are real, so the product keeps them apart. At each of the
-256 frequencies the channels of many tile pairs are mixed by one complex C x C matrix, six pairs to a register tile.
+Two 16 x 16 tiles a, b travel as one complex image a + i b: the kernels are real, so the product keeps them apart. At
+each of the 256 frequencies the channels of many tile pairs are mixed by one complex C x C matrix, six pairs to a
+register tile.
 
-Shapes: input, output (2, B, G, H, W, 32); C = 32 G; bias (B, G, 32); `pairs` tile pairs share one pass over the spectra. Support (size of the dilated kernel) at most 15: inner = 17 - support.
-Work space per thread: re, im (256, pairs * C + 16) each, small (SMALL floats each).
+Shapes: input, output (2, B, G, H, W, 32); C = 32 G; bias (B, G, 32); `pairs` tile pairs share one pass over the
+spectra. Support (size of the dilated kernel) at most 15: inner = 17 - support. Work space per thread: re, im (256,
+pairs * C + 16) each, small (SMALL floats each).
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 class Pairs(NamedTuple):
     """The tile pairs that one thread has in work: those of tiles `start` and up of image b, `held` pairs.
 
-    base, at: where the work space of the thread begins, in re, im and in small_re, small_im; pitch: floats of one frequency.
+    base, at: where the work space of the thread begins, in re, im and in small_re, small_im; pitch: floats of one
+    frequency.
     """
 
     image: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from numba import njit, prange
 
-from .arguments import Border, Floats, Geometry, Numbers, Place, Spline, Taps
+from .arguments import Floats, Geometry, Numbers, Place, Smoothing, Spline, Taps
 from .convolution import mirror
 from .simd import Vector, fma, load, maximum, minimum, splat, store
 from .spline import spline
@@ -22,7 +22,7 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 @njit(**_OPTIONS)
 def _correlate_at(
-    source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, border: Border, geometry: Geometry
+    source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, how: Smoothing, geometry: Geometry
 ) -> Vector:
     """The sum of K over the pixels around (y, x), which may lie outside the image in the adjoint."""
     weights, kernel, lane = taps.weights, taps.kernel, lanes % GROUP
@@ -31,11 +31,11 @@ def _correlate_at(
     for row in range(kernel):
         for column in range(kernel):
             py, px = y + row - reach, x + column - reach
-            if border.symmetric and not border.adjoint:
+            if how.symmetric and not how.adjoint:
                 py, px = mirror(py, height), mirror(px, width)
             if 0 <= py < height and 0 <= px < width:
                 tap = row * kernel + column
-                if border.adjoint:
+                if how.adjoint:
                     tap = kernel * kernel - 1 - tap
                 weight = load(weights, tap * geometry.groups * GROUP + lanes)
                 total = fma(weight, load(source, ((plane * height + py) * width + px) * GROUP + lane), total)
@@ -44,7 +44,7 @@ def _correlate_at(
 
 @njit(**_OPTIONS)
 def _folded_at(
-    source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, border: Border, geometry: Geometry
+    source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, how: Smoothing, geometry: Geometry
 ) -> Vector:
     """`_correlate_at`, and for the adjoint of a symmetric extension the pixels outside that mirror onto (y, x)."""
     height, width, reach = geometry.height, geometry.width, taps.kernel // 2
@@ -53,8 +53,8 @@ def _folded_at(
         for px in (x, -1 - x, 2 * width - 1 - x):
             inside = py == y and px == x
             near = -reach <= py < height + reach and -reach <= px < width + reach
-            if inside or (border.adjoint and border.symmetric and near):
-                total = total + _correlate_at(source, plane, py, px, lanes, taps, border, geometry)
+            if inside or (how.adjoint and how.symmetric and near):
+                total = total + _correlate_at(source, plane, py, px, lanes, taps, how, geometry)
     return total
 
 
@@ -89,8 +89,8 @@ def _finish(value: Vector, profiled: bool, scale: Floats, image: int, bank: Spli
 
 @njit(parallel=True, **_OPTIONS)
 def depthwise(
-    active: Numbers, source: Place, output: Place, taps: Taps, border: Border, profiled: bool, scale: Floats, bank: Spline,
-    geometry: Geometry,
+    active: Numbers, source: Place, output: Place, taps: Taps, how: Smoothing, profiled: bool, scale: Floats,
+    bank: Spline, geometry: Geometry,
 ) -> None:  # fmt: skip
     """One row of one image at a time."""
     for item in prange(len(active) * geometry.height):
@@ -106,13 +106,13 @@ def depthwise(
             while column < width:
                 if inside and column >= reach and column + 4 <= width - reach:
                     first = ((plane * height + row - reach) * width + column - reach) * GROUP + lane
-                    four = _four_pixels(values, first, width * GROUP, lanes, groups, taps, border.adjoint)
+                    four = _four_pixels(values, first, width * GROUP, lanes, groups, taps, how.adjoint)
                     for pixel in range(4):
                         value = _finish(four[pixel], profiled, scale, b, bank, groups, lanes)
                         store(to, target + (column + pixel) * GROUP, value)
                     column += 4
                 else:
-                    value = _folded_at(values, plane, row, column, lanes, taps, border, geometry)
+                    value = _folded_at(values, plane, row, column, lanes, taps, how, geometry)
                     value = _finish(value, profiled, scale, b, bank, groups, lanes)
                     store(to, target + column * GROUP, value)
                     column += 1

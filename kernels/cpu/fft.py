@@ -2,8 +2,8 @@
 
     X[k] = sum_n x[n] exp(-2 pi i k n / N),   natural order in and out, in place
 
-Element n of a line is the 16 floats at `offset + n * stride` of the flat arrays `re` and `im`. The inverse (without 1/N) is
-the same function with `re` and `im` swapped. `scratch` holds one line: 2 * N * 16 floats, starting at `base`.
+Element n of a line is the 16 floats at `offset + n * stride` of the flat arrays `re` and `im`. The inverse (without
+1/N) is the same function with `re` and `im` swapped. `scratch` holds one line: 2 * N * 16 floats, starting at `base`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""analysis, masked_norm, synthesis, dual_step and anchored_step: W x, W^T u and the steps of u, each in one pass over the tiles.
+"""analysis, masked_norm, synthesis, dual_step and anchored_step: W x, W^T u and the steps of u, each in one pass over
+the tiles.
 
 Shapes (flat, C order), for a batch of B images of H x W pixels and G groups of 32 channels:
     image   (4, B, rows, pitch)   x with its halo, see image.py for the slots
@@ -163,7 +164,9 @@ def _update_lanes(
 def _anchor_lanes(
     q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
 ) -> tuple[Vector, Vector]:
-    """u = weight (2 u_hat - u) + (1 - weight) anchor, or u = anchor = u_hat for weight 0; returns u and (u_hat - u_old)^2."""
+    """u = weight (2 u_hat - u) + (1 - weight) anchor, or u = anchor = u_hat for weight 0; returns u and (u_hat -
+    u_old)^2.
+    """
     u = load(dual, current)
     limit = splat(bound)
     if mask.present:
@@ -184,10 +187,11 @@ def _anchor_lanes(
     nogil=True, error_model="numpy", forceinline=True
 )  # compiled with each kernel that it is part of, so never kept alone
 def _step_tile(
-    move: Callable[..., tuple[Vector, Vector]], tile: Tile, image: Place, dual: Place, mask: Mask, step: Step, share: Floats,
-    geometry: Geometry, bank: Bank, work: Work,
+    move: Callable[..., tuple[Vector, Vector]], tile: Tile, image: Place, dual: Place, mask: Mask, step: Step,
+    share: Floats, geometry: Geometry, bank: Bank, work: Work,
 ) -> float:  # fmt: skip
-    """One pass over a tile: W x, `move` for every 16 channels of a pixel, W^T of what it returns first; the sum of the second.
+    """One pass over a tile: W x, `move` for every 16 channels of a pixel, W^T of what it returns first; the sum of
+    the second.
 
     share: (B,), the last argument of `move`. u, the other slot of u and M are read and written in one go.
     """

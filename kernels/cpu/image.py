@@ -1,4 +1,5 @@
-"""image_step and its like: add up the tiles of W^T (M . u), move x, and measure what the stopping rules and the certificate need.
+"""image_step and its like: add up the tiles of W^T (M . u), move x, and measure what the stopping rules and the
+certificate need.
 
 With z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated image that the dual step started from:
 
@@ -6,11 +7,12 @@ With z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated imag
     x   = clip(y - z_v, low, high)
     sums[b, row] = ( <z_new, x0>,  1/2 ||x0 - y||^2,  primal-dual part,  ||x(u_new) - x(u_old)||^2,  ||x(u_old)||^2 )
 
-The primal-dual part is 1/2 ||x0 - y||^2 + <z_new, x0> minus the minimum of the same over the box, written without cancellation:
-(x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0. With lambda ||M . W x0||_1 - <z_new, x0> it makes the duality gap.
+The primal-dual part is 1/2 ||x0 - y||^2 + <z_new, x0> minus the minimum of the same over the box, written without
+cancellation: (x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0. With lambda ||M . W x0||_1 - <z_new, x0> it makes the
+duality gap.
 
-Shapes: tiles (B, tiles, 32, 32); y (B, H, W); z (2, B, H, W); image (4, B, rows, pitch) with its halo: slots 0 and 1 hold the
-extrapolated x(v), slots 2 and 3 hold x(u); sums (B, H, 5) float64.
+Shapes: tiles (B, tiles, 32, 32); y (B, H, W); z (2, B, H, W); image (4, B, rows, pitch) with its halo: slots 0 and 1
+hold the extrapolated x(v), slots 2 and 3 hold x(u); sums (B, H, 5) float64.
 """
 
 from __future__ import annotations
@@ -155,7 +157,9 @@ def primal_sums(
 
 @njit(parallel=True, **_OPTIONS)
 def outer_sums(active: Numbers, image: Place, reference: Floats, sums: Sums, geometry: Geometry) -> None:
-    """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the image x and before = reference (B, H, W), which becomes x."""
+    """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the image x and before = reference (B, H, W), which
+    becomes x.
+    """
     for item in prange(len(active) * geometry.height):
         height, width, values = geometry.height, geometry.width, image.values
         b, row = active[item // height], item % height

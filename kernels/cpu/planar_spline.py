@@ -2,9 +2,10 @@
 
     s_c(t) = c_i + (c_{i+1} - c_i)(p - i),   p = (t - low)(n - 1) / (1 - low),   i = floor(p) cut to 0 .. n - 2
 
-x, out, gradient, to_x: (B, C, N), N pixels; values: (C, n) at uniform knots on [low, 1]; one floating dtype. The ends go on linearly.
-Planes are shared out among the threads. The index is unsigned, so that a loop becomes vector gathers; the sums over a piece cannot,
-and have a loop of their own. Not for solving: kernels/cpu/spline.py is the one that the engine fuses into its passes.
+x, out, gradient, to_x: (B, C, N), N pixels; values: (C, n) at uniform knots on [low, 1]; one floating dtype. The ends
+go on linearly. Planes are shared out among the threads. The index is unsigned, so that a loop becomes vector gathers;
+the sums over a piece cannot, and have a loop of their own. Not for solving: kernels/cpu/spline.py is the one that the
+engine fuses into its passes.
 """
 
 from __future__ import annotations

@@ -1,34 +1,39 @@
 """line_sums, project, view_sums, back_project, smear: X-ray projection of pixel images, and its exact adjoint.
 
-The discretisation is distance-driven (De Man and Basu, Physics in Medicine and Biology 49, 2004): detector cells and pixels are
-mapped to the middle lines of the image rows (columns, where rays are closer to horizontal) and weigh by how much they overlap there:
+The discretisation is distance-driven (De Man and Basu, Physics in Medicine and Biology 49, 2004): detector cells and
+pixels are mapped to the middle lines of the image rows (columns, where rays are closer to horizontal) and weigh by
+how much they overlap there:
 
     project       y[v, k] = sum over lines l and pixels i of  w[v, k] * overlap / length of cell k on line l  *  x[l, i]
     back_project  x[l, i] = the same weights times y[v, k], summed over v and k
 
-w is the length of the ray through the middle of cell k between two lines. An overlap summed over pixels is a difference of two values
-of the running sum along a line, linear between pixels; summed over detector cells, one of the running sum along the detector. So
-both directions gather two numbers for each edge, whatever the ratio of cells to pixels; nothing is scattered, and the order of the
-additions does not depend on the number of threads.
+w is the length of the ray through the middle of cell k between two lines. An overlap summed over pixels is a
+difference of two values of the running sum along a line, linear between pixels; summed over detector cells, one of
+the running sum along the detector. So both directions gather two numbers for each edge, whatever the ratio of cells
+to pixels; nothing is scattered, and the order of the additions does not depend on the number of threads.
 
-smear is for filtered back projection: the sum over views of the linearly interpolated detector value at the middle of each pixel,
-divided by the square of its relative distance from the source.
+smear is for filtered back projection: the sum over views of the linearly interpolated detector value at the middle of
+each pixel, divided by the square of its relative distance from the source.
 
-View v steps through rows (major[v] = 0) or columns (1). Along a line pixel i covers [i, i + 1]; rho is the distance of a line from the
-middle one, xi that of a position from the middle of a line, both in pixels. Detector cell k covers [k, k + 1] in units of cells.
+View v steps through rows (major[v] = 0) or columns (1). Along a line pixel i covers [i, i + 1]; rho is the distance
+of a line from the middle one, xi that of a position from the middle of a line, both in pixels. Detector cell k covers
+[k, k + 1] in units of cells.
 
-    lines    edges (V, 2, K + 1)      where the edges of the cells lie on the line rho: edges[v, 0, k] + edges[v, 1, k] * rho
+    lines    edges (V, 2, K + 1)      where the edges of the cells lie on the line rho:
+             edges[v, 0, k] + edges[v, 1, k] * rho
     views    (V, 8) c, t1, t2, u1, u2, delta, lambda, 0:
-             (xi, rho) lies at  c + (t1 xi + t2 rho) / (1 + u1 xi + u2 rho)  on the detector; 1 + u1 xi + u2 rho is its distance
-             from the source, that of the origin being 1; the cells are 1 + lambda rho times as long on line rho as on the middle one;
-             f of the way through a cell on the detector is  f (1 + delta (k + 1 - c)) / (1 + delta (k + f - c))  of it on a line
-    weights  (V, K) w, negative where positions on lines fall with k;   gains (V, K): w / length of the cell on the middle line
+             (xi, rho) lies at  c + (t1 xi + t2 rho) / (1 + u1 xi + u2 rho)  on the detector; 1 + u1 xi + u2 rho is its
+             distance from the source, that of the origin being 1; the cells are 1 + lambda rho times as long on line
+             rho as on the middle one; f of the way through a cell on the detector is
+             f (1 + delta (k + 1 - c)) / (1 + delta (k + f - c))  of it on a line
+    weights  (V, K) w, negative where positions on lines fall with k;   gains (V, K): w / length of the cell on the
+             middle line
     x (B, H, W);  y (B, V, K);  all float32 but for `major` (int64)
     rows (B, H, W + 2), columns (B, W, H + 2), sums (B, V, K + 2): running sums that begin at 0, the last one twice
     cells (B, V, K + 3): y after one zero and before two
 
-`edges` has 32 more elements at the end, since 16 are read at once. An edge costs about ten operations (twenty back along a fan) and
-one load of two numbers in each lane; parallel rays have about 0.9 H W V edges in either direction.
+`edges` has 32 more elements at the end, since 16 are read at once. An edge costs about ten operations (twenty back
+along a fan) and one load of two numbers in each lane; parallel rays have about 0.9 H W V edges in either direction.
 
 Twin: kernels/cuda/projector.cu.
 """
@@ -100,7 +105,10 @@ def _sums_at_edges(
     rho: np.float32,
     value: Floats,
 ) -> None:
-    """value[k] = the running sum of a line where the edges low .. high of the cells lie; at: where both rows of `edges` begin."""
+    """value[k] = the running sum of a line where the edges low ..
+
+    high of the cells lie; at: where both rows of `edges` begin.
+    """
     end, zero, distance = splat(np.float32(length)), splat(np.float32(0)), splat(rho)
     for k in range(low, high + 1, LANES):
         place = fma(load(edges, at[1] + k), distance, load(edges, at[0] + k))

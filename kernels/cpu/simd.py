@@ -1,8 +1,8 @@
 """A vector of 16 float32 lanes as a Numba type.
 
-Numba's loop vectoriser gives up on butterflies and register tiles, so the kernels say what they mean: `load`, `store`,
-`fma` and the operators + - * / act on 16 lanes at once. LLVM maps them to one AVX-512 register, two AVX or four NEON ones.
-Arrays are flat float32; offsets count elements.
+Numba's loop vectoriser gives up on butterflies and register tiles, so the kernels say what they mean: `load`,
+`store`, `fma` and the operators + - * / act on 16 lanes at once. LLVM maps them to one AVX-512 register, two AVX or
+four NEON ones. Arrays are flat float32; offsets count elements.
 """
 
 import operator

@@ -2,9 +2,9 @@
 
     s(t) = c_0 + sum_k (c_{k+1} - c_k) clip(p - k, 0, 1),     p = (t - low) / spacing
 
-The first and the last piece are not clipped on their outer side. No gather and no branch; every term is bounded, so that nothing
-cancels (a sum of hinges would lose three digits where a profile is steep).
-Table of a spline bank, float32 (n, G, 32): rows c_0 and the n - 1 differences.
+The first and the last piece are not clipped on their outer side. No gather and no branch; every term is bounded, so
+that nothing cancels (a sum of hinges would lose three digits where a profile is steep). Table of a spline bank,
+float32 (n, G, 32): rows c_0 and the n - 1 differences.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ part. With P = conj(K_a) + i conj(K_b) for two real filters K_a, K_b, one comple
     analysis   F^-1(X P)          = W_a x + i W_b x          (x real: nothing to unpack)
     synthesis  Re F^-1(conj(P) V) = W_a^T v_a + W_b^T v_b    for V = F(v_a + i v_b)
 
-A tile sees 32 x 32 pixels of the image and yields the inner = 33 - support outputs per side that no wrap-around touches:
-overlap-save in the analysis, overlap-add in the synthesis.
+A tile sees 32 x 32 pixels of the image and yields the inner = 33 - support outputs per side that no wrap-around
+touches: overlap-save in the analysis, overlap-add in the synthesis.
 
-Border of layer-wise zero padding: the composed filter is exact but within `band` pixels of the border, where the cascade
-drops intermediate values that lie outside the image. `BorderTaps` (bindings) lists, for each of the (2 band + 1)^2 positions
-relative to the border, the taps that have to be taken off again.
+Border of layer-wise zero padding: the composed filter is exact but within `band` pixels of the border, where the
+cascade drops intermediate values that lie outside the image. `BorderTaps` (bindings) lists, for each of the (2 band +
+1)^2 positions relative to the border, the taps that have to be taken off again.
 
 Work space of one thread: `re`, `im` (WORK floats each) and `extra` (EXTRA floats), at the offsets below.
 """
@@ -45,7 +45,8 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 class Tile(NamedTuple):
-    """One tile of one image: its number in the batch, its corner, its valid rows and columns, and whether taps are dropped there.
+    """One tile of one image: its number in the batch, its corner, its valid rows and columns, and whether taps are
+    dropped there.
 
     work, more: where the work space of the thread begins, in re and im and in extra.
     """

@@ -1,4 +1,4 @@
-// set_image, get_image, image_step, primal_step, primal_sums, outer_sums: everything that happens to images, one thread per pixel.
+// set_image, get_image, image_step, primal_sums, outer_sums: everything that happens to images, one thread per pixel.
 //
 // image_step adds up the summands of W^T (M . u), moves x, and measures what the stopping rules and the certificate need. With
 // z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated image that the dual step started from:
@@ -9,11 +9,6 @@
 //
 // The primal-dual part (x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0 and the rest: see the twin, kernels/cpu/image.py.
 // With `refresh` the state stays in its slot and momentum is zero; otherwise it goes to the other slot, and `advance` follows.
-//
-// primal_step takes the place of image_step for a general forward operator, with the gradient of the data term given (B, H, W):
-//
-//     x_new = clip(x - tau (gradient + z_new), low, high),   x_bar = x_new + theta (x_new - x)   (into the slot of x(v))
-//     sums = ( <z_new, x>,  max over the box of <g, x - .>,  ||x_new - x||^2,  ||x||^2,  ||g||^2 ),  g = gradient + z_new
 //
 // momentum (steps, B), row turn[b]; sums (B, blocks, 5 or 2) float64, one row per block; dropped (B, H, W) is what synthesis_border
 // takes off; where the band of the border is 0 it is not read. Cost: about 50 bytes per pixel.
@@ -159,31 +154,6 @@ image_step(const int* __restrict__ active, const int* __restrict__ slot, int ref
         total[2] = (x0 - u_new) * (0.5f * (x0 + u_new) - here + z_new);
         total[3] = (u_new - u_old) * (u_new - u_old);
         total[4] = u_old * u_old;
-    }
-    write_sums(sums, total, at.image);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
-primal_step(const int* __restrict__ active, const int* __restrict__ slot, Parts parts, int band,
-            const float* __restrict__ dropped, const float* __restrict__ gradient, float* __restrict__ z,
-            float* __restrict__ image, float low, float high, const float* __restrict__ tau, float theta, int symmetric,
-            double* __restrict__ sums, Geometry g) {
-    const Pixel at = pixel(active, g);
-    const int source = slot[at.image], target = 1 - source;
-    double total[5] = {};
-    if (at.inside) {
-        const int old_plane = (2 + source) * g.batch + at.image, new_plane = target * g.batch + at.image;
-        const float z_new = folded_here(parts, band, dropped, at, symmetric, g);
-        const float slope = gradient[at.flat] + z_new, x = image[image_element(old_plane, at.y, at.x, g)];
-        const float moved = fminf(fmaxf(x - tau[at.image] * slope, low), high);
-        z[target * ((long long)g.batch * g.height * g.width) + at.flat] = z_new;
-        store_extended(image, new_plane, at.y, at.x, fmaf(theta, moved - x, moved), symmetric, g);
-        store_extended(image, 2 * g.batch + new_plane, at.y, at.x, moved, symmetric, g);
-        total[0] = z_new * x;
-        total[1] = slope == 0.0f ? 0.0f : slope * (x - (slope > 0.0f ? low : high));
-        total[2] = (moved - x) * (moved - x);
-        total[3] = x * x;
-        total[4] = slope * slope;
     }
     write_sums(sums, total, at.image);
 }

@@ -1,4 +1,4 @@
-// totals, advance, flip, stop, clear_dual, collapse_momentum: the bookkeeping between the large kernels.
+// totals, advance, stop, clear_dual, collapse_momentum: the bookkeeping between the large kernels.
 #include "filter_bank.cuh"
 
 constexpr int THREADS = 256;
@@ -34,13 +34,6 @@ advance(const int* __restrict__ active, int count, int* __restrict__ slot, float
     carried[image] = momentum[turn[image] * g.batch + image];
     step[image] = sizes[(turn[image] + 1) * g.batch + image];
     turn[image]++;
-}
-
-// The other slot becomes current, without momentum. Launch: as advance.
-extern "C" __global__ void __launch_bounds__(THREADS)
-flip(const int* __restrict__ active, int count, int* __restrict__ slot) {
-    const int i = blockIdx.x * THREADS + threadIdx.x;
-    if (i < count) slot[active[i]] = 1 - slot[active[i]];
 }
 
 // carried = 0: v = u. Launch: as advance.

@@ -1,8 +1,9 @@
 """What layer-wise zero padding takes off the composed filters near the border.
 
-A cascade of L zero-padded layers drops intermediate values outside the image, the composed filter does not. A pixel within
-`band` = sum of (k - 1) / 2 over layers 2 .. L of the border therefore has an effective filter of its own; it depends only on
-the distances to the borders, (2 band + 1)^2 cases in all. `border_taps` lists composed minus effective filter for each.
+A cascade of L zero-padded layers drops intermediate values outside the image, the composed filter does not. A pixel
+within `band` = sum of (k - 1) / 2 over layers 2 .. L of the border therefore has an effective filter of its own; it
+depends only on the distances to the borders, (2 band + 1)^2 cases in all. `border_taps` lists composed minus effective
+filter for each.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 class BorderTaps:
     """Sparse corrections by position class (row class * (2 band + 1) + column class), as the kernels read them.
 
-    first: int32 (classes + 1,), where the taps of a class start; offset_y, offset_x: int32 (taps,), rows and columns from the upper
-    left corner of the filter; weights: float32 (taps, C).
+    first: int32 (classes + 1,), where the taps of a class start; offset_y, offset_x: int32 (taps,), rows and columns
+    from the upper left corner of the filter; weights: float32 (taps, C).
     """
 
     band: int
@@ -42,7 +43,9 @@ def _spread(field: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _effective_filter(layers: list[np.ndarray], outside_y: int, outside_x: int) -> np.ndarray:
-    """Filter (C, K, K) of a pixel beyond which the image ends after -outside (to the left) or +outside pixels; 0: nowhere."""
+    """Filter (C, K, K) of a pixel beyond which the image ends after -outside (to the left) or +outside pixels; 0:
+    nowhere.
+    """
     field = layers[-1].astype(np.float64)
     for weight in layers[-2::-1]:
         reach = field.shape[-1] // 2

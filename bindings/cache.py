@@ -1,9 +1,10 @@
 """What has to be settled before the kernels are imported: how threads wait, and where Numba keeps compiled kernels.
 
-Compiled kernels lie beside their sources where that folder can be written, or where NUMBA_CACHE_DIR says. Else, as in an installation of
-somebody else's, they lie in the user's cache folder, and where that cannot be written either, in a folder for this user in the
-system's folder for temporary files. The last two are named after the sources, so that they never hold kernels of others, and
-begin with a copy of what lies beside the sources: an image of a container or a shared installation can be warmed up once for all.
+Compiled kernels lie beside their sources where that folder can be written, or where NUMBA_CACHE_DIR says. Else, as in
+an installation of somebody else's, they lie in the user's cache folder, and where that cannot be written either, in a
+folder for this user in the system's folder for temporary files. The last two are named after the sources, so that they
+never hold kernels of others, and begin with a copy of what lies beside the sources: an image of a container or a shared
+installation can be warmed up once for all.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def prepare_kernels() -> None:
 def discard_stale_kernels(folder: Path | None = None) -> None:
     """Delete compiled kernels that were made from other sources.
 
-    Numba looks at the file of a kernel alone, not at those it imports: after an update of a checkout it would run old code without a
-    sign. A stamp with the hash of all sources lies beside the compiled kernels; where it cannot be written, nothing is done.
+    Numba looks at the file of a kernel alone, not at those it imports: after an update of a checkout it would run old
+    code without a sign. A stamp with the hash of all sources lies beside the compiled kernels; where it cannot be
+    written, nothing is done.
     """
     folder = KERNELS if folder is None else folder
     compiled = folder / "__pycache__"
@@ -101,7 +103,9 @@ def fallback_folder(sources: str) -> Path:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether `folder` is no link, belongs to this user and can be written by no other: compiled kernels are code that will be run."""
+    """Whether `folder` is no link, belongs to this user and can be written by no other: compiled kernels are code that
+    will be run.
+    """
     if not hasattr(os, "getuid"):
         return True
     found = folder.lstat()
@@ -122,7 +126,8 @@ def seed(target: Path, beside: Path) -> None:
 def let_threads_sleep() -> None:
     """Ask OpenMP, if it is not running yet, to let waiting threads sleep instead of spin.
 
-    Spinning threads take the cores from those that have work as soon as anything else runs. A setting of the user's own stays.
+    Spinning threads take the cores from those that have work as soon as anything else runs. A setting of the user's own
+    stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

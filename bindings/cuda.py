@@ -4,8 +4,9 @@
     engine.workspace(batch, height, width)               arrays of one batch of dual problems, allocated once
     workspace.steps(...)                                 inner steps; see safi_fast/backend.py for the protocol
 
-A step is four launches (five with layer-wise zero padding); which slot is current, and the momentum of each step, are read from
-device memory, so that many steps can be recorded once and replayed as a CUDA graph. Sums come to the host when asked for.
+A step is four launches (five with layer-wise zero padding); which slot is current, and the momentum of each step, are
+read from device memory, so that many steps can be recorded once and replayed as a CUDA graph. Sums come to the host
+when asked for.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Active = NDArray[np.int64]
 STEP_SUMS = 5  # of image_step
 TENSOR_FILES = ("analysis", "synthesis", "convolution")
 STEP_KERNELS = (
-    ("analysis", "dual_step"), ("synthesis", "synthesis"), ("border", "synthesis_border"), ("image", "image_step"), ("state", "advance"),
+    ("analysis", "dual_step"), ("synthesis", "synthesis"), ("border", "synthesis_border"), ("image", "image_step"),
+    ("state", "advance"),
 )  # fmt: skip
 
 
@@ -45,7 +47,9 @@ class CudaBackend:
     name = "cuda"
 
     def __init__(self, device: Device, precision: str = "float32"):
-        """precision: "float32", or "tf32" or "bf16x3" for the filter bank and the mask layers C -> C on tensor cores (docs/gpu.md)."""
+        """precision: "float32", or "tf32" or "bf16x3" for the filter bank and the mask layers C -> C on tensor cores
+        (docs/gpu.md).
+        """
         self.device = device
         self.precision = precision
 
@@ -171,7 +175,9 @@ class CudaEngine:
         return Shape(height, width, self.channels, bank.support, bank.band, self.precision)
 
     def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
-        """A kernel of kernels/cuda/<file>.cu, or of <file>_tensor.cu where there is one and the precision asks for it."""
+        """A kernel of kernels/cuda/<file>.cu, or of <file>_tensor.cu where there is one and the
+        precision asks for it.
+        """
         variant = f"{file}_tensor" if self.precision != "float32" and file in TENSOR_FILES else file
         return self.device.module(source(variant), options or self.options.get(file, ())).get_function(name)
 
@@ -179,8 +185,9 @@ class CudaEngine:
 class CudaWorkspace:
     """State of a batch of dual problems on the device, in the layout of kernels/cuda/filter_bank.cuh.
 
-    u, z = W^T(M . u), x(u) and x(v) have two slots each; slot[b] tells which one is current. The device's own copies of slot and of
-    the carried momentum are what kernels read; the host keeps the slots along, since it knows when they change.
+    u, z = W^T(M . u), x(u) and x(v) have two slots each; slot[b] tells which one is current. The device's own copies of
+    slot and of the carried momentum are what kernels read; the host keeps the slots along, since it knows when they
+    change.
     """
 
     def __init__(self, engine: CudaEngine, batch: int, height: int, width: int):
@@ -228,7 +235,9 @@ class CudaWorkspace:
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def load(self, y: Any, strength: FloatArray, step: FloatArray, box: tuple[float, float]) -> None:
-        """The problems: y (B, H, W) of NumPy or of the device, lambda and step size (B,), box limits. x starts at y, without mask."""
+        """The problems: y (B, H, W) of NumPy or of the device, lambda and step size (B,), box limits. x starts at y,
+        without mask.
+        """
         self.y = self.device.adopt(y)
         self.device.write(self.bound, np.asarray(strength, np.float32))
         self.usual_size = np.array(step, np.float32)
@@ -250,7 +259,9 @@ class CudaWorkspace:
         self._accept(active, self.host_slot[active])
 
     def accept(self, active: Active, which: str) -> None:
-        """Choose the image that counts: "primal" x(u), "previous" x(u) of the step before, "extrapolated" x0 of the last step."""
+        """Choose the image that counts: "primal" x(u), "previous" x(u) of the step before, "extrapolated" x0 of the
+        last step.
+        """
         now, before = self.host_slot[active], 1 - self.host_slot[active]
         self._accept(active, {"primal": 2 + now, "previous": 2 + before, "extrapolated": before}[which])
 
@@ -298,7 +309,8 @@ class CudaWorkspace:
         return self.device.download(self.totals)[active]
 
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
-        """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step size of `load`.
+        """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step size
+        of `load`.
 
         Recorded as a graph when asked for a second time.
         """
@@ -337,7 +349,9 @@ class CudaWorkspace:
     def primal_dual_step(
         self, active: Active, gradient: Any, tau: FloatArray, theta: float = 1.0
     ) -> NDArray[np.float64]:
-        """One step of Condat and Vu with the gradient (B, H, W) of the data term at x(u): see CpuWorkspace.primal_dual_step."""
+        """One step of Condat and Vu with the gradient (B, H, W) of the data term at x(u): see
+        CpuWorkspace.primal_dual_step.
+        """
         self._dual_step(active)
         self._synthesise(active, other=True)
         self.device.write(self.tau, np.asarray(tau, np.float32))
@@ -383,7 +397,10 @@ class CudaWorkspace:
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
-        """M = mask(x) of the accepted images; gain and bias are (B, C). Needs collapsed momentum: the spare slot of u is scratch."""
+        """M = mask(x) of the accepted images; gain and bias are (B, C).
+
+        Needs collapsed momentum: the spare slot of u is scratch.
+        """
         if self.mask is None:
             shape = (self.batch, self.engine.channels, self.height, self.shape.stride)
             self.mask = self.device.ones(shape, np.float32)
@@ -406,7 +423,8 @@ class CudaWorkspace:
         places = [(self.mask, self.first_slot), (self.dual, self.scratch_slot)] * (len(others) + 1)
         places = places[len(others) % 2 :]  # so that the last layer writes the mask
         self._launch(
-            "features", "features", active, self.accepted, self.image_slots, first.weights, gains, mask.splines[0].struct,
+            "features", "features", active, self.accepted, self.image_slots, first.weights, gains,
+            mask.splines[0].struct,
             *places[0], options=first.options,
         )  # fmt: skip
         for i, layer in enumerate(others):
@@ -436,9 +454,11 @@ class CudaWorkspace:
     # -- launches -----------------------------------------------------------------------------------------------------
 
     def launches(self, active: Active) -> dict[str, Callable[[], None]]:
-        """Single launches by kernel, for clocks and profiles: those of a step, "totals" of its sums, "analysis" of the accepted image.
+        """Single launches by kernel, for clocks and profiles: those of a step, "totals" of its sums, "analysis" of the
+        accepted image.
 
-        "convolution", where the mask generator is SAFI's, is its second layer, from M to u. No slot turns, so each can be called again.
+        "convolution", where the mask generator is SAFI's, is its second layer, from M to u. No slot turns, so each can
+        be called again.
         """
         calls: dict[str, Callable[[], None]] = {
             "dual_step": lambda: self._dual_step(active),
@@ -451,7 +471,8 @@ class CudaWorkspace:
         if isinstance(mask, _SafiMask):
             layer, bias = mask.layers[1], self.device.zeros((self.batch, self.engine.channels), np.float32)
             calls["convolution"] = lambda: self._launch(
-                "convolution", "convolution", active, self.mask, self.first_slot, self.dual, self.first_slot, mask.symmetric,
+                "convolution", "convolution", active, self.mask, self.first_slot, self.dual, self.first_slot,
+                mask.symmetric,
                 layer.weights, mask.splines[1].struct, bias, options=layer.options, size=layer.size,
             )  # fmt: skip
         return calls
@@ -497,7 +518,10 @@ class CudaWorkspace:
         self.engine.kernel("state", "stop")(how.grid, how.block, arguments)
 
     def _record(self, active: Active, count: int) -> Callable[[], None]:
-        """`count` steps as something to replay. What may not happen in a capture, compiling and uploading, happens before."""
+        """`count` steps as something to replay.
+
+        What may not happen in a capture, compiling and uploading, happens before.
+        """
         self._list(active)
         for file, name in STEP_KERNELS:
             if file != "border" or self.dropped is not None:
@@ -528,7 +552,8 @@ class CudaWorkspace:
 
     def _dual_step(self, active: Active) -> None:
         self._launch(
-            "analysis", "dual_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size, self.bound,
+            "analysis", "dual_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size,
+            self.bound,
             self.carried, self.l1, self.engine.filters, self.engine.border.struct,
         )  # fmt: skip
 
@@ -540,8 +565,10 @@ class CudaWorkspace:
 
     def _image_step(self, active: Active, *, refresh: bool) -> None:
         self._launch(
-            "image", "image_step", active, self.slot, np.int32(refresh), self.parts_struct, np.int32(self.shape.band), self.dropped,
-            self.y, self.z, self.image_slots, self.low, self.high, self.momenta, self.turn, self.engine.symmetric, self.sums,
+            "image", "image_step", active, self.slot, np.int32(refresh), self.parts_struct, np.int32(self.shape.band),
+            self.dropped,
+            self.y, self.z, self.image_slots, self.low, self.high, self.momenta, self.turn, self.engine.symmetric,
+            self.sums,
         )  # fmt: skip
 
     def _analyse(self, active: Active, output: Any, slot: Any, *, magnitude: bool) -> None:

@@ -27,8 +27,8 @@ STANDARD = "-std=c++17"
 class Kernel(Protocol):
     """A function of a module. `max_dynamic_shared_size_bytes` is set before launches with more than 48 KiB.
 
-    Arguments are arrays of the device (or None for a null pointer), NumPy scalars of the kernel's types, and structs: NumPy arrays
-    of size one with a dtype of fields. A launch returns at once; launches run one after the other.
+    Arguments are arrays of the device (or None for a null pointer), NumPy scalars of the kernel's types, and structs:
+    NumPy arrays of size one with a dtype of fields. A launch returns at once; launches run one after the other.
     """
 
     max_dynamic_shared_size_bytes: int
@@ -64,7 +64,9 @@ class Device(Protocol):
         """Copy values of the same shape and dtype from host memory into an array of the device."""
 
     def adopt(self, array: Any) -> Any:
-        """The values as C-contiguous float32 on the device, in the caller's own memory where that is so already: only read it."""
+        """The values as C-contiguous float32 on the device, in the caller's own memory where that is so already: only
+        read it.
+        """
 
     def download(self, array: Any) -> np.ndarray:
         """A copy in host memory; waits for the launches before it."""
@@ -73,13 +75,17 @@ class Device(Protocol):
         """Where the array begins in device memory: a pointer for a field of a struct. Does not keep the array alive."""
 
     def module(self, source: str, options: Sequence[str] = ()) -> Module:
-        """The kernels of a text whose headers are inlined (bindings/module.py). Raises BackendError if it does not compile."""
+        """The kernels of a text whose headers are inlined (bindings/module.py).
+
+        Raises BackendError if it does not compile.
+        """
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
         """A function that makes the kernel launches of `launch` again, all at once and with the same arguments.
 
-        `launch` is called here, but nothing runs yet. It may only launch kernels: no allocation, upload, write or download. What changes
-        between replays has to be read from arrays; those that are arguments stay alive as long as the returned function.
+        `launch` is called here, but nothing runs yet. It may only launch kernels: no allocation, upload, write or
+        download. What changes between replays has to be read from arrays; those that are arguments stay alive as long
+        as the returned function.
         """
 
     def synchronize(self) -> None:
@@ -152,7 +158,10 @@ class CupyDevice:
             return _modules[key]
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
-        """See Device: a CUDA graph, replayed on the stream that is current then. Where CUDA refuses it, `launch` itself."""
+        """See Device: a CUDA graph, replayed on the stream that is current then.
+
+        Where CUDA refuses it, `launch` itself.
+        """
         cuda = self._cupy.cuda
         _capture.launched = launched = []
         try:
@@ -241,7 +250,10 @@ class CupyKernel:
 
 
 class _Replay:
-    """Launches a CUDA graph. The graph knows addresses only, so this keeps the kernels and arrays that it was made with."""
+    """Launches a CUDA graph.
+
+    The graph knows addresses only, so this keeps the kernels and arrays that it was made with.
+    """
 
     def __init__(self, device: CupyDevice, graph: Any, launched: list[tuple[CupyKernel, tuple[Any, ...]]]):
         self._device, self._graph, self._launched = device, graph, launched

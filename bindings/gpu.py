@@ -1,6 +1,7 @@
 """Whether a GPU can run the kernels here: one sentence that says what is missing and the command that mends it.
 
-CuPy, its libraries and the driver fail in many ways, with exceptions of many kinds, so whatever a question to them raises is an answer.
+CuPy, its libraries and the driver fail in many ways, with exceptions of many kinds, so whatever a question to them
+raises is an answer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class Finding(NamedTuple):
 
 
 def driver_version() -> int | None:
-    """The newest CUDA that the NVIDIA driver supports, 13000 for 13.0; None without a driver. Starts nothing on the GPU."""
+    """The newest CUDA that the NVIDIA driver supports, 13000 for 13.0; None without a driver.
+
+    Starts nothing on the GPU.
+    """
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         version = ctypes.c_int()

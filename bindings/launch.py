@@ -41,7 +41,9 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Shape:
-    """One image and the filter bank: pixels, channels (as padded), side of the composed filters, band of layer-wise zero padding, precision."""
+    """One image and the filter bank: pixels, channels (as padded), side of the composed filters, band of layer-wise
+    zero padding, precision.
+    """
 
     height: int
     width: int
@@ -57,12 +59,17 @@ class Shape:
 
     @property
     def stride(self) -> int:
-        """Floats from one row of a channel to the next: a multiple of 8, so that rows begin at whole sectors of 32 bytes."""
+        """Floats from one row of a channel to the next: a multiple of 8, so that rows begin at whole sectors of 32
+        bytes.
+        """
         return ceil_to(self.width, 8)
 
     @property
     def splits(self) -> int:
-        """Summands of synthesis. Of the image alone, not of the batch: an image then gets the same result in every batch."""
+        """Summands of synthesis.
+
+        Of the image alone, not of the batch: an image then gets the same result in every batch.
+        """
         if self.tensor:
             return self.channels // channel_block("synthesis", self)
         tiles = _synthesis_tiles(self)
@@ -155,7 +162,9 @@ def launch_for(kernel: str, shape: Shape, images: int, size: Kernel | None = Non
 
 
 def channel_block(kernel: str, shape: Shape, size: Kernel | None = None) -> int:
-    """CHANNEL_BLOCK of a kernel on tensor cores: as many channels as divide C and fit into registers and shared memory."""
+    """CHANNEL_BLOCK of a kernel on tensor cores: as many channels as divide C and fit into
+    registers and shared memory.
+    """
     _, most, shared_bytes = _TENSOR[kernel]
     for block in (64, 48, 32, 16):
         fits = block <= most and shape.channels % block == 0

@@ -1,4 +1,5 @@
-"""The text of a kernel file with its own headers inlined, as it is compiled everywhere: by NVRTC on a GPU, by g++ in tests/emulator.
+"""The text of a kernel file with its own headers inlined, as it is compiled everywhere: by NVRTC on a GPU, by g++ in
+tests/emulator.
 
 Inlined, because compilers and their caches then see a change in a header: the text is the key.
 """
@@ -18,7 +19,10 @@ _ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once\b", re.MULTILINE)
 
 @cache
 def source(name: str) -> str:
-    """The text of kernels/cuda/<name>.cu as `Device.module` takes it. Raises ValueError for a name that is not there."""
+    """The text of kernels/cuda/<name>.cu as `Device.module` takes it.
+
+    Raises ValueError for a name that is not there.
+    """
     path = KERNELS / f"{name}.cu"
     if not path.is_file():
         present = ", ".join(sorted(file.stem for file in KERNELS.glob("*.cu"))) or "none"
@@ -29,7 +33,8 @@ def source(name: str) -> str:
 def inline_headers(path: Path, folders: tuple[Path, ...] = ()) -> str:
     """The text of `path`, every `#include "name"` replaced by that file: found beside it or in `folders`, once each.
 
-    `#line` directives keep the places of the originals in messages of compilers and checkers; `#pragma once` is dropped.
+    `#line` directives keep the places of the originals in messages of compilers and checkers; `#pragma once` is
+    dropped.
     """
     return _expand(path, folders, set())
 

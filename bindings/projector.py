@@ -1,6 +1,8 @@
-"""How the projector is launched: the tables of a scan geometry (NumPy, float64 inside), its CPU binding, its CUDA launches.
+"""How the projector is launched: the tables of a scan geometry (NumPy, float64 inside), its CPU binding, its CUDA
+launches.
 
-    tables = fan_tables(shape, angles, detectors, spacing=..., centre=..., pixel=..., source_origin=..., source_detector=...)
+    tables = fan_tables(shape, angles, detectors, spacing=..., centre=..., pixel=..., source_origin=...,
+    source_detector=...)
     projector = CpuProjector(tables)              # or CudaProjector(tables, device), whose arrays are the device's
     y = projector.project(x);   x = projector.back_project(y);   x = projector.smear(y)
 
@@ -53,7 +55,9 @@ class Tables:
 def parallel_tables(
     shape: tuple[int, int], angles: NDArray[np.float64], detectors: int, *, spacing: float, centre: float, pixel: float
 ) -> Tables:
-    """Rays along (-sin, cos) of the angle (x to the right, y up); detector cell k lies (k - centre) spacing along (cos, sin)."""
+    """Rays along (-sin, cos) of the angle (x to the right, y up); detector cell k lies (k - centre) spacing along (cos,
+    sin).
+    """
     return _tables(shape, angles, detectors, spacing / pixel, centre, pixel, None, None)
 
 
@@ -61,7 +65,9 @@ def fan_tables(
     shape: tuple[int, int], angles: NDArray[np.float64], detectors: int, *, spacing: float, centre: float, pixel: float,
     source_origin: float, source_detector: float,
 ) -> Tables:  # fmt: skip
-    """The source lies source_origin along (sin, -cos) of the angle, the flat detector along (cos, sin) across the ray to the origin."""
+    """The source lies source_origin along (sin, -cos) of the angle, the flat detector along (cos, sin) across the ray
+    to the origin.
+    """
     return _tables(
         shape, angles, detectors, spacing / pixel, centre, pixel, source_origin / pixel, source_detector / pixel
     )
@@ -118,12 +124,15 @@ def _tables(
         gains = pixel / cosine / cells
     edges = np.append(_flat(np.stack([positions, slope], axis=1)), np.zeros(2 * LANES, np.float32))
     return Tables(
-        shape, len(angles), detectors, edges, _flat(coefficients), _flat(gains), _flat(weights), major, obliquity, clearance
+        shape, len(angles), detectors, edges, _flat(coefficients), _flat(gains), _flat(weights), major, obliquity,
+        clearance
     )  # fmt: skip
 
 
 def _exact_at_quarters(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sines and cosines of multiples of a quarter turn without their rounding error, so that rays lie exactly along pixels."""
+    """Sines and cosines of multiples of a quarter turn without their rounding error, so that rays lie exactly along
+    pixels.
+    """
     return np.where(np.abs(values) < 1e-13, 0.0, np.where(1 - np.abs(values) < 1e-15, np.sign(values), values))
 
 
@@ -132,7 +141,10 @@ def _flat(values: NDArray[Any]) -> FloatArray:
 
 
 class CpuProjector:
-    """The Numba kernels on one geometry. Numba is imported here. Read-only after construction, so threads may share it."""
+    """The Numba kernels on one geometry.
+
+    Numba is imported here. Read-only after construction, so threads may share it.
+    """
 
     def __init__(self, tables: Tables):
         from . import cpu  # first: it settles threads and cached kernels before Numba is loaded
@@ -177,7 +189,10 @@ class CpuProjector:
 
 
 def launch_for(kernel: str, tables: Tables, batch: int) -> Launch:
-    """The launch of a kernel of kernels/cuda/projector.cu for a batch of images. Raises KeyError for an unknown kernel."""
+    """The launch of a kernel of kernels/cuda/projector.cu for a batch of images.
+
+    Raises KeyError for an unknown kernel.
+    """
     height, width = tables.shape
     by_warps, pixels = (32 * WARPS, 1, 1), (*PIXEL_BLOCK, 1)
     tiles = (ceil_div(width, PIXEL_BLOCK[0]), ceil_div(height, PIXEL_BLOCK[1]), batch)

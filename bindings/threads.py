@@ -1,9 +1,9 @@
 """How many threads the CPU kernels, and the Fourier transforms of operators, use. Numba is imported on first use.
 
-Without a request: what NUMBA_NUM_THREADS says, else OMP_NUM_THREADS (which Dask sets for its workers), else the CPUs that this process
-may use: those of its affinity mask, at most the quota of its control group. joblib's inner_max_num_threads sets these variables.
-A count set with numba.set_num_threads in the calling thread goes before all of that, unless it is Numba's whole pool: Numba does not
-tell whether that was set or is what a thread begins with.
+Without a request: what NUMBA_NUM_THREADS says, else OMP_NUM_THREADS (which Dask sets for its workers), else the CPUs
+that this process may use: those of its affinity mask, at most the quota of its control group. joblib's
+inner_max_num_threads sets these variables. A count set with numba.set_num_threads in the calling thread goes before all
+of that, unless it is Numba's whole pool: Numba does not tell whether that was set or is what a thread begins with.
 """
 
 from __future__ import annotations
@@ -105,21 +105,25 @@ def _running_numba() -> Any:
     except ValueError as error:
         asked = numba.config.THREADING_LAYER
         raise BackendError(
-            f"Numba cannot start threads with the layer {shown(asked)}: {str(error).splitlines()[0]}; leave NUMBA_THREADING_LAYER unset, "
+            f"Numba cannot start threads with the layer {shown(asked)}: {str(error).splitlines()[0]}; leave "
+            "NUMBA_THREADING_LAYER unset, "
             f"or pass 'workqueue', which is always there"
         ) from error
     return numba
 
 
 def threads_to_use(asked: int | None) -> int:
-    """The count for kernels that the calling thread launches. Raises InputError for more than Numba's pool has, BackendError where Numba
+    """The count for kernels that the calling thread launches.
+
+    Raises InputError for more than Numba's pool has, BackendError where Numba
     cannot start threads."""
     numba = _running_numba()
     pool = int(numba.config.NUMBA_NUM_THREADS)
     if asked is not None:
         if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= pool:
             raise InputError(
-                f"threads is {shown(asked)}; expected a whole number from 1 to {pool}, the CPUs that this process may use "
+                f"threads is {shown(asked)}; expected a whole number from 1 to {pool}, the CPUs that this "
+                "process may use "
                 f"(NUMBA_NUM_THREADS, set before Numba is imported, raises that)"
             )
         return asked
@@ -129,13 +133,17 @@ def threads_to_use(asked: int | None) -> int:
 
 
 def threads_here() -> int:
-    """`threads_to_use(None)`, and the same without Numba where that is not loaded: for what is no kernel but computes beside them."""
+    """`threads_to_use(None)`, and the same without Numba where that is not loaded: for what is no kernel but computes
+    beside them.
+    """
     return threads_to_use(None) if "numba" in sys.modules else default_threads()
 
 
 @contextmanager
 def on_threads(asked: int | None) -> Iterator[int]:
-    """In this context the calling thread launches its kernels on `threads_to_use(asked)` threads; nested, without a request, on those it had."""
+    """In this context the calling thread launches its kernels on `threads_to_use(asked)` threads; nested, without a
+    request, on those it had.
+    """
     numba = _running_numba()
     count, before, outside = threads_to_use(asked), numba.get_num_threads(), getattr(_entered, "count", None)
     numba.set_num_threads(count)

@@ -1,4 +1,6 @@
-"""The weights of a model in the layouts of the CUDA kernels, and the structs that the kernels take by value (NumPy only)."""
+"""The weights of a model in the layouts of the CUDA kernels, and the structs that the kernels take by value (NumPy
+only).
+"""
 
 from __future__ import annotations
 
@@ -41,13 +43,17 @@ def synthesis_taps(composed: np.ndarray, channels: int) -> np.ndarray:
 
 
 def spline_table(values: np.ndarray, channels: int) -> np.ndarray:
-    """(C, n) values at the knots to (C, n - 1, 2): the value at the left knot of a piece and the difference to the right one."""
+    """(C, n) values at the knots to (C, n - 1, 2): the value at the left knot of a piece and the difference to the
+    right one.
+    """
     knots = padded(values.astype(np.float64), channels)
     return np.ascontiguousarray(np.stack([knots[:, :-1], np.diff(knots, axis=1)], axis=-1), np.float32)
 
 
 def tap_numbers(first: np.ndarray, row: np.ndarray, column: np.ndarray, support: int) -> np.ndarray:
-    """The number of every tap of BorderTaps by position class and place, (classes, K * K) int32; -1 where nothing is corrected."""
+    """The number of every tap of BorderTaps by position class and place, (classes, K * K) int32; -1 where nothing is
+    corrected.
+    """
     classes = len(first) - 1
     numbers = np.full((classes, support * support), -1, np.int32)
     kind = np.repeat(np.arange(classes), np.diff(first))
@@ -69,9 +75,11 @@ def bf16_bits(values: np.ndarray) -> np.ndarray:
 
 
 def slabs(matrix: np.ndarray, precision: str) -> np.ndarray:
-    """Weights (..., outputs, inputs), multiples of 16, as kernels/cuda/tensor.cuh reads them: (..., outputs / 16, inputs / 16, 2, 32, 4) uint32.
+    """Weights (..., outputs, inputs), multiples of 16, as kernels/cuda/tensor.cuh reads them: (..., outputs / 16,
+    inputs / 16, 2, 32, 4) uint32.
 
-    Lane (group, quad) of the 32 holds, in two times four words, outputs group and group + 8 for inputs 4 quad .. 4 quad + 3.
+    Lane (group, quad) of the 32 holds, in two times four words, outputs group and group + 8 for inputs 4 quad .. 4 quad
+    + 3.
     """
     *front, outputs, inputs = matrix.shape
     tiles = matrix.astype(np.float32).reshape(*front, outputs // DEPTH, 2, 8, inputs // DEPTH, 4, 4)

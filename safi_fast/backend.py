@@ -1,7 +1,8 @@
 """What a device must be able to do, and how one is chosen. Imports no GPU library and no kernel.
 
-The solver owns the loops and talks to a Workspace: a batch of dual problems of one shape, with every array on the device.
-Images of a batch are numbered 0 .. B - 1; `active` (int64) lists those that a call concerns, the others stay untouched.
+The solver owns the loops and talks to a Workspace: a batch of dual problems of one shape, with every array on the
+device. Images of a batch are numbered 0 .. B - 1; `active` (int64) lists those that a call concerns, the others stay
+untouched.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Workspace(Protocol):
         """z, x(u) and x(v) = x(u), after u or M has changed."""
 
     def step(self, active: Active, momentum: FloatArray) -> NDArray[np.float64]:
-        """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see `solver.certificate.StepSums`."""
+        """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see
+        `solver.certificate.StepSums`.
+        """
 
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
         """As many dual steps as `momenta` (steps, B) has rows, without their sums: one launch where the device can.
@@ -71,7 +74,8 @@ class Workspace(Protocol):
     ) -> tuple[FloatArray, NDArray[np.float64]]:
         """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
 
-        u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat where w is 0.
+        u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat
+        where w is 0.
         Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
         """
 
@@ -88,7 +92,9 @@ class Workspace(Protocol):
         """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since y."""
 
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
-        """M = mask(x) of the accepted images; gain, bias (B, C) condition the generator on the noise level, see `model.Conditioned`."""
+        """M = mask(x) of the accepted images; gain, bias (B, C) condition the generator on the noise level, see
+        `model.Conditioned`.
+        """
 
     def image(self) -> FloatArray:
         """A copy of the accepted images (B, H, W), as array of the device."""
@@ -116,9 +122,10 @@ class Engine(Protocol):
 class Backend(Protocol):
     """A device that can run the kernels.
 
-    Where arrays of the device are not NumPy's, a backend also has `device` (bindings/device.py; its `number`, if it has one, is that of
-    the GPU whose arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the device as NumPy array. A backend that
-    computes on threads of the host has `on_threads(count or None)`, a context in which the calling thread does so (bindings/threads.py).
+    Where arrays of the device are not NumPy's, a backend also has `device` (bindings/device.py; its `number`, if it has
+    one, is that of the GPU whose arrays the workspaces take and give) and `to_host(array)`, a copy of an array of the
+    device as NumPy array. A backend that computes on threads of the host has `on_threads(count or None)`, a context in
+    which the calling thread does so (bindings/threads.py).
     """
 
     name: str
@@ -175,7 +182,8 @@ def gpu_of(backend: Backend) -> int | None:
 
 
 def select(name: str | Backend, precision: str = "float32") -> Backend:
-    """The backend by name: "cpu", "cuda" on CuPy's current GPU, or "auto": CUDA where a GPU can run the kernels, else the CPU.
+    """The backend by name: "cpu", "cuda" on CuPy's current GPU, or "auto": CUDA where a GPU can run the kernels, else
+    the CPU.
 
     A Backend that is there already, such as one on another device, is returned as it is; it has its own precision.
     precision: one of PRECISIONS; the CPU has float32 alone.

@@ -103,9 +103,11 @@ class FilterBank(_Rebuilt):
 
 @dataclass(frozen=True, eq=False)
 class SafiMask(_Rebuilt):
-    """mask(x) = sigmoid(sn(Vn ... s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W); n = 3 in the published models.
+    """mask(x) = sigmoid(sn(Vn ... s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W); n = 3 in the
+    published models.
 
-    convolutions: V1, V2, ..., at least two, float32 (C, 1, k, k), (C, C, k, k), ..., k odd, cross-correlation without bias.
+    convolutions: V1, V2, ..., at least two, float32 (C, 1, k, k), (C, C, k, k), ..., k odd, cross-correlation without
+        bias.
     dilations: pixels between the taps of each, 1 for a plain convolution.
     splines: s1, s2, ..., float32 (C, n), values at n uniform knots on [-1, 1], extrapolated linearly, n >= 2.
     gain, bias: float32 (K, C), one row per noise level; ones and zeros in the published models.
@@ -241,8 +243,8 @@ class Strength(_Rebuilt):
 class StepFactors(_Rebuilt):
     """Learned dual steps of `unrolled`, the same in every outer step, for its inner steps one after the other.
 
-    size: float32 (n,), positive, times the step size 1 / ||W||^2. momentum: float32 (n,), extrapolation factors, instead of FISTA's.
-    Raises ModelError.
+    size: float32 (n,), positive, times the step size 1 / ||W||^2. momentum: float32 (n,), extrapolation factors,
+    instead of FISTA's. Raises ModelError.
     """
 
     size: NDArray[np.float32] = field(repr=False)
@@ -279,7 +281,9 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Conditioned:
-    """What a model is at one noise level: two strengths, and gain and bias of the mask, float32 (C,); of an MMR mask, gain is its scale."""
+    """What a model is at one noise level: two strengths, and gain and bias of the mask, float32 (C,); of an MMR mask,
+    gain is its scale.
+    """
 
     strength_unrolled: float
     strength_converged: float
@@ -351,7 +355,9 @@ class Model(_Rebuilt):
 
     @property
     def smallest_side(self) -> int:
-        """The side in pixels of the smallest image: filters fit into it, and one reflection of it covers every kernel."""
+        """The side in pixels of the smallest image: filters fit into it, and one reflection of it
+        covers every kernel.
+        """
         return max(self.filters.support, self.mask.reach)
 
     def _check_levels(self, name: str, values: NDArray[Any]) -> None:

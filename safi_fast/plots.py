@@ -116,8 +116,9 @@ def reconstruction(
 ) -> None:
     """Draw a reconstruction: the image of a classical method, the result, the mean mask, and how the solver converged.
 
-    Images are (H, W) or (H, W, 3) on [0, 1], or `start` of another size, and shown clipped; `certificates` and `changes` hold one value per
-    outer step, `certificate` says what the first are. `captions` replaces texts of RECONSTRUCTION_CAPTIONS.
+    Images are (H, W) or (H, W, 3) on [0, 1], or `start` of another size, and shown clipped; `certificates` and
+    `changes` hold one value per outer step, `certificate` says what the first are. `captions` replaces texts of
+    RECONSTRUCTION_CAPTIONS.
     """
     images = {
         name: _checked(name, value) for name, value in (("start", start), ("result", result), ("mask", mask_mean))

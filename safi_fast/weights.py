@@ -3,7 +3,8 @@
 Tensors: `filters.0`, `filters.1`, ... (a cascade) or `filters` (composed); `mask.convolution.0..`, `mask.spline.0..`,
 `mask.gain`, `mask.bias` (SAFI) or `mask.smoothing.0..`, `mask.profile`, `mask.scale` (MMR), all float32;
 `strength.unrolled`, `strength.converged`, `noise_levels` and, where known, `lipschitz`, float64.
-Version 2 adds `steps.size` and `steps.momentum` and a row of `mask.scale` per noise level; a model without them is written as version 1.
+Version 2 adds `steps.size` and `steps.momentum` and a row of `mask.scale` per noise level; a model without them is
+written as version 1.
 Metadata: the texts of HEADER, and any others, which become `Model.metadata`.
 """
 

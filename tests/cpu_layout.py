@@ -36,7 +36,9 @@ def identity(channels):
 
 
 def two_slots(values):
-    """(2, B, G, H, W, 32) with `values` (B, C, H, W) in slot 1 for image 0 and in slot 0 for the others, NaN elsewhere."""
+    """(2, B, G, H, W, 32) with `values` (B, C, H, W) in slot 1 for image 0 and in slot 0 for
+    the others, NaN elsewhere.
+    """
     wide = lanes(values)
     slots = np.full((2, *wide.shape), np.nan, np.float32)
     where = (np.arange(len(values)) == 0).astype(np.int64)
@@ -75,6 +77,7 @@ def smooth(x, weight, boundary, *, adjoint=False, profile=None):
     depthwise(
         np.arange(batch), source.reshape(-1), slot, output.reshape(-1), 1 - slot,
         _flat(_padded(weight[:, 0], wide).transpose(1, 2, 0)), weight.shape[-1], adjoint, boundary == "symmetric",
-        profile is not None, np.tile(_flat(_padded(scale, wide)), batch), *table.arguments, geometry_of(batch, height, width, channels),
+        profile is not None, np.tile(_flat(_padded(scale, wide)), batch), *table.arguments,
+        geometry_of(batch, height, width, channels),
     )  # fmt: skip
     return channels_first(output[1 - slot, np.arange(batch)], channels)

@@ -69,7 +69,8 @@ def image_step(what, model, tiles, y, x0, u_old, z_old, momentum, low, high):
     workspace.image_slots[2, 0, halo : halo + y.shape[0], halo : halo + y.shape[1]] = u_old
     workspace.z[0, 0] = z_old
     image.image_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(y), workspace.z.reshape(-1), workspace._flat_image, low, high,
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(y), workspace.z.reshape(-1), workspace._flat_image, low,
+        high,
         np.float32([momentum]), workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
     return _seen(what, model, workspace)
@@ -80,7 +81,8 @@ def primal_step(what, model, tiles, gradient, x, tau, theta, low, high):
     workspace = _workspace(model, x)
     workspace.image_slots[2] = workspace.image_slots[0]
     image.primal_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(gradient), workspace.z.reshape(-1), workspace._flat_image, low,
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _flat(gradient), workspace.z.reshape(-1), workspace._flat_image,
+        low,
         high, np.float32([tau]), theta, workspace.engine.symmetric, workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
     return _seen(what, model, workspace)
@@ -113,7 +115,9 @@ def set_image(model, x):
 
 
 def _framed(model, workspace):
-    """Rows and columns of an image with the halo that the filters need; that of the engine may be wider, for the mask."""
+    """Rows and columns of an image with the halo that the filters need; that of the engine may
+    be wider, for the mask.
+    """
     halo, extra = model.filters.support // 2, workspace.engine.halo - model.filters.support // 2
     return tuple(slice(extra, extra + size + 2 * halo) for size in (workspace.height, workspace.width))
 

@@ -54,7 +54,10 @@ def test_a_curve_is_kept_from_a_log(tmp_path, monkeypatch):
 
 def test_pages_are_wrapped():
     item = "- " + "word " * 40 + "`a span that is not broken` end"
-    text = f"# Heading {'x ' * 80}\n\nshort\nlines\n\n{item}\n- next\n\n|a | b|\n| --- | ---: |\n| | x |\n\n```sh\n{'y ' * 80}\n```\n"
+    text = (
+        f"# Heading {'x ' * 80}\n\nshort\nlines\n\n{item}\n- next\n\n|a | b|\n| --- | ---: |\n| | x "
+        f"|\n\n```sh\n{'y ' * 80}\n```\n"
+    )
     lines = markdown.tidy(text).splitlines()
     assert lines[0].startswith("# Heading")
     assert lines[2] == "short lines"

@@ -64,7 +64,9 @@ def python(code, **options):
 
 
 def test_import_is_fast():
-    """Processor time, against that of NumPy, which every caller imports: a busy or slow machine changes neither's share."""
+    """Processor time, against that of NumPy, which every caller imports: a busy or slow machine changes neither's
+    share.
+    """
     code = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
     ours, numpy = (min(float(python(code.format(name))) for _ in range(3)) for name in ("safi_fast", "numpy"))
     assert ours < numpy / 3

@@ -1,4 +1,6 @@
-"""The examples of README.md and of the guides: Python runs, on smaller images and with few steps, and commands parse."""
+"""The examples of README.md and of the guides: Python runs, on smaller images and with few
+steps, and commands parse.
+"""
 
 import re
 import shlex

@@ -17,7 +17,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def tidy(text: str) -> str:
-    """The page with paragraphs and items wrapped, and tables without padding; headings, code and comments as they are."""
+    """The page with paragraphs and items wrapped, and tables without padding; headings, code
+    and comments as they are.
+    """
     return "\n".join(_lines(text.splitlines())).rstrip() + "\n"
 
 

@@ -79,7 +79,9 @@ def data_range(text: str) -> DataRange:
 
 
 def join_ranges(argv: Sequence[str]) -> list[str]:
-    """The arguments with the one or two numbers after --data-range as one, which argparse cannot tell from the inputs that may follow."""
+    """The arguments with the one or two numbers after --data-range as one, which argparse cannot tell from the inputs
+    that may follow.
+    """
     joined: list[str] = []
     for word in argv:
         if joined[-1:] == ["--data-range"] and _is_number(word):
@@ -109,7 +111,8 @@ def add_box_arguments(parser: argparse.ArgumentParser, default: str) -> None:
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
-        help=f"cut the image to these, 0 for black and 1 for white (default: {default}; what that would cut is refused)",
+        help=f"cut the image to these, 0 for black and 1 for white (default: {default}; what that would cut "
+        "is refused)",
     )
     box.add_argument("--no-box", action="store_true", help="no bounds")
 

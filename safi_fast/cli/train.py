@@ -1,8 +1,8 @@
 """Train a model on folders of clean images, and export it as a weights file.
 
-DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged weights) and
-checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey. Validation images must not be training
-images. Needs PyTorch: pip install "safi-fast[train]".
+DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged
+weights) and checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey. Validation images
+must not be training images. Needs PyTorch: pip install "safi-fast[train]".
 """
 
 import argparse
@@ -113,7 +113,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--fixed", nargs="+", default=(), metavar="NAME",
-        help="parameters that stay as they start, by their names in torch, like convolutions.1; the same again with --resume",
+        help="parameters that stay as they start, by their names in torch, like convolutions.1; the same again with "
+        "--resume",
     )  # fmt: skip
     add("--checkpoint-every", type=duration, default=300.0, metavar="T", help="time between checkpoints (default: 5m)")
     add("--validate-every", type=duration, default=600.0, metavar="T", help="time between validations (default: 10m)")

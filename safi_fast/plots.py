@@ -209,7 +209,7 @@ def training_curve(log: str | Path, path: str | Path) -> None:
     for axes, level in zip(panels[1:], levels, strict=True):
         hours = [row["seconds"] / 3600 for row in checks]
         axes.plot(hours, [row["psnr"][level] for row in checks], "o-", color=ACCENT, markersize=3)
-        _heading(axes, f"Validation PSNR, sigma {level} of 255, dB")
+        _heading(axes, f"Validation PSNR, dB, sigma {level}")
     for axes in panels:
         axes.set_xlabel("hours", fontsize=9)
         _plain(axes)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test test-fast emulator-libs fuzz soak chaos lint bench bench-full bench-gpu clean
+.PHONY: demo test test-fast emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -42,11 +42,22 @@ fuzz: $(VENV)/installed-dev
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.soak --output $(RESULTS)/soak.json
 
+# The one list of checks; the hooks of .pre-commit-config.yaml are the same commands.
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	.ci/lint-imports $(BIN)
+	$(BIN)/mdformat --check $(MARKDOWN)
+
+# Mends what a formatter can.
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mdformat $(MARKDOWN)
+
+# Pages, but for templates, whose fields are filled in later.
+MARKDOWN := README.md CONTRIBUTING.md CHANGELOG.md docs bench/results bench/runs tests/emulator
 
 # Minutes: runs that are killed, full and read-only disks, several processes on one folder.
 chaos: $(VENV)/installed-dev

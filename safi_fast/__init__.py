@@ -1,9 +1,11 @@
-"""SAFI image reconstruction: learned regularisers that adapt to the solution, convex at each step, certified by a duality gap.
+"""SAFI image reconstruction: learned regularisers that adapt to the solution, convex at each step, certified by a
+duality gap.
 
     import safi_fast
     clean = safi_fast.denoise(noisy, sigma=25 / 255)
 
-Nothing is loaded before its first use: importing this package takes milliseconds and imports neither Numba, CuPy nor torch.
+Nothing is loaded before its first use: importing this package takes milliseconds and imports neither Numba, CuPy nor
+torch.
 """
 
 from __future__ import annotations

@@ -43,38 +43,79 @@ def denoise(
 ) -> Any:
     """Remove white Gaussian noise with a learned, structure-adaptive regulariser (SAFI, arXiv 2407.06608).
 
-    image: (H, W), (B, H, W) or (B, 1, H, W), or with `channel_axis` (..., channels, ...) of one image or a batch; NumPy array, torch
-        tensor, CuPy array, other array on a GPU (`__cuda_array_interface__`) or array-like; integers or floating point, finite, at
-        least as large as the filters (13 pixels for the shipped models).
-    sigma: standard deviation of the noise, in the units of the image; a number, or one per image (B,).
-    model: a Model, the name of a shipped one (`list_models`) or a path to a weights file; None: "safi-gray".
-    data_range: the value of white, or (low, high), the values of black and white, as for CT numbers or images on [-1, 1]; by default 255
-        for uint8, 65535 for uint16, with a warning where the values use fewer bits, 1.0 for floating point.
-    channel_axis: axis of colour channels; None for grey.
-    color: "luma-chroma": three channels, taken for red, green and blue, are denoised as one plane of luma and two of chroma: over 1 dB
-        better for photographs, over 1 dB worse for three channels that have little to do with each other (stains, spectra);
-        "separate": each channel for itself; None: the first for three channels. Steps, gaps and masks are those of the planes.
-    schedule: "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative duality
-        gap of `tol`), or a value of `safi_fast.Unrolled`, `Converged` or `Gap` with constants of its own; None: what the model was trained for.
-    box: bounds of the solution, black being 0 and white 1; None for none. Where it is left out, an image is refused of which (0.0, 1.0)
-        would cut off more than the noise explains; where it is passed, that is cut off. Luma and chroma have none; the colours are
-        clipped in the end.
-    strength: lambda in the units of the image, a number or one per image, instead of the model's.
-    lipschitz: ||W||^2 instead of the model's, or of the value computed at the size of the image; less than that is refused.
-    max_outer, max_inner, tol: limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is
-        the relative gap and the relative change between outer steps for "gap", the last tolerance for "converged".
-    max_memory: bytes that this call may add to a solver that is ready (`estimate_memory`). Batches are solved in parts that fit; an
-        image that does not is solved in overlapping tiles, by schedule "unrolled" alone, without a certificate: gap and residual of its
-        Solution are NaN. None: images are never cut.
-    backend: "cpu", "cuda" (on the GPU of the image, else the current one), or "auto": CUDA where a GPU can run it, else the CPU.
-    callback: called with an OuterState after every outer step; may raise StopIteration. A large batch, which is otherwise solved in
-        parts that fit into 1 GB, is then solved as one.
-    return_solution: return a Solution (image, status, gap, ...) instead of the image. return_masks: with the last masks, (C, H, W) or
-        (B, C, H, W), always NumPy.
+    Parameters
+    ----------
+    image : array, (H, W), (B, H, W) or (B, 1, H, W)
+        Or with `channel_axis` (..., channels, ...) of one image or a batch. A NumPy array, torch tensor, CuPy array,
+        other array on a GPU (`__cuda_array_interface__`) or array-like; integers or floating point, finite, at least
+        as large as the filters (13 pixels for the shipped models).
+    sigma : float or (B,)
+        Standard deviation of the noise, in the units of the image; one number, or one per image.
+    model : Model, str or path
+        A Model, the name of a shipped one (`list_models`) or a weights file. None: "safi-gray".
+    backend : {"auto", "cpu", "cuda"}
+        "cuda": on the GPU of the image, else the current one. "auto": CUDA where a GPU can run it, else the CPU.
+    return_solution : bool
+        Return a Solution (image, status, gap, ...) instead of the image.
+    data_range : float or (low, high)
+        The value of white, or of black and white, as for CT numbers or images on [-1, 1]. By default 255 for uint8,
+        65535 for uint16, with a warning where the values use fewer bits, 1.0 for floating point.
+    channel_axis : int
+        Axis of colour channels; None for grey.
+    color : {"luma-chroma", "separate"}
+        "luma-chroma": three channels, taken for red, green and blue, are denoised as one plane of luma and two of
+        chroma: over 1 dB better for photographs, over 1 dB worse for channels that have little to do with each other
+        (stains, spectra). "separate": each channel for itself. None: the first for three channels. Steps, gaps and
+        masks are those of the planes.
+    schedule : str or Schedule
+        "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative
+        duality gap of `tol`), or a value of `safi_fast.Unrolled`, `Converged` or `Gap` with constants of its own.
+        None: what the model was trained for.
+    box : (low, high)
+        Bounds of the solution, black being 0 and white 1; None for none. Where it is left out, an image is refused of
+        which (0.0, 1.0) would cut off more than the noise explains; where it is passed, that is cut off. Luma and
+        chroma have none; the colours are clipped in the end.
+    strength : float or (B,)
+        lambda in the units of the image, instead of the model's.
+    lipschitz : float
+        ||W||^2 instead of the model's, or of the value computed at the size of the image; less than that is refused.
+    max_outer, max_inner, tol : int, int, float
+        Limits of the schedule (unrolled 5 x 12, converged 10 x 100 to 1e-5, gap 30 x 1000 to 1e-4). `tol` is the
+        relative gap and the relative change between outer steps for "gap", the last tolerance for "converged".
+    max_memory : float
+        Bytes that this call may add to a solver that is ready (`estimate_memory`). Batches are solved in parts that
+        fit. An image that does not is solved in overlapping tiles, by schedule "unrolled" alone, without a
+        certificate: gap and residual of its Solution are NaN. None: images are never cut.
+    callback : callable
+        Called with an OuterState after every outer step; may raise StopIteration. A large batch, which is otherwise
+        solved in parts that fit into 1 GB, is then solved as one.
+    return_masks : bool
+        Put the last masks into the Solution, (C, H, W) or (B, C, H, W), always NumPy.
 
-    Returns the image in the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64 input, else float32.
-    Raises InputError for a wrong argument, ModelError for an unusable model, BackendError where the backend cannot run, SolverError
-    where values stop being finite in mid-run.
+    Returns
+    -------
+    array or Solution
+        In the caller's library, device, shape and range (a CuPy array for other arrays on a GPU); float64 for float64
+        input, else float32.
+
+    Raises
+    ------
+    InputError
+        For a wrong argument.
+    ModelError
+        For an unusable model.
+    BackendError
+        Where the backend cannot run.
+    SolverError
+        Where values stop being finite in mid-run.
+
+    Examples
+    --------
+    >>> import numpy as np, safi_fast
+    >>> noisy = 0.5 + 0.1 * np.random.default_rng(0).standard_normal((32, 32))
+    >>> clean = safi_fast.denoise(noisy, sigma=0.1, max_outer=1)
+    >>> bool(clean.std() < noisy.std() / 2)
+    True
     """
     solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(image, sigma, return_solution=return_solution, **options)
@@ -89,12 +130,34 @@ def estimate_memory(
     max_memory: float | None = None,
     backend: str = "auto",
 ) -> int:
-    """Bytes that `denoise` of an image of `shape` and `dtype` takes at its peak, in addition to a solver that is ready.
+    """Bytes that `denoise` of an image takes at its peak, in addition to a solver that is ready.
 
-    shape, channel_axis, model, max_memory, backend: as for `denoise`. The image itself is not counted, its result is. On the CPU the
-    estimate lies within 15 % of what is measured, on a GPU it is rough. What is there before, Numba and the weights, is 140 to 220 MB.
-    Memory that an earlier call has freed and the allocator has kept is used again, so that a process may grow by less.
-    Raises InputError, ModelError, BackendError.
+    On the CPU the estimate lies within 15 % of what is measured, on a GPU it is rough. What is there before, Numba
+    and the weights, is 140 to 220 MB. Memory that an earlier call has freed and the allocator has kept is used again,
+    so that a process may grow by less.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the image or batch. The image itself is not counted, its result is.
+    dtype : dtype
+        Of the image.
+    model, channel_axis, max_memory, backend
+        As for `denoise`.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    InputError, ModelError, BackendError
+
+    Examples
+    --------
+    >>> import safi_fast
+    >>> safi_fast.estimate_memory((512, 512)) > 100e6
+    True
     """
     solver = _solver(_resolve(model), backend, None, os.getpid())
     return solver.estimate_memory(shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory)
@@ -112,28 +175,75 @@ def reconstruct(
 ) -> Solution:
     """Reconstruct an image from measurements y = H x + noise with a learned, structure-adaptive regulariser (SAFI).
 
-    Each outer step solves min over the box of 1/2 ||H x - y||^2 + strength ||M . W x||_1 to a certified accuracy, then takes the next
-    mask M from its solution.
+    Each outer step solves min over the box of 1/2 ||H x - y||^2 + strength ||M . W x||_1 to a certified accuracy,
+    then takes the next mask M from its solution (arXiv 2407.06608, eq. 5 with a data term).
 
-    measurement: y, (*operator.shape_out) or (B, *operator.shape_out), finite; for FourierMRI and SenseMRI zero where not sampled.
-    operator: H, one of `safi_fast.operators` (adapters make one of other libraries'); checked before the first solve.
-    strength: lambda > 0 for images on [0, 1], a number or one per image; `tune_strength` finds it.
-    noise_level: standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should expect; by
-        default the middle of the model's levels.
-    data_range: the value of white, or for real images (low, high), the values of black and white: the solver sees
-        (y - H(low)) / (high - low) and images from 0 to 1, the result is in the units of the caller again.
-    box: bounds of the solution, black being 0 and white 1; None for none, as complex images need it. Where it is left out, measurements
-        are refused that images in (0.0, 1.0) do not fit: negative ones, too large ones, raw transmission instead of line integrals.
-    x0: where to start, (H, W) or (B, H, W); by default one gradient step from zero.
-    schedule: "gap", or a value of `safi_fast.Reconstruct` with constants of its own; None: "gap".
-    max_outer, max_iter: outer steps (masks, 20), and inner steps of each (1000). tol: relative gap (1e-3) (without a box: over a ball, see Solution) at
-        which an image is converged, once it changes by no more than three times that from one mask to the next.
-    mask_of: for complex images, one mask of the magnitude, or one for each of real and imaginary part.
-    callback: called with an OuterState after every outer step; may raise StopIteration.
+    Parameters
+    ----------
+    measurement : array, operator.shape_out or (B, *operator.shape_out)
+        y, finite; for FourierMRI and SenseMRI zero where not sampled.
+    operator : Operator or list of B
+        H, of `safi_fast.operators` (adapters make one of other libraries'); checked before the first solve.
+    strength : float or (B,)
+        lambda > 0 for images on [0, 1]; `tune_strength` finds it.
+    model : Model, str or path
+        As for `denoise`.
+    backend : {"auto", "cpu"}
+        Where it runs.
+    noise_level : float
+        Standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should
+        expect. None: the middle of the model's levels.
+    data_range : float or (low, high)
+        The value of white, or for real images of black and white: the solver sees (y - H(low)) / (high - low) and
+        images from 0 to 1, the result is in the units of the caller again.
+    box : (low, high)
+        Bounds of the solution, black being 0 and white 1; None for none, as complex images need it. Where it is left
+        out, measurements are refused that images in (0.0, 1.0) do not fit: negative ones, too large ones, raw
+        transmission instead of line integrals.
+    x0 : array, (H, W) or (B, H, W)
+        Where to start. None: one gradient step from zero.
+    schedule : "gap" or Reconstruct
+        A value of `safi_fast.Reconstruct` has constants of its own. None: "gap".
+    max_outer, max_iter, tol : int, int, float
+        Outer steps (masks, 20), inner steps of each (1000), and the relative gap (1e-3; without a box over a ball, see
+        Solution) at which an image is converged, once it changes by no more than three times that from mask to mask.
+    mask_of : {"magnitude", "parts"}
+        For complex images, one mask of the magnitude, or one for each of real and imaginary part.
+    callback : callable
+        Called with an OuterState after every outer step; may raise StopIteration.
+    return_masks : bool
+        Put the last masks into the Solution.
 
-    Returns a Solution: image (H, W) or (B, H, W), status, relative_gap, ... Raises InputError, ModelError, BackendError, and
-    OperatorError for an operator whose adjoint or norm is wrong or that turns NaN or infinite in mid-run (SolverError where the solver
-    does); `error.image` then is what the last complete outer step gave, or None.
+    Returns
+    -------
+    Solution
+        image (H, W) or (B, H, W), status, relative_gap, ...
+
+    Warns
+    -----
+    UserWarning
+        Where no image explains the measurement, as with coil maps in another order (docs/adr/0011-values.md).
+
+    Raises
+    ------
+    InputError, ModelError, BackendError
+        As `denoise`.
+    OperatorError
+        For an operator whose adjoint or norm is wrong, or that turns NaN or infinite or changes in mid-run.
+    SolverError
+        Where the solver turns NaN or infinite. `error.image` of both is what the last complete outer step gave, or
+        None.
+
+    Examples
+    --------
+    >>> import numpy as np, safi_fast
+    >>> from safi_fast.operators import Mask
+    >>> image = np.tile(np.linspace(0, 1, 32, dtype=np.float32), (32, 1))
+    >>> operator = Mask(np.random.default_rng(0).random(image.shape) > 0.5)
+    >>> y = operator.apply(image)
+    >>> found = safi_fast.reconstruct(y, operator, strength=1e-3, max_outer=2, max_iter=100)
+    >>> bool(abs(found.image - image).mean() < 0.02)
+    True
     """
     solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
     return solver.reconstruct(measurement, operator, strength=strength, **options)
@@ -152,17 +262,38 @@ def tune_strength(
     backend: str = "auto",
     **options: Unpack[reconstructing.Options],
 ) -> Tuning:
-    """The strength among `candidates` that fits best: by a known image, by the noise, or by measurements that are left out.
+    """The strength among `candidates` that fits best: by a known image, the noise, or measurements that are left out.
 
-    reference: the true image (H, W) of this or of a similar measurement: the reconstruction nearest to it.
-    noise_std: standard deviation of the noise of each real number measured: the residual that fits it (discrepancy principle).
-    holdout: share of the measurements, between 0 and 1, such as 0.1, that is left out of the reconstructions: the one that predicts
-        them best, in mean squared error. Nothing need be known, but the noise of what is left out must be independent of the rest, and
-        from a few hundred numbers the score is uncertain. Left out are whole views of CT, samples of FourierMRI and SenseMRI in all coils
-        at once (outside of the fully sampled square in the middle, up to a quarter of the smaller side; for real images with the sample of
-        the opposite frequency), known pixels of Mask, and single numbers of other operators. seed: of the draw.
-    options: as for `reconstruct`; with `holdout`, x0 should not come from what is left out. All candidates are solved as one batch.
-    Returns a Tuning. Raises as `reconstruct`.
+    Parameters
+    ----------
+    measurement, operator
+        Of one image; as for `reconstruct`.
+    candidates : (n,)
+        Strengths > 0; all are solved as one batch.
+    reference : array, (H, W)
+        The true image of this or of a similar measurement: the reconstruction nearest to it.
+    noise_std : float
+        Standard deviation of the noise of each real number measured: the residual that fits it (discrepancy principle).
+    holdout : float
+        Share of the measurements, between 0 and 1, such as 0.1, that is left out of the reconstructions: the one that
+        predicts them best, in mean squared error. Nothing need be known, but the noise of what is left out must be
+        independent of the rest, and from a few hundred numbers the score is uncertain. Left out are whole views of
+        CT, samples of FourierMRI and SenseMRI in all coils at once (outside of the fully sampled square in the
+        middle, up to a quarter of the smaller side; for real images with the sample of the opposite frequency), known
+        pixels of Mask, and single numbers of other operators.
+    seed : int
+        Of that draw.
+    **options
+        As for `reconstruct`; with `holdout`, x0 should not come from what is left out.
+
+    Returns
+    -------
+    Tuning
+        strength, and the score of each candidate.
+
+    Raises
+    ------
+    As `reconstruct`.
     """
     solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
     return solver.tune_strength(
@@ -188,12 +319,21 @@ class Solver:
         precision: str = "float32",
         threads: int | None = None,
     ):
-        """model, backend: as in `denoise`, except that the GPU is CuPy's current one; or a Backend (safi_fast/backend.py) of your own.
+        """Make a model ready.
 
-        precision: of the products in the heavy convolutions on a GPU: "float32", or on tensor cores "tf32" or "bf16x3".
-        threads: of the CPU kernels and of the operators' Fourier transforms; None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use
-            (docs/large-images.md). No effect on a GPU.
-        Raises ModelError, InputError, BackendError.
+        Parameters
+        ----------
+        model, backend
+            As in `denoise`, except that the GPU is CuPy's current one; or a Backend (safi_fast/backend.py) of your own.
+        precision : {"float32", "tf32", "bf16x3"}
+            Of the products in the heavy convolutions on a GPU; the last two run on tensor cores.
+        threads : int
+            Of the CPU kernels and of the operators' Fourier transforms. None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS,
+            else the CPUs that this process may use (docs/large-images.md). No effect on a GPU.
+
+        Raises
+        ------
+        ModelError, InputError, BackendError
         """
         self.model = _resolve(model)
         self.backend = select(backend, precision)
@@ -248,7 +388,8 @@ class Solver:
     def reconstruct_batch(
         self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Unpack[reconstructing.Options]
     ) -> Solution:
-        """`reconstruct` of many slices at once: measurements (B, *shape_out) or a list, one operator for all or one each.
+        """`reconstruct` of many slices at once: measurements (B, *shape_out) or a list, one operator for all or one
+        each.
 
         Each slice has its own end and gets the result that it would get alone. See `safi_fast.reconstruct`.
         """
@@ -266,7 +407,9 @@ class Solver:
         seed: int = 0,
         **options: Unpack[reconstructing.Options],
     ) -> Tuning:
-        """The strength among `candidates` that fits best; all are solved as one batch. See `safi_fast.tune_strength`."""
+        """The strength among `candidates` that fits best; all are solved as one batch. See
+        `safi_fast.tune_strength`.
+        """
         task = tuning.make_task(
             measurement, operator, candidates, reference=reference, noise_std=noise_std, holdout=holdout, seed=seed
         )
@@ -279,9 +422,12 @@ class Solver:
     ) -> Iterator[Any]:
         """`denoise` for a stream of images of any shapes: an iterator over the results, in the order of the images.
 
-        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another, while the caller uses the
-        result before: reading, solving and writing overlap, and a callback is called in the second thread. Both threads start with the
-        first `next` and stop when the iterator is closed or dropped. At most read_ahead + 2 images and 3 results are alive at once. Every result is the one of
+        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another, while
+        the caller uses the
+        result before: reading, solving and writing overlap, and a callback is called in the second thread. Both
+        threads start with the
+        first `next` and stop when the iterator is closed or dropped. At most read_ahead + 2 images and 3 results are
+        alive at once. Every result is the one of
         `denoise`, bit for bit.
 
         sigma, strength: a number, or an iterable with one for each image. read_ahead: images that wait to be solved.
@@ -315,7 +461,8 @@ class Solver:
         if self._asked_for == "auto":
             raise BackendError(f"image lies on a GPU that cannot be used: {cuda_report().sentence}; or pass {host}")
         raise BackendError(
-            f"image lies on a GPU, but backend={self._asked_for!r} computes in host memory; use backend='cuda', or pass {host}"
+            f"image lies on a GPU, but backend={self._asked_for!r} computes in host memory; use backend='cuda', or "
+            f"pass {host}"
         )
 
     def _require_same_gpu(self, kind: ArrayKind) -> None:

@@ -1,8 +1,9 @@
 """Arrays of other libraries in and out, without importing a library that the caller does not use.
 
-A caller's array is recognised by the library it comes from: NumPy and anything that NumPy understands, torch tensors on the CPU or on a
-CUDA GPU, CuPy arrays, and whatever else has `__cuda_array_interface__`. Arrays on a GPU are handled as CuPy arrays and stay there.
-The way in shares memory where dtype and layout allow it; nothing here writes to the caller's array.
+A caller's array is recognised by the library it comes from: NumPy and anything that NumPy understands, torch tensors on
+the CPU or on a CUDA GPU, CuPy arrays, and whatever else has `__cuda_array_interface__`. Arrays on a GPU are handled as
+CuPy arrays and stay there. The way in shares memory where dtype and layout allow it; nothing here writes to the
+caller's array.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class ArrayKind:
         return values
 
     def beside(self, values: Any) -> Any:
-        """`values` as what goes with the caller's array: a NumPy array in host memory, an array of the same library on a GPU."""
+        """`values` as what goes with the caller's array: a NumPy array in host memory, an array of the same library on
+        a GPU.
+        """
         return values if self.gpu is None else self.wrap(values)
 
 
@@ -61,10 +64,12 @@ def lies_on_gpu(value: Any) -> bool:
 
 
 def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
-    """The argument `name` as a NumPy array, or a CuPy array where it lies on a GPU, and the kind to give results back in.
+    """The argument `name` as a NumPy array, or a CuPy array where it lies on a GPU, and the kind to give results back
+    in.
 
-    For what is neither NumPy's, torch's nor CuPy's that is NumPy or CuPy. Arrays on a GPU need a CuPy that works. Raises InputError for what is no array of real numbers, and
-    BackendError for an array on a device that is neither the CPU nor a CUDA GPU.
+    For what is neither NumPy's, torch's nor CuPy's that is NumPy or CuPy. Arrays on a GPU need a CuPy that works.
+    Raises InputError for what is no array of real numbers, and BackendError for an array on a device that is neither
+    the CPU nor a CUDA GPU.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -86,7 +91,8 @@ def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
 
 
 def check_pillow(name: str, value: Any, *more_modes: str) -> None:
-    """Refuse a Pillow image whose numbers mean something else than brightness, or that has more frames than would be read.
+    """Refuse a Pillow image whose numbers mean something else than brightness, or that has more frames than would be
+    read.
 
     more_modes: others that are taken. Raises InputError.
     """
@@ -96,7 +102,8 @@ def check_pillow(name: str, value: Any, *more_modes: str) -> None:
     if value.mode not in (*PILLOW_MODES, *more_modes):
         meaning = {"P": " (numbers of colours in a palette)", "RGBA": " (with alpha)", "LA": " (with alpha)"}
         raise InputError(
-            f"{name} is a Pillow image of mode {value.mode!r}{meaning.get(value.mode, '')}; expected grey or red, green and blue: "
+            f"{name} is a Pillow image of mode {value.mode!r}{meaning.get(value.mode, '')}; expected grey or red, "
+            "green and blue: "
             f'pass {name}.convert("RGB") or {name}.convert("L")'
         )
     if (frames := getattr(value, "n_frames", 1)) > 1:
@@ -124,7 +131,8 @@ def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:
 def _checked(name: str, array: Any) -> Any:
     if array.dtype.kind == "c":
         raise InputError(
-            f"{name} is complex ({array.dtype}); expected real numbers: denoise its real and imaginary part or its magnitude"
+            f"{name} is complex ({array.dtype}); expected real numbers: denoise its real and imaginary part or "
+            "its magnitude"
         )
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name} has dtype {array.dtype}; expected integers or floating-point numbers")

@@ -25,8 +25,8 @@ def write_atomically(path: Path, data: bytes, error_type: type[SafiError] = Imag
     A file that is replaced keeps its permissions; a link is followed. Raises `error_type` where the system refuses, and
     where `path` is a folder, a device or a pipe.
 
-    A process that is killed so hard that it cannot clean up (SIGKILL, power) leaves at most a hidden scratch file, whose
-    name says whose it is; the next process that writes into the folder removes it.
+    A process that is killed so hard that it cannot clean up (SIGKILL, power) leaves at most a hidden scratch file,
+    whose name says whose it is; the next process that writes into the folder removes it.
     """
     try:
         target, mode = _place(path)
@@ -66,7 +66,8 @@ def prepare_folder(folder: Path) -> float:
 
 @contextmanager
 def scratch_file(folder: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
-    """A file of this process alone that holds `data`; gone at the end, unless it was moved. durable: it has reached the disk.
+    """A file of this process alone that holds `data`; gone at the end, unless it was moved. durable: it has reached the
+    disk.
 
     Raises OSError.
     """
@@ -89,7 +90,8 @@ def time_of(folder: Path) -> float:
 
 
 def sweep(folder: Path, *, own: bool = False) -> None:
-    """Remove scratch files of processes that have ended, never those of one that runs; of other hosts, those of a day ago.
+    """Remove scratch files of processes that have ended, never those of one that runs; of other hosts, those of a day
+    ago.
 
     own: those of this process too, where it has nothing more to write.
     """
@@ -121,7 +123,9 @@ def is_folder(path: Path) -> bool:
 
 
 def remove_quietly(path: Path) -> None:
-    """Remove a file if that can be done: where it cannot, the folder itself is the problem, which is reported elsewhere."""
+    """Remove a file if that can be done: where it cannot, the folder itself is the problem, which is reported
+    elsewhere.
+    """
     with suppress(OSError):
         path.unlink()
 
@@ -137,7 +141,10 @@ def reason(error: OSError) -> str:
 
 
 def _place(path: Path) -> tuple[Path, int | None]:
-    """Where `path` leads through links, and the permissions of the file there. Raises OSError where no file can be put."""
+    """Where `path` leads through links, and the permissions of the file there.
+
+    Raises OSError where no file can be put.
+    """
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
         mode = target.stat().st_mode

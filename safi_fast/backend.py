@@ -53,7 +53,9 @@ class DualWorkspace(Protocol):
         """z, x(u) and x(v) = x(u), after u or M has changed."""
 
     def step(self, active: Active, momentum: FloatArray) -> Sums:
-        """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see `solver.certificate.StepSums`."""
+        """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see
+        `solver.certificate.StepSums`.
+        """
 
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
         """As many dual steps as `momenta` (steps, B) has rows, without their sums: one launch where the device can.
@@ -71,7 +73,9 @@ class DualWorkspace(Protocol):
         """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since y."""
 
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
-        """M = mask(x) of the accepted images; gain, bias (B, C) condition the generator on the noise level, see `model.Conditioned`."""
+        """M = mask(x) of the accepted images; gain, bias (B, C) condition the generator on the noise level, see
+        `model.Conditioned`.
+        """
 
     def image(self) -> Any:
         """A copy of the accepted images (B, H, W), as array of the device."""
@@ -92,7 +96,8 @@ class ReconstructionWorkspace(DualWorkspace, Protocol):
     def anchored_step(self, active: Active, x: FloatArray, weight: FloatArray) -> tuple[FloatArray, Sums]:
         """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
 
-        u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat where w is 0.
+        u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat
+        where w is 0.
         Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
         """
 
@@ -150,7 +155,8 @@ class Backend(Protocol):
     def on_threads(self, count: int | None) -> AbstractContextManager[int | None]:
         """A context in which the calling thread launches on so many threads of the host; None for the usual number.
 
-        It gives the number, or None where kernels need no threads of the host. Raises InputError for a number that cannot be had.
+        It gives the number, or None where kernels need no threads of the host. Raises InputError for a number that
+        cannot be had.
         """
 
 
@@ -206,11 +212,12 @@ def gpu_of(backend: Backend) -> int | None:
 
 
 def select(name: str | Backend, precision: str = "float32") -> Backend:
-    """The backend by name: "cpu", "cuda" on CuPy's current GPU, or "auto": CUDA where a GPU can run the kernels, else the CPU.
+    """The backend by name: "cpu", "cuda" on CuPy's current GPU, or "auto": CUDA where a GPU can run the kernels, else
+    the CPU.
 
     A Backend that is there already, such as one on another device, is returned as it is; it has its own precision.
-    precision: one of PRECISIONS; the CPU has float32 alone.
-    Raises InputError for an unknown name or precision and BackendError for a backend that cannot run here.
+    precision: one of PRECISIONS; the CPU has float32 alone. Raises InputError for an unknown name or precision and
+    BackendError for a backend that cannot run here.
     """
     if not isinstance(name, (str, type)) and hasattr(name, "prepare"):
         if precision != "float32":

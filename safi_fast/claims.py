@@ -1,9 +1,10 @@
 """Outputs that one process makes while any number of them share a folder.
 
-A claim is a hidden file `.safi-fast.NAME.lock` beside the output. It is created exclusively, names its process, and is touched
-every minute. It is void when that process has ended; where that cannot be seen, on another host, when it was not touched for
-ten minutes. A void claim is removed under a guard, a second file that is created exclusively and named after the content of the claim: of
-two processes that find the same void claim one removes it, and neither removes what the other has put in its place.
+A claim is a hidden file `.safi-fast.NAME.lock` beside the output. It is created exclusively, names its process, and is
+touched every minute. It is void when that process has ended; where that cannot be seen, on another host, when it was
+not touched for ten minutes. A void claim is removed under a guard, a second file that is created exclusively and named
+after the content of the claim: of two processes that find the same void claim one removes it, and neither removes what
+the other has put in its place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Luma and chroma instead of red, green and blue: white noise stays white, and one plane has most of the signal.
 
-The axes are orthonormal, as in colour BM3D (Dabov, Foi, Katkovnik, Egiazarian 2007): noise that is independent and equally strong in
-red, green and blue is so in luma and chroma, and the distance between two images is the same in both.
+The axes are orthonormal, as in colour BM3D (Dabov, Foi, Katkovnik, Egiazarian 2007): noise that is independent and
+equally strong in red, green and blue is so in luma and chroma, and the distance between two images is the same in both.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ Mode = Literal["luma-chroma", "separate"]
 CHANNELS = 3
 MODES: tuple[Mode, ...] = get_args(Mode)
 _LUMA, _FIRST, _SECOND = 3**-0.5, 2**-0.5, 6**-0.5
-# Added to chroma: masks see the level of an image, and the change between two is relative to its norm. PSNR alone would do as well with 0.
+# Added to chroma: masks see the level of an image, and the change between two is relative to its norm. PSNR alone would
+# do as well with 0.
 _GREY = 0.5
 
 
 def mixes(color: Mode | None, channels: int | None) -> bool:
-    """Whether `channels` channels are to be solved as luma and chroma; None of them: a grey image. Raises InputError."""
+    """Whether `channels` channels are to be solved as luma and chroma; None of them: a grey image.
+
+    Raises InputError.
+    """
     if color is not None and color not in MODES:
         raise InputError(f"color is {shown(color)}; expected one of {', '.join(MODES)} or None")
     if color == "luma-chroma" and channels != CHANNELS:
@@ -30,7 +34,9 @@ def mixes(color: Mode | None, channels: int | None) -> bool:
 
 
 def to_luma_chroma(xp: Any, stack: Any) -> Any:
-    """Planes (3 B, H, W), red, green, blue of each image, as luma (range 0 to sqrt(3)) and two of chroma; xp: their array module."""
+    """Planes (3 B, H, W), red, green, blue of each image, as luma (range 0 to sqrt(3)) and two of chroma; xp: their
+    array module.
+    """
     planes = xp.empty_like(stack)
     red, green, blue = (stack[channel::CHANNELS] for channel in range(CHANNELS))
     planes[0::CHANNELS] = (red + green + blue) * _LUMA

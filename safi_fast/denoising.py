@@ -54,7 +54,9 @@ ToHost = Callable[[Any], Any] | None
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be solved: planes on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is shared out."""
+    """What is to be solved: planes on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is
+    shared out.
+    """
 
     images: Images
     schedule: Schedule
@@ -77,7 +79,9 @@ def solve(
 
 
 def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Task:
-    """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError, warns of values in doubt."""
+    """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError, warns of values in
+    doubt.
+    """
     data_range, box, callback = options["data_range"], options["box"], options["callback"]
     images = Images.of(array, kind, data_range, options["channel_axis"], model.smallest_side)
     if images.range.warning and not isinstance(data_range, Range):
@@ -102,7 +106,9 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
 
 
 def run(engine: Engine, task: Task, to_host: ToHost) -> Solution:
-    """Solve a task, in parts where it says so. to_host: copies an array of the device, where that is not NumPy's. Raises SolverError."""
+    """Solve a task, in parts where it says so. to_host: copies an array of the device, where that is not NumPy's.
+    Raises SolverError.
+    """
     count, size = len(task.images.stack), task.division.batch
     chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     solve = _solve_whole if task.division.grid is None else _solve_in_tiles
@@ -126,7 +132,8 @@ def divide(
     return memory.divide_below(engine, model, extent, positive("max_memory", max_memory), at_once)
 
 
-# -- check ----------------------------------------------------------------------------------------------------------------
+# -- check
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def _check_values(images: Images, sigmas: FloatVector, box: DefaultBox, silent: bool) -> None:
@@ -179,7 +186,8 @@ def _squared_norm(
     return squared_norm(engine, height, width)
 
 
-# -- run ------------------------------------------------------------------------------------------------------------------
+# -- run
+# ------------------------------------------------------------------------------------------------------------------
 
 Part = tuple[Progress, Any, NDArray[np.float32] | None]  # of a chunk: account, images, masks where asked for
 
@@ -223,7 +231,9 @@ def _delivered(values: Any, kind: ArrayKind, to_host: ToHost) -> Any:
 
 
 def _in_terms_of_caller(task: Task, to_host: ToHost) -> Callback | None:
-    """The callback, which sees colours, and arrays of the caller's library where they lie on a GPU, else NumPy arrays."""
+    """The callback, which sees colours, and arrays of the caller's library where they lie on a GPU, else NumPy
+    arrays.
+    """
     callback, images = task.callback, task.images
     if callback is None or (to_host is None and images.color_limits is None):
         return callback

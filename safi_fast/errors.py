@@ -3,7 +3,7 @@
 SafiError
 ├── InputError        (ValueError)         an argument is wrong: names it, what came, what was expected
 ├── ModelError        (ValueError)         a weights file or model name cannot be used
-├── OperatorError     (ValueError)         a forward operator is wrong: its adjoint, its norm, it measures nothing, or gives NaN
+├── OperatorError     (ValueError)         a forward operator is wrong: adjoint, norm, it measures nothing, or gives NaN
 ├── SolverError       (ArithmeticError)    a solve came to values that are not finite, by no fault of an operator
 ├── ImageFileError    (OSError)            an image file cannot be read or written
 └── BackendError      (RuntimeError)       the requested backend cannot run here
@@ -28,10 +28,11 @@ class ModelError(SafiError, ValueError):
 
 
 class OperatorError(SafiError, ValueError):
-    """A forward operator contradicts itself: wrong adjoint, under-estimated norm, no measurements, values that are not finite.
+    """A forward operator contradicts itself: wrong adjoint, under-estimated norm, no measurements, values that are not
+    finite.
 
-    image: where `reconstruct` was under way, what the last complete outer step gave, in the shape and range of a result; None before
-    that, and for a batch that is solved in several parts.
+    image: where `reconstruct` was under way, what the last complete outer step gave, in the shape and range of a
+    result; None before that, and for a batch that is solved in several parts.
     """
 
     image: Any = None

@@ -1,7 +1,8 @@
 """After a solve: is the operator still the one it was, and does an image explain what was measured?
 
-A certificate says that a problem was solved, not that it was the right one. Two things are seen from the measurements alone: what of them is
-out of reach of every image, however much or little was regularised, and not noise; and a black image of something that is not black.
+A certificate says that a problem was solved, not that it was the right one. Two things are seen from the measurements
+alone: what of them is out of reach of every image, however much or little was regularised, and not noise; and a black
+image of something that is not black.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ NOT_FITTED = 1e-3  # of the root mean square: what is smaller is fitted exactly 
 
 
 def check_steady(measurements: Measurements, images: NDArray[Any], step: NDArray[Any]) -> None:
-    """Refuse an operator that has changed since `step`, the least-squares step (B, H, W) from before the solve. images (B, H, W), on [0, 1].
+    """Refuse an operator that has changed since `step`, the least-squares step (B, H, W) from before the solve.
+    images (B, H, W), on [0, 1].
 
-    H^T y must point where it did, and <H x, y> = <x, H^T y> for the images found: one application of each. Raises OperatorError.
+    H^T y must point where it did, and <H x, y> = <x, H^T y> for the images found: one application of each. Raises
+    OperatorError.
     """
     for number, (x, y, before) in enumerate(zip(images, measurements.y, step, strict=True)):
         op = operator_of(measurements, number)
@@ -47,7 +50,8 @@ def check_steady(measurements: Measurements, images: NDArray[Any], step: NDArray
         else:
             continue
         raise OperatorError(
-            f"{op.name}: apply or adjoint changed in mid-run: at the end of the solve of {named(measurements, number)} {found}, for the image "
+            f"{op.name}: apply or adjoint changed in mid-run: at the end of the solve of "
+            f"{named(measurements, number)} {found}, for the image "
             f"found and the measurements; expected a linear map with the same values each time"
         )
 
@@ -65,13 +69,15 @@ def check_explained(
         left = y - op.apply(x)
         if gaps[number] < SOLVED and not x.any() and y.any() and not _is_noise(left):
             share, found = 1.0, (
-                f"is not zero, and no noise, but its image is {meaning.low:g} everywhere: is the measurement negated, strength too large, "
+                f"is not zero, and no noise, but its image is {meaning.low:g} everywhere: is the measurement "
+                f"negated, strength too large, "
                 f"or box not meant?"
             )  # fmt: skip
         else:
             share = unexplained(op, left, y)
             found = (
-                f"holds what no image explains: {percent(share)} of its energy, and it is no noise, so that the image is wrong, whatever "
+                f"holds what no image explains: {percent(share)} of its energy, and it is no noise, so that the "
+                f"image is wrong, whatever "
                 f"its status and gap; {op.likely_causes}"
             )
         if share > worst:
@@ -81,10 +87,13 @@ def check_explained(
 
 
 def unexplained(op: Operator, left: NDArray[Any], y: NDArray[Any]) -> float:
-    """The share of ||y||^2 that is in `left` = y - H x and would be whatever the image, where it is too much and no noise; else 0.
+    """The share of ||y||^2 that is in `left` = y - H x and would be whatever the image, where it is too much and no
+    noise; else 0.
 
-    Bounds do not count here: what the caller's box cuts off is the caller's affair. Conjugate gradients for min ||H d - left||^2 end as soon
-    as little is left, before the first step where the image found fits. Too much is also more than all noise in `left`, of which they fit a part.
+    Bounds do not count here: what the caller's box cuts off is the caller's affair. Conjugate gradients for min ||H d
+    - left||^2 end as soon
+    as little is left, before the first step where the image found fits. Too much is also more than all noise in
+    `left`, of which they fit a part.
     """
     energy = float(squares(y[None])[0])
     rest: NDArray[Any] = left[None].astype(op._measured)

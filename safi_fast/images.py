@@ -40,7 +40,8 @@ class Images:
         if min(stack.shape[1:]) < smallest:
             colour = channel_axis is None and array.ndim == 3 and array.shape[-1] in (2, 3, 4)
             raise InputError(
-                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {smallest} x {smallest} or more"
+                f"image is {stack.shape[1]} x {stack.shape[2]} pixels; the filters of this model need {smallest} x "
+                f"{smallest} or more"
                 + (f"; if {array.shape} is a colour image, pass channel_axis=-1" if colour else "")
             )
         if array.dtype.kind == "f" and not xp.isfinite(array).all():
@@ -134,7 +135,8 @@ def _stack(xp: Any, array: Any, channel_axis: int | None) -> Any:
             return array[:, 0]
         if array.ndim not in (2, 3):
             raise InputError(
-                f"image has shape {array.shape}; expected (H, W), (B, H, W) or (B, 1, H, W), or channel_axis=... for colour"
+                f"image has shape {array.shape}; expected (H, W), (B, H, W) or (B, 1, H, W), or channel_axis=... "
+                f"for colour"
             )
         return array if array.ndim == 3 else array[None]
     if array.ndim not in (3, 4):

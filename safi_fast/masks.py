@@ -1,6 +1,7 @@
 """Mask generators as data: what the regulariser of a model attends to, computed from the last solution.
 
-Frozen and checked like all parts of a model (safi_fast/model.py). The formulas are those of arXiv 2407.06608 (SAFI, MMR).
+Frozen and checked like all parts of a model (safi_fast/model.py). The formulas are those of arXiv 2407.06608 (SAFI,
+MMR).
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ SUM_TOLERANCE = 1e-4  # absolute; far above the rounding of a float32 sum, far b
 
 @dataclass(frozen=True, eq=False)
 class SafiMask(Rebuilt):
-    """mask(x) = sigmoid(sn(Vn ... s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W); n = 3 in the published models.
+    """mask(x) = sigmoid(sn(Vn ... s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W); n = 3 in the
+    published models.
 
-    convolutions: V1, V2, ..., at least two, float32 (C, 1, k, k), (C, C, k, k), ..., k odd, cross-correlation without bias.
+    convolutions: V1, V2, ..., at least two, float32 (C, 1, k, k), (C, C, k, k), ..., k odd, cross-correlation without
+    bias.
     dilations: pixels between the taps of each, 1 for a plain convolution.
     splines: s1, s2, ..., float32 (C, n), values at n uniform knots on [-1, 1], extrapolated linearly, n >= 2.
     gain, bias: float32 (K, C), one row per noise level; ones and zeros in the published models.
-    boundary: how every convolution extends its input to keep its size.
-    Raises ModelError.
+    boundary: how every convolution extends its input to keep its size. Raises ModelError.
     """
 
     family: ClassVar[str] = "safi"
@@ -118,8 +120,8 @@ class MmrMask(Rebuilt):
     smoothing: G, one or more depthwise layers, float32 (C, 1, k, k), k odd, non-negative, each kernel sums to one;
     G extends its input with the boundary of W and keeps its size.
     profile: phi, float32 (C, n), values at n uniform knots on [0, 1], extrapolated linearly; non-increasing from one.
-    scale: float32 (C,), or (K, C) with one row per noise level, non-negative.
-    Convergence to a critical point rests on the signs and on phi falling, so they are checked. Raises ModelError.
+    scale: float32 (C,), or (K, C) with one row per noise level, non-negative. Convergence to a critical point rests
+    on the signs and on phi falling, so they are checked. Raises ModelError.
     """
 
     family: ClassVar[str] = "mmr"
@@ -189,7 +191,8 @@ class MmrMask(Rebuilt):
 class PlainMask(Protocol):
     """A mask generator that no backend has kernels for: `evaluate` makes its masks in NumPy, on the CPU backend alone.
 
-    A class in FAMILIES under its `family` can be part of a Model and of a weights file; the other members are those of SafiMask.
+    A class in FAMILIES under its `family` can be part of a Model and of a weights file; the other members are those
+    of SafiMask.
     """
 
     @property

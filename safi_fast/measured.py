@@ -61,11 +61,14 @@ def measurements_of(measurement: Any, operators: list[Operator]) -> tuple[NDArra
 
 
 def to_unit(y: NDArray[Any], operators: list[Operator], meaning: Range) -> NDArray[Any]:
-    """(y - H(low)) / (high - low), the measurements (B, *shape_out) of images whose black is 0 and white 1. Raises InputError."""
+    """(y - H(low)) / (high - low), the measurements (B, *shape_out) of images whose black is 0 and white 1. Raises
+    InputError.
+    """
     first, black = operators[0], meaning.low
     if black and first.image == "complex":
         raise InputError(
-            f"data_range is ({black:g}, {meaning.high:g}), but {first.name} has complex images, which have no black; pass one number, "
+            f"data_range is ({black:g}, {meaning.high:g}), but {first.name} has complex images, which have no "
+            f"black; pass one number, "
             "the magnitude of white"
         )
     if black:
@@ -103,14 +106,17 @@ def start_of(
         given = check_image("x0", x0, operator, shapes)
         if (top := float(np.abs(given).max())) > LARGEST_START * max(abs(meaning.low), abs(meaning.high)):
             raise InputError(
-                f"x0 has values up to {top:.3g}, far from data_range, whose white is {meaning.high:g}; expected an image to start from"
+                f"x0 has values up to {top:.3g}, far from data_range, whose white is {meaning.high:g}; expected an "
+                f"image to start from"
             )
         x = np.broadcast_to(meaning.to_unit(given), (count, *operator.shape_in)).astype(dtype)
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
 
 
 def check_image(name: str, value: Any, operator: Operator, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any]:
-    """The argument `name` as a finite array of one of these shapes, of numbers that an image of the operator can have. Raises InputError."""
+    """The argument `name` as a finite array of one of these shapes, of numbers that an image of the operator can
+    have. Raises InputError.
+    """
     image = numbers(name, value)
     if image.shape not in shapes:
         raise InputError(f"{name} has shape {image.shape}; expected {' or '.join(map(str, shapes))}")

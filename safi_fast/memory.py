@@ -1,7 +1,7 @@
 """How much memory a solve takes, and how images are shared out so that it stays below a limit.
 
-Counted is what a solve adds to a solver that is ready: the work space of what is solved at once, the images as float32, and the result
-in the caller's dtype. The caller's own array is there before.
+Counted is what a solve adds to a solver that is ready: the work space of what is solved at once, the images as float32,
+and the result in the caller's dtype. The caller's own array is there before.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def divide(engine: Engine, images: Extent, at_once: bool = False) -> Division:
 
 
 def divide_below(engine: Engine, model: Model, images: Extent, max_memory: float, at_once: bool = False) -> Division:
-    """As many images at once as keep the peak below `max_memory` bytes, else tiles. Raises InputError where no tiles do."""
+    """As many images at once as keep the peak below `max_memory` bytes, else tiles. Raises InputError where no tiles
+    do.
+    """
 
     def fits(batch: int, height: int, width: int) -> bool:
         return solving_bytes(engine, images, batch, height, width) <= max_memory
@@ -64,7 +66,8 @@ def divide_below(engine: Engine, model: Model, images: Extent, max_memory: float
         smallest = (min(4 * halo, images.height), min(4 * halo, images.width))
         least = max(solving_bytes(engine, images, 1, *smallest), finishing_bytes(images))
         raise InputError(
-            f"max_memory is {max_memory:.4g} bytes, but {images.count} image(s) of {images.height} x {images.width} pixels "
+            f"max_memory is {max_memory:.4g} bytes, but {images.count} image(s) of {images.height} x "
+            f"{images.width} pixels "
             f"need at least {least:.4g}"
         )
     return Division(1, grid)
@@ -77,10 +80,14 @@ def peak_bytes(engine: Engine, images: Extent, division: Division) -> int:
 
 
 def solving_bytes(engine: Engine, images: Extent, batch: int, height: int, width: int) -> int:
-    """With a work space for `batch` windows of height x width: beside it, the images as float32 and the results so far."""
+    """With a work space for `batch` windows of height x width: beside it, the images as float32 and the results so
+    far.
+    """
     return 2 * 4 * images.pixels + engine.workspace_bytes(batch, height, width)
 
 
 def finishing_bytes(images: Extent) -> int:
-    """The images, their results one by one and as one array, and the last in the caller's dtype before and after scaling."""
+    """The images, their results one by one and as one array, and the last in the caller's dtype before and after
+    scaling.
+    """
     return (3 * 4 + 2 * images.itemsize) * images.pixels

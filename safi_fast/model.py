@@ -32,9 +32,8 @@ class FilterBank(Rebuilt):
     """W, one image to C channels: a cascade of cross-correlations without anything in between.
 
     layers: float32, (C, 1, k, k) then (C, C, k, k) each; one layer is a composed bank. k is odd and may differ.
-    boundary: "zero" pads every layer with zeros to the size of the image (the published rule); "symmetric" applies the
-    composed filters to the image extended by half-sample reflection.
-    Raises ModelError.
+    boundary: "zero" pads every layer with zeros to the size of the image (the published rule); "symmetric" applies
+    the composed filters to the image extended by half-sample reflection. Raises ModelError.
     """
 
     layers: tuple[NDArray[np.float32], ...] = field(repr=False)
@@ -116,8 +115,8 @@ class Strength(Rebuilt):
 class StepFactors(Rebuilt):
     """Learned dual steps of `unrolled`, the same in every outer step, for its inner steps one after the other.
 
-    size: float32 (n,), positive, times the step size 1 / ||W||^2. momentum: float32 (n,), extrapolation factors, instead of FISTA's.
-    Raises ModelError.
+    size: float32 (n,), positive, times the step size 1 / ||W||^2. momentum: float32 (n,), extrapolation factors,
+    instead of FISTA's. Raises ModelError.
     """
 
     size: NDArray[np.float32] = field(repr=False)
@@ -154,7 +153,9 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Conditioned:
-    """What a model is at one noise level: two strengths, and gain and bias of the mask, float32 (C,); of an MMR mask, gain is its scale."""
+    """What a model is at one noise level: two strengths, and gain and bias of the mask, float32 (C,); of an MMR mask,
+    gain is its scale.
+    """
 
     strength_unrolled: float
     strength_converged: float
@@ -219,7 +220,9 @@ class Model(Rebuilt):
 
     @property
     def smallest_side(self) -> int:
-        """The side in pixels of the smallest image: filters fit into it, and one reflection of it covers every kernel."""
+        """The side in pixels of the smallest image: filters fit into it, and one reflection of it
+        covers every kernel.
+        """
         return max(self.filters.support, self.mask.reach)
 
     def tensors(self) -> dict[str, NDArray[Any]]:

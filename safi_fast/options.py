@@ -1,4 +1,6 @@
-"""Keyword arguments that several public functions share: written once as a TypedDict, with their defaults, and shown in every signature."""
+"""Keyword arguments that several public functions share: written once as a TypedDict, with their defaults, and shown
+in every signature.
+"""
 
 from __future__ import annotations
 

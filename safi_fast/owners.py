@@ -18,8 +18,8 @@ ENDED = (b"Z", b"X")  # states of a process that has ended but is still listed
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that made a file. host: a hash of machine, boot and process namespace. start: when the process began, in
-    the ticks of its host, 0 where that is not known. token: of this one file.
+    """The process that made a file. host: a hash of machine, boot and process namespace. start: when the process began,
+    in the ticks of its host, 0 where that is not known. token: of this one file.
     """
 
     host: str

@@ -116,8 +116,9 @@ def reconstruction(
 ) -> None:
     """Draw a reconstruction: the image of a classical method, the result, the mean mask, and how the solver converged.
 
-    Images are (H, W) or (H, W, 3) on [0, 1], or `start` of another size, and shown clipped; `certificates` and `changes` hold one value per
-    outer step, `certificate` says what the first are. `captions` replaces texts of RECONSTRUCTION_CAPTIONS.
+    Images are (H, W) or (H, W, 3) on [0, 1], or `start` of another size, and shown clipped; `certificates` and
+    `changes` hold one value per outer step, `certificate` says what the first are. `captions` replaces texts of
+    RECONSTRUCTION_CAPTIONS.
     """
     images = {
         name: _checked(name, value) for name, value in (("start", start), ("result", result), ("mask", mask_mean))
@@ -210,7 +211,7 @@ def training_curve(log: str | Path, path: str | Path) -> None:
     for axes, level in zip(panels[1:], levels, strict=True):
         hours = [row["seconds"] / 3600 for row in checks]
         axes.plot(hours, [row["psnr"][level] for row in checks], "o-", color=ACCENT, markersize=3)
-        _heading(axes, f"Validation PSNR, sigma {level} of 255, dB")
+        _heading(axes, f"Validation PSNR, dB, sigma {level}")
     for axes in panels:
         axes.set_xlabel("hours", fontsize=9)
         _plain(axes)

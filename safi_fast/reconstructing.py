@@ -52,7 +52,9 @@ DEFAULTS = defaults_of(Options, data_range=1.0, box=UNIT_BOX, mask_of="magnitude
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be solved: measurements (B, *shape_out), operators (one or B), start (B, H, W), lambda (B,), mask conditioning (B, C)."""
+    """What is to be solved: measurements (B, *shape_out), operators (one or B), start (B, H, W), lambda (B,), mask
+    conditioning (B, C).
+    """
 
     measurements: Measurements
     schedule: Reconstruct
@@ -143,7 +145,8 @@ def middle_level(model: Model) -> float:
     return float(model.noise_levels[len(model.noise_levels) // 2])
 
 
-# -- check ----------------------------------------------------------------------------------------------------------------
+# -- check
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def _checked_operators(operator: Any, model: Model) -> list[Operator]:
@@ -176,7 +179,8 @@ def _level(model: Model, noise_level: float | None, meaning: Range) -> Any:
     return model.at(level, strength_given=True, argument="noise_level")
 
 
-# -- run ------------------------------------------------------------------------------------------------------------------
+# -- run
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def _solve(engine: Engine, task: Task) -> tuple[Progress, NDArray[Any], FloatArray]:

@@ -15,10 +15,11 @@ SIDE = 32
 
 
 def warmup(model: Model | str | PathLike[str] | None = None, *, backend: str = "auto") -> None:
-    """Compile what is not compiled yet and load it, so that the first result of this process takes no longer than the next.
+    """Compile what is not compiled yet and load it, so that the first result of this process takes no longer than the
+    next.
 
-    model: what to make ready, as for `denoise`; None: all shipped models, whose families need different kernels, and computed
-        tomography. backend: as for `denoise`.
+    model: what to make ready, as for `denoise`; None: all shipped models, whose families need different kernels, and
+        computed tomography. backend: as for `denoise`.
 
     Compiled kernels are kept (docs/large-images.md says where), so that in later processes this takes about a second.
     Raises ModelError, BackendError.

@@ -1,4 +1,6 @@
-"""Items made ahead of their use, in a thread of their own: two of these in a row overlap reading, solving and writing."""
+"""Items made ahead of their use, in a thread of their own: two of these in a row overlap
+reading, solving and writing.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,13 @@ _solving: WeakSet[_Thread] = WeakSet()  # they launch kernels, and must end befo
 def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Generator[Item, None, None]:
     """The items of `source` in order, taken from it in a thread of their own, which starts at the first `next`.
 
-    depth: items that may wait. With the one that the thread holds and the one that the caller has, depth + 2 are alive at most.
-    solves: the thread launches kernels. At the end of the process, which they would not survive, it is interrupted and waited for.
+    depth: items that may wait. With the one that the thread holds and the one that the caller has, depth + 2 are alive
+        at most.
+    solves: the thread launches kernels. At the end of the process, which they would not survive, it is interrupted and
+        waited for.
 
-    An exception in `source` comes out where the item would have. Closing or dropping the generator stops the thread after the item
-    that it is at; it is not waited for.
+    An exception in `source` comes out where the item would have. Closing or dropping the generator stops the thread
+    after the item that it is at; it is not waited for.
     """
     thread = _Thread(source, depth)
     if solves:
@@ -72,9 +76,11 @@ def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Genera
 def stream(
     images: Iterable[Any], per_image: dict[str, Any], solve: Callable[..., Item], read_ahead: int
 ) -> Generator[Item, None, None]:
-    """solve(image, **settings) of every image, in order; images are read and solved ahead of the caller, in two threads.
+    """solve(image, **settings) of every image, in order; images are read and solved ahead of the caller, in two
+    threads.
 
-    per_image: a positive number, or an iterable with one for each image, by name. Raises InputError, at once where that is possible.
+    per_image: a positive number, or an iterable with one for each image, by name. Raises InputError, at once where that
+        is possible.
     """
     if not isinstance(images, Iterable):
         raise InputError(f"images is a {type(images).__name__}; expected an iterable of images")

@@ -7,7 +7,9 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """A torch tensor without gradient, its conjugation and negation carried out where it puts them off; all else as it is."""
+    """A torch tensor without gradient, its conjugation and negation carried out where it puts them off; all else as it
+    is.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, torch.Tensor):
         return value

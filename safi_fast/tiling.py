@@ -1,11 +1,12 @@
-"""Windows that cover an image too large to be solved as one: each is solved alone, and its core, away from its cuts, is kept.
+"""Windows that cover an image too large to be solved as one: each is solved alone, and its core, away from its cuts, is
+kept.
 
     |<-------- window -------->|
     |     core      |<- halo ->|<- halo ->|     core    ...
 
-A cut is the border of another problem. In theory what it changes reaches as far as all filters of all steps do, 780 pixels for 5 x 12
-steps of the shipped models; in fact it falls by a factor of ten every 8 to 10 pixels (docs/large-images.md), so the halo is HALO
-times the reach of the filters there and back, W^T W.
+A cut is the border of another problem. In theory what it changes reaches as far as all filters of all steps do, 780
+pixels for 5 x 12 steps of the shipped models; in fact it falls by a factor of ten every 8 to 10 pixels
+(docs/large-images.md), so the halo is HALO times the reach of the filters there and back, W^T W.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def halo_of(model: Model) -> int:
 
 
 def spans(length: int, count: int, halo: int) -> tuple[Span, ...]:
-    """`count` windows of one size along `length` pixels, every cut at least `halo` pixels away from the core beside it."""
+    """`count` windows of one size along `length` pixels, every cut at least `halo` pixels away
+    from the core beside it.
+    """
     size = -(-(length + 2 * halo * (count - 1)) // count)
     starts = [number * (length - size) // max(count - 1, 1) for number in range(count)]
     middles = [(start + size + following) // 2 for start, following in pairwise(starts)]
@@ -83,7 +86,9 @@ def spans(length: int, count: int, halo: int) -> tuple[Span, ...]:
 
 
 def grid_for(height: int, width: int, halo: int, fits: Callable[[int, int], bool]) -> Grid | None:
-    """The grid with least work whose windows (height, width) fit; None where no window that is more halo than core does."""
+    """The grid with least work whose windows (height, width) fit; None where no window that is more halo than core
+    does.
+    """
     counts = [range(1, max(1, length // max(1, 2 * halo)) + 1) for length in (height, width)]
     best = None
     for rows in counts[0]:

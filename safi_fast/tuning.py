@@ -21,8 +21,8 @@ from .types import FloatVector
 class Tuning:
     """What `tune_strength` found: the best strength, and the score of each candidate (the lower the better).
 
-    by: "reference" (mean squared error), "discrepancy" (| ||H x - y||^2 / (m noise_std^2) - 1 |, m the real numbers measured: those
-    that are not zero) or "holdout" (mean squared error of predicting the numbers that were left out).
+    by: "reference" (mean squared error), "discrepancy" (| ||H x - y||^2 / (m noise_std^2) - 1 |, m the real numbers
+    measured: those that are not zero) or "holdout" (mean squared error of predicting the numbers that were left out).
     """
 
     strength: float
@@ -63,7 +63,8 @@ def make_task(
     strengths = positive_per_image("candidates", candidates, None)
     if [reference is None, noise_std is None, holdout is None].count(False) != 1:
         raise InputError(
-            "pass one of reference=... (a known image), noise_std=... (of a measurement, per real number) and holdout=... (a share of "
+            "pass one of reference=... (a known image), noise_std=... (of a measurement, per real number) and "
+            "holdout=... (a share of "
             "the measurements)"
         )
     noise_std = None if noise_std is None else positive("noise_std", noise_std)
@@ -77,7 +78,8 @@ def make_task(
 def tuned(task: Task, images: NDArray[Any], black: float) -> Tuning:
     """The best of the images (n, H, W) of the candidates.
 
-    black: numbers measured of an image of this value alone count as not measured, where there are no others to tell them from.
+    black: numbers measured of an image of this value alone count as not measured, where there are no others to tell
+    them from.
     """
     scores, by = _scores(task, images, black)
     return Tuning(float(task.candidates[np.argmin(scores)]), task.candidates, scores, by)

@@ -1,7 +1,8 @@
 """What the values of an image mean: which one is black, which is white, and whether noise explains those beyond.
 
-`range_of` decides the range of every image that enters, for the API and for every command: what the caller says, else what the file
-declares, else what the dtype says. `check_inside` refuses an image of which a box that nobody asked for would cut off more than noise.
+`range_of` decides the range of every image that enters, for the API and for every command: what the caller says, else
+what the file declares, else what the dtype says. `check_inside` refuses an image of which a box that nobody asked for
+would cut off more than noise.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ WAYS_ON = "pass data_range=..., the value of white (255 for 8-bit values), or da
 
 
 class DefaultBox(tuple[float, float]):
-    """A box that the caller has not passed. What it would cut off is refused; in all else it is the tuple that it is."""
+    """A box that the caller has not passed.
+
+    What it would cut off is refused; in all else it is the tuple that it is.
+    """
 
     __slots__ = ()
 
@@ -39,7 +43,8 @@ UNIT_BOX = DefaultBox((0.0, 1.0))
 class Range:
     """Black and white of an image in the caller's units, and who says so; the solver sees black as 0 and white as 1.
 
-    rule: "given", "of the file", "of uint8", as reports state it. warning: a sentence where the values look like those of another range.
+    rule: "given", "of the file", "of uint8", as reports state it. warning: a sentence where the values look like those
+        of another range.
     """
 
     low: float
@@ -104,7 +109,9 @@ def stated_range(data_range: Any) -> Range:
 
 
 def known_range(dtype: Any, white: float | None = None) -> Range | None:
-    """The range of values of a dtype, or up to the white that their file declares; None where nobody but the caller knows it."""
+    """The range of values of a dtype, or up to the white that their file declares; None where nobody but the caller
+    knows it.
+    """
     if white is not None:
         return Range(0.0, float(white), "of the file")
     high = 1.0 if dtype.kind == "f" else INTEGER_RANGES.get(dtype.name)
@@ -119,8 +126,8 @@ def percent(share: float) -> str:
 def range_of(name: str, array: Any, data_range: DataRange | None = None, white: float | None = None) -> Range:
     """The range of an image, NumPy or CuPy: as the caller says, else as its file declares (`white`), else by dtype.
 
-    By dtype: 255 for uint8, 65535 for uint16, with a warning where the values use fewer bits, 1 for floating point. Raises InputError
-    where the range is not known.
+    By dtype: 255 for uint8, 65535 for uint16, with a warning where the values use fewer bits, 1 for floating point.
+    Raises InputError where the range is not known.
     """
     if data_range is not None:
         return _held(name, array.dtype, stated_range(data_range))
@@ -136,13 +143,16 @@ def _held(name: str, dtype: Any, stated: Range) -> Range:
         least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         if stated.high > most + 1 or stated.low < least - 1:
             raise InputError(
-                f"data_range is {stated.argument if stated.low else f'{stated.high:g}'}, but {name} has dtype {dtype}, which holds {least} to {most}; expected {EXPECTED}"
+                f"data_range is {stated.argument if stated.low else f'{stated.high:g}'}, but {name} has dtype "
+                f"{dtype}, which holds {least} to {most}; expected {EXPECTED}"
             )
     return stated
 
 
 def _narrow(array: Any, white: float) -> str | None:
-    """A warning where 16-bit integers use 14 bits at most, but for a thousandth of them, or floats next to nothing of their range."""
+    """A warning where 16-bit integers use 14 bits at most, but for a thousandth of them, or floats next to nothing of
+    their range.
+    """
     if array.size == 0:
         return None
     if array.dtype.kind == "f":
@@ -161,11 +171,12 @@ def _narrow(array: Any, white: float) -> str | None:
 
 # ----------------------------------------------------------------------------------------------- what noise explains
 
-# A pixel whose true value lies in the box is measured more than k sigma outside of it with a probability of at most Q(k), the Gaussian
-# tail, which is reached where it lies on the bound: half of a black area is negative. So of n pixels no more than n Q(k) are expected
-# there, whatever the image. TOLERATED of them are left to hot pixels and ringing; the count of what is then allowed has a standard
-# deviation of less than its square root (Poisson), of which FLUCTUATIONS are left to chance: 3e-7, and SMALL_COUNT where it is near zero.
-# Several k, because a shift by d shows where d / sigma - k is near zero or more: k = 3 alone would pass an area at 1 + sigma / 2.
+# A pixel whose true value lies in the box is measured more than k sigma outside of it with a probability of at most
+# Q(k), the Gaussian tail, which is reached where it lies on the bound: half of a black area is negative. So of n pixels
+# no more than n Q(k) are expected there, whatever the image. TOLERATED of them are left to hot pixels and ringing; the
+# count of what is then allowed has a standard deviation of less than its square root (Poisson), of which FLUCTUATIONS
+# are left to chance: 3e-7, and SMALL_COUNT where it is near zero. Several k, because a shift by d shows where d / sigma
+# - k is near zero or more: k = 3 alone would pass an area at 1 + sigma / 2.
 TAILS = {k: 0.5 * math.erfc(k / math.sqrt(2)) for k in (0.5, 1.0, 2.0, 3.0)}
 TOLERATED = 0.005
 FLUCTUATIONS = 5.0
@@ -194,8 +205,9 @@ def check_inside(
 ) -> None:
     """Refuse images of which the box would cut off a share that noise does not explain.
 
-    stack: (N, H, W) of array module xp, black 0 and white 1. sigma: (N,) of the noise, on that scale; None: not known. channels: planes of one
-    image, for its name. free: whether box=None is a way on. Raises InputError, in the caller's units.
+    stack: (N, H, W) of array module xp, black 0 and white 1. sigma: (N,) of the noise, on that scale; None: not known.
+    channels: planes of one image, for its name. free: whether box=None is a way on. Raises InputError, in the caller's
+    units.
     """
     if box[0] <= float(stack.min()) and float(stack.max()) <= box[1]:
         return
@@ -209,13 +221,15 @@ def check_inside(
         which = name if len(stack) == channels else f"{name}[{number // channels}]"
         explains = "noise explains" if sigma is None else f"noise of sigma {noise * meaning.scale:.4g} explains"
         raise InputError(
-            f"{which} has values from {low:.4g} to {high:.4g}, but {meaning.sentence}: {percent(share)} of them lie outside, more than "
+            f"{which} has values from {low:.4g} to {high:.4g}, but {meaning.sentence}: {percent(share)} of them "
+            "lie outside, more than "
             f"{explains}, and would be cut off; {WAYS_ON}{', or box=None for no bounds' if free else ''}"
         )
 
 
 def cut_off(xp: Any, values: Any, meaning: Range, sigma: float, box: Box = UNIT_BOX) -> str | None:
-    """What the box cuts off few pixels, fewer than `check_inside` refuses but more than noise of sigma explains: a sentence, or None.
+    """What the box cuts off few pixels, fewer than `check_inside` refuses but more than noise of sigma explains: a
+    sentence, or None.
 
     values: of any shape, black 0 and white 1; sigma on that scale. Bright beads, metal and hot pixels are such.
     """
@@ -226,17 +240,19 @@ def cut_off(xp: Any, values: Any, meaning: Range, sigma: float, box: Box = UNIT_
         return None
     limits = " to ".join(f"{float(meaning.from_unit(np.float64(limit))):g}" for limit in box)
     return (
-        f"{count} pixels lie up to {float(beyond.max()) * meaning.scale:.4g} outside of {limits}, more than noise explains, and with them "
-        f"{percent(float((beyond > 0).mean()))} of the image is cut off; to keep it pass data_range=(low, high) that holds it, or box=None"
+        f"{count} pixels lie up to {float(beyond.max()) * meaning.scale:.4g} outside of {limits}, more than noise "
+        "explains, and with them "
+        f"{percent(float((beyond > 0).mean()))} of the image is cut off; to keep it pass data_range=(low, high) "
+        "that holds it, or box=None"
     )
 
 
 def share_outside(xp: Any, plane: Any, box: Box, sigma: float, *, known: Any = None, far: float | None = None) -> float:
     """Share of a plane (H, W) outside of the box, where noise does not explain it; 0 where it does.
 
-    Noise is that of `sigma`, UNDERSTATED times that where pixels or means of 2 x 2 show a quarter of it, or what the plane itself shows,
-    whichever is more: the caller may have asked for less than there is, and noise that is not white is stronger in `block_means` than white
-    noise would be. known: (H, W) True where values count; None: all.
+    Noise is that of `sigma`, UNDERSTATED times that where pixels or means of 2 x 2 show a quarter of it, or what the
+    plane itself shows, whichever is more: the caller may have asked for less than there is, and noise that is not
+    white is stronger in `block_means` than white noise would be. known: (H, W) True where values count; None: all.
     far: no value may lie further outside than this and FAR_SIGMAS.
     """
     beyond = _beyond(xp, plane, box)
@@ -284,7 +300,8 @@ def _explained(beyond: Any, sigma: float, far: float | None) -> bool:
 def noise_of(xp: Any, plane: Any, known: Any = None) -> float:
     """The standard deviation of white noise in a plane (H, W), from above: textures count as noise.
 
-    Median of |a - b - c + d| / 2 over blocks of 2 x 2, in which ramps cancel (Donoho and Johnstone, Biometrika 81, 1994).
+    Median of |a - b - c + d| / 2 over blocks of 2 x 2, in which ramps cancel (Donoho and Johnstone, Biometrika 81,
+    1994).
     """
     height, width = (side // 2 * 2 for side in plane.shape)
     corners = [(slice(row, height, 2), slice(column, width, 2)) for row in (0, 1) for column in (0, 1)]

@@ -3,7 +3,8 @@
 Tensors: `filters.0`, `filters.1`, ... (a cascade) or `filters` (composed); `mask.convolution.0..`, `mask.spline.0..`,
 `mask.gain`, `mask.bias` (SAFI) or `mask.smoothing.0..`, `mask.profile`, `mask.scale` (MMR), all float32;
 `strength.unrolled`, `strength.converged`, `noise_levels` and, where known, `lipschitz`, float64.
-Version 2 adds `steps.size` and `steps.momentum` and a row of `mask.scale` per noise level; a model without them is written as version 1.
+Version 2 adds `steps.size` and `steps.momentum` and a row of `mask.scale` per noise level; a model without them is
+written as version 1.
 Metadata: the texts of HEADER, and any others, which become `Model.metadata`.
 """
 
@@ -165,7 +166,9 @@ def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
 
 
 class _Source:
-    """Hands out the tensors and texts of a file one by one, with an error for each that is not there or of another kind."""
+    """Hands out the tensors and texts of a file one by one, with an error for each that is not there or of another
+    kind.
+    """
 
     def __init__(self, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
         self.tensors, self.metadata = dict(tensors), metadata

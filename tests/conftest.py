@@ -13,8 +13,8 @@ from emulator.build import processor_features
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.setdefault("SAFI_FAST_TEST_CACHE", str(ROOT / ".cache"))).expanduser()
 
-# Numba's cache does not notice a change in a function of another file, so tests keep one cache per state of the kernels. It compiles
-# again where a file is newer, which a fresh checkout is, and for another Numba or processor.
+# Numba's cache does not notice a change in a function of another file, so tests keep one cache per state of the
+# kernels. It compiles again where a file is newer, which a fresh checkout is, and for another Numba or processor.
 KERNELS = sorted(ROOT.glob("kernels/**/*.py"))
 STATE = hashlib.sha256(b"".join(path.read_bytes() for path in KERNELS)).hexdigest()
 MADE_FOR = [path.stat().st_mtime_ns for path in KERNELS], sys.version, version("numba"), sorted(processor_features())
@@ -22,14 +22,15 @@ WARM = hashlib.sha256(repr(MADE_FOR).encode()).hexdigest()
 os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHE / "numba" / STATE[:12]))
 TRIED = "SAFI_FAST_TESTS_WARM"  # set once kernels are compiled, or cannot be
 READY = "SAFI_FAST_TESTS_READY"  # set once everything is compiled, for workers and other processes of the tests
-# Tests work on small images on machines that do other things as well. Threads that wait by spinning then take the cores from those
-# that have work, in OpenMP (the kernels) and in the oracle's small matrix products.
+# Tests work on small images on machines that do other things as well. Threads that wait by spinning then take the cores
+# from those that have work, in OpenMP (the kernels) and in the oracle's small matrix products.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each, where a test does not ask for more
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What `make test-fast` leaves out, by the beginning of its name: files and tests of more than a second or two, one a line.
+# What `make test-fast` leaves out, by the beginning of its name: files and tests of more than a second or two, one a
+# line.
 SLOW = tuple((Path(__file__).with_name("slow.txt")).read_text(encoding="utf-8").split())
 
 

@@ -39,7 +39,9 @@ def identity(channels):
 
 
 def two_slots(values):
-    """(2, B, G, H, W, 32) with `values` (B, C, H, W) in slot 1 for image 0 and in slot 0 for the others, NaN elsewhere."""
+    """(2, B, G, H, W, 32) with `values` (B, C, H, W) in slot 1 for image 0 and in slot 0 for
+    the others, NaN elsewhere.
+    """
     wide = lanes(values)
     slots = np.full((2, *wide.shape), np.nan, np.float32)
     where = (np.arange(len(values)) == 0).astype(np.int64)
@@ -75,8 +77,10 @@ def smooth(x, weight, boundary, *, adjoint=False, profile=None):
     output = np.full_like(source, np.nan)
     scale, table = (np.ones(channels, np.float32), identity(channels)) if profile is None else profile
     depthwise(
-        np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot), taps_of(weight[:, 0], wide),
-        Smoothing(boundary == "symmetric", adjoint), profile is not None, per_image(np.tile(scale, (batch, 1)), wide), table,
+        np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot),
+        taps_of(weight[:, 0], wide),
+        Smoothing(boundary == "symmetric", adjoint), profile is not None,
+        per_image(np.tile(scale, (batch, 1)), wide), table,
         geometry_of(batch, height, width, channels),
     )  # fmt: skip
     return channels_first(output[1 - slot, np.arange(batch)], channels)

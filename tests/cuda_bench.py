@@ -1,11 +1,12 @@
-"""A bench for single CUDA kernels: inputs in their layouts, launches that are watched, results with the error allowed to them.
+"""A bench for single CUDA kernels: inputs in their layouts, launches that are watched, results with the error allowed
+to them.
 
     bench = Bench(device, model, (33, 41))
     for result in CASES["analysis"](bench):   # cuda_cases.py
         result.check()
 
-A launch may change what it is said to write and nothing else, in any image, slot, channel or column, bit for bit. Whatever a kernel
-must not read is NaN.
+A launch may change what it is said to write and nothing else, in any image, slot, channel or column, bit for bit.
+Whatever a kernel must not read is NaN.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from safi_fast.bindings.module import source
 
 OUTSIDE = 7.0  # in columns of a mask from the width on: finite is all that a kernel may count on
 
-# channels, kernel sizes of the cascade, boundary, image: supports 3, 5, 9, 13, 15 and 17; widths of all remainders by 4 and 8
+# channels, kernel sizes of the cascade, boundary, image: supports 3, 5, 9, 13, 15 and 17; widths of all remainders by 4
+# and 8
 SETTINGS = {
     "3, one tile": (5, (3,), "symmetric", (32, 32)),
     "3, just over one tile": (5, (3,), "zero", (33, 34)),
@@ -46,7 +48,8 @@ SMALL = {  # for the slow modes: more than one block in each direction, few comp
     "symmetric": (5, (5,), "symmetric", (34, 36)),
     "as small as the filters": (5, (5,), "symmetric", (5, 5)),
 }
-# On tensor cores: supports on both sides of the 16 taps of a product, channels of every size of block, and some that only fill up
+# On tensor cores: supports on both sides of the 16 taps of a product, channels of every size of block, and some that
+# only fill up
 TENSOR_SETTINGS = {
     "3, one tile": (16, (3,), "symmetric", (16, 32)),
     "3, five blocks of channels": (80, (3,), "zero", (9, 33)),
@@ -63,9 +66,10 @@ TENSOR_SMALL = {  # for the slow modes: two tiles in each direction, two blocks 
     "tensor, symmetric": (12, (5,), "symmetric", (9, 33)),
 }
 
-# The most that the product of two factors is off, relative to itself. A factor of TF32 is rounded to 11 bits: 2^-11 each. A factor of
-# bf16x3 is a bfloat16, which misses up to 2^-8, and another one for that, which misses up to 2^-16: twice that, and as much again for
-# the product of the small parts, which is left out. Products are added in float32, as everywhere.
+# The most that the product of two factors is off, relative to itself. A factor of TF32 is rounded to 11 bits: 2^-11
+# each. A factor of bf16x3 is a bfloat16, which misses up to 2^-8, and another one for that, which misses up to 2^-16:
+# twice that, and as much again for the product of the small parts, which is left out. Products are added in float32, as
+# everywhere.
 PRODUCT_ROUNDING = {"float32": 0.0, "tf32": 2**-10 + 2**-22, "bf16x3": 3 * 2**-16 + 2**-32}
 
 
@@ -73,9 +77,10 @@ PRODUCT_ROUNDING = {"float32": 0.0, "tf32": 2**-10 + 2**-22, "bf16x3": 3 * 2**-1
 class Result:
     """What a kernel gave for one image, the same in float64, and in plain float32 NumPy.
 
-    Allowed is twice the error of plain float32, and at least `ulps` roundings of `scale`, by default the largest value. `twin`
-    computes the same by the CPU backend, which is held to the same error: the two may differ by twice as much. `rounding` is what the
-    precision of the factors adds to that, element by element: the sum of the absolute values of the products, times PRODUCT_ROUNDING.
+    Allowed is twice the error of plain float32, and at least `ulps` roundings of `scale`, by default the largest value.
+    `twin` computes the same by the CPU backend, which is held to the same error: the two may differ by twice as much.
+    `rounding` is what the precision of the factors adds to that, element by element: the sum of the absolute values of
+    the products, times PRODUCT_ROUNDING.
     """
 
     what: str
@@ -107,7 +112,10 @@ class Result:
 
 
 class Bench:
-    """One model and one batch on a device. `active`: the images of every launch, in this order; the others are not to be touched."""
+    """One model and one batch on a device.
+
+    `active`: the images of every launch, in this order; the others are not to be touched.
+    """
 
     def __init__(self, device, model, size, *, batch=3, active=(2, 0), seed=5, precision="float32"):
         self.device, self.model, self.filters = device, model, model.filters
@@ -248,7 +256,9 @@ class Bench:
         return self.put(planes)
 
     def tiled(self, values):
-        """(C, H, W) in the pieces that synthesis makes summands of: (tiles, C, h, w), zeros outside the image; all of it, or tiles."""
+        """(C, H, W) in the pieces that synthesis makes summands of: (tiles, C, h, w), zeros outside the image; all of
+        it, or tiles.
+        """
         if not self.shape.tensor:
             return values[None]
         down, across = ceil_div(self.height, WARP_ROWS), ceil_div(self.width, TILE)
@@ -280,7 +290,10 @@ class Bench:
     # -- launches -----------------------------------------------------------------------------------------------------
 
     def launch(self, file, name, *args, writes, options=(), geometry=True, size=None):
-        """Launch for the active images. `writes`: pairs of an array and an index of what may change in it; `size`: of a convolution."""
+        """Launch for the active images.
+
+        `writes`: pairs of an array and an index of what may change in it; `size`: of a convolution.
+        """
         free = {id(array): np.zeros(array.shape, bool) for array in self.watched}
         for array, index in writes:
             free[id(array)][index] = True
@@ -306,7 +319,9 @@ class Bench:
         return slot[self.active], self.active
 
     def rows_of(self, slot):
-        """The index of what a kernel may write in (2, B, C, H, stride): whole fours of columns, or pairs on tensor cores."""
+        """The index of what a kernel may write in (2, B, C, H, stride): whole fours of columns, or pairs on tensor
+        cores.
+        """
         return (*self.active_of(slot), slice(None), slice(None), slice(0, self.stored))
 
     def region(self, plane):
@@ -324,7 +339,9 @@ class Bench:
         return array.copy() if isinstance(array, np.ndarray) else self.device.download(array)
 
     def read_channels(self, array, slot=None):
-        """Per active image (C, H, W) of (B, C, H, stride) or of a slot; what must be zero has been checked elsewhere."""
+        """Per active image (C, H, W) of (B, C, H, stride) or of a slot; what must be zero has been
+        checked elsewhere.
+        """
         for b in self.active:
             plane = array[b] if slot is None else array[slot[b], b]
             yield b, self.device.download(plane[: self.used, :, : self.width])

@@ -1,6 +1,7 @@
 """Every CUDA kernel alone against float64: CASES[name](bench) launches it and yields a Result per image and output.
 
-What has to be exact (copies, clipping, zeros, slots) is asserted in the case itself. Run on any device: tests/test_cuda_kernels.py.
+What has to be exact (copies, clipping, zeros, slots) is asserted in the case itself. Run on any device:
+tests/test_cuda_kernels.py.
 """
 
 import importlib
@@ -18,8 +19,10 @@ from safi_fast.bindings.launch import Kernel, analysis_blocks, ceil_div, image_b
 
 CASES = {}
 TENSOR_CASES = (  # those whose kernels have a variant on tensor cores
-    "analysis", "analysis, mask", "analysis, magnitude", "masked norm", "masked norm, no mask", "dual step", "dual step, no mask",
-    "synthesis", "synthesis, other slot, no mask", "convolution", "convolution, dilated", "convolution, last", "W^T (M . u)", "W^T u",
+    "analysis", "analysis, mask", "analysis, magnitude", "masked norm", "masked norm, no mask", "dual step",
+    "dual step, no mask",
+    "synthesis", "synthesis, other slot, no mask", "convolution", "convolution, dilated", "convolution, last",
+    "W^T (M . u)", "W^T u",
 )  # fmt: skip
 KERNELS = {  # by file
     "analysis": ("analysis", "masked_norm", "dual_step"),
@@ -82,7 +85,9 @@ def synthesis_rounding(bench, masked_u):
 
 
 def spread_out(u, filters):
-    """W^T u before the extension is folded back, in float64 and, adding channel after channel and tap after tap, in float32."""
+    """W^T u before the extension is folded back, in float64 and, adding channel after channel and tap after tap, in
+    float32.
+    """
     exact = oracle._valid_adjoint(u.astype(float), filters[:, None])[0]
     rounded = np.zeros(exact.shape, np.float32)
     taps, (_, height, width) = filters.astype(np.float32), u.shape
@@ -130,7 +135,9 @@ def analysis(bench, masked, magnitude):
 
 
 def assert_zero_outside(bench, array, slot):
-    """Zeros in the columns from the width on that were written, and in the channels that only fill up the last block."""
+    """Zeros in the columns from the width on that were written, and in the channels that only
+    fill up the last block.
+    """
     for b in bench.active:
         written = array[slot[b], b, :, :, : bench.stored]
         assert not bench.device.download(written)[:, :, bench.width :].any()
@@ -339,7 +346,9 @@ def image_step(bench, refresh, tiled, box=(0.2, 0.8)):
 
 
 def random_summands(bench, tiled):
-    """(B, n, ...) as in Parts, its four sizes, and every summand at its place in the extended image: (B, n, H + K - 1, W + K - 1)."""
+    """(B, n, ...) as in Parts, its four sizes, and every summand at its place in the extended image: (B, n, H + K - 1,
+    W + K - 1).
+    """
     spread = bench.filters.support - 1
     whole = (bench.height + spread, bench.width + spread)
     if not tiled:
@@ -439,7 +448,8 @@ def features(bench, kernel, dilation):
     output = bench.blank((2, bench.batch, bench.channels, bench.height, bench.shape.stride))
     bench.launch(
         "features", "features", bench.put(plane), bench.image_planes((plane, x)),
-        bench.put(layout.by_eight(weight, bench.channels)), bench.per_channel(gain, axis=1), bench.spline(knots), output,
+        bench.put(layout.by_eight(weight, bench.channels)), bench.per_channel(gain, axis=1), bench.spline(knots),
+        output,
         bench.put(output_slot), writes=[(output, bench.rows_of(output_slot))],
         options=(f"-DSUPPORT={kernel}", f"-DDILATION={dilation}"),
     )  # fmt: skip
@@ -539,7 +549,8 @@ def advance(bench):
     step, sizes = bench.per_image(bench.uniform(bench.batch)), bench.uniform(4, bench.batch)
     slot_there, turn_there = bench.put(slot), bench.put(turn)
     bench.launch(
-        "state", "advance", np.int32(len(bench.active)), slot_there, carried, bench.put(momenta), step, bench.put(sizes),
+        "state", "advance", np.int32(len(bench.active)), slot_there, carried, bench.put(momenta), step,
+        bench.put(sizes),
         turn_there, writes=[(array, bench.active) for array in (slot_there, carried, step, turn_there)],
     )  # fmt: skip
     for b in bench.active:
@@ -623,7 +634,8 @@ def back(bench, u, slot, masks=None):
         "image", "image_step", common[0], np.int32(1), struct, np.int32(shape.band), dropped, bench.per_image(zero), z,
         image, *np.float32(NO_BOX), nothing, bench.put(np.zeros(bench.batch, np.int32)), bench.symmetric, sums,
         writes=[
-            (z, bench.active_of(slot)), (image, bench.region(slot)), (image, bench.region(2 + slot)), (sums, bench.active)
+            (z, bench.active_of(slot)), (image, bench.region(slot)), (image, bench.region(2 + slot)),
+            (sums, bench.active)
         ],
     )  # fmt: skip
     return [bench.read(z, (slot[b], b)) for b in bench.active]

@@ -71,7 +71,8 @@ def image_step(what, model, tiles, y, x0, u_old, z_old, momentum, low, high):
     workspace.image_slots[2, 0, halo : halo + y.shape[0], halo : halo + y.shape[1]] = u_old
     workspace.z[0, 0] = z_old
     image.image_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), flat(y), workspace.z.reshape(-1), workspace.image_slots.reshape(-1),
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), flat(y), workspace.z.reshape(-1),
+            workspace.image_slots.reshape(-1),
         Box(low, high), np.float32([momentum]), workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
     return _seen(what, model, workspace)
@@ -104,7 +105,9 @@ def set_image(model, x):
 
 
 def _framed(model, workspace):
-    """Rows and columns of an image with the halo that the filters need; that of the engine may be wider, for the mask."""
+    """Rows and columns of an image with the halo that the filters need; that of the engine may be wider, for the
+    mask.
+    """
     halo, extra = model.filters.support // 2, workspace.weights.halo - model.filters.support // 2
     return tuple(slice(extra, extra + size + 2 * halo) for size in (workspace.height, workspace.width))
 

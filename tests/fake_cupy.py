@@ -3,8 +3,8 @@
     cupy = FakeCupy(gpus=2)                     # put it into sys.modules["cupy"]
     cupy.failures["getDeviceCount"] = cupy.error(35)
 
-Arrays refuse to become NumPy arrays except through asnumpy, so a silent round trip through host memory fails. Each knows its GPU, and
-only arrays of the current GPU may be computed with. Kernels run in the emulator.
+Arrays refuse to become NumPy arrays except through asnumpy, so a silent round trip through host memory fails. Each
+knows its GPU, and only arrays of the current GPU may be computed with. Kernels run in the emulator.
 """
 
 from __future__ import annotations
@@ -341,7 +341,9 @@ class FakeModule:
 
 
 class FakeKernel:
-    """cupy.RawKernel: takes no None, which CuPy would pass as no argument at all; launches on the GPU that it was loaded on."""
+    """cupy.RawKernel: takes no None, which CuPy would pass as no argument at all; launches on the GPU that it was
+    loaded on.
+    """
 
     def __init__(self, cupy: FakeCupy, kernel: Any):
         self.cupy, self._kernel, self.gpu = cupy, kernel, cupy.current

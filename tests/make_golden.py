@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/make_golden.py
 
-A clone without the shared data checks the whole path with them (test_golden.py): reading weights, kernels, schedules. Both families,
-a zero-padded cascade and symmetric extension; 13 x 13 filters on an image of more than one tile.
+A clone without the shared data checks the whole path with them (test_golden.py): reading weights, kernels, schedules.
+Both families, a zero-padded cascade and symmetric extension; 13 x 13 filters on an image of more than one tile.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """How long a test waits for what should come soon: far longer than it takes, for machines that do other things as well.
 
-Waiting ends a test that would hang; it says nothing about speed. All of it is less than the 300 seconds that a test may take (pyproject.toml).
+Waiting ends a test that would hang; it says nothing about speed. All of it is less than the 300 seconds that a test may
+take (pyproject.toml).
 """
 
 import time

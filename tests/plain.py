@@ -1,7 +1,7 @@
 """The method's building blocks in plain float32 NumPy: the measure of what rounding alone does.
 
-A kernel passes where its error against the float64 oracle is at most twice the error of the same thing here. Same shapes and names
-as in oracle.py; every product is one float32 matrix product.
+A kernel passes where its error against the float64 oracle is at most twice the error of the same thing here. Same
+shapes and names as in oracle.py; every product is one float32 matrix product.
 """
 
 import numpy as np
@@ -20,7 +20,9 @@ def correlate(image, weight, boundary, dilation=1):
 
 
 def correlate_adjoint(image, weight, boundary):
-    """The adjoint of `correlate` (dilation 1): correlate the zero-extended responses with the turned kernels, then fold."""
+    """The adjoint of `correlate` (dilation 1): correlate the zero-extended responses with the turned kernels, then
+    fold.
+    """
     reach = weight.shape[-1] // 2
     turned = np.ascontiguousarray(np.asarray(weight, np.float32).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
     wide = np.pad(np.asarray(image, np.float32), ((0, 0), (2 * reach,) * 2, (2 * reach,) * 2))
@@ -85,8 +87,8 @@ def mmr_mask(x, mask, bank):
 def assert_as_good(actual, exact, plain, ulps=4):
     """Error at most twice that of plain float32.
 
-    `ulps` roundings of the largest value are always allowed: a tile's transform rounds every pixel to the scale of the whole tile,
-    while a direct sum of few terms can be luckier than that.
+    `ulps` roundings of the largest value are always allowed: a tile's transform rounds every pixel to the scale of the
+    whole tile, while a direct sum of few terms can be luckier than that.
     """
     assert actual.dtype == np.float32
     error, allowed = (np.abs(np.asarray(values, float) - exact).max() for values in (actual, plain))

@@ -58,7 +58,9 @@ def test_shapes(shape):
 
 @pytest.mark.parametrize(("dimensions", "axis"), [(3, -1), (3, 0), (3, 1), (4, -1), (4, 0), (4, 1), (4, -3)])
 def test_channel_axis(dimensions, axis):
-    """Channels are denoised one by one where asked for, wherever their axis is; sigma and strength may be given per image."""
+    """Channels are denoised one by one where asked for, wherever their axis is; sigma and strength may be given per
+    image.
+    """
     batch, channels = (1 if dimensions == 3 else 2), 3
     planes, several = picture(batch, channels, 18, 21), Solver(random_model(levels=(15 / 255, 35 / 255)))
     sigma, strength = np.array([20, 30][:batch]) / 255, 0.03 * np.arange(1, batch + 1)
@@ -84,7 +86,9 @@ def test_smallest_image():
 
 
 def test_smallest_image_of_a_model_with_a_wide_mask():
-    """An image is at least as large as the filters, and as the part of it that a mask kernel reads beyond its border."""
+    """An image is at least as large as the filters, and as the part of it that a mask kernel
+    reads beyond its border.
+    """
     rng = np.random.default_rng(0)
     safi = random_safi_mask(rng, kernels=(9, 3, 3), dilations=(1, 2, 1), boundary="symmetric")
     mmr = random_mmr_mask(rng, kernels=(3, 9))
@@ -229,7 +233,8 @@ def test_torch_is_not_imported_for_a_caller_without_it(tmp_path):
     save_model(random_model(), tmp_path / "random.safetensors")
     code = (
         "import sys, numpy as np, safi_fast\n"
-        f"safi_fast.denoise(np.full((20, 20), 0.5), 25 / 255, model={str(tmp_path / 'random.safetensors')!r}, max_outer=1)\n"
+        f"safi_fast.denoise(np.full((20, 20), 0.5), 25 / 255, model={str(tmp_path / 'random.safetensors')!r}, "
+        "max_outer=1)\n"
         "print([name for name in ('torch', 'cupy', 'skimage', 'matplotlib', 'rich') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code]
@@ -383,7 +388,8 @@ def test_images_that_are_refused(image, message):
         ([[SIGMA]], r"sigma has shape \(1, 1\); expected a positive number"),
         (
             25,
-            r"sigma is 25 \(6375 on the 8-bit scale\), but model 'random-safi' is for 0.09804 \(25 on the 8-bit scale\) only",
+            r"sigma is 25 \(6375 on the 8-bit scale\), but model 'random-safi' is for 0.09804 \(25 on the 8-bit "
+            r"scale\) only",
         ),
         (SIGMA * 1.02, "sigma is 0.1 .* pass that level"),
     ],

@@ -1,4 +1,6 @@
-"""What the benchmarks of CT and restoration compute: the search for strengths, who is ahead, and the pages written from the results."""
+"""What the benchmarks of CT and restoration compute: the search for strengths, who is ahead, and the pages written from
+the results.
+"""
 
 import math
 

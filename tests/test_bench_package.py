@@ -28,7 +28,7 @@ ROOMS = {"data": {"data", "report"}, "methods": {"data", "methods", "report"}, "
 PUBLIC = {"_replace"}  # of named tuples
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "bench" / "experiments").glob("[!_]*.py"))
 COMMANDS = [f"bench.experiments.{name}" for name in EXPERIMENTS]
-COMMANDS += ["bench.data.photographs", "bench.report.scaling", "bench.static.cuda"]
+COMMANDS += ["bench.data.photographs", "bench.report.cards", "bench.report.scaling", "bench.static.cuda"]
 
 
 def named(path):
@@ -36,7 +36,9 @@ def named(path):
 
 
 def private(tree):
-    """Leading underscores of what a module takes from elsewhere: imported names, and attributes of anything but self and cls."""
+    """Leading underscores of what a module takes from elsewhere: imported names, and attributes of anything but self
+    and cls.
+    """
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             words = [word for name in node.names for word in name.name.split(".")]
@@ -48,7 +50,10 @@ def private(tree):
 
 
 def test_private_names_are_found():
-    code = "from a._b import c\nfrom d import _e\nf._g()\nself._h\nself.i._j\nfrom __future__ import k\nl.__doc__\nm._replace"
+    code = (
+        "from a._b import c\nfrom d import _e\nf._g()\nself._h\nself.i._j\nfrom __future__ import "
+        "k\nl.__doc__\nm._replace"
+    )
     assert sorted(private(ast.parse(code))) == ["_b", "_e", "_g", "_j", "_replace"]
 
 

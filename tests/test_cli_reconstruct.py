@@ -1,4 +1,6 @@
-"""`safi-fast reconstruct` end to end on small problems: the same answer as the API, files, resuming, reports, errors."""
+"""`safi-fast reconstruct` end to end on small problems: the same answer as the API, files,
+resuming, reports, errors.
+"""
 
 import json
 

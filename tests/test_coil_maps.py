@@ -98,10 +98,13 @@ def test_refusals(kspace, options, message):
 
 
 def test_what_maps_leave_over_of_real_coils_is_noise(data_folder):
-    """A map keeps one of C dimensions per pixel. White noise loses (C - 1) / C of its energy, signal nothing: the rest is the noise.
+    """A map keeps one of C dimensions per pixel.
 
-    The noise is measured in the corners of the field of view, without signal. Over the whole image the rest is within 5 % of what the noise
-    predicts (0.107 of the norm); low-resolution maps, which see the image through a wide window, leave a little more.
+    White noise loses (C - 1) / C of its energy, signal nothing: the rest is the noise.
+
+    The noise is measured in the corners of the field of view, without signal. Over the whole image the rest is within 5
+    % of what the noise predicts (0.107 of the norm); low-resolution maps, which see the image through a wide window,
+    leave a little more.
     """
     flat = np.fromfile(data_folder / "mri" / "espirit_full.cfl", np.complex64)
     kspace = flat.reshape((230, 180, 8), order="F").transpose(2, 0, 1)

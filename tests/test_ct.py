@@ -1,4 +1,6 @@
-"""Computed tomography: laws of the operators, closed-form line integrals, other libraries, real sinograms, CUDA twins."""
+"""Computed tomography: laws of the operators, closed-form line integrals, other libraries,
+real sinograms, CUDA twins.
+"""
 
 import warnings
 
@@ -67,7 +69,9 @@ def rays(operator, places):
 
 
 def oracle(operator):
-    """The matrix (cells, pixels) in float64, from the rays themselves: overlaps on the middle lines of rows or columns."""
+    """The matrix (cells, pixels) in float64, from the rays themselves: overlaps on the middle
+    lines of rows or columns.
+    """
     height, width = operator.shape_in
     cells, size = np.arange(operator.detectors + 1) - operator.centre - 0.5, operator.pixel_size
     point, way = rays(operator, cells * operator.detector_spacing)
@@ -161,7 +165,7 @@ def test_turning_the_image_permutes_the_views():
         assert relative(turned, np.roll(operator.apply(image), 8, axis=0)) < 2e-6
 
 
-# ---------------------------------------------------------------------------------------------------------- closed forms
+# --------------------------------------------------------------------------------------------------------- closed forms
 def ellipse_image(size, centre, radii, fine=8):
     """The share of each pixel that an ellipse covers; x to the right, y upwards."""
     at = (np.arange(size * fine) + 0.5) / fine - size / 2
@@ -207,7 +211,9 @@ def test_ellipses_have_the_lengths_of_their_chords(radii):
 
 
 def test_smooth_images_are_projected_to_three_digits():
-    """A Gaussian of standard deviation 9 pixels: what is left are the steps of the pixels, worst where cells are smaller."""
+    """A Gaussian of standard deviation 9 pixels: what is left are the steps of the pixels, worst where cells are
+    smaller.
+    """
     at = np.arange(128) - 63.5
     image = np.exp(-((at - 11.3) ** 2 + (-at[:, None] + 20.7) ** 2) / (2 * 81)).astype(np.float32)
 
@@ -236,7 +242,7 @@ def test_units_scale():
     assert relative(other.fbp(other.apply(image)), one.fbp(one.apply(image))) < 1e-5
 
 
-# ------------------------------------------------------------------------------------------------------- other libraries
+# ------------------------------------------------------------------------------------------------------ other libraries
 @pytest.fixture(scope="module")
 def phantom():
     data = pytest.importorskip("skimage.data")
@@ -269,7 +275,7 @@ def test_astra():
     assert relative(ours.adjoint(ours.apply(image)), theirs.adjoint(ours.apply(image))) < 0.01
 
 
-# ------------------------------------------------------------------------------------------------ filtered back projection
+# --------------------------------------------------------------------------------------------- filtered back projection
 @pytest.mark.parametrize(
     ("operator", "error"),
     [
@@ -341,7 +347,9 @@ def crossings(sinogram, level):
 
 
 def test_htc2022(data_folder):
-    """A disc of 70 mm from 90 degrees. Its outline on the detector tells which way the scan turns: a disc at (-0.1, -1.3) mm explains
+    """A disc of 70 mm from 90 degrees.
+
+    Its outline on the detector tells which way the scan turns: a disc at (-0.1, -1.3) mm explains
     it to a quarter of a cell, and with the rotation reversed no disc does."""
     from scipy.io import loadmat
 
@@ -450,7 +458,9 @@ def twins():
 @pytest.mark.parametrize("mode", ["plain", "check"])
 @pytest.mark.parametrize("tables", list(twins()), ids=["parallel", "fan"])
 def test_cuda_twin(mode, tables):
-    """Within the rounding of float32: the running sums reach 5 times a row's norm, positions are good to 1e-5 pixels."""
+    """Within the rounding of float32: the running sums reach 5 times a row's norm, positions
+    are good to 1e-5 pixels.
+    """
     device = EmulatedDevice(mode, seed=1)
     cpu, cuda = CpuProjector(tables), CudaProjector(tables, device)
     x, y = normal((2, *tables.shape)), normal((2, tables.views, tables.detectors))

@@ -1,4 +1,6 @@
-"""The CUDA backend in the emulator: whole solves equal those of the CPU backend, and its launches depend on nothing they should not."""
+"""The CUDA backend in the emulator: whole solves equal those of the CPU backend, and its launches depend on nothing
+they should not.
+"""
 
 from functools import cache
 
@@ -16,8 +18,9 @@ from safi_fast.solver.lipschitz import squared_norm
 SIZE = (48, 40)
 SIGMA = 25 / 255
 AGREEMENT = 1e-4  # in any pixel: float32 rounding grows over the steps of a whole solve
-# On tensor cores: about what one product of two numbers near 1 is off at most, 2^-10 in TF32 and 3 * 2^-16 in bf16x3, which is 4.6e-5
-# (cuda_bench.py). Sums of products are off by less than that in relation to their terms, and a dual step does not magnify it.
+# On tensor cores: about what one product of two numbers near 1 is off at most, 2^-10 in TF32 and 3 * 2^-16 in bf16x3,
+# which is 4.6e-5 (cuda_bench.py). Sums of products are off by less than that in relation to their terms, and a dual
+# step does not magnify it.
 TENSOR_AGREEMENT = {"tf32": 1e-3, "bf16x3": 2e-5}
 
 
@@ -151,7 +154,9 @@ def test_an_image_alone_equals_the_same_in_a_batch_on_tensor_cores(monkeypatch, 
 
 @pytest.mark.parametrize("width", range(41, 49))
 def test_every_remainder_of_the_width(monkeypatch, width):
-    """Columns that only fill up the last eight are never seen: two outer steps, whose masks pass through the spare slot of u."""
+    """Columns that only fill up the last eight are never seen: two outer steps, whose masks pass through the spare slot
+    of u.
+    """
     model = model_of("mmr, one smoothing layer")
     cpu, cuda = both(monkeypatch, model, noisy(1, (20, width)), schedule="unrolled", max_outer=2, max_inner=3)
     np.testing.assert_allclose(cuda.image, cpu.image, rtol=0, atol=1e-6)

@@ -2,8 +2,8 @@
 
     python tests/test_cuda_budget.py --write     # compile all of it and write cuda_budget.json again
 
-All sets of options are compiled for sm_80 and sm_90; those of the shipped and the published models for the other architectures too.
-Local memory (spilled registers, arrays indexed by variables) is refused everywhere.
+All sets of options are compiled for sm_80 and sm_90; those of the shipped and the published models for the other
+architectures too. Local memory (spilled registers, arrays indexed by variables) is refused everywhere.
 """
 
 import json
@@ -130,7 +130,8 @@ def write():
     about = "registers of a thread, static and dynamic shared memory of a block in bytes"
     text = ",\n".join(lines)
     BUDGET.write_text(
-        f'{{\n "about": {json.dumps(about)},\n "compiler": {json.dumps(compiler_name())},\n "kernels": {{\n{text}\n }}\n}}\n'
+        f'{{\n "about": {json.dumps(about)},\n "compiler": {json.dumps(compiler_name())},\n'
+        f' "kernels": {{\n{text}\n }}\n}}\n'
     )
 
 

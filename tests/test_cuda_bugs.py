@@ -1,7 +1,7 @@
 """Mistakes planted in our own kernels, one piece of text each, and who has to notice.
 
-    plain      numbers that differ from float64, or a write to what is not the launch's; not asked where a mistake writes so far
-               beyond an array that it would damage this process
+    plain      numbers that differ from float64, or a write to what is not the launch's; not asked where a mistake
+               writes so far beyond an array that it would damage this process
     check      races, uninitialised reads, wrong bounds, overflow
     sanitize   wrong bounds, overflow
 
@@ -31,7 +31,9 @@ HUGE = "clear dual, huge"  # a case of this file
 
 @dataclass(frozen=True)
 class Bug:
-    """`old` becomes `new` in kernels/cuda/<file>.cu; `caught`: what each mode that has to notice says about `case` at `setting`."""
+    """`old` becomes `new` in kernels/cuda/<file>.cu; `caught`: what each mode that has to notice says about `case` at
+    `setting`.
+    """
 
     file: str
     old: str
@@ -63,7 +65,8 @@ BUGS = {
         "synthesis", "filters + c * (SUPPORT * TAP_PITCH), top, left, g);", INNER_BARRIER, "synthesis"
     ),
     "synthesis: none before the next channel is loaded": without(
-        "synthesis", "add_row<false, true>(z, tile, SUPPORT);\n        }", INNER_BARRIER, "synthesis", caught={"check": RACE}
+        "synthesis", "add_row<false, true>(z, tile, SUPPORT);\n        }", INNER_BARRIER, "synthesis",
+        caught={"check": RACE}
     ),
     "convolution: none after a channel is loaded": without(
         "convolution", "* g.channels + c) * (TAPS * OC));", INNER_BARRIER, "convolution"
@@ -87,27 +90,31 @@ BUGS = {
         caught=dict.fromkeys(("plain", "check", "sanitize"), "barrier while .* have returned"),
     ),
     # where things lie
-    "analysis: halo off by one": Bug("analysis", "corner = g.halo - REACH;", "corner = g.halo - REACH + 1;", "analysis"),
+    "analysis: halo off by one": Bug("analysis", "corner = g.halo - REACH;", "corner = g.halo - REACH + 1;",
+        "analysis"),
     "analysis: taps in columns": Bug(
         "analysis", "(ky * SUPPORT + kx) * OC", "(kx * SUPPORT + ky) * OC", "analysis", "symmetric"
     ),
     "synthesis: filters not shifted to whole fours": Bug(
         "synthesis", "p % GROUP + kx + SHIFT", "p % GROUP + kx", "synthesis", "3, just over one tile"
     ),
-    "element: width for stride": Bug("analysis", "* g.height + y) * g.stride + x", "* g.height + y) * g.width + x", "analysis",
+    "element: width for stride": Bug("analysis", "* g.height + y) * g.stride + x", "* g.height + y) * g.width + x",
+        "analysis",
         caught={"plain": f"{OUTSIDE}|{WRONG}", "check": "misaligned"}),
     "element: channels of the image before": Bug(
         "state", "((long long)plane * g.channels + c)", "((long long)plane * (g.channels - 1) + c)", "clear dual"
     ),
     "image_element: width for pitch": Bug("image", "+ y + g.halo) * g.pitch", "+ y + g.halo) * g.width", "set image"),
     "convolution: weights of the wrong outputs": Bug(
-        "convolution", "((long long)blockIdx.y * g.channels + c)", "((long long)c * gridDim.y + blockIdx.y)", "convolution"
+        "convolution", "((long long)blockIdx.y * g.channels + c)", "((long long)c * gridDim.y + blockIdx.y)",
+        "convolution"
     ),
     "depthwise: the adjoint's taps not turned": Bug(
         "depthwise", "(adjoint ? SUPPORT * SUPPORT - 1 - i : i)", "i", "depthwise, adjoint"
     ),
     "convolution: bias of the first channels": Bug(
-        "convolution", "bias[at.image * g.channels + at.channel + o]", "bias[at.image * g.channels + o]", "convolution, last"
+        "convolution", "bias[at.image * g.channels + at.channel + o]", "bias[at.image * g.channels + o]",
+        "convolution, last"
     ),
     # tails
     "convolution: no guard in x": Bug(
@@ -153,12 +160,14 @@ BUGS = {
         "image", "if (!symmetric || (y >= reach", "if (symmetric || (y >= reach", "image step", "symmetric"
     ),
     "depthwise: extension not folded": Bug(
-        "depthwise", "adjoint && symmetric && in_band", "!adjoint && symmetric && in_band", "depthwise, adjoint", "symmetric"
+        "depthwise", "adjoint && symmetric && in_band", "!adjoint && symmetric && in_band", "depthwise, adjoint",
+        "symmetric"
     ),
     "analysis: border class of the neighbour": Bug(
         "analysis", "max(band, 2 * band + 1 + index - length)", "max(band, 2 * band + index - length)", "analysis"
     ),
-    "analysis: border not corrected": Bug("analysis", "if (border.band > 0) correct", "if (border.band > 9) correct", "analysis"),
+    "analysis: border not corrected": Bug("analysis", "if (border.band > 0) correct", "if (border.band > 9) correct",
+        "analysis"),
     "synthesis_border: class of the target, not of the source": Bug(
         "border", "position_class(py, px, border.band, g)", "position_class(y, x, border.band, g)", "synthesis border"
     ),
@@ -166,8 +175,10 @@ BUGS = {
         "border", "if (tap < 0) continue;", "", "synthesis border",
         caught={"check": OUTSIDE, "sanitize": OUTSIDE},
     ),
-    "synthesis_border: half of the lanes forgotten": Bug("border", "int distance = 16;", "int distance = 8;", "synthesis border"),
-    "image_step: the ring left out": Bug("image", "return band > 0 && in_band", "return band > 9 && in_band", "image step"),
+    "synthesis_border: half of the lanes forgotten": Bug("border", "int distance = 16;", "int distance = 8;",
+        "synthesis border"),
+    "image_step: the ring left out": Bug("image", "return band > 0 && in_band", "return band > 9 && in_band",
+        "image step"),
     # images and slots
     "place: image 0 for all": Bug("analysis", "at.image = active[blockIdx.z];", "at.image = 0;", "analysis"),
     "pixel: the number in the list for the image": Bug(
@@ -178,19 +189,25 @@ BUGS = {
     "dual_step: the slot that is read is written": Bug(
         "analysis", "other = (1 - current) * g.batch", "other = current * g.batch", "dual step"
     ),
-    "image_step: the slot that is read is written": Bug("image", "refresh ? source : 1 - source;", "source;", "image step"),
+    "image_step: the slot that is read is written": Bug("image", "refresh ? source : 1 - source;", "source;",
+        "image step"),
     "image_step: x(u) into the slot of x(v)": Bug(
         "image", "store_extended(image, primal + new_plane", "store_extended(image, new_plane", "image step"
     ),
     "synthesis: the other slot ignored": Bug(
         "synthesis", "(other ? 1 - slot[image] : slot[image])", "slot[image]", "synthesis, other slot, no mask"
     ),
-    "synthesis: mask of image 0": Bug("synthesis", "mask + element(image, c", "mask + element(active[0], c", "synthesis"),
+    "synthesis: mask of image 0": Bug("synthesis", "mask + element(image, c", "mask + element(active[0], c",
+        "synthesis"),
     # momentum
-    "stop: the number in the list for the image": Bug("state", "carried[active[i]] = 0.0f;", "carried[i] = 0.0f;", "stop"),
-    "advance: always the first row of momenta": Bug("state", "momentum[turn[image] * g.batch + image]", "momentum[image]", "advance", caught={"plain": WRONG}),
-    "collapse_momentum: u less itself": Bug("state", "other = (1 - slot[image]) * g.batch", "other = slot[image] * g.batch", "collapse momentum"),
-    "image_step: momentum of z, not of its change": Bug("image", "fmaf(factor, z_new - z_old, z_new)", "fmaf(factor, z_new, z_new)", "image step"),
+    "stop: the number in the list for the image": Bug("state", "carried[active[i]] = 0.0f;", "carried[i] = 0.0f;",
+        "stop"),
+    "advance: always the first row of momenta": Bug("state", "momentum[turn[image] * g.batch + image]",
+        "momentum[image]", "advance", caught={"plain": WRONG}),
+    "collapse_momentum: u less itself": Bug("state", "other = (1 - slot[image]) * g.batch",
+        "other = slot[image] * g.batch", "collapse momentum"),
+    "image_step: momentum of z, not of its change": Bug("image", "fmaf(factor, z_new - z_old, z_new)",
+        "fmaf(factor, z_new, z_new)", "image step"),
     # shared memory
     "analysis: end of the tile not loaded": Bug(
         "analysis", "i < SPAN_Y * SPAN_X;", "i < SPAN_Y * SPAN_X - THREADS;", "analysis",
@@ -209,18 +226,24 @@ BUGS = {
         caught={"check": "misaligned", "sanitize": "misaligned"},
     ),
     # races
-    "synthesis_border: every lane writes": Bug("border", "if (lane == 0) dropped", "dropped", "synthesis border", caught={"check": RACE}),
+    "synthesis_border: every lane writes": Bug("border", "if (lane == 0) dropped", "dropped", "synthesis border",
+        caught={"check": RACE}),
     "masked_norm: all groups of channels add up in one place": Bug(
-        "analysis", "((long long)image * gridDim.y + blockIdx.y) * gridDim.x", "((long long)image * gridDim.y) * gridDim.x", "masked norm",
+        "analysis", "((long long)image * gridDim.y + blockIdx.y) * gridDim.x",
+        "((long long)image * gridDim.y) * gridDim.x", "masked norm",
         caught={"plain": "off by", "check": "race: write after write by another block"},
     ),
     "advance: two threads for one image": Bug(
-        "state", "const int image = active[i];", "const int image = active[i / 2];", "advance", caught={"plain": WRONG, "check": RACE}
+        "state", "const int image = active[i];", "const int image = active[i / 2];", "advance",
+        caught={"plain": WRONG, "check": RACE}
     ),
     # 32 bits
     "clear_dual: elements of an image counted in 32 bits": Bug(
-        "state", "const long long fours = (long long)g.channels * g.height * g.stride / 4, i = (long long)blockIdx.x * THREADS + threadIdx.x;\n    const int image = active[blockIdx.z];",
-        "const long long fours = g.channels * g.height * g.stride / 4, i = (long long)blockIdx.x * THREADS + threadIdx.x;\n    const int image = active[blockIdx.z];",
+        "state",
+        "const long long fours = (long long)g.channels * g.height * g.stride / 4, "
+        "i = (long long)blockIdx.x * THREADS + threadIdx.x;\n    const int image = active[blockIdx.z];",
+        "const long long fours = g.channels * g.height * g.stride / 4, "
+        "i = (long long)blockIdx.x * THREADS + threadIdx.x;\n    const int image = active[blockIdx.z];",
         HUGE, caught={"plain": WRONG, "check": "signed overflow", "sanitize": "signed overflow"},
     ),
 }  # fmt: skip
@@ -239,14 +262,16 @@ BUGS |= {
         "analysis_tensor", "cp_async_wait<0>();", WAIT, "analysis", **TENSOR, caught=LATE
     ),
     "analysis, tensor: both halves in one group": Bug(
-        "analysis_tensor", "cp_async_commit();\n    copy_slabs<THREADS>(slabs + HALF", "copy_slabs<THREADS>(slabs + HALF", "analysis",
+        "analysis_tensor", "cp_async_commit();\n    copy_slabs<THREADS>(slabs + HALF",
+        "copy_slabs<THREADS>(slabs + HALF", "analysis",
         **TENSOR, caught=LATE,
     ),
     "analysis, tensor: second half not committed": Bug(
         "analysis_tensor", "cp_async_commit();\n    load_tile", "load_tile", "analysis", **TENSOR, caught=LATE
     ),
     "analysis, tensor: no barrier after the wait": Bug(
-        "analysis_tensor", "cp_async_wait<0>();" + DEEPER + "__syncthreads();", "cp_async_wait<0>();", "analysis", **TENSOR,
+        "analysis_tensor", "cp_async_wait<0>();" + DEEPER + "__syncthreads();", "cp_async_wait<0>();", "analysis",
+        **TENSOR,
         caught={"check": ARRIVING},
     ),
     "synthesis, tensor: rows not waited for": Bug("synthesis_tensor", WAIT, "", "synthesis", **TENSOR, caught=LATE),
@@ -257,7 +282,8 @@ BUGS |= {
         "synthesis_tensor", "cp_async_commit();" + LATER + WAIT, WAIT, "synthesis", **TENSOR, caught=LATE
     ),
     "synthesis, tensor: the row that still arrives": Bug(
-        "synthesis_tensor", "shared + ky % 2 * ROW_WORDS", "shared + (ky + 1) % 2 * ROW_WORDS", "synthesis", **TENSOR, caught=LATE
+        "synthesis_tensor", "shared + ky % 2 * ROW_WORDS", "shared + (ky + 1) % 2 * ROW_WORDS", "synthesis", **TENSOR,
+        caught=LATE
     ),
     "synthesis, tensor: no barrier after the wait": Bug(
         "synthesis_tensor", WAIT + LATER + "__syncthreads();", WAIT, "synthesis", **TENSOR, caught={"check": UNORDERED}
@@ -270,7 +296,8 @@ BUGS |= {
         "convolution_tensor", WAIT, "", "convolution, dilated", **TENSOR, caught=LATE
     ),
     "convolution, tensor: the row that still arrives": Bug(
-        "convolution_tensor", "shared + row % 2 * ROW_WORDS", "shared + (row + 1) % 2 * ROW_WORDS", "convolution, dilated", **TENSOR,
+        "convolution_tensor", "shared + row % 2 * ROW_WORDS", "shared + (row + 1) % 2 * ROW_WORDS",
+        "convolution, dilated", **TENSOR,
         caught=LATE,
     ),
     "convolution, tensor: no barrier after the wait": Bug(
@@ -278,28 +305,33 @@ BUGS |= {
         caught={"check": UNORDERED},
     ),
     "convolution, tensor: no barrier before the next inputs are loaded": Bug(
-        "convolution_tensor", "tile, row % SUPPORT);" + LATER + "__syncthreads();", "tile, row % SUPPORT);", "convolution, dilated",
+        "convolution_tensor", "tile, row % SUPPORT);" + LATER + "__syncthreads();", "tile, row % SUPPORT);",
+        "convolution, dilated",
         **TENSOR, caught={"check": UNORDERED + "|cp.async: read before"},
     ),
     "slabs: the last ones not copied": Bug(
-        "analysis_tensor", "i < slabs * (SLAB / 4);", "i < slabs * (SLAB / 4) - THREADS;", "analysis", **TENSOR, caught={"plain": WRONG, "check": UNORDERED}
+        "analysis_tensor", "i < slabs * (SLAB / 4);", "i < slabs * (SLAB / 4) - THREADS;", "analysis", **TENSOR,
+        caught={"plain": WRONG, "check": UNORDERED}
     ),
     # shared memory within a warp
     "synthesis, tensor: columns added up before all lanes have their taps": Bug(
         "synthesis_tensor", "__syncwarp();", "", "synthesis", **TENSOR, caught={"check": RACE}
     ),
     "synthesis, tensor: output not cleared": Bug(
-        "synthesis_tensor", "TILE_Y * WARP_TAPS + SPAN_Y * PITCH; i", "TILE_Y * WARP_TAPS; i", "synthesis", **TENSOR, caught={"plain": WRONG, "check": UNORDERED}
+        "synthesis_tensor", "TILE_Y * WARP_TAPS + SPAN_Y * PITCH; i", "TILE_Y * WARP_TAPS; i", "synthesis", **TENSOR,
+        caught={"plain": WRONG, "check": UNORDERED}
     ),
     "synthesis, tensor: taps beyond the filters stored": Bug(
-        "synthesis_tensor", "if (kx >= SUPPORT) continue;", "", "synthesis", **TENSOR, caught={"check": f"{OUTSIDE}|{RACE}"}
+        "synthesis_tensor", "if (kx >= SUPPORT) continue;", "", "synthesis", **TENSOR,
+        caught={"check": f"{OUTSIDE}|{RACE}"}
     ),
     # where things lie
     "synthesis, tensor: taps not skewed": Bug(
         "synthesis_tensor", "taps[kx * PITCH + kx + 8 * n", "taps[kx * PITCH + 8 * n", "synthesis", **TENSOR
     ),
     "synthesis, tensor: skewed the other way": Bug(
-        "synthesis_tensor", "taps[kx * PITCH + kx + 8 * n", "taps[kx * PITCH + SUPPORT - 1 - kx + 8 * n", "synthesis", **TENSOR
+        "synthesis_tensor", "taps[kx * PITCH + kx + 8 * n", "taps[kx * PITCH + SUPPORT - 1 - kx + 8 * n", "synthesis",
+        **TENSOR
     ),
     "analysis, tensor: a row too little in the tile": Bug(
         "analysis_tensor", "SPAN_Y = TILE_Y + SUPPORT - 1,", "SPAN_Y = TILE_Y + SUPPORT - 2,", "analysis", **TENSOR,
@@ -309,7 +341,8 @@ BUGS |= {
         "analysis_tensor", "slab * DEPTH + lane % 4 * 4", "slab * DEPTH + lane % 4 * 2", "analysis", **TENSOR
     ),
     "slabs: words of lanes 0 to 15 for all": Bug(
-        "convolution_tensor", "(slab) + threadIdx.x % 32;", "(slab) + threadIdx.x % 16;", "convolution, dilated", **TENSOR
+        "convolution_tensor", "(slab) + threadIdx.x % 32;", "(slab) + threadIdx.x % 16;", "convolution, dilated",
+        **TENSOR
     ),
     "convolution, tensor: inputs of another lane": Bug(
         "convolution_tensor", "[pixel * 4 + lane % 4]", "[pixel * 4 + lane / 8]", "convolution, dilated", **TENSOR
@@ -346,7 +379,8 @@ BUGS |= {
         "synthesis_tensor", "mask + element(image, channel", "mask + element(active[0], channel", "synthesis", **TENSOR
     ),
     "convolution, tensor: bias of image 0": Bug(
-        "convolution_tensor", "bias[image * g.channels + c]", "bias[active[0] * g.channels + c]", "convolution, last", **TENSOR
+        "convolution_tensor", "bias[image * g.channels + c]", "bias[active[0] * g.channels + c]", "convolution, last",
+        **TENSOR
     ),
     # precision
     "analysis, bf16x3: small parts of pixels dropped": Bug(
@@ -404,7 +438,8 @@ DETECTORS = sorted({(bug.case, bug.setting, bug.precision, mode) for bug in BUGS
 
 
 def all_outcomes(modes):
-    """What every mistake leads to, by name and mode, and every unbroken case, as in DETECTORS. Two at a time: they compile.
+    """What every mistake leads to, by name and mode, and every unbroken case, as in DETECTORS. Two at a time: they
+    compile.
 
     A sanitized process calls this, too.
     """

@@ -1,4 +1,6 @@
-"""The gates for real GPUs: what compiles, what a kernel needs, what its machine code is made of, how much of it fits."""
+"""The gates for real GPUs: what compiles, what a kernel needs, what its machine code is
+made of, how much of it fits.
+"""
 
 import textwrap
 
@@ -26,7 +28,7 @@ needs_compiler = pytest.mark.skipif(not compilers(), reason="needs nvcc, or pip 
 needs_disassembler = pytest.mark.skipif(not find_tool("nvdisasm"), reason="needs pip install nvidia-cuda-nvdisasm")
 
 
-# --------------------------------------------------------------------------------------------------------------- compiling
+# ------------------------------------------------------------------------------------------------------------ compiling
 @needs_compiler
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_samples_compile_without_spills(architecture):
@@ -63,7 +65,10 @@ def test_local_memory_is_refused():
 
 @needs_compiler
 def test_options_reach_the_compiler():
-    source = 'extern "C" __global__ void f(float* y) { __shared__ float s[SIZE]; s[*(int*)y] = 1; __syncthreads(); *y = s[1]; }'
+    source = (
+        'extern "C" __global__ void f(float* y) { __shared__ float s[SIZE]; s[*(int*)y] = 1; '
+        "__syncthreads(); *y = s[1]; }"
+    )
     for compiler in compilers():
         cubin = compile_cubin(source, (*STANDARD, "-DSIZE=640"), compiler=compiler)
         assert 4 * 640 <= cubin.kernels["f"].static_shared <= 4 * 640 + 1024
@@ -92,14 +97,14 @@ def test_log_of_ptxas_is_read():
         ptxas info    : Function properties for small
             0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
         ptxas info    : Used 8 registers, 380 bytes cmem[0]
-    """
+    """  # noqa: E501 - as ptxas writes it
     assert parse_resources(log) == {
         "large": Resources(255, static_shared=4224, stack=160, spill_stores=24, spill_loads=28, barriers=1),
         "small": Resources(8),
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ machine code
+# --------------------------------------------------------------------------------------------------------- machine code
 SASS = """
 //--------------------- .text.filter              --------------------------
     .section    .text.filter,"ax",@progbits
@@ -223,7 +228,7 @@ def test_missing_disassembler_is_explained(monkeypatch):
         read_sass(b"")
 
 
-# --------------------------------------------------------------------------------------------------------------- occupancy
+# ------------------------------------------------------------------------------------------------------------ occupancy
 @pytest.mark.parametrize(
     ("gpu", "threads", "registers", "shared", "blocks", "limit"),
     [

@@ -1,6 +1,9 @@
-"""Every CUDA kernel alone in the emulator, against float64 and the CPU backend, in every mode. The cases are those of cuda_cases.py.
+"""Every CUDA kernel alone in the emulator, against float64 and the CPU backend, in every mode.
 
-"plain" sees wrong numbers; "check" races, uninitialised reads and wrong bounds; "sanitize" wrong bounds and undefined arithmetic.
+The cases are those of cuda_cases.py.
+
+"plain" sees wrong numbers; "check" races, uninitialised reads and wrong bounds; "sanitize" wrong bounds and undefined
+arithmetic.
 """
 
 import re
@@ -103,7 +106,9 @@ def test_more_images_than_threads_of_a_block(name):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_synthesis_is_the_adjoint_of_analysis(setting):
-    """<W x, u> = <x, W^T u>: each side is off by roundings of its norms at most, as errors of pixels are independent."""
+    """<W x, u> = <x, W^T u>: each side is off by roundings of its norms at most, as errors of
+    pixels are independent.
+    """
     bench = bench_of(EmulatedDevice(), SETTINGS[setting])
     x, u, slot = bench.images() - np.float32(0.5), bench.responses(), bench.slots()
     for b, response, image in zip(bench.active, forth(bench, x, slot), back(bench, u, slot), strict=True):
@@ -126,7 +131,9 @@ def test_adjoint_of_depthwise(boundary):
 
 
 def test_every_kernel_has_a_case():
-    """The names of cuda_cases.KERNELS are those of the files, apart from the tensor-core variants and the projectors (test_ct.py)."""
+    """The names of cuda_cases.KERNELS are those of the files, apart from the tensor-core variants and the projectors
+    (test_ct.py).
+    """
     files = {path.stem for path in FOLDER.glob("*.cu") if not path.stem.endswith("_tensor")} - {"projector"}
     assert files == set(KERNELS)
     for file, names in KERNELS.items():

@@ -1,4 +1,6 @@
-"""Launches as values (bindings/launch.py): they cover the work and stay within CUDA's limits, for images up to 16384 x 16384."""
+"""Launches as values (bindings/launch.py): they cover the work and stay within CUDA's limits, for images up to 16384 x
+16384.
+"""
 
 import itertools
 import math

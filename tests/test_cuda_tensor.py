@@ -1,7 +1,9 @@
-"""The kernels on tensor cores alone in the emulator, against float64, in every mode; and their weights. The cases are those of cuda_cases.py.
+"""The kernels on tensor cores alone in the emulator, against float64, in every mode; and their weights.
 
-Their precision is seen twice: no result may be further off than its factors explain (cuda_bench.PRODUCT_ROUNDING), and a kernel that
-ignores its option is as exact as another one.
+The cases are those of cuda_cases.py.
+
+Their precision is seen twice: no result may be further off than its factors explain (cuda_bench.PRODUCT_ROUNDING), and
+a kernel that ignores its option is as exact as another one.
 """
 
 import re
@@ -165,7 +167,9 @@ def pair(low, high):
 
 
 def expected_words(matrix, m, k, lane, precision):
-    """The eight words of a lane, as kernels/cuda/tensor.cuh describes what device.cuh calls a: group, then group + 8."""
+    """The eight words of a lane, as kernels/cuda/tensor.cuh describes what device.cuh calls a:
+    group, then group + 8.
+    """
     group, quad = divmod(lane, 4)
     rows = [matrix[16 * m + group + 8 * half, 16 * k + 4 * quad :][:4] for half in range(2)]
     if precision == "tf32":  # product `step` has inputs 4 quad + 2 step + (0, 1) where the manual has quad and quad + 4

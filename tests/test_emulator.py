@@ -1,4 +1,6 @@
-"""The emulator of tests/emulator: it runs right kernels right, finds each planted mistake, and keeps quiet about their twins."""
+"""The emulator of tests/emulator: it runs right kernels right, finds each planted mistake, and keeps quiet about their
+twins.
+"""
 
 import gc
 import os
@@ -25,7 +27,7 @@ SEEDS = (0, 1, 2)
 HEAD = 'extern "C" __global__ void '
 
 
-# ----------------------------------------------------------------------------------------------------------- right kernels
+# -------------------------------------------------------------------------------------------------------- right kernels
 def sample_failures(mode, seeds):
     """What each sample kernel got wrong. A sanitized process calls this."""
     failures = {}
@@ -73,7 +75,7 @@ def test_a_seed_changes_the_order_and_nothing_else():
     assert len({tuple(order) for order in orders}) == 3
 
 
-# ---------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------------------------------------------------------- mistakes
 @pytest.fixture(scope="module")
 def outcomes():
     """What every kernel of bugs.cu leads to, by mode, name and seed."""
@@ -104,13 +106,16 @@ def test_every_kernel_of_the_mistakes_is_tested():
 def test_messages_name_kernel_line_variable_and_thread(outcomes):
     lines = (HERE / "bugs.cu").read_text().splitlines()
     message = outcomes["check"]["shuffle_as_barrier", 0]
-    pattern = r"shuffle_as_barrier: bugs.cu:(\d+): race: .* by thread \(30, 0, 0\) at shared shuffle_as_barrier::part \+ 120 bytes \[block \(0, 0, 0\), thread \(31, 0, 0\)\]"
+    pattern = (
+        r"shuffle_as_barrier: bugs.cu:(\d+): race: .* by thread \(30, 0, 0\) at shared "
+        r"shuffle_as_barrier::part \+ 120 bytes \[block \(0, 0, 0\), thread \(31, 0, 0\)\]"
+    )
     match = re.fullmatch(pattern, message)
     assert match
     assert "part[t ^ 1]" in lines[int(match[1]) - 1]
 
 
-# ---------------------------------------------------------------------------------------------------------------- launches
+# ------------------------------------------------------------------------------------------------------------- launches
 def launch_copy(device, grid=(1,), block=(32,), args=None, name="copy", **keywords):
     if args is None:
         args = (device.zeros(32, np.float32), device.empty(32, np.float32), np.int32(32))
@@ -247,7 +252,7 @@ def test_endless_loops_end():
             spin((2,), (1,), (device.zeros(1, np.int32),))
 
 
-# ------------------------------------------------------------------------------------------------------------------ memory
+# --------------------------------------------------------------------------------------------------------------- memory
 def test_arrays_are_aligned_and_go_with_their_last_view():
     device = EmulatedDevice()
     arrays = [device.empty(n, dtype) for n in (1, 7, 1000) for dtype in (np.uint8, np.float64)]
@@ -301,7 +306,7 @@ def test_downloads_of_other_arrays_are_refused():
         EmulatedDevice().download(np.zeros(3))
 
 
-# ----------------------------------------------------------------------------------------------------------------- profile
+# -------------------------------------------------------------------------------------------------------------- profile
 def profile_of(name, options=(), shape=(64, 64)):
     device = EmulatedDevice("check", profiled=True)
     x, y = device.zeros(shape, np.float32), device.empty(shape[::-1], np.float32)
@@ -344,7 +349,7 @@ def test_profile_has_to_be_asked_for():
         EmulatedDevice("check").profile()
 
 
-# ------------------------------------------------------------------------------------------------------------------- builds
+# --------------------------------------------------------------------------------------------------------------- builds
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """An empty cache but for the run time, which takes a while to build."""
@@ -472,7 +477,7 @@ def test_cache_that_cannot_be_made_is_explained(tmp_path, monkeypatch):
         build(TINY, ("-DVALUE=1",))
 
 
-# ------------------------------------------------------------------------------------------------------ sanitized processes
+# -------------------------------------------------------------------------------------------------- sanitized processes
 def half_of(value):
     if value % 2:
         raise ValueError(f"{value} is odd")
@@ -502,7 +507,7 @@ def test_sanitized_builds_need_such_a_process():
         EmulatedDevice("sanitize").module(TINY, ("-DVALUE=1",))
 
 
-# ------------------------------------------------------------------------------------------------------------------ the rest
+# ------------------------------------------------------------------------------------------------------------- the rest
 def test_device_header_and_its_twin_have_the_same_names():
     """Every function that a kernel may call on a GPU exists for the emulator, with the same parameters."""
     header = (KERNELS / "device.cuh").read_text()

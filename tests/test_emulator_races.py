@@ -1,4 +1,6 @@
-"""The race checker against a plain model with vector clocks, on random programs of two warps that read, write and synchronise."""
+"""The race checker against a plain model with vector clocks, on random programs of two warps that read, write and
+synchronise.
+"""
 
 import re
 from dataclasses import dataclass

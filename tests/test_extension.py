@@ -1,4 +1,6 @@
-"""What docs/architecture.md says of new parts: a schedule, an operator and a mask family, each in one piece of code and one registry entry."""
+"""What docs/architecture.md says of new parts: a schedule, an operator and a mask family, each in one piece of code
+and one registry entry.
+"""
 
 from __future__ import annotations
 

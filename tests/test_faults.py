@@ -1,4 +1,6 @@
-"""Operators and solves that turn NaN or infinite in mid-run: an error that says where, on the CPU and in the CUDA loop, and no lost image."""
+"""Operators and solves that turn NaN or infinite in mid-run: an error that says where, on the CPU and in the CUDA loop,
+and no lost image.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Files that declare more than they hold, and MATLAB files whose parts do not fit, are refused before memory is taken for them."""
+"""Files that declare more than they hold, and MATLAB files whose parts do not fit, are refused before memory is taken
+for them.
+"""
 
 import io
 import struct

@@ -1,4 +1,5 @@
-"""Outputs that meet, processes that share a folder, and runs that are killed: nothing is lost, solved twice, or left behind.
+"""Outputs that meet, processes that share a folder, and runs that are killed: nothing is lost, solved twice, or left
+behind.
 
 `tests/chaos/chaos.py` (make chaos) is the long form, with the real solver and real kills in numbers.
 """

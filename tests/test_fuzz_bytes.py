@@ -1,4 +1,6 @@
-"""Damaged files of every format, 500 here and 10,000 by `make fuzz`; and that the fuzzer itself notices what it should."""
+"""Damaged files of every format, 500 here and 10,000 by `make fuzz`; and that the fuzzer
+itself notices what it should.
+"""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""The engine against recorded outputs: of the published code (shared data), and of the float64 oracle (tests/golden, made by
+"""The engine against recorded outputs: of the published code (shared data), and of the float64 oracle (tests/golden,
+made by
 make_golden.py), which every clone has."""
 
 from functools import cache

@@ -1,7 +1,8 @@
-"""The edges of the CUDA backend: which backend is chosen and why, arrays that lie on a GPU, and machines where something is missing.
+"""The edges of the CUDA backend: which backend is chosen and why, arrays that lie on a GPU, and machines where
+something is missing.
 
-There is no GPU: CuPy is a fake over the emulator (fake_cupy.py), and the backend beneath the API is the CPU's, which takes and gives
-arrays of that CuPy. What a real CuPy does without a driver is asked in processes of their own.
+There is no GPU: CuPy is a fake over the emulator (fake_cupy.py), and the backend beneath the API is the CPU's, which
+takes and gives arrays of that CuPy. What a real CuPy does without a driver is asked in processes of their own.
 """
 
 import os
@@ -38,7 +39,7 @@ def picture():
     return np.random.default_rng(0).random((20, 22)).astype(np.float32)
 
 
-# --------------------------------------------------------------------------------------------------- the fakes, in place
+# -------------------------------------------------------------------------------------------------- the fakes, in place
 class CudaBackend:
     """The CPU backend with arrays of the fake CuPy: y on the way in, images on the way out."""
 
@@ -155,7 +156,7 @@ def broken_gpu(cupy):
     return cupy
 
 
-# ------------------------------------------------------------------------------------------------------- what is missing
+# ------------------------------------------------------------------------------------------------------ what is missing
 def sentence(available=False):
     report = backend.describe_backends()[1]
     assert report[:2] == ("cuda", available)
@@ -180,7 +181,8 @@ def test_a_gpu_that_works(cupy):
         (
             {"getDeviceCount": FakeCupy.error(35)},
             11080,
-            "The NVIDIA driver supports CUDA 11.8 and CuPy was made for CUDA 13.0; install a newer driver, which pip cannot",
+            "The NVIDIA driver supports CUDA 11.8 and CuPy was made for CUDA 13.0; install a newer driver, which "
+            "pip cannot",
         ),
         (
             {"getDeviceCount": FakeCupy.error(100)},
@@ -549,7 +551,9 @@ def test_tensor_cores_through_cupy(cupy, monkeypatch, precision, agreement):
 
 @pytest.mark.parametrize("family", ["safi", "mmr"])
 def test_the_cuda_backend_through_cupy(cupy, monkeypatch, family):
-    """The kernels and launches themselves, in the emulator behind the fake CuPy; on the second GPU, while the first is current."""
+    """The kernels and launches themselves, in the emulator behind the fake CuPy; on the second GPU, while the first is
+    current.
+    """
     monkeypatch.delitem(sys.modules, "safi_fast.bindings.cuda")
     model = random_model(family, lipschitz=1.1)
     images = np.random.default_rng(3).random((2, 20, 22)).astype(np.float32)
@@ -604,7 +608,8 @@ def use(folder, before=""):
     """What a process prints that denoises and asks about CUDA, warnings being errors; nothing may go to stderr."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", before + USE],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False, timeout=PROCESS,
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
+        timeout=PROCESS,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     imported, missing, refused, *doctor, status = done.stdout.splitlines()
@@ -659,7 +664,8 @@ def test_real_cupy_agrees_with_what_is_used_of_it():
     assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     for owner, names in {
-        cupy: "RawModule abs array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite maximum median moveaxis zeros",
+        cupy: "RawModule abs array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite "
+        "maximum median moveaxis zeros",
         cupy.cuda: "Device Stream get_current_stream nvrtc",
         cupy.cuda.runtime: "getDeviceCount getDeviceProperties runtimeGetVersion",
         cupy.cuda.Stream: "begin_capture end_capture synchronize",

@@ -27,10 +27,21 @@ def functions(tree, prefix=""):
             yield from functions(node, prefix)
 
 
+def docstring_lines(node):
+    """Of its own docstring."""
+    doc = node.body[0] if ast.get_docstring(node) is not None else None
+    return doc.end_lineno - doc.lineno + 1 if doc else 0
+
+
 def lines(function):
     """Of the definition without decorators and docstring."""
-    doc = function.body[0] if ast.get_docstring(function) is not None else None
-    return function.end_lineno - function.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+    return function.end_lineno - function.lineno + 1 - docstring_lines(function)
+
+
+def lines_of_module(text, tree):
+    """Without any docstring."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return len(text.splitlines()) - sum(docstring_lines(n) for n in ast.walk(tree) if isinstance(n, documented))
 
 
 def parameters(function):
@@ -52,9 +63,10 @@ def found(paths):
     large, wide = set(), set()
     for path in paths:
         name, text = path.relative_to(ROOT).as_posix(), path.read_text()
-        if len(text.splitlines()) > MODULE:
+        tree = ast.parse(text)
+        if lines_of_module(text, tree) > MODULE:
             large.add(name)
-        for function, node in functions(ast.parse(text)):
+        for function, node in functions(tree):
             if lines(node) > FUNCTION:
                 large.add(f"{name}: {function}")
             if parameters(node) > PARAMETERS and not is_entry_point(node):

@@ -1,7 +1,7 @@
 """Every CPU kernel against the float64 oracle, through the workspace or the arguments that the binding gives it.
 
-Tolerances: at most twice the error of plain float32 NumPy (plain.py), or a stated number of float32 roundings. Work space and
-outputs are filled with NaN first wherever a kernel has to write all of it before it reads.
+Tolerances: at most twice the error of plain float32 NumPy (plain.py), or a stated number of float32 roundings. Work
+space and outputs are filled with NaN first wherever a kernel has to write all of it before it reads.
 """
 
 from dataclasses import replace
@@ -68,7 +68,9 @@ def poison(workspace):
 
 
 def poison_other_slot(workspace):
-    """NaN into z, x(u) and x(v) of the slot that the next step writes; the margin of zero padding is nobody's output."""
+    """NaN into z, x(u) and x(v) of the slot that the next step writes; the margin of zero padding is nobody's
+    output.
+    """
     around = 0 if workspace.weights.symmetric else workspace.weights.halo
     last_row, last_column = (size + 2 * workspace.weights.halo - around for size in (workspace.height, workspace.width))
     for b, slot in enumerate(1 - workspace.slot):
@@ -182,7 +184,9 @@ def test_synthesis(rng, bank, size):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("bank", BANKS)
 def test_synthesis_is_the_adjoint_of_analysis(rng, bank, size):
-    """<W x, u> = <x, W^T u>: each side is off by roundings of its norms at most, as errors of pixels are independent."""
+    """<W x, u> = <x, W^T u>: each side is off by roundings of its norms at most, as errors of
+    pixels are independent.
+    """
     engine, channels = engine_of(bank), model_of(bank).filters.channels
     x = images(rng, engine, size, batch=1) - np.float32(0.5)
     workspace = loaded(engine, x)
@@ -253,7 +257,9 @@ class Dual:
         return z, self.y - z if self.box is None else np.clip(self.y - z, *self.box)
 
     def advance(self, momentum):
-        """One step; returns the six sums that `Workspace.step` measures, and the size of what rounding acts on in each."""
+        """One step; returns the six sums that `Workspace.step` measures, and the size of what
+        rounding acts on in each.
+        """
         new = oracle.dual_step(self.v, self.y, self.bound, 1 / self.step, self.mask, *self.where, self.box)
         response = oracle.analysis(self.x0, *self.where)
         norm = np.abs(response if self.mask is None else self.mask * response)
@@ -307,7 +313,9 @@ def test_dual_step(rng, bank, masked, box):
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-np.inf, np.inf)], ids=["box", "no box"])
 @pytest.mark.parametrize("bank", ["five, three layers", "composed, symmetric"])
 def test_certificate_is_primal_minus_dual_objective(rng, bank, box):
-    """gap = f(x0) - d(u) after a step and f(x(u)) - d(u) of x(u); no larger than the bound with a linearised data term."""
+    """gap = f(x0) - d(u) after a step and f(x(u)) - d(u) of x(u); no larger than the bound
+    with a linearised data term.
+    """
     engine, filters = engine_of(bank), model_of(bank).filters
     where = (filters.layers, filters.boundary)
     y = (1.4 * images(rng, engine, (23, 38)) - np.float32(0.2)).astype(np.float32)
@@ -424,7 +432,9 @@ WEIGHTS = np.float32([[0, 0, 0], [0.5, 0, 0.6], [2 / 3, 0.5, 0], [0.75, 2 / 3, 0
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
 @pytest.mark.parametrize("bank", FEW)
 def test_anchored_step(rng, bank, masked):
-    """Four steps at four images, each image of the batch with its own bound, step, weight: u, W^T u and the change of u."""
+    """Four steps at four images, each image of the batch with its own bound, step, weight: u, W^T u and the change of
+    u.
+    """
     engine, filters = engine_of(bank), model_of(bank).filters
     where, everybody = (filters.layers, filters.boundary), np.arange(3)
     workspace = loaded(engine, np.zeros((3, 23, 38), np.float32), strength=BOUNDS)
@@ -473,7 +483,9 @@ def test_anchored_step_stays_within_the_masked_bounds(rng, masked):
 
 @pytest.mark.parametrize("bank", FEW)
 def test_some_images_of_an_anchored_step(rng, bank):
-    """Image 1 of three is not active: its u and anchor stay, its W^T u comes back as zero, the others get what they get alone."""
+    """Image 1 of three is not active: its u and anchor stay, its W^T u comes back as zero, the others get what they get
+    alone.
+    """
     engine, channels = engine_of(bank), model_of(bank).filters.channels
     x = rng.random((3, 20, 31), np.float32)
     u, anchor = 0.1 * rng.standard_normal((2, 3, channels, 20, 31), np.float32)
@@ -754,7 +766,9 @@ def test_whole_mmr_mask(rng, channels, smoothing, boundary, size):
 
 
 def test_mask_of_the_accepted_image(rng):
-    """After a step the masks follow x(u), x(u) of the step before or x0, as accepted; its halo is that of the same plane."""
+    """After a step the masks follow x(u), x(u) of the step before or x0, as accepted; its halo is that of the same
+    plane.
+    """
     model = random_model(channels=5, boundary="symmetric")
     engine = CpuEngine(model)
     workspace = loaded(engine, images(rng, engine, (20, 31)))

@@ -1,4 +1,6 @@
-"""Files of measurements: what was written is what is read, in the stated order of axes, and what cannot be read says why."""
+"""Files of measurements: what was written is what is read, in the stated order of axes, and what cannot be read says
+why.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Axes of k-space and of its mask: what cannot be right is refused before any work, and the suggested cure gives the right image."""
+"""Axes of k-space and of its mask: what cannot be right is refused before any work, and the suggested cure gives the
+right image.
+"""
 
 import re
 import time
@@ -198,7 +200,9 @@ class TestMaskInPython:
 
 
 class TestMaps:
-    """Of a square image: exchanged axes, and an origin in the corner, are found by what the maps explain of the signal."""
+    """Of a square image: exchanged axes, and an origin in the corner, are found by what the
+    maps explain of the signal.
+    """
 
     MAPS = coil_maps(6, N, N)[:, :, ::-1] * np.linspace(0.2, 1, N)[:, None]  # nothing is symmetric
     KSPACE = noisy_kspace(MAPS * IMAGE) * ((np.arange(N) % 2 == 0) | (abs(np.arange(N) - N // 2) < 10))
@@ -257,8 +261,8 @@ class TestCoilAxis:
         line = capsys.readouterr().err
         assert f"k-space of shape (64, 72, {coils}) is taken with the axes 'chw' (coils, rows, columns), but " in line
         assert (
-            f"the energy is concentrated along the 64 coils, as along an axis of k-space, and spread along the {coils} columns"
-            in line
+            "the energy is concentrated along the 64 coils, as along an axis of k-space, and spread along the "
+            f"{coils} columns" in line
         )
         assert "pass --layout hwc, or --no-order-check if it is right as it is" in line
         assert run("k.npy", "--estimate-maps", "--layout", "hwc", "-o", "x.npy") == 0

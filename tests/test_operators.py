@@ -148,7 +148,7 @@ def relative(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-# ------------------------------------------------------------------------------------------------------------------ laws
+# ----------------------------------------------------------------------------------------------------------------- laws
 
 
 def test_adjoint(operator):
@@ -211,7 +211,7 @@ def test_dtypes_and_arguments_are_left_alone(operator):
     np.testing.assert_array_equal(y, before[1])
 
 
-# ----------------------------------------------------------------------------------------------------- direct definitions
+# --------------------------------------------------------------------------------------------------- direct definitions
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -226,7 +226,10 @@ def test_blur_is_a_convolution(boundary, taps):
 
 
 def test_blur_norms():
-    """Circular: the sum of a non-negative kernel. Elsewhere never above 1.1 of the singular value, also for a real blur's shape."""
+    """Circular: the sum of a non-negative kernel.
+
+    Elsewhere never above 1.1 of the singular value, also for a real blur's shape.
+    """
     taps = np.zeros((9, 9))
     taps[4, 1:] = taps[2:5, 3] = 1 / 10
     assert Blur(taps, (20, 30), "circular").norm == pytest.approx(taps.sum(), rel=1e-6)
@@ -335,11 +338,13 @@ def test_unsampled_measurements_do_not_count():
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- hold-out
+# ------------------------------------------------------------------------------------------------------------- hold-out
 
 
 def test_an_operator_that_lost_measurements(operator):
-    """It is the whole one, zero where measurements were lost, an operator in its own right, and diagonal in Fourier where MRI was."""
+    """It is the whole one, zero where measurements were lost, an operator in its own right, and diagonal in Fourier
+    where MRI was.
+    """
     rest, lost = hold_out(operator, 0.3, 5)
     x, y = images(operator, 2), measurements(operator, 2)
     assert lost.shape == operator.shape_out
@@ -397,7 +402,7 @@ def test_too_little_is_left_of_an_operator(operator, share, message):
         hold_out(operator, share, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------- checks
+# --------------------------------------------------------------------------------------------------------------- checks
 
 
 class Planted(Operator):
@@ -503,7 +508,7 @@ def test_an_operator_that_measures_nothing_has_no_norm():
         _ = Planted(lambda x: x * np.nan, lambda y: y).norm
 
 
-# --------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 MAPS = smooth_maps(3, 16, 48)
 MRI = FourierMRI(lines(16, 48), mask_order="centered")
@@ -528,8 +533,10 @@ def with_nan(array, *index):
     [
         (lambda: Identity((0, 4)), InputError, r"shape_in is \(0, 4\); expected two positive numbers"),
         (lambda: Identity((4, 4), image="colour"), InputError, "image is 'colour'; expected 'real' or 'complex'"),
-        (lambda: Identity((4, 4)).apply(np.ones((4, 5))), InputError, r"x has shape \(4, 5\); Identity expects \(..., 4, 4\)"),
-        (lambda: Identity((4, 4)).apply(np.ones((4, 4)) * 1j), InputError, "x is complex .*; Identity expects real numbers"),
+        (lambda: Identity((4, 4)).apply(np.ones((4, 5))), InputError,
+         r"x has shape \(4, 5\); Identity expects \(..., 4, 4\)"),
+        (lambda: Identity((4, 4)).apply(np.ones((4, 4)) * 1j), InputError,
+         "x is complex .*; Identity expects real numbers"),
         (lambda: Identity((4, 4)).apply(np.full((4, 4), "a")), InputError, "x has dtype .*; expected numbers"),
         (lambda: Identity((2, 2)).apply([[1, 2], [3]]), InputError, "x cannot be read as a NumPy array"),
         (
@@ -541,12 +548,14 @@ def with_nan(array, *index):
         (lambda: Mask(np.full((4, 4), 0.5)), InputError, "mask has other values than 0 and 1"),
         (lambda: Mask(np.ones((2, 4, 4))), InputError, r"mask has shape \(2, 4, 4\); expected \(H, W\)"),
         (lambda: Mask(np.ones((4, 4))).adjoint(np.ones((4, 4)) * 1j), InputError, "y is complex .*; Mask expects real"),
-        (lambda: Blur(np.ones((9, 3)), (8, 20)), InputError, r"kernel has shape \(9, 3\), larger than the image \(8, 20\)"),
+        (lambda: Blur(np.ones((9, 3)), (8, 20)), InputError,
+         r"kernel has shape \(9, 3\), larger than the image \(8, 20\)"),
         (lambda: Blur(np.ones(3), (8, 20)), InputError, r"kernel has shape \(3,\); expected \(h, w\)"),
         (lambda: Blur(1j * np.ones((3, 3)), (8, 20)), InputError, "kernel is complex .*; expected real numbers"),
         (lambda: Blur(np.full((3, 3), np.nan), (8, 20)), InputError, "kernel has 9 values that are not finite"),
         (lambda: Blur(np.zeros((3, 3)), (8, 20)), OperatorError, "kernel is zero everywhere"),
-        (lambda: Blur(np.ones((3, 3)), (8, 20), "reflect"), InputError, "boundary is 'reflect'; expected one of 'symmetric'"),
+        (lambda: Blur(np.ones((3, 3)), (8, 20), "reflect"), InputError,
+         "boundary is 'reflect'; expected one of 'symmetric'"),
         (lambda: Blur(np.ones((3, 3)), 8), InputError, r"shape is 8; expected two positive numbers \(H, W\)"),
         (lambda: Blur(np.ones((3, 3)), (8, 8), norm=-1), InputError, "norm is -1; expected a positive number"),
         (lambda: Downsample(1.5, (8, 8)), InputError, "factor is 1.5; expected an integer of at least 2"),
@@ -557,7 +566,8 @@ def with_nan(array, *index):
             InputError,
             "mask_order is 'shifted'; expected 'centered' .* or 'fft'",
         ),
-        (lambda: FourierMRI(np.ones((4, 4)), mask_order="fft", kspace_order=1), InputError, "kspace_order is 1; expected"),
+        (lambda: FourierMRI(np.ones((4, 4)), mask_order="fft", kspace_order=1), InputError,
+         "kspace_order is 1; expected"),
         (
             lambda: FourierMRI(np.ones((4, 5)), mask_order="fft", shape=(5, 4)),
             InputError,
@@ -568,7 +578,8 @@ def with_nan(array, *index):
         (
             lambda: FourierMRI(lines(16, 48), mask_order="fft"),
             InputError,
-            "mask samples k-space densely in the middle and not at index 0, .*mask_order='fft'.*; pass mask_order='centered'",
+            "mask samples k-space densely in the middle and not at index 0, .*mask_order='fft'.*; "
+            "pass mask_order='centered'",
         ),
         (
             lambda: SenseMRI(MAPS, lines(16, 48, "fft"), mask_order="centered"),
@@ -580,9 +591,12 @@ def with_nan(array, *index):
             InputError,
             r"mask has shape \(48, 16\); expected \(16, 48\)",
         ),
-        (lambda: SenseMRI(with_zero_coil(), lines(16, 48), mask_order="centered"), InputError, r"maps\[1\] is zero everywhere"),
-        (lambda: SenseMRI(with_nan(MAPS, 0, 1, 2), lines(16, 48), mask_order="centered"), InputError, "maps has 1 values that are not"),
-        (lambda: SenseMRI(MAPS[0], lines(16, 48), mask_order="centered"), InputError, r"maps has shape \(16, 48\); expected \(C, H, W\)"),
+        (lambda: SenseMRI(with_zero_coil(), lines(16, 48), mask_order="centered"), InputError,
+         r"maps\[1\] is zero everywhere"),
+        (lambda: SenseMRI(with_nan(MAPS, 0, 1, 2), lines(16, 48), mask_order="centered"), InputError,
+         "maps has 1 values that are not"),
+        (lambda: SenseMRI(MAPS[0], lines(16, 48), mask_order="centered"), InputError,
+         r"maps has shape \(16, 48\); expected \(C, H, W\)"),
         (lambda: MRI.check_measurement(NAN), InputError, "measurement has 768 values that are not finite"),
         (lambda: SENSE.check_measurement(with_nan(MAPS, 2, 0, 0)), InputError, r"not finite, the first at \(2, 0, 0\)"),
         (lambda: SENSE.check_measurement(np.ones((16, 48))), InputError, r"SenseMRI expects \(..., 3, 16, 48\)"),

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,7 +65,9 @@ def python(code, **options):
 
 
 def test_import_is_fast():
-    """Processor time, against that of NumPy, which every caller imports: a busy or slow machine changes neither's share."""
+    """Processor time, against that of NumPy, which every caller imports: a busy or slow machine changes neither's
+    share.
+    """
     code = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
     ours, numpy = (min(float(python(code.format(name))) for _ in range(3)) for name in ("safi_fast", "numpy"))
     assert ours < numpy / 3
@@ -278,6 +281,18 @@ def test_only_kernels_and_bindings_import_numba():
     modules = {module for module, name in imported_from("safi_fast") if inside(name, "numba", "llvmlite")}
     elsewhere = {module for module in modules if not inside(module, "safi_fast.kernels", "safi_fast.bindings")}
     assert elsewhere <= {"safi_fast.backend", "safi_fast.cli.doctor"}  # which ask whether it is there
+
+
+def test_hooks_are_the_commands_of_make_lint():
+    """.pre-commit-config.yaml runs what `make lint` does, in its order."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    variables = dict(re.findall(r"^(\w+) [:?]?= (.+)$", makefile, re.MULTILINE))
+    recipe = re.search(r"^lint:.*\n((?:\t.+\n)+)", makefile, re.MULTILINE)[1].splitlines()
+    for _ in range(3):  # variables of variables
+        recipe = [re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], line.strip()) for line in recipe]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"^ +entry: (.+)$", hooks, re.MULTILINE) == recipe
+    assert hooks.count("language: system") == hooks.count("pass_filenames: false") == len(recipe)
 
 
 def test_import_linter_passes():

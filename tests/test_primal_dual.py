@@ -1,4 +1,6 @@
-"""The primal-dual iteration on one convex problem, masks fixed, against a dense float64 solver with a certificate of its own."""
+"""The primal-dual iteration on one convex problem, masks fixed, against a dense float64 solver with a certificate of
+its own.
+"""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -28,7 +30,9 @@ TAPS = np.outer([1, 2, 3, 1], [2, 3, 1]) / 42.0
 
 @cache
 def operators(kind):
-    """An operator in its exact and in its general form: the same functions, nobody knows that H^T H is diagonal in Fourier."""
+    """An operator in its exact and in its general form: the same functions, nobody knows that H^T H is diagonal in
+    Fourier.
+    """
     shape = SMALL if kind == "complex mri" else SHAPE
     mask = np.random.default_rng(8).random(shape) < 0.35
     mask[:2] = mask[-2:] = mask[0, 0] = True
@@ -121,9 +125,10 @@ class Problem:
 
     @cached_property
     def solution(self):
-        """x* (H, W) and a lower bound of f* that f(x*) reaches to 1e-8: an interior-point method, its own gap as witness.
+        """x* (H, W) and a lower bound of f* that f(x*) reaches to 1e-8: an interior-point method, and its own gap.
 
-        min 1/2 x'Qx - c'x + lambda sum t  over  t - Ax, t + Ax, x - low, high - x >= 0, with multipliers p; u = p[0] - p[1].
+        min 1/2 x'Qx - c'x + lambda sum t  over  t - Ax, t + Ax, x - low, high - x >= 0, with multipliers p;
+        u = p[0] - p[1].
         """
         H, A, y = self.matrices
         lam, n = float(np.float32(self.strength)), H.shape[1]
@@ -157,7 +162,9 @@ class Problem:
         return (x[: n // 2] + 1j * x[n // 2 :] if self.is_complex else x).reshape(self.shape), best - gap
 
     def _gap(self, x, u):
-        """f(x) and the duality gap of the real vectors x and u; without a box the gap for slope 0, and the relative slope."""
+        """f(x) and the duality gap of the real vectors x and u; without a box the gap for slope 0, and the relative
+        slope.
+        """
         H, A, y = self.matrices
         lam = float(np.float32(self.strength))
         x = x if self.box is None else np.clip(x, *self.box)
@@ -215,7 +222,9 @@ def test_forms():
 
 @pytest.mark.parametrize("strength", [1e-6, 0.1])
 def test_step_sizes(strength):
-    """tau (sigma ||W||^2 + share) = 1, and sigma ||W||^2 at least the share of the data term, however small the strength."""
+    """tau (sigma ||W||^2 + share) = 1, and sigma ||W||^2 at least the share of the data term, however small the
+    strength.
+    """
     problem = Problem("blur", UNIT, strength=strength)
     state = problem.state(hidden=True)
     own = state.sigma * squared_norm(problem.engine, *problem.shape)
@@ -248,7 +257,10 @@ def test_solution_is_the_references(name, hidden):
 @each_form
 @each_problem
 def test_certificate_holds_at_every_step(name, hidden):
-    """f(x) - f* <= gap, without a box as far as x* lies in the ball, else in proportion. Never negative, and it falls to the tolerance."""
+    """f(x) - f* <= gap, without a box as far as x* lies in the ball, else in proportion.
+
+    Never negative, and it falls to the tolerance.
+    """
     problem = PROBLEMS[name]
     best, lowest = problem.solution
     state, seen = problem.state(hidden=hidden), []
@@ -271,7 +283,9 @@ def test_certificate_holds_at_every_step(name, hidden):
 @each_form
 @pytest.mark.parametrize("name", [name for name, problem in PROBLEMS.items() if problem.box is None])
 def test_no_image_of_the_ball_is_better(name, hidden):
-    """The gap without a box, recomputed in float64 from x and u, bounds f(x) - f(x') for random x' of the ball, far and near."""
+    """The gap without a box, recomputed in float64 from x and u, bounds f(x) - f(x') for random x' of the ball, far and
+    near.
+    """
     problem, rng = PROBLEMS[name], np.random.default_rng(0)
     state = problem.state(hidden=hidden)
     best, _ = problem.solution

@@ -119,7 +119,9 @@ def error(image, truth):
 @pytest.mark.parametrize("family", ["safi", "mmr"])
 @pytest.mark.parametrize("boundary", ["zero", "symmetric"])
 def test_identity_is_denoising(family, boundary):
-    """H = 1: the first convex problem is that of denoise(schedule="gap"), and so are the masks and what follows from them."""
+    """H = 1: the first convex problem is that of denoise(schedule="gap"), and so are the masks and what follows from
+    them.
+    """
     many, y = solver(family, boundary=boundary), measured(OPERATORS["identity"], noise=0.1)
     exact = Gap(first_gap=0.0)  # the first problems as well
     for limits, close in (({"max_outer": 1}, 1e-3), ({"max_outer": 4}, 2e-3)):
@@ -174,7 +176,9 @@ def test_measurement_of_zero(name):
 @pytest.mark.parametrize("box", [(0.0, 1.0), None], ids=["box", "no box"])
 @pytest.mark.parametrize("name", ["identity", "blur", "circular blur"])
 def test_flat_image_converges(name, box):
-    """Zero-mean filters and symmetric extension leave a constant alone; f is float32 rounding, no relative gap can be reached."""
+    """Zero-mean filters and symmetric extension leave a constant alone; f is float32 rounding, no relative gap can be
+    reached.
+    """
     solution = solver(boundary="symmetric").reconstruct(
         np.full(SHAPE, 0.4), OPERATORS[name], strength=STRENGTH, box=box, max_iter=400
     )
@@ -562,7 +566,7 @@ def test_operators_of_other_libraries():
         assert solution.relative_gap < 0.1, name
 
 
-# --------------------------------------------------------------------------------------------------------- tune_strength
+# -------------------------------------------------------------------------------------------------------- tune_strength
 
 CANDIDATES = [0.0005, 0.005, 0.05, 0.5]
 
@@ -888,7 +892,8 @@ def test_a_solution_is_printed_on_one_line():
     operator = OPERATORS["identity"]
     one = run(operator)
     assert repr(one) == (
-        f"Solution({one.status}, 24 x 21 float32, relative_gap={one.relative_gap:.2g}, outer_residual={one.outer_residual:.2g})"
+        f"Solution({one.status}, 24 x 21 float32, relative_gap={one.relative_gap:.2g}, "
+        f"outer_residual={one.outer_residual:.2g})"
     )
     batch = run(operator, np.stack([measured(operator), np.zeros(SHAPE)]))
     worst = f"relative_gap={max(batch.relative_gap):.2g}, outer_residual={max(batch.outer_residual):.2g}"

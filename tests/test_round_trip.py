@@ -1,4 +1,6 @@
-"""write(read(file)) keeps what docs/formats.md says is kept: values, depth, axes, tags; what is not kept is named, or refused."""
+"""write(read(file)) keeps what docs/formats.md says is kept: values, depth, axes, tags; what is not kept is named, or
+refused.
+"""
 
 import io
 import json
@@ -81,7 +83,9 @@ def packed(row, bits):
 
 
 def tiff(values, bits, photometric=1, extra=()):
-    """An uncompressed little-endian TIFF file of one page; extra: entries (tag, type, number, value) whose value fits."""
+    """An uncompressed little-endian TIFF file of one page; extra: entries (tag, type, number,
+    value) whose value fits.
+    """
     body = b"".join(packed(row, bits) for row in values)
     entries = [(256, 4, 1, W), (257, 4, 1, len(values)), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, photometric)]
     entries += [(273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, len(values)), (279, 4, 1, len(body)), *extra]
@@ -91,7 +95,9 @@ def tiff(values, bits, photometric=1, extra=()):
 
 
 def exif(orientation=1):
-    """A big-endian EXIF block: make, orientation, resolution, sizes, exposure time, a place, and a thumbnail behind it."""
+    """A big-endian EXIF block: make, orientation, resolution, sizes, exposure time, a place,
+    and a thumbnail behind it.
+    """
     value = ifd.Value
     main_entries = {
         271: value(2, 5, b"Make\0"),
@@ -359,7 +365,8 @@ def test_imagej_hyperstack(tmp_path, axes, shape, dtype):
     values = stack(shape, dtype)
     count = int(np.prod(shape))
     metadata = {
-        "axes": f"{axes}YX", "spacing": 0.5, "unit": "um", "finterval": 0.25, "mode": "composite", "min": 3.0, "max": 200.0,
+        "axes": f"{axes}YX", "spacing": 0.5, "unit": "um", "finterval": 0.25, "mode": "composite", "min": 3.0,
+        "max": 200.0,
         "Info": "a\nb", "Labels": [f"plane {number}" for number in range(count)], "Ranges": (0.0, 99.0, 1.0, 255.0),
         "LUTs": [RNG.integers(0, 256, (3, 256), np.uint8)], "ROI": b"Iout0",
     }  # fmt: skip
@@ -406,7 +413,8 @@ def test_hyperstack_that_lacks_planes_is_refused(tmp_path):
 
 
 OME = {
-    "PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm", "PhysicalSizeZ": 2.0,
+    "PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm",
+    "PhysicalSizeZ": 2.0,
     "PhysicalSizeZUnit": "µm", "TimeIncrement": 0.1, "TimeIncrementUnit": "s", "Description": "Zelle, 37 °C",
 }  # fmt: skip
 
@@ -458,7 +466,8 @@ def multi_file(uuids, own=None):
     return (
         f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{root}>'
         f'<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="{W}" SizeY="{H}" '
-        f'SizeZ="{len(uuids)}" SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{planes}</Pixels></Image></OME>'
+        f'SizeZ="{len(uuids)}" SizeC="1" SizeT="1"><Channel ID="Channel:0:0" '
+        f'SamplesPerPixel="1"/>{planes}</Pixels></Image></OME>'
     )
 
 
@@ -484,7 +493,10 @@ def test_an_ome_tiff_that_was_renamed_is_whole(tmp_path, own):
 
 
 def test_ome_tiff_whose_description_lies_elsewhere_is_refused(tmp_path):
-    text = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><BinaryOnly MetadataFile="x.companion.ome" UUID="u"/></OME>'
+    text = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><BinaryOnly '
+        'MetadataFile="x.companion.ome" UUID="u"/></OME>'
+    )
     tifffile.imwrite(tmp_path / "a.tif", stack(()), description=text, metadata=None)
     with pytest.raises(ImageFileError, match=r"other planes lie in x\.companion\.ome; join them first"):
         read_image(tmp_path / "a.tif")
@@ -708,7 +720,8 @@ def test_pixel_size_of_microscopes_reaches_png(tmp_path, style):
 
 
 UPRIGHT = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
     6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a),
 }  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""The loops: certificate, energy, batches, limits, callbacks, threads. The oracle judges what is computed, laws judge the rest."""
+"""The loops: certificate, energy, batches, limits, callbacks, threads.
+
+The oracle judges what is computed, laws judge the rest.
+"""
 
 import threading
 import weakref
@@ -146,7 +149,8 @@ def test_gap_schedule_asks_for_less_gap_at_every_outer_step(family):
     [("safi", "symmetric", (0, 1)), ("mmr", "zero", (0, 1)), ("safi", "zero", None), ("mmr", "symmetric", None)],
 )
 def test_solution_is_within_its_gap_of_the_optimum(family, boundary, box):
-    """At status "converged" f(x) - f* of the last convex problem is at most the reported gap; f* by 5,000 float64 steps.
+    """At status "converged" f(x) - f* of the last convex problem is at most the reported gap; f* by 5,000 float64
+    steps.
 
     The two other schedules stop elsewhere, so their problems have masks of their own; 1,000 steps will do for them.
     """
@@ -188,7 +192,9 @@ def test_mmr_energy_never_rises(boundary, schedule, seed):
 
 
 def test_a_stop_at_the_first_step_is_certified_by_a_feasible_u():
-    """The published rule may stop at once and keep x(M . W x), whose u exceeds lambda: no certificate may use that u."""
+    """The published rule may stop at once and keep x(M . W x), whose u exceeds lambda: no
+    certificate may use that u.
+    """
     solution = solve(solver_of("mmr"), photograph(), schedule="converged", tol=0.5, strength=1e-4)
     assert solution.history[-1].inner_iterations == 1
     assert min(record.relative_gap for record in solution.history) >= -1e-6
@@ -490,7 +496,8 @@ def test_what_a_solution_says_of_its_image(family, schedule):
     last = solution.history[-1]
     assert (last.relative_gap, last.outer_residual) == (solution.relative_gap, solution.outer_residual)
     assert last.relative_gap * last.objective == pytest.approx(solution.gap, rel=1e-12)
-    # the masks of the last problem come from the image before it, to the accuracy that test_kernels_cpu.py holds them to
+    # the masks of the last problem come from the image before it, to the accuracy that test_kernels_cpu.py holds them
+    # to
     np.testing.assert_allclose(solution.masks, mask_function(solver.model)(seen[-2]), atol=1e-5)
 
 

@@ -72,13 +72,14 @@ noisy = np.random.default_rng(0).random((40, 40))
 for model in safi_fast.list_models():
     for schedule in ("unrolled", "gap", "converged"):
         safi_fast.denoise(noisy, 25 / 255, model=model, schedule=schedule, max_outer=3, max_inner=5, backend="cpu")
-    safi_fast.reconstruct(noisy, safi_fast.operators.Blur(np.ones((3, 3)) / 9, (40, 40)), strength=0.01, model=model, max_outer=2, max_iter=3)
+    blur = safi_fast.operators.Blur(np.ones((3, 3)) / 9, (40, 40))
+    safi_fast.reconstruct(noisy, blur, strength=0.01, model=model, max_outer=2, max_iter=3)
 print(sum(before) > 10, before == [len(kernel.signatures) for kernel in kernels])
 """
     assert python("import safi_fast.operators\n" + code) == "True True\n"
 
 
-# ------------------------------------------------------------------------------------------------- where kernels are kept
+# ----------------------------------------------------------------------------------------------- where kernels are kept
 
 LOCATION = """
 import sys

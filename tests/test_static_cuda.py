@@ -1,4 +1,6 @@
-"""The static figures of the CUDA kernels: the counting of instructions, the committed results, the bars; and the bench for a GPU."""
+"""The static figures of the CUDA kernels: the counting of instructions, the committed results, the bars; and the bench
+for a GPU.
+"""
 
 import json
 import subprocess
@@ -40,7 +42,8 @@ def sass(*lines):
 
 
 def test_longest_path_takes_the_longer_side():
-    kernel = sass("@P0 BRA `(.L_x_1)", "MOV R0, R1", "MOV R0, R1", "BRA `(.L_x_2)", ".L_x_1:", "FADD R0, R1, R2", ".L_x_2:", "EXIT")  # fmt: skip
+    kernel = sass("@P0 BRA `(.L_x_1)", "MOV R0, R1", "MOV R0, R1", "BRA `(.L_x_2)", ".L_x_1:", "FADD R0, R1, R2",
+        ".L_x_2:", "EXIT")  # fmt: skip
     assert longest_path(kernel, lambda loop: 0) == {"CONTROL": 3, "OTHER": 2}
     without_moves = longest_path(kernel, lambda loop: 0, lambda instruction: instruction.name == "MOV")
     assert without_moves == {"CONTROL": 2, "FLOAT": 1}
@@ -59,7 +62,8 @@ def test_longest_path_repeats_loops():
 
 
 def test_detours_of_scattered_lanes_are_left_out():
-    kernel = sass("BRA.DIV UR4, `(.L_x_1)", ".L_x_2:", "MOV R0, R1", "EXIT", ".L_x_1:", "FADD R0, R1, R2", "BRA `(.L_x_2)")  # fmt: skip
+    kernel = sass("BRA.DIV UR4, `(.L_x_1)", ".L_x_2:", "MOV R0, R1", "EXIT", ".L_x_1:", "FADD R0, R1, R2",
+        "BRA `(.L_x_2)")  # fmt: skip
     assert len(kernel.loops) == 1
     assert not reachable(kernel).loops
     assert longest_path(kernel, lambda loop: 9) == {"OTHER": 1, "CONTROL": 2}
@@ -133,7 +137,8 @@ def test_precisions_are_ordered(results):
 # ------------------------------------------------------------------------------------------------------ a real GPU
 def test_bench_says_that_there_is_no_gpu():
     done = subprocess.run(
-        [sys.executable, "-m", "bench.experiments.gpu"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=PROCESS,
+        [sys.executable, "-m", "bench.experiments.gpu"], cwd=ROOT, capture_output=True, text=True, check=False,
+        timeout=PROCESS,
     )  # fmt: skip
     if done.returncode == 0:
         pytest.skip("there is a GPU here")

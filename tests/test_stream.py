@@ -1,4 +1,6 @@
-"""denoise_batch as a stream: order, overlap, errors, an early end, bounded memory; threads; the command line's pipeline."""
+"""denoise_batch as a stream: order, overlap, errors, an early end, bounded memory; threads; the command line's
+pipeline.
+"""
 
 import itertools
 import subprocess
@@ -334,7 +336,8 @@ def test_default_threads(monkeypatch):
     [
         ("0::/a/b\n", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1.5),
         ("0::/\n", {"cpu.max": "50000 100000"}, 0.5),
-        ("3:cpu,cpuacct:/c\n", {"cpu,cpuacct/c/cpu.cfs_quota_us": "400000", "cpu,cpuacct/c/cpu.cfs_period_us": "100000"}, 4),
+        ("3:cpu,cpuacct:/c\n",
+         {"cpu,cpuacct/c/cpu.cfs_quota_us": "400000", "cpu,cpuacct/c/cpu.cfs_period_us": "100000"}, 4),
         ("3:cpu:/c\n", {"cpu/c/cpu.cfs_quota_us": "-1", "cpu/c/cpu.cfs_period_us": "100000"}, None),
         ("0::/elsewhere\n", {}, None),
     ],

@@ -148,7 +148,8 @@ def test_enough_memory_changes_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "gap"}, r"schedule is 'gap', but an image does not fit into max_memory=.* no common stopping rule"),
+        ({"schedule": "gap"},
+         r"schedule is 'gap', but an image does not fit into max_memory=.* no common stopping rule"),
         ({"schedule": "converged"}, "schedule is 'converged', but"),
         ({"callback": print}, "callback was passed, but an image does not fit"),
         ({"return_masks": True}, "return_masks was passed, but"),
@@ -163,7 +164,7 @@ def test_what_tiles_refuse(options, message, solvers):
         solver.denoise(np.full((220, 100), 0.5), SIGMA, **({"max_memory": limit} | options))
 
 
-# ------------------------------------------------------------------------------------------------------ estimated memory
+# ----------------------------------------------------------------------------------------------------- estimated memory
 
 PEAK = """
 import ctypes, json, re, sys

@@ -40,7 +40,9 @@ def denoised(network, noisy, sigmas, schedule):
 @pytest.mark.parametrize("composed", [True, False])
 @pytest.mark.parametrize("family", ["safi", "mmr"])
 def test_network_equals_engine(family, composed, noisy):
-    """Unrolled schedule, symmetric boundary, between the rows of the tables; rounding is far below the 1e-4 that is asked."""
+    """Unrolled schedule, symmetric boundary, between the rows of the tables; rounding is far below the 1e-4 that is
+    asked.
+    """
     model = random_model(family, 4, composed=composed, boundary="symmetric", levels=LEVELS, lipschitz=1.0)
     expected = Solver(model).denoise(noisy, np.array(SIGMAS))
     assert np.abs(expected - noisy.clip(0, 1)).max() > 0.02, "the solver has something to do"

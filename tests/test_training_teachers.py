@@ -70,7 +70,9 @@ def test_a_teacher_keeps_the_shape(tmp_path, kind, planes, channels):
 
 
 def test_ffdnet_takes_the_pixels_of_a_cell_column_by_column(tmp_path):
-    """A network that hands on the first of the four phases must read the upper left pixel, the second the lower left one."""
+    """A network that hands on the first of the four phases must read the upper left pixel, the second the lower left
+    one.
+    """
     for phase, (row, column) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
         weight = np.zeros((4, 5, 3, 3), np.float32)
         weight[:, phase, 1, 1] = 1
@@ -308,7 +310,9 @@ def test_both_ways_of_validation_agree(images):
 
 
 def test_fitted_steps_end_further(rng):
-    """Three inner steps, fitted, come nearer to the clean image than three of FISTA; the network itself stays as it is."""
+    """Three inner steps, fitted, come nearer to the clean image than three of FISTA; the
+    network itself stays as it is.
+    """
     rows, columns = np.mgrid[:64, :64]
     smooth = [(0.5 + 0.4 * np.sin(rows / period) * (columns > 30)).astype(np.float32) for period in (5, 7, 9)]
     network = network_of(load_model("safi-gray")).requires_grad_(False)

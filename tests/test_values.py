@@ -186,7 +186,9 @@ def test_a_share_of_one_in_twenty_and_a_third_of_sigma_beyond_are_too_much():
 
 
 def test_an_area_that_hides_in_the_noise_shows_in_means():
-    """A seventh of the image 0.8 sigma above white: no count of pixels tells, but means of 8 x 8 have an eighth of the noise."""
+    """A seventh of the image 0.8 sigma above white: no count of pixels tells, but means of 8 x 8 have an eighth of the
+    noise.
+    """
     image = np.full((200, 200), 0.5)
     image[:30] = 1 + 0.8 * SIGMA
     assert share_outside(np, noisy(image, 25), (0, 1), SIGMA) > 0.1
@@ -219,7 +221,9 @@ def test_noise_is_measured():
 
 @pytest.mark.parametrize("folder", ["set12", "bsd68"])
 def test_photographs(data_folder, folder):
-    """Seeded noise never refuses them; twice as bright or on [-1, 1] they are, where a twentieth of them would be cut by a tenth or more."""
+    """Seeded noise never refuses them; twice as bright or on [-1, 1] they are, where a twentieth of them would be cut
+    by a tenth or more.
+    """
     for number, path in enumerate(sorted((data_folder / folder).glob("*.png"))):
         image = read_image(path).array[:128, :128] / 255
         for level in LEVELS:
@@ -278,8 +282,9 @@ def test_batches_colours_and_tensors_have_black_and_white():
         (
             slice_in_hounsfield().astype(np.int16),
             {"data_range": 2000},
-            r"image has values from -10.. to 1..., but black is taken to be 0 and white 2000: [89]\d % of them lie outside, more than noise "
-            r"of sigma 196.1 explains, and would be cut off; pass data_range=..., the value of white .* or data_range=\(low, high\), black "
+            r"image has values from -10.. to 1..., but black is taken to be 0 and white 2000: [89]\d % of them lie "
+            r"outside, more than noise of sigma 196.1 explains, and would be cut off; pass data_range=..., the value "
+            r"of white .* or data_range=\(low, high\), black "
             "and white, or box=None for no bounds",
         ),
         (2 * picture() - 1, {}, r"floating-point images are taken to lie on \[0, 1\]: \d\d % of them lie outside"),
@@ -288,7 +293,8 @@ def test_batches_colours_and_tensors_have_black_and_white():
         (slice_in_hounsfield(), {"data_range": (-1000, 600)}, "black is taken to be -1000 and white 600"),
         (np.stack([picture(), picture(), 2 * picture() - 1]), {}, r"image\[2\] has values from -1"),
         (np.stack([picture(), 3 * picture()]), {"data_range": 1}, r"image\[1\] has values from 0 to 3"),
-        (np.stack([picture()] * 5 + [3 * picture()], -1).reshape(*SHAPE, 2, 3).transpose(2, 0, 1, 3), {"channel_axis": -1}, r"image\[1\]"),
+        (np.stack([picture()] * 5 + [3 * picture()], -1).reshape(*SHAPE, 2, 3).transpose(2, 0, 1, 3),
+         {"channel_axis": -1}, r"image\[1\]"),
         (np.stack([picture(), picture(), -picture()], -1), {"channel_axis": -1}, "image has values from -1"),
         (np.stack([picture(), picture(), -picture()], -1), {"channel_axis": -1, "color": "separate"}, "image has"),
     ],
@@ -349,7 +355,9 @@ def solve(y, operator, **options):
 
 @each_operator
 def test_a_reconstruction_has_black_and_white(name):
-    """Equal to the measurement of the shifted and scaled image by hand: y - H(low), for the operator is linear and not affine."""
+    """Equal to the measurement of the shifted and scaled image by hand: y - H(low), for the operator is linear and not
+    affine.
+    """
     operator, image = OPERATORS[name], slice_in_hounsfield()
     y = operator.apply(image)
     x0 = gaussian_filter(image, 2)
@@ -485,7 +493,9 @@ each_command = pytest.mark.parametrize("name", COMMANDS)
 
 @each_command
 def test_commands_refuse_what_would_be_cut(run, name, capsys):
-    """Hounsfield units with one number for white, floats on 0 to 255, images on [-1, 1]; and take them with their black and white."""
+    """Hounsfield units with one number for white, floats on 0 to 255, images on [-1, 1]; and take them with their black
+    and white.
+    """
     np.save("ct.npy", slice_in_hounsfield().astype(np.float32))
     np.save("bytes.npy", (255 * picture()).astype(np.float32))
     np.save("signed.npy", (2 * picture() - 1).astype(np.float32))
@@ -699,7 +709,7 @@ def test_alpha_keeps_its_own_range(tmp_path):
     np.testing.assert_allclose(back.array, unit(image).clip(0, 1) * 65535, atol=0.51)
 
 
-# ------------------------------------------------------------------------------------- few pixels, tensors, other brothers
+# ---------------------------------------------------------------------------------- few pixels, tensors, other brothers
 
 
 def test_few_pixels_that_are_cut_off_are_named(run, capsys):
@@ -708,7 +718,8 @@ def test_few_pixels_that_are_cut_off_are_named(run, capsys):
     slice_[20:25, 20:25] = 3000
     with pytest.warns(
         UserWarning,
-        match=r"image: 25 pixels lie up to 1500 outside of -1000 to 1500, more than noise explains, and with them 0\.61 % of",
+        match=r"image: 25 pixels lie up to 1500 outside of -1000 to 1500, more than noise explains, and with them "
+        r"0\.61 % of",
     ):
         result = safi_fast.denoise(slice_, 20, data_range=(-1000, 1500), max_outer=1, max_inner=1)
     assert result.max() <= 1500

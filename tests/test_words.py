@@ -1,4 +1,6 @@
-"""Whatever goes wrong around a command or an argument: one line that names it, exit status 1 or 2, no traceback, no address."""
+"""Whatever goes wrong around a command or an argument: one line that names it, exit status 1 or 2, no traceback, no
+address.
+"""
 
 import codecs
 import errno
@@ -30,7 +32,8 @@ def shell(line, **environment):
     """A shell's run of the command, as $SAFI in `line`: exit status, standard output, standard error."""
     command = f"{sys.executable} -m safi_fast.cli.main"
     done = subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, errors="surrogateescape", check=False, timeout=250, cwd=ROOT,
+        ["bash", "-c", line], capture_output=True, text=True, errors="surrogateescape", check=False, timeout=250,
+        cwd=ROOT,
         env=os.environ | {"SAFI": command, "PYTHON": sys.executable} | environment,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -300,7 +303,8 @@ THING = object()
         lambda thing: safi_fast.denoise(thing, 0.1, model=random_model()),
         lambda thing: safi_fast.reconstruct(IMAGE, thing, strength=1, model=random_model()),
         lambda thing: safi_fast.reconstruct(IMAGE, Identity(IMAGE.shape), strength=thing, model=random_model()),
-        lambda thing: safi_fast.reconstruct(IMAGE, Identity(IMAGE.shape), strength=1, model=random_model(), mask_of=thing),
+        lambda thing: safi_fast.reconstruct(IMAGE, Identity(IMAGE.shape), strength=1, model=random_model(),
+            mask_of=thing),
         lambda thing: Solver(random_model(), threads=thing),
         lambda thing: Solver(random_model(), backend=[thing]),
         lambda thing: safi_fast.estimate_memory(thing, model=random_model()),

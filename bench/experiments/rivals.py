@@ -1,6 +1,7 @@
-"""PSNR, time and memory of SAFI and its rivals, on the same noisy images, two threads each: the picture of the README.
+"""PSNR, time and memory of SAFI and its rivals, on the same noisy images, two threads each.
 
     python -m bench.experiments.rivals [--limit 4] [--output FILE.json] [--plot FILE.png]
+    python -m bench.experiments.rivals --output FILE.json --plot FILE.png --plot-only
 
 Every method runs in a process of its own: once on a 64 x 64 crop, then on every image; memory is its peak above the
 ready process. Images: BSD68 with the noise of `safi-fast evaluate`; results are clipped to [0, 1] before PSNR. TV and
@@ -22,7 +23,7 @@ import numpy as np
 from bench.data import images
 from bench.data.problems import DATA
 from bench.methods.denoisers import SIGMA, SLOW, TABLE, methods, nlm, tv
-from bench.report import measure
+from bench.report import labels, measure
 from bench.report.memory import forget_peak, fresh, status
 from bench.report.pictures import plot_of
 from safi_fast.metrics import psnr
@@ -97,25 +98,21 @@ def run_all(limit: int, slow: int) -> list[dict[str, Any]]:
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """PSNR over seconds per image."""
     figure, axes = plot_of(8, 5)
+    names = []
     for row in rows:
         ours = row["method"].startswith(("safi", "mmr", "MMR weights"))
         color = "tab:red" if row["method"].startswith("safi") else "tab:orange" if ours else "tab:blue"
         axes.plot(row["seconds"], row["psnr"], "o" if ours else "s", color=color, markersize=8)
-        left = any(
-            1 < other["seconds"] / row["seconds"] < 3 and abs(other["psnr"] - row["psnr"]) < 0.1 for other in rows
-        )
-        axes.annotate(
-            row["method"], (row["seconds"], row["psnr"]), xytext=(-7 if left else 7, -3), textcoords="offset points",
-            fontsize=8, ha="right" if left else "left",
-        )  # fmt: skip
+        names.append((row["method"], row["seconds"], row["psnr"], color))
     ladder = sorted((r["seconds"], r["psnr"]) for r in rows if r["method"].startswith("safi-gray "))
-    axes.plot(*zip(*ladder, strict=True), "-", color="tab:red", alpha=0.5)
+    (line,) = axes.plot(*zip(*ladder, strict=True), "-", color="tab:red", alpha=0.5)
     axes.set(xscale="log", xlabel="seconds per image, 2 CPU cores", ylabel="PSNR in dB")
     axes.set_title(
         f"BSD68, sigma {SIGMA:g}: first {max(r['images'] for r in rows)} images of 481 x 321 pixels", fontsize=10
     )
     axes.grid(which="both", alpha=0.2)
     axes.margins(x=0.2, y=0.08)
+    labels.label(axes, names, [line])
     figure.savefig(path)
 
 
@@ -126,12 +123,15 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=1)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot-only", action="store_true", help="draw what --output holds, and measure nothing")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.plot_only:
+        return plot(measure.read(arguments.output)["rows"], arguments.plot)
     if not (DATA / "bsd68").is_dir():
         print("rivals: not compared, the shared data folder is missing (set SAFI_FAST_DATA)")
-        return
+        return None
     if arguments.tune:
         return tune()
     if arguments.one:

@@ -1,6 +1,7 @@
 """Every CPU kernel against two ceilings of the same run: the rates of a float32 matrix product and of a copy.
 
     python -m bench.experiments.roofline [--size 512] [--output FILE.json] [--plot FILE.png]
+    python -m bench.experiments.roofline --output FILE.json --plot FILE.png --plot-only
 
 Counted are the operations of the algorithm as it is written (a multiply-add is two) and the bytes that a kernel has to
 read and write once; the bound is the longer of operations / GEMM rate and bytes / copy rate, and `share` is bound /
@@ -23,7 +24,7 @@ import numpy as np
 
 import safi_fast
 from bench.data.problems import SIGMA, noisy_photograph, published_mmr, published_safi_layout
-from bench.report import measure
+from bench.report import labels, measure
 from bench.report.pictures import plot_of
 from safi_fast.bindings import cpu, cpu_masks, cpu_workspace
 
@@ -182,15 +183,19 @@ def plot(rows: list[dict[str, Any]], limits: dict[str, float], path: Path) -> No
     """GFLOP/s over operations per byte."""
     figure, axes = plot_of(7, 4.5)
     intensity = np.geomspace(0.2, 500, 100)
-    axes.plot(intensity, np.minimum(limits["gemm_gflops"], intensity * limits["copy_gbps"]), "k-", alpha=0.6)
+    ceiling = np.minimum(limits["gemm_gflops"], intensity * limits["copy_gbps"])
+    (roof,) = axes.plot(intensity, ceiling, "k-", alpha=0.6)
+    names = []
     for row in rows:
         x = row["flop_per_pixel"] / row["bytes_per_pixel"]
-        axes.plot(x, row["gflops"], "o", color="tab:red" if row["model"] == "safi-gray" else "tab:blue")
-        label = row["kernel"] + ("" if row["model"] == "safi-gray" else f" ({row['model']})")
-        axes.annotate(label, (x, row["gflops"]), xytext=(5, -10), textcoords="offset points", fontsize=7)
+        color = "tab:red" if row["model"] == "safi-gray" else "tab:blue"
+        axes.plot(x, row["gflops"], "o", color=color)
+        name = row["kernel"] + ("" if row["model"] == "safi-gray" else f" ({row['model']})")
+        names.append((name, x, row["gflops"], color))
     axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s")
     axes.set_title("CPU kernels under the matrix-product rate and the copy rate of the same run", fontsize=10)
     axes.grid(which="both", alpha=0.2)
+    labels.label(axes, names, [roof], size=7)
     figure.savefig(path)
 
 
@@ -201,7 +206,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot-only", action="store_true", help="draw what --output holds, and measure nothing")
     arguments = parser.parse_args()
+    if arguments.plot_only:
+        record = measure.read(arguments.output)
+        return plot(record["rows"], record, arguments.plot)
     if importlib.util.find_spec("torch"):
         import torch  # noqa: F401
     measure.use_threads()
@@ -222,6 +231,7 @@ def main() -> None:
     measure.write(arguments.output, rows, before, size=arguments.size, **limits)
     if arguments.plot:
         plot(rows, limits, arguments.plot)
+    return None
 
 
 if __name__ == "__main__":

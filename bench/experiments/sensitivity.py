@@ -73,7 +73,7 @@ def study(solver, name, operator, y, reference, strength, level):
 
 def plot(results, path):
     """Four panels, one line per case, PSNR minus the best of the line."""
-    figure, panels = plot_of(12, 2.8, columns=4)
+    figure, panels = plot_of(12, 3.0, columns=4)
     axes = (("by_strength", FACTORS, "strength / base"), ("by_noise_level", LEVELS, "noise_level, 8-bit scale"))
     axes += (("by_outer", range(1, 13), "outer steps (60 inner)"), ("by_inner", INNER, "inner steps (6 outer)"))
     for panel, (key, places, label) in zip(panels, axes, strict=True):
@@ -90,7 +90,8 @@ def plot(results, path):
             panel.set_xticks(places, [str(v) for v in places])
             panel.minorticks_off()
     panels[0].set_ylabel("PSNR - best (dB)")
-    panels[0].legend(fontsize=8)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=8, frameon=False)
     figure.savefig(path)
 
 

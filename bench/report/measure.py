@@ -94,6 +94,12 @@ def write(path: Path | None, rows: Sequence[dict[str, Any]], before: dict[str, A
     write_json(path, {**record, "rows": list(rows)})
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A record of `write`."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
     """Where a path was given."""
     if path is not None:

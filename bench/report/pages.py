@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench import RESULTS, ROOT
+from bench.report.markdown import tidy
 
 TEMPLATES = Path(__file__).with_name("templates")
 PAGES = {"mri": ("mri", "siat"), "ct": ("ct", "ct_grid"), "restoration": ("blur", "inpaint", "superres")}
@@ -36,7 +37,7 @@ def page(name: str) -> str:
         fields["measured"] = measured(recorded("mri_real"))
     if name == "ct":
         fields["htc"] = recorded("htc2022")
-    return template(name).format(**fields)
+    return tidy(template(name).format(**fields))
 
 
 def template(name: str) -> str:

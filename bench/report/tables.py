@@ -13,16 +13,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench import RESULTS, ROOT
+from bench.report.markdown import table, tidy
 
 PAGE = ROOT / "docs" / "performance.md"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], record: dict[str, Any], note: str = "") -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    text = table(header, rows)
     before, after = record["machine"]["load_average"][0], record["load_after"][0]
     load = f"load average {before:g} before, {after:g} after"
-    return f"{text}\n\n`{record['command']}`; {record['machine']['processor']}, two threads, {load}.{note}"
+    return tidy(
+        f"{text}\n\n`{record['command']}`; {record['machine']['processor']}, two threads, {load}.{note}"
+    ).rstrip()
 
 
 def race(record: dict[str, Any]) -> str:
@@ -53,7 +55,7 @@ def fixed_point(record: dict[str, Any]) -> str:
         for key, label in names.items()
     ]  # fmt: skip
     header = ("crop", "method", "time", "processor time", "outer / inner steps", "PSNR", "own relative gap",
-              "excess over the minimum", "distance to x*")  # fmt: skip
+              "excess over the minimum", "distance to `x*`")  # fmt: skip
     ratios = ", ".join(
         f"{row['times_faster']:.0f} ({row['times_faster_cpu']:.0f} in processor time)" for row in record["rows"]
     )
@@ -109,9 +111,9 @@ def main() -> None:
     for name, make in TABLES.items():
         record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         print(f"{name}: {record.get('seconds_taken', '?')} s")
-        table = make(record)
+        made = make(record)
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page = pattern.sub(lambda match, table=table: f"{match[1]}\n{table}\n\n{match[2]}", page)
+        page = pattern.sub(lambda match, made=made: f"{match[1]}\n{made}\n\n{match[2]}", page)
     PAGE.write_text(page, encoding="utf-8")
 
 

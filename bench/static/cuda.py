@@ -21,6 +21,7 @@ from emulator.sass import KernelCode, Loop, count_instructions, read_sass
 
 from bench import RESULTS, ROOT
 from bench.report import measure
+from bench.report.markdown import tidy
 from bench.static import paths
 from bench.static.paths import Issue, Part, issue
 from safi_fast.bindings.launch import PRECISIONS, Kernel, Launch, Shape, launch_for
@@ -344,7 +345,7 @@ def with_tables(text: str, results: dict) -> str:
         _, mark, after = rest.partition(end)
         if not mark:
             raise ValueError(f"the document has no {begin.strip()} ... {end}")
-        text = before + begin + table(results) + "\n" + end + after
+        text = before + begin + tidy(table(results)) + end + after
     return text
 
 

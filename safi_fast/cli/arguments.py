@@ -81,7 +81,8 @@ def data_range(text: str) -> DataRange:
 
 
 def join_ranges(argv: Sequence[str]) -> list[str]:
-    """The arguments with the one or two numbers after --data-range as one, which argparse cannot tell from the inputs that may follow.
+    """The arguments with the one or two numbers after --data-range as one, which argparse cannot tell from the inputs
+    that may follow.
 
     Raises UsageError where the second may be an input.
     """
@@ -93,7 +94,8 @@ def join_ranges(argv: Sequence[str]) -> list[str]:
             low = joined[-1].removeprefix("--data-range=")
             if Path(word).exists():
                 raise UsageError(
-                    f"--data-range {low} {word}: is {word} the value of white, or the file or folder of that name? Write "
+                    f"--data-range {low} {word}: is {word} the value of white, or the file or folder of that name? "
+                    f"Write "
                     f"'--data-range={low} {word}' in quotes for the first, ./{word} for the second"
                 )
             joined[-1] = f"{joined[-1]} {word}"

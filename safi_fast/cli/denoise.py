@@ -1,14 +1,13 @@
 """Denoise image files: one file, many, or whole folders (PNG, JPEG, TIFF, NPY; grey or colour).
 
-OUT is a file for one input file, else a folder, which is made if it is missing; of a folder its own images are taken, not
-those of folders in it; results keep the names of their
-inputs. Outputs that exist are skipped, so a run that was stopped goes on where it was; each output is written whole
-or not at all. Several processes, also on other machines, can work on one folder: each image is solved once, and at the
-end a run waits for those that others are solving. A file that cannot be read does not stop the others: it is reported
-at the end, with exit status 1.
-Results keep depth, range and alpha of their input, its axes and spacing, colour profile, resolution, EXIF and description;
-they are upright, whatever the orientation tag said. What the output format cannot hold is named once at the end. A JPEG is
-compressed again (quality 95). The next file is read, and the one before written, while one is denoised.
+OUT is a file for one input file, else a folder, which is made if it is missing; of a folder its own images are taken,
+not those of folders in it; results keep the names of their inputs. Outputs that exist are skipped, so a run that was
+stopped goes on where it was; each output is written whole or not at all. Several processes, also on other machines, can
+work on one folder: each image is solved once, and at the end a run waits for those that others are solving. A file that
+cannot be read does not stop the others: it is reported at the end, with exit status 1. Results keep depth, range and
+alpha of their input, its axes and spacing, colour profile, resolution, EXIF and description; they are upright, whatever
+the orientation tag said. What the output format cannot hold is named once at the end. A JPEG is compressed again
+(quality 95). The next file is read, and the one before written, while one is denoised.
 """
 
 import argparse
@@ -78,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--color",
         choices=MODES,
-        help="solve red, green and blue as luma and chroma (default), or each of the three channels for itself, as stains and spectra need",
+        help="solve red, green and blue as luma and chroma (default), or each of the three channels for itself, "
+        "as stains and spectra need",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist instead of skipping them")
     parser.add_argument(
@@ -148,7 +148,9 @@ class _Solved:
 def _solved(
     turns: Iterable[tuple[Job, Exception | None]], session: sessions.Session, args: argparse.Namespace, warned: Warned
 ) -> Generator[Any, None, None]:
-    """(job, _Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the caller."""
+    """(job, _Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the
+    caller.
+    """
     from ..stream import ahead
 
     files = ahead(((job, found or _attempt(_read, job)) for job, found in turns), READ_AHEAD)

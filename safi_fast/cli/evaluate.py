@@ -1,8 +1,9 @@
 """Measure a model: add seeded noise to clean images, denoise them, print mean PSNR, SSIM and time per image.
 
 The noise is white, Gaussian and not clipped, and depends on the seed and the image's place in the folder. Results are
-clipped to black and white before they are compared (not with --no-box). The time is that of denoising alone; before it is taken, the first image of
-each size is denoised once as a warm-up. Colour images are turned to grey (skimage.color.rgb2gray).
+clipped to black and white before they are compared (not with --no-box). The time is that of denoising alone; before it
+is taken, the first image of each size is denoised once as a warm-up. Colour images are turned to grey
+(skimage.color.rgb2gray).
 """
 
 import argparse

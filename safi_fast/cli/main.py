@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> bool:
-    """Open what is closed, or the next file would take its number, and let names of files through that the terminal cannot show.
+    """Open what is closed, or the next file would take its number, and let names of files through that the terminal
+    cannot show.
 
     True where standard output was closed.
     """

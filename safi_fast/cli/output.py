@@ -104,7 +104,9 @@ def print_note(message: str) -> None:
 
 
 def lost_names(records: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """The entry `lost` of a report: what inputs said and outputs do not hold, each name once; none where nothing is lost."""
+    """The entry `lost` of a report: what inputs said and outputs do not hold, each name once; none where nothing is
+    lost.
+    """
     names = sorted({name for record in records for name in record.get("lost", [])})
     return {"lost": names} if names else {}
 
@@ -124,7 +126,9 @@ def print_warning(message: str) -> None:
 
 @contextmanager
 def warnings_as_lines(*, silent: bool = False) -> Iterator[None]:
-    """Warnings of the library as `print_warning` prints them, not with a line of source code; not at all where `silent`."""
+    """Warnings of the library as `print_warning` prints them, not with a line of source code; not at all where
+    `silent`.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -140,7 +144,9 @@ def print_warnings(warned: Sequence[tuple[Any, str]]) -> None:
 
 
 class Warned:
-    """Warnings of inputs, the first one printed before its work begins, so that nobody waits for it; the number of others at the end."""
+    """Warnings of inputs, the first one printed before its work begins, so that nobody waits for it; the number of
+    others at the end.
+    """
 
     def __init__(self) -> None:
         self.others: list[Any] = []
@@ -168,7 +174,9 @@ def scientific(value: float | None) -> str:
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "image") -> Iterator[Callable[..., None]]:
-    """A bar with rate and remaining time on standard error; yields the function that counts one more image, or as many as it is told."""
+    """A bar with rate and remaining time on standard error; yields the function that counts one more image, or as many
+    as it is told.
+    """
     if total == 0 or not sys.stderr.isatty():
         yield lambda count=1: None
         return

@@ -1,4 +1,6 @@
-"""The parser of the command line: help on one screen, all of it with --help-all, and errors that name the nearest option."""
+"""The parser of the command line: help on one screen, all of it with --help-all, and errors that name the nearest
+option.
+"""
 
 import argparse
 import sys

@@ -24,7 +24,10 @@ class Output:
 
 
 def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
-    """Refuse outputs that meet, also on a file system that does not tell case, and those that are inputs. Raises UsageError."""
+    """Refuse outputs that meet, also on a file system that does not tell case, and those that are inputs.
+
+    Raises UsageError.
+    """
     real = _RealFolders()
     originals: dict[str, list[Path]] = {}
     for path in inputs:
@@ -62,7 +65,8 @@ def slice_outputs(
 ) -> list[Output]:
     """What the slices of all inputs become in `folder`, as far as names can meet. label: of an input, as in "{}".
 
-    numbers(source): which of its slices are solved, and how many it has. Asked only where another input is named like one of its slices, because it reads the file.
+    numbers(source): which of its slices are solved, and how many it has. Asked only where another input is named like
+        one of its slices, because it reads the file.
     """
     bases = {match[1] for source in sources if (match := SLICE.fullmatch(folded(source.stem)))}
     outputs = []

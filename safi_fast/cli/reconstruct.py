@@ -1,15 +1,16 @@
 """Reconstruct images from measurements: MRI, CT, deblurring, inpainting, super-resolution.
 
-OUT is a file for one input, else a folder, which is made if it is missing. Outputs that exist are skipped, so a run that was
-stopped goes on where it was; each output is written whole or not at all. Several processes, also on other machines, can work
-on one folder: each output is solved once, and at the end a run waits for those that others are solving. An input that cannot
-be read does not stop the others: it is reported at the end, with exit status 1. Results of deblur, inpaint and superres keep
-depth, alpha, colour profile, resolution, EXIF and axes of their input; what the output format cannot hold is named.
+OUT is a file for one input, else a folder, which is made if it is missing. Outputs that exist are skipped, so a run
+that was stopped goes on where it was; each output is written whole or not at all. Several processes, also on other
+machines, can work on one folder: each output is solved once, and at the end a run waits for those that others are
+solving. An input that cannot be read does not stop the others: it is reported at the end, with exit status 1. Results
+of deblur, inpaint and superres keep depth, alpha, colour profile, resolution, EXIF and axes of their input; what the
+output format cannot hold is named.
 
-The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength, or
-have it chosen among --candidates, once, on the first slice of the first input that can be read: --noise-std takes the strength whose residual
-fits that noise, --holdout the one that best predicts measurements it was not fitted to, --tune-reference the one nearest to
-a known image of that slice. The report states what was chosen.
+The strength of the regularisation has no default, because the right one depends on operator and noise. Give --strength,
+or have it chosen among --candidates, once, on the first slice of the first input that can be read: --noise-std takes
+the strength whose residual fits that noise, --holdout the one that best predicts measurements it was not fitted to,
+--tune-reference the one nearest to a known image of that slice. The report states what was chosen.
 """
 
 import argparse
@@ -65,21 +66,24 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise-std",
         type=positive,
         metavar="S",
-        help="choose the strength by the standard deviation of the noise of each real number measured (mri, ct: in the units of "
+        help="choose the strength by the standard deviation of the noise of each real number measured (mri, ct: "
+        "in the units of "
         "the file; images: on the scale 0 to 255)",
     )
     strength.add_argument(
         "--holdout",
         type=share,
         metavar="SHARE",
-        help="choose the strength by predicting this share of the measurements, such as 0.1, from the others (CT: whole views)",
+        help="choose the strength by predicting this share of the measurements, such as 0.1, from the others "
+        "(CT: whole views)",
     )
     parser.add_argument(
         "--candidates",
         type=candidates,
         metavar="LOW:HIGH:N",
         help=Rare(
-            f"strengths to choose from, N at equal ratios (default: {CANDIDATES} from {LOW:g} to {HIGH:g} times ||H||^2)"
+            f"strengths to choose from, N at equal ratios (default: {CANDIDATES} from {LOW:g} to {HIGH:g} times "
+            f"||H||^2)"
         ),
     )
     parser.add_argument(
@@ -87,7 +91,8 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="S",
         help=Rare(
-            "noise that the model's mask generator should expect, on the scale 0 to 255 (default: the middle of its levels)"
+            "noise that the model's mask generator should expect, on the scale 0 to 255 (default: the middle of "
+            "its levels)"
         ),
     )
     parser.add_argument(
@@ -164,7 +169,8 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct what is not done yet; 1 if any input failed."""
     if all(given is None for given in (args.strength, args.tune_reference, args.noise_std, args.holdout)):
         raise UsageError(
-            "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), --holdout SHARE (of "
+            "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), "
+            "--holdout SHARE (of "
             "the measurements), or --tune-reference FILE (the true image of the first slice)"
         )
     check_box(args)

@@ -1,4 +1,6 @@
-"""One input of `safi-fast reconstruct`: its slices solved with the strength of the run, written, drawn, and reported."""
+"""One input of `safi-fast reconstruct`: its slices solved with the strength of the run,
+written, drawn, and reported.
+"""
 
 import argparse
 import time
@@ -84,7 +86,9 @@ class Runner:
 
 
 def reconstruct_all(jobs: list[Job], runner: Runner) -> list[dict[str, Any]]:
-    """A record for each output, in the order of the inputs; what other processes are making comes last, when they are done with it."""
+    """A record for each output, in the order of the inputs; what other processes are making comes last, when they are
+    done with it.
+    """
     turns = runner.turns
     records: dict[tuple[int, str], dict[str, Any]] = {}
     asked: dict[int, set[Path]] = {number: set() for number in range(len(jobs))}  # an empty set: all outputs
@@ -167,7 +171,9 @@ def _reconstruct(
 
 
 def numbers_of(source: Path, args: argparse.Namespace) -> tuple[range, int]:
-    """Which slices of an input are solved, and how many it has; none where it cannot be read, which its turn will say."""
+    """Which slices of an input are solved, and how many it has; none where it cannot be read,
+    which its turn will say.
+    """
     try:
         study = PROBLEMS[args.problem].open_study(source, args)
         return _numbers(source, study, args), study.count
@@ -312,7 +318,8 @@ def _reference(args: argparse.Namespace, study: Study, made: Slice, number: int)
     ours, theirs = (float(np.sqrt(np.mean(np.abs(one) ** 2))) for one in (made.start[..., :, :], image))
     if made.start.shape[-2:] == shape and not 0.1 < theirs / max(ours, np.finfo(float).tiny) < 10:
         raise ImageFileError(
-            f"{args.tune_reference}: the reference has a root mean square of {theirs:.3g}, but the start image of this slice "
+            f"{args.tune_reference}: the reference has a root mean square of {theirs:.3g}, but the start image of "
+            "this slice "
             f"{ours:.3g}; expected the units of the result"
         )
     return image

@@ -100,7 +100,9 @@ class Turns:
         self._claims.release(target)
 
     def wait(self, targets: list[Path]) -> bool:
-        """Until one of the outputs that others make is there, or free because they failed or ended. False: this run ends before.
+        """Until one of the outputs that others make is there, or free because they failed or ended.
+
+        False: this run ends before.
 
         Says so, once a run.
         """
@@ -119,7 +121,10 @@ class Turns:
 def in_turn(
     items: Iterable[Item], target_of: Callable[[Item], Path], turns: Turns
 ) -> Iterator[tuple[Item, Skipped | ImageFileError | None]]:
-    """All items: None with those that are to be made now. What other processes are making comes last, when they are done with it."""
+    """All items: None with those that are to be made now.
+
+    What other processes are making comes last, when they are done with it.
+    """
     waiting = list(items)
     while waiting:
         busy = []

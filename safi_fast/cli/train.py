@@ -1,8 +1,8 @@
 """Train a model on folders of clean images, and export it as a weights file.
 
-DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged weights) and
-checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey. Validation images must not be training
-images. Needs PyTorch: pip install "safi-fast[train]".
+DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged
+weights) and checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey. Validation images
+must not be training images. Needs PyTorch: pip install "safi-fast[train]".
 """
 
 import argparse
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--focus", type=positive, nargs="*", metavar="S",
-        help=Rare("levels that are drawn most, each as often as it is listed (default: 5 15 25 50 as far as in the range)"),
+        help=Rare("levels drawn most, each as often as it is listed (default: 5 15 25 50 as far as in the range)"),
     )  # fmt: skip
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--time-budget", type=duration, metavar="T", help="how long to train, like 90m or 2h")
@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=positive, default=1.0, metavar="F", help=Rare("factor on all learning rates (default: 1)"))
     add(
         "--steady", type=share, default=0.0, metavar="0..1",
-        help=Rare("share of the run for which the learning rates stay at their highest (default: 0, they fall at once)"),
+        help=Rare("share of the run in which the learning rates stay at their highest (default: 0, they fall)"),
     )  # fmt: skip
     add(
         "--average", type=share, default=0.998, metavar="0..1",
@@ -119,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--fixed", nargs="+", default=(), metavar="NAME",
-        help=Rare("parameters that stay as they start, by their names in torch, like convolutions.1; the same again with --resume"),
+        help=Rare("parameters that stay as they start, by names in torch, like convolutions.1; also with --resume"),
     )  # fmt: skip
     add(
         "--checkpoint-every",
@@ -201,7 +201,8 @@ def _train(args: argparse.Namespace, inputs: _Inputs) -> int:
     if args.resume and inputs.settings.progress(trainer.step_number, seconds) >= 1:
         budget = "--steps" if args.steps else "--time-budget"
         print_note(
-            f"{args.out}: this run has ended, at step {trainer.step_number}; it is only exported again: raise {budget} to go on"
+            f"{args.out}: this run has ended, at step {trainer.step_number}; it is only exported again: raise "
+            f"{budget} to go on"
         )
     with _shown() as report:
         scores = training.finish(report)

@@ -41,7 +41,8 @@ def read_cfl(path: str | Path) -> NDArray[np.complex64]:
     expected = math.prod(sizes) * NUMBER.itemsize
     if have != expected:
         raise ImageFileError(
-            f"{data}: has {have} bytes, but {header.name} says {' x '.join(map(str, sizes))} complex numbers, {expected} bytes"
+            f"{data}: has {have} bytes, but {header.name} says {' x '.join(map(str, sizes))} complex numbers, "
+            f"{expected} bytes"
         )
     return np.memmap(data, NUMBER, "r", shape=sizes, order="F")
 
@@ -60,7 +61,8 @@ def write_cfl(path: str | Path, array: NDArray[Any]) -> None:
 
 
 def coil_images(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """(slices, coils, H, W) of an array in BART's dimensions: H and W are those two of dimensions 0, 1, 2 that are not 1, in this order.
+    """(slices, coils, H, W) of an array in BART's dimensions: H and W are those two of dimensions 0, 1, 2 that are not
+    1, in this order.
 
     Raises ImageFileError where three of them, or other dimensions, are not 1.
     """
@@ -70,7 +72,8 @@ def coil_images(array: NDArray[Any], path: Path) -> NDArray[Any]:
     shown = " x ".join(map(str, array.shape))
     if len(plane) != 2:
         raise ImageFileError(
-            f"{path}: dimensions {shown}: {len(plane)} of the first three are larger than 1; expected two, rows and columns "
+            f"{path}: dimensions {shown}: {len(plane)} of the first three are larger than 1; expected two, rows "
+            "and columns "
             "(of 3-D k-space transform one axis, with bart fft -i, and take slices)"
         )
     if others:
@@ -93,7 +96,8 @@ def _sizes(header: Path) -> tuple[int, ...]:
         sizes = []
     if not 1 <= len(sizes) <= DIMENSIONS or min(sizes) < 1:
         raise ImageFileError(
-            f"{header}: is no BART header; expected the line '# Dimensions' and below it 1 to {DIMENSIONS} positive numbers"
+            f"{header}: is no BART header; expected the line '# Dimensions' and below it 1 to {DIMENSIONS} "
+            "positive numbers"
         )
     while len(sizes) > 1 and sizes[-1] == 1:
         sizes.pop()

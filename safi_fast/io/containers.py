@@ -1,7 +1,8 @@
 """Files that hold several named arrays: .npz, MATLAB's .mat (version 5, and 7.3, which is HDF5) and HDF5.
 
-A name leads into structs, groups and cells: "scan.parameters.angles", "kernels.0" (cells count from 0, first dimension fastest).
-Arrays of a .mat file have MATLAB's shape in both versions; those of other HDF5 files the shape that h5py gives.
+A name leads into structs, groups and cells: "scan.parameters.angles", "kernels.0" (cells count from 0, first dimension
+fastest). Arrays of a .mat file have MATLAB's shape in both versions; those of other HDF5 files the shape that h5py
+gives.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ HDF5_OFFSETS = (0, 512, 1024, 2048)  # MATLAB writes a text header of 512 bytes 
 
 
 def read_named(path: Path, name: str | None) -> NDArray[Any]:
-    """The array called `name`, or the only one of more than one number. Raises ImageFileError, and BackendError without h5py."""
+    """The array called `name`, or the only one of more than one number.
+
+    Raises ImageFileError, and BackendError without h5py.
+    """
     try:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:

@@ -32,7 +32,9 @@ def decode(kind: str, data: bytes) -> Pixels:
 
 
 def encode(kind: str, pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
-    """Bytes of a file holding `pixels`, whose dtype the format must be able to store (see `storage_dtype`), and names of what is lost."""
+    """Bytes of a file holding `pixels`, whose dtype the format must be able to store (see `storage_dtype`), and names
+    of what is lost.
+    """
     return _ENCODERS[kind](pixels)
 
 
@@ -46,10 +48,11 @@ def storage_dtype(kind: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def declared_white(kind: str, source: str, white: float | None, style: str) -> float | None:
-    """White of the result where it is not the largest value of its dtype: as the input declared it, where the format can.
+    """White of the result where it is not the largest value of its dtype: as the input declared it, where the format
+    can.
 
-    kind, source: formats of result and input. style: of its axes, see `Layout`. NPY keeps the numbers but declares nothing.
-    Samples of less than 8 bits become 8 bits: a result has more levels than they hold.
+    kind, source: formats of result and input. style: of its axes, see `Layout`. NPY keeps the numbers but declares
+    nothing. Samples of less than 8 bits become 8 bits: a result has more levels than they hold.
     """
     if white is None or kind == "jpeg" or (kind == "png" and source != "png"):
         return None

@@ -113,7 +113,9 @@ def read_nested(data: bytes, kind: Header, offset: int, depth: int = 0) -> Direc
 
 
 def written(entries: Mapping[int, Value | Directory], base: int, kind: Header = LITTLE, link: int = 0) -> bytes:
-    """The directory, and those inside it, as bytes that will lie at `base`. link: offset of the next one, 0 behind the last."""
+    """The directory, and those inside it, as bytes that will lie at `base`. link: offset of the next one, 0 behind the
+    last.
+    """
     number, pointer, target = ("Q", "Q", IFD8) if kind.big else ("H", "I", LONG)
     room = struct.calcsize(f"<{pointer}")
     head = struct.pack(f"{kind.order}{number}", len(entries))

@@ -23,9 +23,9 @@ class ImageFile:
 
     `array` is (H, W), (B, H, W) or (B, 1, H, W), with a last axis of red, green, blue where `channel_axis` is -1;
     floats are float32. `white` is the value of white that the file itself declares, as 4095 for 12 bits per sample.
-    `data_range`, white or (black, white), is that, else follows from the dtype (255, 65535, 1.0 for floats) and is None for
-    other integers, whose range nobody but the user knows. `alpha` is not part of the image: it is written back unchanged.
-    `tags` holds what else the file says: profile, resolution, axes and the like.
+    `data_range`, white or (black, white), is that, else follows from the dtype (255, 65535, 1.0 for floats) and is None
+    for other integers, whose range nobody but the user knows. `alpha` is not part of the image: it is written back
+    unchanged. `tags` holds what else the file says: profile, resolution, axes and the like.
     """
 
     array: NDArray[Any]
@@ -44,7 +44,10 @@ class ImageFile:
 
 
 def read_image(path: str | Path) -> ImageFile:
-    """Read a PNG, JPEG, TIFF or NPY file, turned upright; docs/formats.md says what each may hold. Raises ImageFileError."""
+    """Read a PNG, JPEG, TIFF or NPY file, turned upright; docs/formats.md says what each may hold.
+
+    Raises ImageFileError.
+    """
     path = Path(path)
     kind = _kind(path)
     try:

@@ -46,7 +46,8 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
         raise FormatError("a JPEG file cannot hold the alpha channel; use .png or .tif")
     if max(pixels.size) > LARGEST:  # libjpeg would say so on standard error
         raise FormatError(
-            f"{pixels.size[0]} x {pixels.size[1]} pixels do not fit into a JPEG file, {LARGEST} a side; use .png or .tif"
+            f"{pixels.size[0]} x {pixels.size[1]} pixels do not fit into a JPEG file, {LARGEST} a side; use "
+            ".png or .tif"
         )
     tags, held = pixels.tags, {"icc", "exif", "xmp", "description", "resolution"}
     options: dict[str, Any] = {"icc_profile": tags.icc}

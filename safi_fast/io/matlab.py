@@ -1,10 +1,12 @@
-"""Whether the parts of a MATLAB file (.mat, versions 4 and 5) follow each other as they should: asked before SciPy reads it.
+"""Whether the parts of a MATLAB file (.mat, versions 4 and 5) follow each other as they should: asked before SciPy
+reads it.
 
-SciPy 1.17 takes the type of a number from the file as an index without a check: of a damaged file it reads outside of its own memory
-and ends the process. Values are passed over, not looked at.
+SciPy 1.17 takes the type of a number from the file as an index without a check: of a damaged file it reads outside of
+its own memory and ends the process. Values are passed over, not looked at.
 
-A file of version 5 is a header of 128 bytes, then elements: a tag (type and bytes, 4 each; in small elements 2 each), then as many bytes, filled up to
-whole eights. An array is an element of elements: flags, sizes, name, and what belongs to its class.
+A file of version 5 is a header of 128 bytes, then elements: a tag (type and bytes, 4 each; in small elements 2 each),
+then as many bytes, filled up to whole eights. An array is an element of elements: flags, sizes, name, and what belongs
+to its class.
 """
 
 import math
@@ -61,7 +63,9 @@ def require_sound(path: Path) -> None:
 
 
 def _require_sound_4(stream: IO[bytes], size: int) -> None:
-    """Version 4: arrays one after the other, each with a header of five numbers: type, rows, columns, whether complex, bytes of the name."""
+    """Version 4: arrays one after the other, each with a header of five numbers: type, rows, columns, whether complex,
+    bytes of the name.
+    """
     place = 0
     while place < size:
         stream.seek(place)

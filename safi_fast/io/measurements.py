@@ -1,11 +1,11 @@
 """Measurements from files: k-space, sinograms, coil maps, sampling masks, angles, kernels.
 
-| file | holds | order of the axes |
-| --- | --- | --- |
-| .cfl with .hdr (BART) | complex64 | BART's dimensions: rows and columns are the two of 0, 1, 2 larger than 1, 3 coils, 13 slices |
-| .h5, .hdf5 | fastMRI: `kspace`, optional `mask`, `reconstruction_rss`; or any dataset by its name | (slices, [coils,] H, W); as h5py gives it |
-| .npy, .npz, .mat | one array, or one by its name | as stored (.mat: as MATLAB shows it); see `arrange` |
-| .tif, .png, .jpg | real numbers, turned upright by the orientation tag | rows, columns; pages first |
+    .cfl with .hdr    BART: complex64; of its dimensions rows and columns are the two of 0, 1, 2 larger than 1, 3 are
+                      coils, 13 slices
+    .h5, .hdf5        fastMRI: `kspace`, optional `mask`, `reconstruction_rss`, (slices, [coils,] H, W); or any dataset
+                      by its name, as h5py gives it
+    .npy, .npz, .mat  one array, or one by its name, as stored (.mat: as MATLAB shows it); see `arrange`
+    .tif, .png, .jpg  real numbers, turned upright by the orientation tag; rows, columns; pages first
 
 Nothing is transposed unless a layout says so: a word with one letter per axis of the file, as in "hwc".
 """
@@ -85,9 +85,10 @@ def read_array(path: str | Path, name: str | None = None) -> Array:
 def read_kspace(
     path: str | Path, name: str | None = None, layout: str | None = None, *, coils: bool, check_axes: bool = True
 ) -> Kspace:
-    """K-space (slices, coils, H, W) of a file. layout: its axes, of the letters s, c, h, w; None: as the table above says, for other
-    files (H, W), (coils, H, W) where `coils` are expected, or (slices, coils, H, W). check_axes: refuse axes that cannot be what they are
-    taken for, by where the energy lies. Raises ImageFileError, InputError, BackendError.
+    """K-space (slices, coils, H, W) of a file. layout: its axes, of the letters s, c, h, w; None: as the table above
+    says, for other files (H, W), (coils, H, W) where `coils` are expected, or (slices, coils, H, W). check_axes: refuse
+    axes that cannot be what they are taken for, by where the energy lies. Raises ImageFileError, InputError,
+    BackendError.
     """
     path, name = split_name(path, name)
     suffix = path.suffix.lower()
@@ -110,7 +111,8 @@ def read_kspace(
             found = doubt(array, "shw") if check_axes else None
             slices = found.layouts[0] if found and found.layouts else "shw"
             raise ImageFileError(
-                f"{path}: k-space of shape {array.shape} may be slices or coils; say which with --layout {slices} or --layout "
+                f"{path}: k-space of shape {array.shape} may be slices or coils; say which with --layout {slices} "
+                f"or --layout "
                 f"{slices.replace('s', 'c')} (coils also need --maps FILE or --estimate-maps)"
             )
         layout = {2: "hw", 3: "chw", 4: "schw"}.get(array.ndim, "")
@@ -125,7 +127,9 @@ def read_kspace(
 
 
 def _check_axes(path: Path, array: Array, layout: str, *, given: bool = True) -> None:
-    """Raise ImageFileError where the energy of k-space speaks against its layout. given: the axes are those of the file, not BART's."""
+    """Raise ImageFileError where the energy of k-space speaks against its layout. given: the axes are those of the
+    file, not BART's.
+    """
     found = doubt(array, layout)
     if found is None:
         return
@@ -135,13 +139,16 @@ def _check_axes(path: Path, array: Array, layout: str, *, given: bool = True) ->
         else "--layout with a letter for each axis of the file"
     )
     raise ImageFileError(
-        f"{path}: k-space of shape {array.shape} is taken with the axes {layout!r} ({', '.join(AXES[letter] for letter in layout)}), but "
+        f"{path}: k-space of shape {array.shape} is taken with the axes {layout!r} "
+        f"({', '.join(AXES[letter] for letter in layout)}), but "
         f"{found.seen}; " + (f"pass {cure}, or " if cure else "") + "--no-order-check if it is right as it is"
     )
 
 
 def read_maps(path: str | Path, layout: str | None = None) -> Array:
-    """Coil maps (slices or 1, coils, H, W); layout as in `read_kspace`, by default (coils, H, W) or (slices, coils, H, W)."""
+    """Coil maps (slices or 1, coils, H, W); layout as in `read_kspace`, by default (coils, H, W) or (slices, coils, H,
+    W).
+    """
     path, name = split_name(path)
     if path.suffix.lower() in (".cfl", ".hdr") and layout is None:
         return coil_images(read_cfl(path), pair(path)[0])
@@ -169,14 +176,17 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     levels = np.unique(array)
     if len(levels) > 2 or (len(levels) == 2 and levels[0] != 0) or array.dtype.kind == "c":
         raise ImageFileError(
-            f"{path}: has {len(levels)} different values from {levels[0]:g} to {levels[-1]:g}; expected a mask of 0 and one other value"
+            f"{path}: has {len(levels)} different values from {levels[0]:g} to {levels[-1]:g}; expected a mask of "
+            "0 and one other value"
         )
     mask = np.squeeze(np.asarray(array != 0)) if path.suffix.lower() in (".cfl", ".hdr") else np.asarray(array != 0)
     return mask.reshape(1, -1) if mask.ndim == 1 else mask
 
 
 def read_vector(path: str | Path) -> NDArray[np.float64]:
-    """Numbers in a row: of a text file (separated by blanks, commas or lines) or of an array with one axis longer than 1."""
+    """Numbers in a row: of a text file (separated by blanks, commas or lines) or of an array with one axis longer than
+    1.
+    """
     path, name = split_name(path)
     if path.suffix.lower() in (".txt", ".csv", ".dat", ".ang"):
         try:
@@ -190,7 +200,9 @@ def read_vector(path: str | Path) -> NDArray[np.float64]:
 
 
 def arrange(array: Array, layout: str, axes: str, path: str | Path) -> Array:
-    """The array with its axes, named by the letters of `layout`, in the order `axes`; those it lacks get length 1. A view.
+    """The array with its axes, named by the letters of `layout`, in the order `axes`; those it lacks get length 1.
+
+    A view.
 
     Raises InputError for a layout with other letters, ImageFileError where it does not fit the array.
     """
@@ -218,7 +230,10 @@ def split_name(path: str | Path, name: str | None = None) -> tuple[Path, str | N
 
 
 def list_measurements(inputs: Iterable[str | Path], kinds: Iterable[str] = KINDS) -> list[Path]:
-    """The files of `inputs` in their order, each folder replaced by its files of these kinds, sorted. Raises ImageFileError."""
+    """The files of `inputs` in their order, each folder replaced by its files of these kinds, sorted.
+
+    Raises ImageFileError.
+    """
     found: dict[Path, None] = {}
     for path in map(Path, inputs):
         if not is_folder(path):

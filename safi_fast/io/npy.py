@@ -11,7 +11,9 @@ from .sizes import require_plausible_npy
 
 
 def decode(data: bytes) -> Pixels:
-    """Pixels of an NPY file: (H, W), (B, H, W), (B, 1, H, W), with colour or colour and alpha as a last axis of 3 or 4."""
+    """Pixels of an NPY file: (H, W), (B, H, W), (B, 1, H, W), with colour or colour and alpha
+    as a last axis of 3 or 4.
+    """
     require_plausible_npy(io.BytesIO(data), len(data))
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if not isinstance(array, np.ndarray):

@@ -1,4 +1,5 @@
-"""OME-XML, the description of an OME-TIFF: what must be known before its planes are read, and the same text for the result.
+"""OME-XML, the description of an OME-TIFF: what must be known before its planes are read, and the same text for the
+result.
 
 The text is kept but for what the result contradicts: where planes lie, their type, size and spacing.
 """
@@ -32,7 +33,8 @@ def is_ome(text: str) -> bool:
 
 
 def other_files(text: str) -> tuple[list[str], str | None]:
-    """Names of other files that planes or description lie in, and the name under which the planes of this one are listed.
+    """Names of other files that planes or description lie in, and the name under which the planes of this one are
+    listed.
 
     Without a UUID of its own, a file is the only one that is named, or one of several that cannot be told apart.
     """

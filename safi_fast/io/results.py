@@ -35,7 +35,9 @@ def check_result_name(path: Path, slices: int) -> None:
 
 
 def write_result(path: str | Path, array: NDArray[Any], white: float | None = None) -> float | None:
-    """Write (H, W) or (slices, H, W); white: the magnitude of 65535, by default the largest one. Returns the white that was used.
+    """Write (H, W) or (slices, H, W); white: the magnitude of 65535, by default the largest one.
+
+    Returns the white that was used.
 
     Raises InputError, ImageFileError.
     """

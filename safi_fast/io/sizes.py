@@ -1,6 +1,7 @@
 """Sizes that a file declares, held against the bytes that it has, before memory is taken for them.
 
-A damaged or malicious header can declare 10^9 pixels in a file of a kilobyte. What no compression of that kind can reach is refused.
+A damaged or malicious header can declare 10^9 pixels in a file of a kilobyte. What no compression of that kind can
+reach is refused.
 """
 
 import io
@@ -36,7 +37,10 @@ def require_plausible_png(data: bytes) -> None:
 
 
 def require_plausible_tiff(series: Any, page: Any, stored: int) -> None:
-    """The same of a series of tifffile and its first page, whose tiles may be declared larger than the image. Raises ValueError."""
+    """The same of a series of tifffile and its first page, whose tiles may be declared larger than the image.
+
+    Raises ValueError.
+    """
     ratio = {1: STORED, 5: LZW}.get(int(page.compression), UNKNOWN)  # not compressed, LZW
     for shape in (series.shape, page.chunks):
         require_plausible(shape, series.dtype.itemsize, stored, ratio)

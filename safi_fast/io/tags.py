@@ -53,7 +53,8 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Layout:
-    """Axes before rows and columns, as "TZC" of (frames, slices, channels), and the words of the program that wrote them.
+    """Axes before rows and columns, as "TZC" of (frames, slices, channels), and the words of the program that wrote
+    them.
 
     style: "" pages, "shaped" the JSON of tifffile, "imagej", "ome". text: the description of ImageJ or OME as it came.
     entries: of the JSON, or of ImageJ's binary metadata.

@@ -112,7 +112,8 @@ def _only_series(file: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 def _white(array: Array, page: Any, layout: Layout) -> float | None:
-    """The largest value of the depth that the file declares, by bits per sample or OME-XML; None where it is that of the dtype.
+    """The largest value of the depth that the file declares, by bits per sample or OME-XML; None where it is that of
+    the dtype.
 
     A declaration that the values contradict counts for nothing.
     """

@@ -73,7 +73,9 @@ def _resolution(resolution: Resolution, tags: Tags) -> dict[str, Any]:
 
 
 def _entries(tags: Tags, about: ifd.Directory) -> ifd.Directory:
-    """What goes into the directory of the first page. tifffile would write rationals wrongly and pointers not at all."""
+    """What goes into the directory of the first page. tifffile would write rationals wrongly
+    and pointers not at all.
+    """
     found: ifd.Directory = {tag: value for tag, value in about.items() if tag in ABOUT or isinstance(value, dict)}
     for tag, data, dtype in ((ICC, tags.icc, UNDEFINED), (XMP, tags.xmp, BYTE)):
         if data:

@@ -23,9 +23,9 @@ def list_models() -> list[str]:
 def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     """A model by its name (see `list_models`) or from a weights file (.safetensors).
 
-    A model is read once and then shared; a file that has changed is read again. A text is taken as a path where it is no such name
-    and ends like a weights file, has a folder in it, or is an existing file.
-    Raises ModelError for an unknown name or an unusable file, InputError for anything but text or a path.
+    A model is read once and then shared; a file that has changed is read again. A text is taken as a path where it is
+    no such name and ends like a weights file, has a folder in it, or is an existing file. Raises ModelError for an
+    unknown name or an unusable file, InputError for anything but text or a path.
     """
     if isinstance(name_or_path, os.PathLike):
         return _from_file(Path(name_or_path))

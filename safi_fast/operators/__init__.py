@@ -3,8 +3,8 @@
     operator = FourierMRI(mask, mask_order="centered")
     zero_filled = operator.adjoint(kspace)
 
-Operators of other libraries come in through `from_scipy`, `from_sigpy`, `from_pylops`, `from_deepinv`, plain functions through
-`from_functions`; `check_operator` tells whether adjoint and norm are right.
+Operators of other libraries come in through `from_scipy`, `from_sigpy`, `from_pylops`, `from_deepinv`, plain functions
+through `from_functions`; `check_operator` tells whether adjoint and norm are right.
 """
 
 from __future__ import annotations

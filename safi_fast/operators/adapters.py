@@ -1,11 +1,13 @@
-"""Operators of other libraries, and plain functions, as operators of this package. None of those libraries is imported here.
+"""Operators of other libraries, and plain functions, as operators of this package.
+
+None of those libraries is imported here.
 
     from_functions   a pair of functions                      from_sigpy     sigpy.linop.Linop
     from_scipy       scipy.sparse.linalg.LinearOperator,      from_pylops    pylops.LinearOperator
                      sparse or dense matrices                 from_deepinv   deepinv.physics.LinearPhysics
 
-Each takes `norm`, the largest singular value where it is known; else it is computed when first asked for. Run `check_operator` on what
-comes out: it names a wrong adjoint or norm.
+Each takes `norm`, the largest singular value where it is known; else it is computed when first asked for. Run
+`check_operator` on what comes out: it names a wrong adjoint or norm.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class AdaptedOperator(Operator):
         result = self._run("apply", self._forward, x, self.shape_out)
         if np.iscomplexobj(result) and not self.complex:
             raise OperatorError(
-                f"{self.name}: apply returned complex numbers ({result.dtype}); expected real ones, or pass complex=True"
+                f"{self.name}: apply returned complex numbers ({result.dtype}); expected real ones, or pass "
+                "complex=True"
             )
         return result
 
@@ -78,8 +81,8 @@ def from_functions(
 ) -> Operator:
     """An operator from two functions: apply (H, W) to shape_out, adjoint shape_out to (H, W); NumPy arrays.
 
-    image: "real" or "complex". complex: whether measurements are complex; None: as images are. batched: the functions take
-    and give (B, ...). Raises InputError.
+    image: "real" or "complex". complex: whether measurements are complex; None: as images are. batched: the functions
+    take and give (B, ...). Raises InputError.
     """
     for name, function in (("apply", apply), ("adjoint", adjoint)):
         if not callable(function):
@@ -89,7 +92,8 @@ def from_functions(
         return function if batched else lambda batch: np.stack([np.asarray(function(one)) for one in batch])
 
     return AdaptedOperator(
-        f"from_functions({getattr(apply, '__name__', type(apply).__name__)})", each(apply), each(adjoint), shape_in, shape_out,
+        f"from_functions({getattr(apply, '__name__', type(apply).__name__)})", each(apply), each(adjoint), shape_in,
+        shape_out,
         image=image, complex=image == "complex" if complex is None else complex, norm=norm,
     )  # fmt: skip
 
@@ -102,10 +106,11 @@ def from_scipy(
     image: Image | None = None,
     norm: float | None = None,
 ) -> Operator:
-    """An operator from a scipy.sparse.linalg.LinearOperator with matvec and rmatvec, a sparse or a dense matrix, m x (H W).
+    """An operator from a scipy.sparse.linalg.LinearOperator with matvec and rmatvec, a sparse or a dense matrix, m x (H
+    W).
 
-    It works on images in C order, flattened. shape_out: of a measurement, m numbers in all; None: (m,). image: None: "real", or
-    "complex" for an operator of complex dtype. Raises InputError, also for a LinearOperator without rmatvec.
+    It works on images in C order, flattened. shape_out: of a measurement, m numbers in all; None: (m,). image: None:
+    "real", or "complex" for an operator of complex dtype. Raises InputError, also for a LinearOperator without rmatvec.
     """
     from scipy.sparse.linalg import aslinearoperator
 
@@ -142,7 +147,9 @@ def from_scipy(
 
 
 def from_pylops(operator: Any, *, image: Image | None = None, norm: float | None = None) -> Operator:
-    """An operator from a pylops.LinearOperator: images have its `dims` (H, W), measurements its `dimsd`. Otherwise as from_scipy.
+    """An operator from a pylops.LinearOperator: images have its `dims` (H, W), measurements its `dimsd`.
+
+    Otherwise as from_scipy.
 
     Raises InputError.
     """
@@ -157,7 +164,8 @@ def from_pylops(operator: Any, *, image: Image | None = None, norm: float | None
 
 
 def from_sigpy(linop: Any, *, image: Image = "complex", complex: bool = True, norm: float | None = None) -> Operator:
-    """An operator from a sigpy Linop: images have its `ishape`, (H, W) or with sides of 1 before; measurements its `oshape`.
+    """An operator from a sigpy Linop: images have its `ishape`, (H, W) or with sides of 1 before; measurements its
+    `oshape`.
 
     image: "complex" or "real". complex: whether measurements are complex. Runs on the CPU. Raises InputError.
     """
@@ -185,10 +193,10 @@ def from_deepinv(
 ) -> Operator:
     """An operator from a deepinv LinearPhysics, with A and A_adjoint on torch tensors.
 
-    Real images go in as (B, 1, H, W), complex ones as (B, 2, H, W), real and imaginary part, as deepinv has them. Measurements have the shape
-    that A gives without its batch axis, for example (1, h, w), found by one application to zeros. Tensors are made on the device
-    of the physics' parameters and buffers, the CPU if it has none; results come back to the CPU. NumPy arrays go in and out.
-    Raises InputError.
+    Real images go in as (B, 1, H, W), complex ones as (B, 2, H, W), real and imaginary part, as deepinv has them.
+    Measurements have the shape that A gives without its batch axis, for example (1, h, w), found by one application to
+    zeros. Tensors are made on the device of the physics' parameters and buffers, the CPU if it has none; results come
+    back to the CPU. NumPy arrays go in and out. Raises InputError.
     """
     if not (hasattr(physics, "A") and hasattr(physics, "A_adjoint")):
         raise InputError(f"physics is {type(physics).__name__}; expected a linear physics with A and A_adjoint")

@@ -1,8 +1,9 @@
-"""Can the axes of k-space be what they are said to be? Coils, slices, rows and columns told apart by where the energy lies.
+"""Can the axes of k-space be what they are said to be? Coils, slices, rows and columns told apart by where the energy
+lies.
 
-Along an axis of k-space most energy lies within two samples of frequency zero, in the middle or at index 0: 12 to 40 times what an even
-spread would put there, for measured brains and for phantoms. Along coils and slices it is spread: 1 to 2 times. Axes are named by one
-letter each: s slices, c coils, h rows, w columns.
+Along an axis of k-space most energy lies within two samples of frequency zero, in the middle or at index 0: 12 to 40
+times what an even spread would put there, for measured brains and for phantoms. Along coils and slices it is spread: 1
+to 2 times. Axes are named by one letter each: s slices, c coils, h rows, w columns.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ NAMES = {"s": "slices", "c": "coils", "h": "rows", "w": "columns"}
 
 
 class Doubt(NamedTuple):
-    """What speaks against a layout, in words, and the layouts that would fit; none where the data cannot be taken as they are."""
+    """What speaks against a layout, in words, and the layouts that would fit; none where the data cannot be taken as
+    they are.
+    """
 
     seen: str
     layouts: tuple[str, ...]
 
 
 def peaks(array: NDArray[Any]) -> list[float]:
-    """For each axis the energy around frequency zero, in the middle or at index 0, as a multiple of an even spread; NaN for no energy."""
+    """For each axis the energy around frequency zero, in the middle or at index 0, as a multiple of an even spread; NaN
+    for no energy.
+    """
     marginals = [np.zeros(side) for side in array.shape]
     for index, part in enumerate(array):
         energy = np.abs(part).astype(np.float64) ** 2
@@ -53,7 +58,10 @@ def _near(side: int) -> NDArray[np.int64]:
 
 
 def doubt(array: NDArray[Any], layout: str) -> Doubt | None:
-    """What speaks against `layout` for k-space with these axes; None for nothing. NaN and infinity are for others to refuse."""
+    """What speaks against `layout` for k-space with these axes; None for nothing.
+
+    NaN and infinity are for others to refuse.
+    """
     if array.ndim != len(layout) or not {"h", "w"} < set(layout):
         return None
     with np.errstate(all="ignore"):
@@ -66,14 +74,16 @@ def doubt(array: NDArray[Any], layout: str) -> Doubt | None:
     if found[odd] > max(PEAK, CONTRAST * space):
         flat = min("hw", key=lambda letter: found[letter])
         seen = (
-            f"the energy is concentrated along the {sides[odd]} {NAMES[odd]}, as along an axis of k-space, and spread along the {sides[flat]} "
+            f"the energy is concentrated along the {sides[odd]} {NAMES[odd]}, as along an axis of k-space, and "
+            f"spread along the {sides[flat]} "
             f"{NAMES[flat]}, as along coils or slices"
         )
         return Doubt(seen, _by_peaks(list(found.values()), layout))
     slices = sides.get("s", 0)
     if slices >= THIRD_SIDE and found["s"] * len(_near(slices)) / slices > THIRD_AXIS:
         seen = (
-            f"the energy is concentrated along the {sides['s']} slices too, as along a third axis of k-space: transform along it first, or pass "
+            f"the energy is concentrated along the {sides['s']} slices too, as along a third axis of k-space: "
+            "transform along it first, or pass "
             f"slices"
         )
         return Doubt(seen, ())

@@ -35,9 +35,9 @@ CONVERGED = 1e-5  # a coupling below this share of the largest eigenvalue is flo
 class Operator(ABC):
     """A forward operator.
 
-    A subclass gives `_apply` and `_adjoint` for a batch (B, ...). It may give `_normal` where H^T H has a cheaper way, `spectrum` where
-    H^T H is diagonal in Fourier space, `norm` where it is known in closed form, and `_norm_bound` where only a bound of it is known;
-    `_lots` and `_without` where measurements belong together or some are none.
+    A subclass gives `_apply` and `_adjoint` for a batch (B, ...). It may give `_normal` where H^T H has a cheaper way,
+    `spectrum` where H^T H is diagonal in Fourier space, `norm` where it is known in closed form, and `_norm_bound`
+    where only a bound of it is known; `_lots` and `_without` where measurements belong together or some are none.
     """
 
     def __init__(
@@ -93,16 +93,21 @@ class Operator(ABC):
         return float("inf")
 
     def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Random numbers, of a shape that broadcasts to shape_out: measurements with the smallest are left out first, those that share one
+        """Random numbers, of a shape that broadcasts to shape_out: measurements with the smallest are left out first,
+        those that share one
         together, never those with infinity. For `hold_out`."""
         return rng.random(self.shape_out)
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator | None:
-        """This operator without the measurements `lost` (*shape_out), where there is a better way than to set them to zero."""
+        """This operator without the measurements `lost` (*shape_out), where there is a better way than to set them to
+        zero.
+        """
         return None
 
     def doubt(self, y: NDArray[Any]) -> str | None:
-        """What y (*shape_out) looks like that is no measurement of H, as the rest of a sentence; None where nothing speaks against it."""
+        """What y (*shape_out) looks like that is no measurement of H, as the rest of a sentence; None where nothing
+        speaks against it.
+        """
         return None
 
     def apply(self, x: Any) -> NDArray[Any]:
@@ -132,7 +137,8 @@ class Operator(ABC):
         return array
 
     def _check_own(self, y: Any) -> None:
-        """Refuse measurements (..., *shape_out) that cannot come from this operator, but that `check_measurement` would make fit.
+        """Refuse measurements (..., *shape_out) that cannot come from this operator, but that `check_measurement` would
+        make fit.
 
         Raises InputError.
         """
@@ -145,11 +151,12 @@ class Operator(ABC):
 
     @cached_property
     def norm(self) -> float:
-        """||H||: Lanczos iteration on H^T H times a safety factor, or a known bound where this is smaller; computed once.
+        """||H||: Lanczos iteration on H^T H times a safety factor, or a known bound where this is smaller; computed
+        once.
 
-        After k steps from a random start the largest eigenvalue of an n x n matrix is under-estimated by 0.1 (ln n / (k - 1))^2 on average
-        (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13, 1992): 4 % of it, 2 % of the norm, in the worst case of a million pixels.
-        Raises OperatorError for an operator that measures nothing.
+        After k steps from a random start the largest eigenvalue of an n x n matrix is under-estimated by 0.1 (ln n / (k
+        - 1))^2 on average (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13, 1992): 4 % of it, 2 % of the
+        norm, in the worst case of a million pixels. Raises OperatorError for an operator that measures nothing.
         """
         return self._estimated_norm()
 
@@ -182,7 +189,8 @@ class Operator(ABC):
 
 
 def largest_singular_value(operator: Operator, steps: int, seed: int = 0) -> float:
-    """An estimate of ||H|| from below: Lanczos iteration on H^T H from a seeded random image, without reorthogonalisation.
+    """An estimate of ||H|| from below: Lanczos iteration on H^T H from a seeded random image, without
+    reorthogonalisation.
 
     0.0 where H^T H maps that image to zero.
     """
@@ -255,7 +263,10 @@ def image_shape(name: str, shape: Any) -> tuple[int, int]:
 
 
 def boolean(name: str, value: Any) -> NDArray[np.bool_]:
-    """A mask of True and False, or of 1 and 0 in any dtype, at least one of them True. Raises InputError, OperatorError."""
+    """A mask of True and False, or of 1 and 0 in any dtype, at least one of them True.
+
+    Raises InputError, OperatorError.
+    """
     array = numbers(name, value)
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise InputError(

@@ -1,6 +1,7 @@
 """Blur: H x = crop(k * extend(x)), a convolution whose result has the size of the image.
 
-With c = side // 2, as in scipy.ndimage.convolve:   (H x)[i] = sum over j of k[j] x[i + c - j],  x extended beyond the image by
+With c = side // 2, as in scipy.ndimage.convolve, (H x)[i] = sum over j of k[j] x[i + c - j], and x is extended beyond
+the image by
 
     "symmetric"   half-sample reflection, d c b a | a b c d | d c b a     (scipy.ndimage: reflect)
     "zero"        zeros                                                   (constant)
@@ -29,7 +30,10 @@ BOUNDARIES = ("symmetric", "zero", "circular")
 
 
 class Blur(Operator):
-    """Convolution with a real kernel (h, w), not larger than the image. Images and measurements (H, W), real or complex."""
+    """Convolution with a real kernel (h, w), not larger than the image.
+
+    Images and measurements (H, W), real or complex.
+    """
 
     def __init__(
         self,
@@ -120,7 +124,9 @@ class Blur(Operator):
 
     @cached_property
     def norm(self) -> float:
-        """||H||: max |K| for the circular boundary; else as in Operator, at most max |K| of the padded plane for zeros."""
+        """||H||: max |K| for the circular boundary; else as in Operator, at most max |K| of the
+        padded plane for zeros.
+        """
         return self._largest if self.boundary == "circular" else self._estimated_norm()
 
     def _norm_bound(self) -> float:

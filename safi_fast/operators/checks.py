@@ -1,4 +1,6 @@
-"""Is an operator what it says? Its adjoint and its norm tested with random images, at the price of a few applications."""
+"""Is an operator what it says? Its adjoint and its norm tested with random images, at the
+price of a few applications.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ FEW_PERCENT = 0.02
 def check_adjoint(operator: Operator, *, seed: int = 0, tol: float = 1e-5) -> float:
     """The relative error |<H x, y> - <x, H^T y>| / (||H x|| ||y||), for x random and y = H x plus as much noise.
 
-    With y independent of x both products would be chance, about 1 / sqrt(pixels) of the norms; this y makes them as large as these.
-    The products are the real part where images or measurements are real. Two applications.
-    Raises OperatorError where the error exceeds `tol`, for values that are not finite, for H 0 != 0, and for an `apply` or `adjoint` that
-    writes into its argument.
+    With y independent of x both products would be chance, about 1 / sqrt(pixels) of the norms; this y makes them as
+    large as these. The products are the real part where images or measurements are real. Two applications. Raises
+    OperatorError where the error exceeds `tol`, for values that are not finite, for H 0 != 0, and for an `apply` or
+    `adjoint` that writes into its argument.
     """
     rng = np.random.default_rng(seed)
     x = _random(rng, operator.shape_in, operator.image == "complex")
@@ -42,7 +44,9 @@ def check_adjoint(operator: Operator, *, seed: int = 0, tol: float = 1e-5) -> fl
 
 
 def check_norm(operator: Operator, *, seed: int = 1, steps: int = NORM_STEPS) -> float:
-    """The largest ||H x|| / ||x|| that a short Lanczos iteration finds: a lower estimate of the norm. `steps` times normal(x).
+    """The largest ||H x|| / ||x|| that a short Lanczos iteration finds: a lower estimate of the norm.
+
+    `steps` times normal(x).
 
     Raises OperatorError where it exceeds `operator.norm`. A norm that is too small by less than a few percent may pass.
     Meaningful where the adjoint is right.
@@ -50,8 +54,10 @@ def check_norm(operator: Operator, *, seed: int = 1, steps: int = NORM_STEPS) ->
     found, norm = largest_singular_value(operator, steps, seed), operator.norm
     if found > norm * (1 + NORM_TOLERANCE):
         raise OperatorError(
-            f"{operator.name}: norm is {norm:.6g}, but ||H x|| / ||x|| reaches {found:.6g}: a solve would diverge. norm is the "
-            f"largest singular value, not its square and not that of another size or scale; leave it out to have it computed"
+            f"{operator.name}: norm is {norm:.6g}, but ||H x|| / ||x|| reaches {found:.6g}: a solve would "
+            "diverge. norm is the "
+            "largest singular value, not its square and not that of another size or scale; leave it out to have "
+            "it computed"
         )
     return found
 
@@ -92,12 +98,15 @@ def _explanation(operator: Operator, left: complex, right: complex, error: float
         hint = "the difference is imaginary: look for a missing complex conjugate"
     else:
         hint = (
-            "look for a missing complex conjugate or transpose, a scale that one of the two lacks (orthonormal FFT, voxel size, "
-            "1 / number of views), a pseudo-inverse (FBP, density compensation) in place of the adjoint, or another boundary"
+            "look for a missing complex conjugate or transpose, a scale that one of the two lacks (orthonormal "
+            "FFT, voxel size, "
+            "1 / number of views), a pseudo-inverse (FBP, density compensation) in place of the adjoint, or "
+            "another boundary"
         )
         if left != 0 and right != 0:
             hint += f"; <x, H^T y> is {abs(right) / abs(left):.5g} times <H x, y>"
     return (
-        f"{operator.name}: adjoint is not the adjoint of apply: <H x, y> = {left:.6g} but <x, H^T y> = {right:.6g}, relative error "
+        f"{operator.name}: adjoint is not the adjoint of apply: <H x, y> = {left:.6g} but <x, H^T y> = "
+        f"{right:.6g}, relative error "
         f"{error:.2g} above {tol:.2g}; {hint}"
     )

@@ -4,15 +4,17 @@
     sinogram = H.apply(image)          (..., views, detectors): image values times length
     image    = H.fbp(sinogram)         filtered back projection
 
-Convention (that of skimage.transform.radon and of ASTRA): x points to the right along rows, y upwards, the origin is the middle of the
-image, angles are in radians and turn from x to y. At angle a the detector points along e = (cos a, sin a) and rays travel along
-n = (-sin a, cos a). Detector cell k lies at s = (k - centre) detector_spacing along e, centre = (detectors - 1) / 2 by default.
+Convention (that of skimage.transform.radon and of ASTRA): x points to the right along rows, y upwards, the origin is
+the middle of the image, angles are in radians and turn from x to y. At angle a the detector points along e = (cos a,
+sin a) and rays travel along n = (-sin a, cos a). Detector cell k lies at s = (k - centre) detector_spacing along e,
+centre = (detectors - 1) / 2 by default.
 
     parallel   the ray of s is { s e + t n }
     fan        the source lies at -source_origin n; the detector at (source_detector - source_origin) n + s e
 
-Lengths (detector_spacing, pixel_size, the distances) share one unit; line integrals are in image values times that unit. Projection is
-distance-driven and averages over the width of a detector cell; adjoint() is its exact transpose (kernels/cpu/projector.py).
+Lengths (detector_spacing, pixel_size, the distances) share one unit; line integrals are in image values times that
+unit. Projection is distance-driven and averages over the width of a detector cell; adjoint() is its exact transpose
+(kernels/cpu/projector.py).
 """
 
 from __future__ import annotations
@@ -74,8 +76,8 @@ class Tomography(Operator):
 
     averages = True
     likely_causes = (
-        "are the angles those of the views, in the right unit and order, views and cells not exchanged, detector, centre and pixel size right, and "
-        "the object within the image?"
+        "are the angles those of the views, in the right unit and order, views and cells not exchanged, detector, "
+        "centre and pixel size right, and the object within the image?"
     )
     below_black = "are they negated line integrals, or transmission, which needs -log(I / I0)?"
 
@@ -108,7 +110,9 @@ class Tomography(Operator):
 
     @cached_property
     def norm(self) -> float:
-        """||H||, from above: for x > 0 and H >= 0 no eigenvalue of H^T H exceeds max (H^T H x) / x (Collatz and Wielandt)."""
+        """||H||, from above: for x > 0 and H >= 0 no eigenvalue of H^T H exceeds max (H^T H x) / x (Collatz and
+        Wielandt).
+        """
         x, above, below = np.ones(self.shape_in, np.float32), math.inf, 0.0
         for _ in range(NORM_STEPS):
             image = self.normal(x)
@@ -125,10 +129,11 @@ class Tomography(Operator):
         return NORM_MARGIN * math.sqrt(above)
 
     def doubt(self, y: NDArray[Any]) -> str | None:
-        """Raw transmission: rays at the ends of the detector, which objects hardly meet, have the largest values, and all about the same.
+        """Raw transmission: rays at the ends of the detector, which objects hardly meet, have the largest values, and
+        all about the same.
 
-        Line integrals fall to zero there, also those of a pipe; those of an object that is wider than the detector are largest in the middle.
-        Means over the views are compared, in which the noise of few photons is small.
+        Line integrals fall to zero there, also those of a pipe; those of an object that is wider than the detector are
+        largest in the middle. Means over the views are compared, in which the noise of few photons is small.
         """
         side, quarter = -(-self.detectors // ENDS), self.detectors // 4
         profile = y.mean(axis=0, dtype=np.float64)
@@ -137,16 +142,17 @@ class Tomography(Operator):
         if not (ends > RAW_CONTRAST * max(middle, 0.0) and ends > profile.max() / RAW_CONTRAST > 0):
             return None
         return (
-            f"is largest at the ends of the detector ({ends:.3g}; in the middle {middle:.3g}), as raw transmission is; pass line integrals, "
+            f"is largest at the ends of the detector ({ends:.3g}; in the middle {middle:.3g}), as raw "
+            "transmission is; pass line integrals, "
             "-log(I / I0)"
         )
 
     def fbp(self, sinogram: Any, filter: Filter = "ramp") -> NDArray[np.float32]:
         """Filtered back projection (..., H, W) of a sinogram (..., views, detectors), in image values.
 
-        Views count by the angle they stand for; where views are missing for more than UNMEASURED times the usual distance nothing is
-        made up, so a limited angle gives the partial image. filter: "ramp", or "hann" for less noise and less resolution. Raises
-        InputError.
+        Views count by the angle they stand for; where views are missing for more than UNMEASURED times the usual
+        distance nothing is made up, so a limited angle gives the partial image. filter: "ramp", or "hann" for less
+        noise and less resolution. Raises InputError.
         """
         if filter not in ("ramp", "hann"):
             raise InputError(f"filter is {shown(filter)}; expected 'ramp' or 'hann'")
@@ -157,7 +163,9 @@ class Tomography(Operator):
 
     @cached_property
     def share_outside(self) -> float:
-        """How much of the ellipse inscribed in the image lies beside the detector, as a mean over the views (0 to 1)."""
+        """How much of the ellipse inscribed in the image lies beside the detector, as a mean over
+        the views (0 to 1).
+        """
         height, width = self.shape_in
         along = (np.arange(GRID) + 0.5) / GRID * 2 - 1
         x, y = (points.ravel() for points in np.meshgrid(along, along))
@@ -168,8 +176,10 @@ class Tomography(Operator):
     def _warn_if_truncated(self) -> None:
         if self.share_outside > 0.001:
             message = (
-                f"the detector is too small to see the whole image: on average {100 * self.share_outside:.1f} % of the ellipse inscribed in the "
-                f"image lies beside the {self.detectors} cells of {self.detector_spacing:g}; use more or wider detector cells, another "
+                f"the detector is too small to see the whole image: on average {100 * self.share_outside:.1f} % "
+                "of the ellipse inscribed in the "
+                f"image lies beside the {self.detectors} cells of {self.detector_spacing:g}; use more or wider "
+                "detector cells, another "
                 f"centre (is {self.centre:g}), or a smaller image (is {self.shape_in}, pixel_size {self.pixel_size:g})"
             )
             warn(message)
@@ -182,7 +192,9 @@ class ParallelBeamCT(Tomography):
         self, shape: tuple[int, int], angles: ArrayLike, detectors: int, detector_spacing: float = 1.0, *,
         centre: float | None = None, pixel_size: float = 1.0, norm: float | None = None,
     ):  # fmt: skip
-        """angles: radians. centre: the cell that faces the middle of the image, may be fractional. Raises InputError; warns where
+        """angles: radians. centre: the cell that faces the middle of the image, may be fractional.
+
+        Raises InputError; warns where
         the detector does not see the ellipse inscribed in the image."""
         super().__init__(
             shape, angles, detectors, detector_spacing, pixel_size=pixel_size, centre=centre, norm=norm
@@ -213,7 +225,8 @@ class FanBeamCT(Tomography):
         source_origin: float, source_detector: float, *,
         pixel_size: float = 1.0, centre: float | None = None, norm: float | None = None,
     ):  # fmt: skip
-        """angles: radians, where the source turns. source_origin, source_detector: distances from the source to the axis of rotation and
+        """angles: radians, where the source turns. source_origin, source_detector: distances from the source to the
+        axis of rotation and
         to the detector. Raises InputError; warns where the detector does not see the ellipse inscribed in the image."""
         super().__init__(
             shape, angles, detectors, detector_spacing, pixel_size=pixel_size, centre=centre, norm=norm
@@ -222,20 +235,23 @@ class FanBeamCT(Tomography):
         self.source_detector = _length("source_detector", source_detector)
         if self.source_detector <= self.source_origin:
             raise InputError(
-                f"source_detector is {shown(source_detector)} and source_origin {shown(source_origin)}; expected the detector behind the axis of "
+                f"source_detector is {shown(source_detector)} and source_origin {shown(source_origin)}; expected "
+                "the detector behind the axis of "
                 "rotation: source_detector > source_origin"
             )
         tables = self._tables()
         if tables.clearance <= 0:
             raise InputError(
                 f"source_origin is {shown(source_origin)}; expected a source outside the image at all angles: at least "
-                f"{self.source_origin + (1 - tables.clearance) * 2**0.5 * self.pixel_size:.4g} for {self.shape_in} pixels of {self.pixel_size:g}"
+                f"{self.source_origin + (1 - tables.clearance) * 2**0.5 * self.pixel_size:.4g} for "
+                f"{self.shape_in} pixels of {self.pixel_size:g}"
             )
         if tables.obliquity > STEEPEST:
             half = np.rad2deg(np.max(np.abs(self._fan_angles)))
             raise InputError(
                 f"the fan opens {half:.1f} degrees to one side ({self.detectors} cells of {self.detector_spacing:g} at "
-                f"{self.source_detector:g}); expected at most {np.rad2deg(STEEPEST) - 45:.0f}: fewer cells or a larger source_detector"
+                f"{self.source_detector:g}); expected at most {np.rad2deg(STEEPEST) - 45:.0f}: fewer cells or a "
+                "larger source_detector"
             )
         self._warn_if_truncated()
 
@@ -260,7 +276,8 @@ class FanBeamCT(Tomography):
         return result
 
     def _filtered(self, sinogram: FloatArray, filter: Filter) -> FloatArray:
-        """As for a detector through the axis of rotation (Kak and Slaney 1988, section 3.4.2), with the weights of Noo, Defrise,
+        """As for a detector through the axis of rotation (Kak and Slaney 1988, section 3.4.2), with the weights of Noo,
+        Defrise,
         Clackdoyle and Kudo (Physics in Medicine and Biology 47, 2002) for rays measured from both sides."""
         widths, missing = _angular_widths(self.angles, 2 * np.pi)
         cosine = np.cos(self._fan_angles)
@@ -292,7 +309,8 @@ def _angles(angles: ArrayLike) -> FloatArray:
         raise InputError(f"angles[{where}] is {values[where]}; expected finite numbers, in radians")
     if np.ptp(values) > MOST_TURNS * 2 * np.pi:
         raise InputError(
-            f"angles span {np.ptp(values):.4g} radians, {np.ptp(values) / (2 * np.pi):.0f} turns; if they are in degrees pass np.deg2rad(angles)"
+            f"angles span {np.ptp(values):.4g} radians, {np.ptp(values) / (2 * np.pi):.0f} turns; if they are in "
+            "degrees pass np.deg2rad(angles)"
         )
     return values
 
@@ -308,7 +326,9 @@ def _length(name: str, value: float) -> float:
 
 
 def _angular_widths(angles: FloatArray, period: float) -> tuple[FloatArray, list[tuple[float, float]]]:
-    """The angle (V,) that each view stands for, half way to its neighbours, and the arcs (start, end) that were not measured."""
+    """The angle (V,) that each view stands for, half way to its neighbours, and the arcs (start, end) that were not
+    measured.
+    """
     places, number, count = np.unique(
         np.round(angles % period, 9) % np.round(period, 9), return_inverse=True, return_counts=True
     )

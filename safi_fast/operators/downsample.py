@@ -1,10 +1,11 @@
 """Downsample: H x = every factor-th sample of k * x, for super-resolution.
 
-Low-resolution pixel i covers the pixels factor i to factor i + factor - 1 of the image, so it is sampled at their centre,
-factor i + (factor - 1) / 2. The built-in kernels k are separable and sum to one:
+Low-resolution pixel i covers the pixels factor i to factor i + factor - 1 of the image, so it is sampled at their
+centre, factor i + (factor - 1) / 2. The built-in kernels k are separable and sum to one:
 
-    "bicubic"   Keys' cubic with a = -1/2, stretched by the factor (Keys, IEEE Trans. ASSP 29, 1981): with the symmetric boundary the
-                anti-aliased bicubic reduction of most super-resolution benchmarks (imresize of MATLAB)
+    "bicubic"   Keys' cubic with a = -1/2, stretched by the factor (Keys, IEEE Trans. ASSP 29, 1981): with
+                the symmetric boundary the anti-aliased bicubic reduction of most super-resolution benchmarks (imresize
+                of MATLAB)
     "box"       the mean over the factor x factor block, as an ideal detector would measure
 """
 
@@ -21,7 +22,9 @@ from .blur import Blur, Boundary
 
 
 class Downsample(Operator):
-    """Anti-aliased decimation of images (H, W) to (h, w), h = ceil((H - (factor - 1) // 2) / factor): H / factor where it divides."""
+    """Anti-aliased decimation of images (H, W) to (h, w), h = ceil((H - (factor - 1) // 2) / factor): H / factor where
+    it divides.
+    """
 
     def __init__(
         self,
@@ -33,8 +36,8 @@ class Downsample(Operator):
         image: Image = "real",
         norm: float | None = None,
     ):
-        """factor: at least 2. shape: (H, W) of an image. kernel: "bicubic", "box", or (h, w) real numbers as in Blur, whose
-        centre side // 2 then lies at pixel factor i + (factor - 1) // 2. boundary: as in Blur. Raises InputError.
+        """factor: at least 2. shape: (H, W) of an image. kernel: "bicubic", "box", or (h, w) real numbers as in Blur,
+        whose centre side // 2 then lies at pixel factor i + (factor - 1) // 2. boundary: as in Blur. Raises InputError.
         """
         if isinstance(factor, bool) or not isinstance(factor, int | np.integer) or factor < 2:
             raise InputError(f"factor is {shown(factor)}; expected an integer of at least 2")
@@ -62,7 +65,9 @@ class Downsample(Operator):
 
 
 def bicubic(factor: int) -> NDArray[np.float64]:
-    """(taps,) Keys' cubic at the distances of pixels from the centre of a block; 4 factor taps, one less where it is odd."""
+    """(taps,) Keys' cubic at the distances of pixels from the centre of a block; 4 factor taps, one less where it is
+    odd.
+    """
     reach = 2 * factor - (factor % 2)
     distance = np.abs(np.arange(-reach, reach + 1) if factor % 2 else np.arange(-reach, reach) + 0.5) / factor
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1

@@ -16,9 +16,10 @@ from .base import Operator
 def hold_out(operator: Operator, share: float, seed: int) -> tuple[Operator, NDArray[np.bool_]]:
     """The operator without a random share (0 to 1) of its measurements, and (*shape_out) which numbers it has lost.
 
-    Left out are whole views of CT, samples of FourierMRI and SenseMRI in all coils at once (not those of the fully sampled centre, and
-    for real images a sample together with its opposite), known pixels of Mask; of other operators single numbers. The new
-    operator ignores measurements that it has lost. Raises InputError, also where all or none would be left out.
+    Left out are whole views of CT, samples of FourierMRI and SenseMRI in all coils at once (not those of the fully
+    sampled centre, and for real images a sample together with its opposite), known pixels of Mask; of other operators
+    single numbers. The new operator ignores measurements that it has lost. Raises InputError, also where all or none
+    would be left out.
     """
     given, share = share, plain(share)
     share = float(share) if np.ndim(share) == 0 and np.asarray(share).dtype.kind in "iuf" else math.nan
@@ -33,7 +34,8 @@ def hold_out(operator: Operator, share: float, seed: int) -> tuple[Operator, NDA
     number = round(share * len(drawn))
     if not 0 < number < len(drawn):
         raise InputError(
-            f"holdout is {share}, which leaves out {number} of {len(drawn)} measurements of {operator.name} that can be left out; "
+            f"holdout is {share}, which leaves out {number} of {len(drawn)} measurements of {operator.name} that "
+            "can be left out; "
             f"expected at least one on either side"
         )
     lost = np.broadcast_to(lots <= drawn[number - 1], operator.shape_out)

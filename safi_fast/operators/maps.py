@@ -1,13 +1,15 @@
 """Coil sensitivity maps from the calibration region, the fully sampled centre of k-space.
 
-    "espirit"         Uecker et al., Magn. Reson. Med. 71, 2014. All patches (6 x 6 samples of all coils) of the calibration region span a
-                      space V of few dimensions. A coil image vector at pixel p is consistent with V where the C x C matrix
+    "espirit"         Uecker et al., Magn. Reson. Med. 71, 2014. All patches (6 x 6 samples of all coils) of the
+                      calibration region span a space V of few dimensions. A coil image vector at pixel p is consistent
+                      with V where the C x C matrix
                           G(p) = 1/|patch| sum over v in an orthonormal basis of V of  v(p)^H v(p)
-                      has the eigenvalue 1; its eigenvector is the map. Zero where the largest eigenvalue is below `crop`: no signal.
+                      has the eigenvalue 1; its eigenvector is the map. Zero where the largest eigenvalue is below
+                      `crop`: no signal.
     "low_resolution"  each coil's image from the windowed calibration region, divided by their root sum of squares.
 
-Both are normalised, sum over c |S_c|^2 = 1 where they are not zero, and have the phase that makes the low-resolution image real and
-positive, so the image that belongs to them is nearly real.
+Both are normalised, sum over c |S_c|^2 = 1 where they are not zero, and have the phase that makes the low-resolution
+image real and positive, so the image that belongs to them is nearly real.
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ def estimate_maps(
 ) -> NDArray[np.complex64]:
     """Normalised coil maps (C, H, W), complex64, from k-space (C, H, W), zero where not sampled.
 
-    kspace_order: "centered" or "fft", as in SenseMRI. calibration: sides of the fully sampled centre; None: the largest that is found, at most
-    32. kernel, threshold, crop (espirit): side of a patch; singular values kept as a share of the largest; eigenvalue below which a
-    map is zero.
+    kspace_order: "centered" or "fft", as in SenseMRI. calibration: sides of the fully sampled centre; None: the largest
+    that is found, at most 32. kernel, threshold, crop (espirit): side of a patch; singular values kept as a share of
+    the largest; eigenvalue below which a map is zero.
 
-    Raises InputError, also for a calibration region with samples that are zero, for a coil without signal, and where the energy shows
-    that coils lie along another axis.
+    Raises InputError, also for a calibration region with samples that are zero, for a coil without signal, and where
+    the energy shows that coils lie along another axis.
     """
     array, order = numbers("kspace", kspace), known_order("kspace_order", kspace_order)
     if array.ndim != 3 or 0 in array.shape:
@@ -65,7 +67,8 @@ def estimate_maps(
     if method == "espirit":
         if kernel < 2 or min(region.shape[1:]) < kernel + 2:
             raise InputError(
-                f"kernel is {shown(kernel)}; expected 2 to {min(region.shape[1:]) - 2}, for a region of {region.shape[1:]}"
+                f"kernel is {shown(kernel)}; expected 2 to {min(region.shape[1:]) - 2}, for a region of "
+                f"{region.shape[1:]}"
             )
         maps = _espirit(region, centred.shape[1:], kernel, threshold, crop)
     else:
@@ -76,9 +79,11 @@ def estimate_maps(
 
 
 def explained(kspace: NDArray[Any], maps: NDArray[Any], order: Order) -> float:
-    """The share of the energy of the low-resolution coil images (C, H, W) that maps (C, H, W) explain: 1 for the right ones.
+    """The share of the energy of the low-resolution coil images (C, H, W) that maps (C, H, W) explain: 1 for the right
+    ones.
 
-    sum over pixels of |<S, I>|^2 / |S|^2, over that of |I|^2 where the maps are not zero; of k-space in `order`, from its middle.
+    sum over pixels of |<S, I>|^2 / |S|^2, over that of |I|^2 where the maps are not zero; of k-space in `order`, from
+    its middle.
     """
     centred = np.asarray(kspace if order == "centered" else centered_order(kspace))
     sides = tuple(min(LARGEST, side) for side in centred.shape[1:])
@@ -153,8 +158,8 @@ def _espirit(
     rows = patches.transpose(1, 2, 0, 3, 4).reshape(-1, coils * kernel * kernel).astype(np.complex128)
     values, vectors = np.linalg.eigh(rows.T @ rows.conj())
     basis = vectors[:, values > threshold**2 * values[-1]].T.reshape(-1, coils, kernel, kernel)
-    # G is a trigonometric polynomial of degree kernel - 1: (2 kernel - 1)^2 points hold all of it, and zeros around its coefficients
-    # interpolate it to the image.
+    # G is a trigonometric polynomial of degree kernel - 1: (2 kernel - 1)^2 points hold all of it, and zeros around its
+    # coefficients interpolate it to the image.
     points = 2 * kernel - 1
     small = fft.ifft2(_embedded(basis, (points, points)), norm="forward")
     coarse = np.einsum("kcyx,kdyx->cdyx", small, small.conj(), optimize=True) / kernel**2

@@ -49,7 +49,10 @@ class Mask(Operator):
         return Mask(self.mask & ~lost, image=self.image)
 
     def _check_own(self, y: Any) -> None:
-        """Refuse zeros where the mask has known pixels, if there are next to none with its axes exchanged. Raises InputError."""
+        """Refuse zeros where the mask has known pixels, if there are next to none with its axes exchanged.
+
+        Raises InputError.
+        """
         turned = self.mask.T
         if turned.shape != self.mask.shape or (turned == self.mask).all():
             return
@@ -57,7 +60,8 @@ class Mask(Operator):
         zeros, others = (float(blank[..., known].mean()) for known in (self.mask, turned))
         if zeros > ZEROS and others < zeros / LESS:
             raise InputError(
-                f"measurement and mask do not fit: {100 * zeros:.2g} % of the pixels that the mask keeps are exactly zero, but {100 * others:.2g} % "
+                f"measurement and mask do not fit: {100 * zeros:.2g} % of the pixels that the mask keeps are "
+                f"exactly zero, but {100 * others:.2g} % "
                 "with its axes exchanged; pass mask.T"
             )
 

@@ -2,15 +2,16 @@
 
     one coil      y   = M . F x               coils      y_c = M . F (S_c . x),   c = 1 .. C
 
-F is the orthonormal discrete Fourier transform, M the sampling mask (0 or 1), S_c the sensitivity of coil c. Measurements lie on the
-full grid, zero where nothing was sampled. The order of k-space fixes the transform as well:
+F is the orthonormal discrete Fourier transform, M the sampling mask (0 or 1), S_c the sensitivity of coil c.
+Measurements lie on the full grid, zero where nothing was sampled. The order of k-space fixes the transform as well:
 
     kspace_order="fft"        y = fft2(x, norm="ortho"): frequency zero and the origin of the image at index (0, 0)
-    kspace_order="centered"   y = fftshift(fft2(ifftshift(x), norm="ortho")): both at (H // 2, W // 2), as BART, sigpy and fastMRI
+    kspace_order="centered"   y = fftshift(fft2(ifftshift(x), norm="ortho")): both at (H // 2, W // 2), as
+                              BART, sigpy and fastMRI
 
-H^T H = F^-1 M F does not depend on the order; along an axis on which the mask is constant F and F^-1 cancel, so that lines of Cartesian
-sampling need one-dimensional transforms only. For real images the adjoint is Re(F^-1 M y), and the Fourier multiplier of H^T H is
-(M(k) + M(-k)) / 2. Sensitivity encoding: Pruessmann et al., Magn. Reson. Med. 42, 1999.
+H^T H = F^-1 M F does not depend on the order; along an axis on which the mask is constant F and F^-1 cancel, so that
+lines of Cartesian sampling need one-dimensional transforms only. For real images the adjoint is Re(F^-1 M y), and the
+Fourier multiplier of H^T H is (M(k) + M(-k)) / 2. Sensitivity encoding: Pruessmann et al., Magn. Reson. Med. 42, 1999.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class _CartesianMRI(Operator):
     def check_measurement(self, y: Any) -> NDArray[Any]:
         """y (..., *shape_out) complex64, zero where the mask is.
 
-        Raises InputError for a wrong shape, NaN or infinity, and k-space in the other order than said. `reconstruct` also refuses what does
-        not fit the mask.
+        Raises InputError for a wrong shape, NaN or infinity, and k-space in the other order than said. `reconstruct`
+        also refuses what does not fit the mask.
         """
         kspace = super().check_measurement(y)
         if self._check_order:
@@ -139,10 +140,11 @@ class FourierMRI(_CartesianMRI):
         check_order: bool = True,
         check_mask: bool = True,
     ):
-        """mask: (H, W), boolean or of 0 and 1; with `shape` also (H, 1) or (1, W). mask_order: "centered" or "fft". kspace_order: that of
-        the measurements, and so of the transform; None: the mask's. check_order: refuse a mask whose densely sampled region, or k-space
-        whose energy, lies where the other order has its low frequencies. check_mask: have `reconstruct` refuse measurements that are not
-        zero where the mask is, or exactly zero in more than 2 % of the samples that it keeps.
+        """mask: (H, W), boolean or of 0 and 1; with `shape` also (H, 1) or (1, W). mask_order: "centered" or "fft".
+        kspace_order: that of the measurements, and so of the transform; None: the mask's. check_order: refuse a mask
+        whose densely sampled region, or k-space whose energy, lies where the other order has its low frequencies.
+        check_mask: have `reconstruct` refuse measurements that are not zero where the mask is, or exactly zero in more
+        than 2 % of the samples that it keeps.
 
         Raises InputError, OperatorError for a mask without a sample.
         """
@@ -166,7 +168,8 @@ class FourierMRI(_CartesianMRI):
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator:
         return FourierMRI(
-            self.mask & ~lost, mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False, check_mask=False
+            self.mask & ~lost, mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False,
+            check_mask=False
         )  # fmt: skip
 
     @cached_property
@@ -184,7 +187,10 @@ class FourierMRI(_CartesianMRI):
 
 
 class SenseMRI(_CartesianMRI):
-    """y_c = M . F (S_c . x). Images (H, W), complex or real; measurements (C, H, W), complex, zero where nothing was sampled."""
+    """y_c = M . F (S_c . x).
+
+    Images (H, W), complex or real; measurements (C, H, W), complex, zero where nothing was sampled.
+    """
 
     def __init__(
         self,
@@ -198,7 +204,9 @@ class SenseMRI(_CartesianMRI):
         check_order: bool = True,
         check_mask: bool = True,
     ):
-        """maps: (C, H, W) coil sensitivities as images, see `estimate_maps`. Others as in FourierMRI; the mask also (H, 1) or (1, W).
+        """maps: (C, H, W) coil sensitivities as images, see `estimate_maps`.
+
+        Others as in FourierMRI; the mask also (H, 1) or (1, W).
 
         Raises InputError, also for a coil whose map is zero; OperatorError for a mask without a sample.
         """
@@ -213,7 +221,10 @@ class SenseMRI(_CartesianMRI):
     @property
     def likely_causes(self) -> str:  # type: ignore[override]
         """See `Operator`."""
-        maps = "are the maps of this scan, in the order of the coils, in that of k-space (centered or fft), and not conjugated?"
+        maps = (
+            "are the maps of this scan, in the order of the coils, in that of k-space (centered or fft), "
+            "and not conjugated?"
+        )
         return f"{maps} Or {super().likely_causes}" if self.image == "real" else maps
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -229,7 +240,8 @@ class SenseMRI(_CartesianMRI):
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator:
         return SenseMRI(
-            self.maps, self.mask & ~lost[0], mask_order=self.kspace_order, image=self.image, norm=self.norm, check_order=False,
+            self.maps, self.mask & ~lost[0], mask_order=self.kspace_order, image=self.image, norm=self.norm,
+            check_order=False,
             check_mask=False,
         )  # fmt: skip
 
@@ -238,7 +250,9 @@ class SenseMRI(_CartesianMRI):
         return np.asarray(np.einsum("chw,chw->hw", self._conjugate, coils))
 
     def _norm_bound(self) -> float:
-        """max over pixels of sqrt(sum over c |S_c|^2): 1 for normalised maps, reached where the mask lets a smooth image through."""
+        """max over pixels of sqrt(sum over c |S_c|^2): 1 for normalised maps, reached where the mask lets a smooth
+        image through.
+        """
         return float(np.sqrt((np.abs(self.maps.astype(np.complex128)) ** 2).sum(0).max()))
 
 

@@ -1,7 +1,9 @@
-"""Sampling masks of Cartesian k-space, and whether their order, that of the measurements, and both together, can be what they are said to be.
+"""Sampling masks of Cartesian k-space, and whether their order, that of the measurements, and both together, can be
+what they are said to be.
 
-"centered" order has frequency zero at (H // 2, W // 2), as scanners, BART, sigpy and fastMRI store k-space; "fft" order has it at (0, 0),
-as numpy.fft returns it. A mask in the wrong order gives an operator that is consistent in itself and reconstructs rubbish.
+"centered" order has frequency zero at (H // 2, W // 2), as scanners, BART, sigpy and fastMRI store k-space; "fft" order
+has it at (0, 0), as numpy.fft returns it. A mask in the wrong order gives an operator that is consistent in itself and
+reconstructs rubbish.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def known_order(name: str, order: str) -> Order:
     if order == "centered" or order == "fft":
         return order  # type: ignore[return-value]
     raise InputError(
-        f"{name} is {shown(order)}; expected 'centered' (frequency zero in the middle) or 'fft' (at index 0, as numpy.fft has it)"
+        f"{name} is {shown(order)}; expected 'centered' (frequency zero in the middle) or 'fft' (at index 0, as "
+        "numpy.fft has it)"
     )
 
 
@@ -48,8 +51,9 @@ def in_fft_order(array: NDArray[Any], order: Order) -> NDArray[Any]:
 def sampling_mask(mask: Any, order: Order, shape: tuple[int, int] | None, check_order: bool) -> NDArray[np.bool_]:
     """The argument `mask` as boolean (H, W) in FFT order.
 
-    mask: (H, W), or (H, 1) or (1, W) with `shape`. Raises InputError for other shapes and values, and, with check_order, for a mask whose
-    densest region shows that it is in the other order; OperatorError for a mask without a sample.
+    mask: (H, W), or (H, 1) or (1, W) with `shape`. Raises InputError for other shapes and values, and, with
+    check_order, for a mask whose densest region shows that it is in the other order; OperatorError for a mask without a
+    sample.
     """
     sampled = boolean("mask", mask)
     while sampled.ndim > 2 and sampled.shape[0] == 1:
@@ -65,22 +69,26 @@ def sampling_mask(mask: Any, order: Order, shape: tuple[int, int] | None, check_
     if check_order and chance(turned) < SURPRISING and chance(said) > PLAUSIBLE:
         place = {"fft": "at index 0", "centered": "in the middle"}
         raise InputError(
-            f"mask samples k-space densely {place[other(order)]} and not {place[order]}, where mask_order={order!r} puts "
+            f"mask samples k-space densely {place[other(order)]} and not {place[order]}, where "
+            f"mask_order={order!r} puts "
             f"low frequencies; pass mask_order={other(order)!r}, or check_order=False if it is meant so"
         )
     return np.ascontiguousarray(said)
 
 
 def varied_axes(mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The axes (of -2, -1) along which a mask is not constant. Along the others a Fourier transform and its inverse cancel."""
+    """The axes (of -2, -1) along which a mask is not constant.
+
+    Along the others a Fourier transform and its inverse cancel.
+    """
     return tuple(axis for axis in IMAGE_AXES if (mask != mask.take([0], axis)).any())
 
 
 def chance(mask: NDArray[np.bool_]) -> float:
     """The chance that a random mask of the density found elsewhere has as many samples around index (0, 0) as this one.
 
-    The smallest over windows of 3, 5, 9, ... samples up to a quarter of each side; along a side on which the mask is constant one sample
-    stands for all. mask: (H, W) in FFT order.
+    The smallest over windows of 3, 5, 9, ... samples up to a quarter of each side; along a side on which the mask is
+    constant one sample stands for all. mask: (H, W) in FFT order.
     """
     axes = varied_axes(mask)
     for axis in {-2, -1} - set(axes):
@@ -98,7 +106,9 @@ def chance(mask: NDArray[np.bool_]) -> float:
 
 
 def sampled_centre(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest square around frequency zero, of a quarter of the smaller side at most, in which everything is sampled. (H, W), FFT order."""
+    """The largest square around frequency zero, of a quarter of the smaller side at most, in which everything is
+    sampled. (H, W), FFT order.
+    """
     centre = np.zeros_like(mask)
     for side in range(1, min(mask.shape) // 4 + 1, 2):
         near = np.arange(-(side // 2), side // 2 + 1)
@@ -110,7 +120,8 @@ def sampled_centre(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 class Fit(NamedTuple):
-    """Of k-space and a mask: the share of the mask's samples that are exactly zero in all coils, the number of places outside of the mask
+    """Of k-space and a mask: the share of the mask's samples that are exactly zero in all coils, the number of places
+    outside of the mask
     that are not, and their share of the energy."""
 
     zeros: float
@@ -128,8 +139,9 @@ def fit(kspace: NDArray[Any], mask: NDArray[np.bool_]) -> Fit:
 
 
 def check_samples(name: str, kspace: NDArray[Any], mask: NDArray[np.bool_], *, leaves_out: bool, advice: str) -> None:
-    """Raise InputError where a mask cannot be that of k-space: too many of its samples are exactly zero, or, unless the mask may leave out
-    what was measured, some outside of it are not. kspace: (..., H, W); mask: (H, W), of the same order. advice: the way on, if all is right.
+    """Raise InputError where a mask cannot be that of k-space: too many of its samples are exactly zero, or, unless the
+    mask may leave out what was measured, some outside of it are not. kspace: (..., H, W); mask: (H, W), of the same
+    order. advice: the way on, if all is right.
     """
     found = fit(kspace, mask)
     if found.zeros == 1 and not found.others:
@@ -141,14 +153,16 @@ def check_samples(name: str, kspace: NDArray[Any], mask: NDArray[np.bool_], *, l
         raise InputError(f"{name} and mask do not fit: {seen}; {_turned(kspace, mask)}{advice}")
     if found.others and not leaves_out:
         raise InputError(
-            f"{name} is not zero in {found.others} of {mask.size} places where the mask is, with {100 * found.energy:.3g} % of the energy; "
-            f"{_turned(kspace, mask)}pass operator.check_measurement(y), which sets them to zero, if the mask is meant to leave them out, "
+            f"{name} is not zero in {found.others} of {mask.size} places where the mask is, with "
+            f"{100 * found.energy:.3g} % of the energy; "
+            f"{_turned(kspace, mask)}pass operator.check_measurement(y), which sets them to zero, if the mask is "
+            "meant to leave them out, "
             f"or {advice}"
         )
 
 
 def _without_noise(kspace: NDArray[Any]) -> bool:
-    """Whether samples (H, W), in either order, are those of a real image to the last digits, as no measured ones are."""
+    """Whether samples (H, W), in either order, are those of a real image to the last digits: no measured ones are."""
     if kspace.ndim != 2 or not kspace.any():
         return False
     for mirrored in (opposite(kspace), kspace[::-1, ::-1]):  # the second: centred, of odd sides
@@ -174,12 +188,15 @@ def _turned(kspace: NDArray[Any], mask: NDArray[np.bool_]) -> str:
 
 
 def check_energy(name: str, kspace: NDArray[Any], order: Order) -> None:
-    """Raise InputError where the energy of k-space lies where the other order has its low frequencies. kspace: (..., H, W)."""
+    """Raise InputError where the energy of k-space lies where the other order has its low frequencies. kspace: (..., H,
+    W).
+    """
     said, turned = (_low_energy(in_fft_order(kspace, which)) for which in (order, other(order)))
     if turned > ENERGY_RATIO * said:
         place = {"fft": "at index 0", "centered": "in the middle"}
         raise InputError(
-            f"{name} has its energy {place[other(order)]}, but kspace_order={order!r} puts low frequencies {place[order]}; "
+            f"{name} has its energy {place[other(order)]}, but kspace_order={order!r} puts low frequencies "
+            f"{place[order]}; "
             f"pass kspace_order={other(order)!r}"
         )
 

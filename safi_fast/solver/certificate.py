@@ -5,8 +5,9 @@ For min over the box of f(x) = 1/2 ||x - y||^2 + lambda ||M . W x||_1, any |u| <
     d(u)   = min over the box of 1/2 ||x - y||^2 + <z, x>,   attained at x(u) = clip(y - z)
     gap    = f(x0) - d(u) = (lambda ||M . W x0||_1 - <z, x0>) + (primal-dual part of x0 and u)   >= f(x0) - f*
 
-Both brackets are non-negative, so nothing cancels. For H = I this is the bound of the general certificate (a linearised data term)
-made tighter by evaluating the quadratic exactly; it stays finite without a box (docs/adr/0004). relative gap = gap / f(x0).
+Both brackets are non-negative, so nothing cancels. For H = I this is the bound of the general certificate (a
+linearised data term) made tighter by evaluating the quadratic exactly; it stays finite without a box (docs/adr/0004).
+relative gap = gap / f(x0).
 The masks are fixed: the gap certifies this convex problem, not the fixed point of the outer iteration.
 """
 

@@ -1,10 +1,13 @@
 """The data term 1/2 ||H x - y||^2 in the primal-dual iteration, in two forms.
 
-DiagonalData   H^T H is diagonal in Fourier (`operator.spectrum`): x is updated by the exact proximal map, the box by a dual variable v
+DiagonalData   H^T H is diagonal in Fourier (`operator.spectrum`): x is updated by the exact proximal map, the box by
+a dual variable v
 DualData       any H: the residual H x - y has a dual variable p of its own, x is updated by projection onto the box
 
-With z = W^T u, both make a step from x and their own dual variable (`extra`) to x_hat and extra_hat, and say how far they moved.
-Step sizes are per image: tau for x, sigma for the dual variable; tau (sigma ||K||^2 of all dual variables together) <= 1.
+With z = W^T u, both make a step from x and their own dual variable (`extra`) to x_hat and extra_hat, and say how far
+they moved.
+Step sizes are per image: tau for x, sigma for the dual variable; tau (sigma ||K||^2 of all dual variables together)
+<= 1.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class DataTermSteps:
-    """Constants: step size of p; share of the largest of H^T H below which is not divided when p is made for the certificate."""
+    """Constants: step size of p; share of the largest of H^T H below which is not divided when p is made for the
+    certificate.
+    """
 
     multiplier_sigma: float = 0.02
     spectrum_floor: float = 1e-2
@@ -92,7 +97,9 @@ class DataTerm(Protocol):
         """A p for the certificate of the images listed; residual = H x - y, slope = H^T residual + z."""
 
     def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
-        """Which method of the operator made a `move` from `extra` to x_hat and extra_hat give values that are not finite, if one did."""
+        """Which method of the operator made a `move` from `extra` to x_hat and extra_hat give values that are not
+        finite, if one did.
+        """
 
 
 def squares(x: Array) -> FloatVector:
@@ -138,7 +145,9 @@ class DiagonalData:
     def move(
         self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
     ) -> Move:
-        """x_hat = (1 + tau H^T H)^-1 (x + tau (H^T y - z - v)); v_hat = t - sigma clip(t / sigma), t = v + sigma (2 x_hat - x)."""
+        """x_hat = (1 + tau H^T H)^-1 (x + tau (H^T y - z - v)); v_hat = t - sigma clip(t / sigma), t = v + sigma (2
+        x_hat - x).
+        """
         step = column(tau, x)
         right = x + step * (self.back[images] - z - extra)
         x_hat = self._solve(right, step, images)
@@ -151,7 +160,9 @@ class DiagonalData:
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
 
     def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
-        """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is left."""
+        """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is
+        left.
+        """
         spectrum = self.spectrum[images]
         floor = self.constants.spectrum_floor * spectrum.max(axis=(1, 2), keepdims=True)
         w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))

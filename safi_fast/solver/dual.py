@@ -21,7 +21,8 @@ from .progress import InnerResult
 
 @dataclass(frozen=True)
 class DualProblem:
-    """A loaded workspace and what the inner steps need to know of it: lambda (B,), mask conditioning gain and bias (B, C), ||W||^2, pixels.
+    """A loaded workspace and what the inner steps need to know of it: lambda (B,), mask conditioning gain and bias
+    (B, C), ||W||^2, pixels.
 
     t (B,): FISTA's, one where momentum starts from nothing; `run_to_gap` leaves it where it ends, for the next mask.
     """
@@ -116,10 +117,11 @@ class _Tally:
 
 
 def run_published(problem: DualProblem, active: Active, rule: str, tolerance: float, limit: int) -> InnerResult:
-    """The inner loop of the published test code, rule "CD" or "FISTA"; accepts the x(u) before the step that met the rule.
+    """The inner loop of the published test code, rule "CD" or "FISTA"; accepts the x(u) before the step that met the
+    rule.
 
-    CD stops when ||x(u) - x(u_old)|| / ||x(u_old)|| < tolerance after more than 6 steps; FISTA when the objective at x(u) changes
-    by less than tolerance (relative).
+    CD stops when ||x(u) - x(u_old)|| / ||x(u_old)|| < tolerance after more than 6 steps; FISTA when the objective at
+    x(u) changes by less than tolerance (relative).
     """
     workspace, strength = problem.workspace, problem.strength
     tally = _Tally(active, len(strength))
@@ -165,7 +167,8 @@ def run_to_gap(problem: DualProblem, active: Active, tolerance: float, limit: in
 
     The rounding matters only where f is hardly more than float32 rounding, as for a flat image.
 
-    Restart: where the dual objective has fallen, the image's momentum starts again (O'Donoghue and Candes 2015, function scheme).
+    Restart: where the dual objective has fallen, the image's momentum starts again (O'Donoghue and Candes 2015,
+    function scheme).
     """
     workspace, strength, rounding, t = problem.workspace, problem.strength, problem.rounding, problem.t
     tally = _Tally(active, len(strength))

@@ -1,4 +1,6 @@
-"""What a loop raises where its state is no longer finite. It knows numbers of images and steps; the API makes an error of it."""
+"""What a loop raises where its state is no longer finite. It knows numbers of images and steps; the API makes an
+error of it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ NO_CULPRIT = "values became too large for float32: check the range of the input 
 class Fault(Exception):  # noqa: N818 - never leaves the package
     """Images of a batch that stopped being finite.
 
-    images: their numbers. inner: step within the outer step, from 1, at which that was seen. culprit: the operator's method that gave the
-    first such value, None: none of them did. outer: of the loop, from 0. image: (B, H, W) after the last complete outer step, None before.
+    images: their numbers. inner: step within the outer step, from 1, at which that was seen. culprit: the operator's
+    method that gave the
+    first such value, None: none of them did. outer: of the loop, from 0. image: (B, H, W) after the last complete
+    outer step, None before.
     """
 
     def __init__(self, images: NDArray[np.int64], inner: int, culprit: Culprit | None = None, outer: int = 0):
@@ -44,7 +48,9 @@ class Fault(Exception):  # noqa: N818 - never leaves the package
 def require_finite(
     images: NDArray[np.int64], sums: Iterable[NDArray[Any]], *, outer: int, steps: NDArray[np.int64]
 ) -> None:
-    """Raise Fault where one of the sums (len(images),) that a loop has read anyway is not finite; steps (len(images),) were made."""
+    """Raise Fault where one of the sums (len(images),) that a loop has read anyway is not finite; steps
+    (len(images),) were made.
+    """
     bad = ~np.logical_and.reduce([np.isfinite(values) for values in sums])
     if bad.any():
         raise Fault(images[bad], int(steps[bad][0]), outer=outer)

@@ -1,9 +1,9 @@
 """||W||^2 at the size of the image: the step sizes of the dual iterations are in units of its inverse.
 
-Lanczos on W^T W with a seeded start. Its estimates grow from below; after STEPS of them they lie within 1 % of the largest eigenvalue, which
-SAFETY covers (tests/test_kernels_cpu.py compares with a long power iteration). Fourier bounds of the filters do not hold for
-symmetric extension, hence the operator itself. ARPACK (scipy.sparse.linalg.eigsh) would restart until it
-converges, which takes more products than this use needs.
+Lanczos on W^T W with a seeded start. Its estimates grow from below; after STEPS of them they lie within 1 % of the
+largest eigenvalue, which SAFETY covers (tests/test_kernels_cpu.py compares with a long power iteration). Fourier
+bounds of the filters do not hold for symmetric extension, hence the operator itself. ARPACK
+(scipy.sparse.linalg.eigsh) would restart until it converges, which takes more products than this use needs.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ def squared_norm(engine: Engine, height: int, width: int) -> float:
 
 
 def check_squared_norm(value: float, engine: Engine, height: int, width: int) -> float:
-    """`value` where it may be ||W||^2; the Lanczos estimate is one from below. Raises InputError for less, with which steps would diverge."""
+    """`value` where it may be ||W||^2; the Lanczos estimate is one from below. Raises InputError for less, with which
+    steps would diverge.
+    """
     least = squared_norm(engine, height, width) / SAFETY
     if value < least * (1 - ROUNDING):
         raise InputError(
-            f"lipschitz is {value:.6g}, but ||W||^2 is at least {least:.6g} for images of {height} x {width}: the solve would diverge; leave it "
+            f"lipschitz is {value:.6g}, but ||W||^2 is at least {least:.6g} for images of {height} x {width}: the "
+            f"solve would diverge; leave it "
             f"out to have it computed"
         )
     return value

@@ -38,14 +38,18 @@ class Schedule(Protocol[P]):
         """Outer steps at most."""
 
     def solve(self, problem: P, progress: Progress) -> InnerResult:
-        """Outer step `progress.outer` for `progress.active`: their next mask, unless it is the first step, and inner steps under it."""
+        """Outer step `progress.outer` for `progress.active`: their next mask, unless it is the first step, and inner
+        steps under it.
+        """
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """The status of each active image that ends with this outer step, None for one that goes on."""
 
 
 def iterate(problem: P, schedule: Schedule[P], callback: Callback | None = None) -> Progress:
-    """Until every image has ended, or the schedule's outer steps are made. Raises Fault where an image is no longer finite."""
+    """Until every image has ended, or the schedule's outer steps are made. Raises Fault where an image is no longer
+    finite.
+    """
     progress = Progress(problem.count)
     for progress.outer in range(schedule.outer):
         try:

@@ -3,12 +3,13 @@
     min over the box of  1/2 ||H x - y||^2 + lambda ||M . W x||_1
     = min over the box, max over |u| <= lambda M of  1/2 ||H x - y||^2 + <u, W x>
 
-One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat); the iterate is
+One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, extra) to (x_hat, u_hat, extra_hat);
+the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
-pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024, restarted reflected
-Halpern iteration). sigma follows from the ranges of u and x and from what the data term needs, tau from
-tau sigma ||K||^2 = 1 (docs/adr/0009). u stays in the workspace; everything of the size of an image is NumPy here. Each image has its
-own step sizes, restarts and end.
+pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024,
+restarted reflected Halpern iteration). sigma follows from the ranges of u and x and from what the data term needs,
+tau from tau sigma ||K||^2 = 1 (docs/adr/0009). u stays in the workspace; everything of the size of an image is NumPy
+here. Each image has its own step sizes, restarts and end.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 class Halpern:
     """Constants of the iteration.
 
-    restart_fall, restart_length, least_run: start anew when the residual is this share of what it was after the last start, or the run is
-    this share of all steps so far; not before so many steps.
+    restart_fall, restart_length, least_run: start anew when the residual is this share of what it was after the last
+    start, or the run is this share of all steps so far; not before so many steps.
     sigma: times lambda sqrt(C) / (rms(x) ||W||): x and u move over their ranges in comparable numbers of steps.
-    least_share: sigma ||W||^2 is not less than this share of what the data term takes of tau: where that is much (CT), a small sigma
-    gains nothing.
+    least_share: sigma ||W||^2 is not less than this share of what the data term takes of tau: where that is much
+    (CT), a small sigma gains nothing.
     """
 
     restart_fall: float = 0.2
@@ -114,8 +115,8 @@ class Restarts:
 class PrimalDual:
     """The state of a batch: x, the data term's dual variable and z = W^T u as iterates, u in the workspace.
 
-    gain, bias: (B, C) of a noise-conditioned mask generator. mask_of: for complex images, "magnitude" for one mask of |x|, "parts" for
-    a mask of each part.
+    gain, bias: (B, C) of a noise-conditioned mask generator. mask_of: for complex images, "magnitude" for one mask of
+    |x|, "parts" for a mask of each part.
     """
 
     def __init__(
@@ -167,9 +168,11 @@ class PrimalDual:
         return len(self.x)
 
     def run(self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int) -> InnerResult:
-        """Until the relative gap of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the certificate is of x_hat.
+        """Until the relative gap of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the
+        certificate is of x_hat.
 
-        Raises Fault where an image is no longer finite, with the step, whose values were the first, and the image before.
+        Raises Fault where an image is no longer finite, with the step, whose values were the first, and the image
+        before.
         """
         tolerances = np.broadcast_to(tolerance, self.count)
         met, before = np.zeros(self.count, bool), self.steps.copy()
@@ -228,11 +231,13 @@ class PrimalDual:
     def certificate(self, active: Active) -> Certificate:
         """Of x_hat, projected onto the box, with u_hat: the duality gap, and relative to f(x).
 
-        gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over x' of <H^T p + z, x - x'>  for any p; here the better of
-        p = H x - y and what the data term proposes (`DataTerm.multiplier`). Where f(x) is float32 rounding, x is a minimiser: 0.
+        gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over x' of <H^T p + z, x - x'>  for any p;
+        here the better of p = H x - y and what the data term proposes (`DataTerm.multiplier`). Where f(x) is float32
+        rounding, x is a minimiser: 0.
 
-        x' is any image of the box. Without a box it is any image of the ball ||x' - x|| <= R, R the larger of ||x|| and the size of the
-        least-squares step, and the maximum is R ||H^T p + z||; f being convex, f(x) - f(x') <= gap ||x' - x|| / R for all others.
+        x' is any image of the box. Without a box it is any image of the ball ||x' - x|| <= R, R the larger of ||x||
+        and the size of the least-squares step, and the maximum is R ||H^T p + z||; f being convex, f(x) - f(x') <=
+        gap ||x' - x|| / R for all others.
         """
         x, z = clip(self.x_hat[active], self.box), self.z_hat[active]
         residual = self.measurements.apply(x, active) - self.measurements.y[active]
@@ -277,7 +282,9 @@ class PrimalDual:
         return self.parts.join(z, a), self.parts.add(change, a)
 
     def _checked_certificate(self, active: Active, steps: int) -> Certificate:
-        """`certificate`; raises Fault where it is not finite, which one of the operator's own values may be the cause of."""
+        """`certificate`; raises Fault where it is not finite, which one of the operator's own values may be the cause
+        of.
+        """
         certificate = self.certificate(active)
         lost = ~np.isfinite(certificate.objective + certificate.gap)
         if lost.any():
@@ -285,7 +292,9 @@ class PrimalDual:
         return certificate
 
     def _culprit(self, active: Active) -> Culprit | None:
-        """Which method of the operator gives values that are not finite for the images of a certificate, if one does."""
+        """Which method of the operator gives values that are not finite for the images of a certificate, if one
+        does.
+        """
         residual = self.measurements.apply(clip(self.x_hat[active], self.box), active) - self.measurements.y[active]
         if not np.isfinite(residual).all():
             return "apply"

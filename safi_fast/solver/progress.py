@@ -26,7 +26,9 @@ class InnerResult:
 
 
 class Progress:
-    """Counts, certificate and status of every image; `active` are those that still run, in outer step `outer` from 0."""
+    """Counts, certificate and status of every image; `active` are those that still run, in outer step `outer` from
+    0.
+    """
 
     def __init__(self, count: int):
         self.active: Active = np.arange(count)

@@ -15,7 +15,8 @@ MAX_ITERATIONS = "max_iterations"
 STOPPED = "stopped"
 
 STATUS_MESSAGES = {
-    CONVERGED: "The stopping rule was met: relative gap and outer change (gap, reconstruct), or the published rules (converged).",
+    CONVERGED: "The stopping rule was met: relative gap and outer change (gap, reconstruct), "
+    "or the published rules (converged).",
     COMPLETED: "The fixed number of steps was done; `unrolled` has no stopping rule.",
     MAX_ITERATIONS: "The limit of steps was reached before the stopping rule was met.",
     STOPPED: "The callback raised StopIteration.",
@@ -54,7 +55,9 @@ def worst_status(status: PerImage) -> str:
 
 
 def joined_history(histories: Sequence[Sequence[OuterRecord]]) -> list[OuterRecord]:
-    """One history of batches that were solved one after the other; one that made fewer outer steps repeats its last record with 0 steps."""
+    """One history of batches that were solved one after the other; one that made fewer outer steps repeats its last
+    record with 0 steps.
+    """
     joined = []
     for number in range(max(map(len, histories))):
         rows = []
@@ -70,19 +73,22 @@ def joined_history(histories: Sequence[Sequence[OuterRecord]]) -> list[OuterReco
 
 @dataclass(frozen=True, repr=False)
 class Solution:
-    """A reconstruction and the account of how it was reached. For a batch, every entry but `history` has a value per image.
+    """A reconstruction and the account of how it was reached. For a batch, every entry but `history` has a value per
+    image.
 
     image: the caller's library, device, shape and range.
     status: "converged", "completed" (fixed schedule), "max_iterations" or "stopped"; see STATUS_MESSAGES.
     converged: status == "converged".
     outer_iterations, inner_iterations: steps made (inner: the sum over outer steps).
-    gap, relative_gap: duality gap f(x) - f* <= gap of the last convex problem, for the image on [0, 1]; relative to f(x). From
-        `reconstruct` without a box it is that over the ball ||x' - x|| <= R, R the larger of ||x|| and the size of one least-squares step
-        from zero: f(x) - f(x') <= gap for all images x' of it, f(x) - f(x') <= gap ||x' - x|| / R for others.
-    outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its fixed point.
-    history: one OuterRecord per outer step.
-    Of a colour image all of these have a value per channel, or per plane of luma and chroma, whose colours are clipped to the box afterwards.
-    Of an image that was solved in tiles (max_memory) gap, relative_gap and outer_residual are NaN: tiles have no common certificate.
+    gap, relative_gap: duality gap f(x) - f* <= gap of the last convex problem, for the image on [0, 1]; relative to
+        f(x). From `reconstruct` without a box it is that over the ball ||x' - x|| <= R, R the larger of ||x|| and the
+        size of one least-squares step from zero: f(x) - f(x') <= gap for all images x' of it, f(x) - f(x') <= gap
+        ||x' - x|| / R for others.
+    outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its
+    fixed point.
+    history: one OuterRecord per outer step. Of a colour image all of these have a value per channel, or per plane of
+    luma and chroma, whose colours are clipped to the box afterwards. Of an image that was solved in tiles
+    (max_memory) gap, relative_gap and outer_residual are NaN: tiles have no common certificate.
     masks: float32 (C, H, W) or (B, C, H, W) of the last outer step, where asked for.
     """
 
@@ -113,8 +119,8 @@ class OuterState:
     """What a callback sees after each outer step; raise StopIteration in it to stop.
 
     outer: 0, 1, ...; active: indices of the images still running; record: see OuterRecord, arrays (B,) always;
-    image(): a copy of the current images (B, H, W) on [0, 1], whatever data_range is; call it within the callback. The copy is the
-    caller's: a solve that fails later does not touch it.
+    image(): a copy of the current images (B, H, W) on [0, 1], whatever data_range is; call it within the callback.
+    The copy is the caller's: a solve that fails later does not touch it.
     """
 
     outer: int

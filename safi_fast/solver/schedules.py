@@ -1,11 +1,12 @@
-"""How steps are counted and stopped: frozen values that hold their constants, and solve one outer step at a time for `loop.iterate`.
+"""How steps are counted and stopped: frozen values that hold their constants, and solve one outer step at a time for
+`loop.iterate`.
 
 unrolled    as trained: fixed counts, u and v carried over
 converged   as the published code was tested: every outer step starts anew, its own stopping rules
 gap         ours: u carried over, stops by duality gap and by the change between outer steps
 
-`denoise(..., schedule=Gap(first_gap=1e-2))` takes a value beside its name, and so does `reconstruct(..., schedule=Reconstruct(follow=0.3))`.
-A class in KINDS is a schedule of `denoise` by its `name`.
+`denoise(..., schedule=Gap(first_gap=1e-2))` takes a value beside its name, and so does `reconstruct(...,
+schedule=Reconstruct(follow=0.3))`. A class in KINDS is a schedule of `denoise` by its `name`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Unrolled:
 
 @dataclass(frozen=True)
 class Converged:
-    """The published test procedure, up to outer x inner steps; the tolerance falls to `tol` over the first `falling` outer steps. Raises InputError."""
+    """The published test procedure, up to outer x inner steps; the tolerance falls to `tol` over the first `falling`
+    outer steps. Raises InputError.
+    """
 
     name: ClassVar[str] = "converged"
 
@@ -94,10 +97,12 @@ class Converged:
 
 @dataclass(frozen=True)
 class Gap:
-    """Until relative gap (but for float32 rounding) and change from one mask to the next are both at most `tol`. Raises InputError.
+    """Until relative gap (but for float32 rounding) and change from one mask to the next are both at most `tol`.
+    Raises InputError.
 
-    first_gap: asked of the unmasked problem; it falls by `decay` from one outer step to the next. The change between outer steps falls by
-    a quarter each time, so a gap that falls much faster buys accuracy for masks that are about to change.
+    first_gap: asked of the unmasked problem; it falls by `decay` from one outer step to the next. The change between
+    outer steps falls by a quarter each time, so a gap that falls much faster buys accuracy for masks that are about
+    to change.
     step: Nesterov's momentum is stable on a quadratic below 4/3, whatever t is.
     """
 
@@ -120,7 +125,9 @@ class Gap:
         return max(self.tol, self.first_gap * self.decay**outer)
 
     def solve(self, problem: DualProblem, progress: Progress) -> InnerResult:
-        """u and FISTA's t live on under the next mask: the problem changes little, and restarts catch a momentum that leads astray."""
+        """u and FISTA's t live on under the next mask: the problem changes little, and restarts catch a momentum that
+        leads astray.
+        """
         if progress.outer:
             problem.next_mask(progress.active)
         else:
@@ -136,10 +143,12 @@ class Gap:
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """For `reconstruct`: until relative gap <= `tol` and change from one mask to the next <= `settled` times `tol`. Raises InputError.
+    """For `reconstruct`: until relative gap <= `tol` and change from one mask to the next <= `settled` times `tol`.
+    Raises InputError.
 
-    first_gap: asked at most of a convex problem; `follow`: times the last change of the image, for a problem need not be solved better
-    than its mask is known. check_every: inner steps from one certificate to the next. steps: the constants of the inner iteration.
+    first_gap: asked at most of a convex problem; `follow`: times the last change of the image, for a problem need not
+    be solved better than its mask is known. check_every: inner steps from one certificate to the next. steps: the
+    constants of the inner iteration.
     """
 
     name: ClassVar[str] = "gap"
@@ -157,7 +166,9 @@ class Reconstruct:
         _check(self)
 
     def tolerances(self, outer: int, changes: FloatVector) -> FloatVector:
-        """Of the relative gaps in this outer step, from 0: `tol` in the last one and where x has settled, laxer before."""
+        """Of the relative gaps in this outer step, from 0: `tol` in the last one and where x has settled, laxer
+        before.
+        """
         laxer = np.clip(self.follow * changes, self.tol, max(self.tol, self.first_gap))
         settled = (changes <= self.settled * self.tol) | (outer == self.outer - 1)
         return np.where(settled, self.tol, laxer)
@@ -193,7 +204,9 @@ KINDS: dict[str, type[Schedule]] = {kind.name: kind for kind in (Unrolled, Conve
 def schedule_for(
     model: Model, schedule: str | Schedule | None, max_outer: Any = None, max_inner: Any = None, tol: Any = None
 ) -> Schedule:
-    """The schedule by value or by name, None: what the model was trained for, with the limits that the caller gives. Raises InputError."""
+    """The schedule by value or by name, None: what the model was trained for, with the limits that the caller gives.
+    Raises InputError.
+    """
     chosen: Schedule
     if isinstance(schedule, tuple(KINDS.values())):
         chosen = schedule  # type: ignore[assignment]
@@ -206,7 +219,8 @@ def schedule_for(
     steps = getattr(chosen, "steps", None)
     if steps is not None and max_inner is not None and count("max_inner", max_inner) > len(steps.size):
         raise InputError(
-            f"max_inner is {max_inner}, but model {model.name!r} has learned {len(steps.size)} steps; use schedule='gap'"
+            f"max_inner is {max_inner}, but model {model.name!r} has learned {len(steps.size)} steps; use "
+            f"schedule='gap'"
         )
     limits = {
         "outer": None if max_outer is None else count("max_outer", max_outer),
@@ -219,7 +233,9 @@ def schedule_for(
 def reconstruct_schedule(
     schedule: str | Reconstruct | None, max_outer: Any = None, max_iter: Any = None, tol: Any = None
 ) -> Reconstruct:
-    """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives. Raises InputError."""
+    """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives. Raises
+    InputError.
+    """
     if schedule is not None and schedule != Reconstruct.name and not isinstance(schedule, Reconstruct):
         raise InputError(f"schedule is {shown(schedule)}; expected 'gap', a value of Reconstruct, or None")
     chosen = schedule if isinstance(schedule, Reconstruct) else Reconstruct()

@@ -46,7 +46,8 @@ class NoiseRange:
 
 
 def draw_patch(images: Sequence[torch.Tensor], side: int, rng: np.random.Generator) -> torch.Tensor:
-    """(side, side) from a random place of a random image, turned by a random multiple of 90 degrees and mirrored or not.
+    """(side, side) from a random place of a random image, turned by a random multiple of 90 degrees and mirrored or
+    not.
 
     The images may lie on any device; only the numbers drawn come from the host.
     """

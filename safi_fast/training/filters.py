@@ -1,7 +1,8 @@
 """The filter bank W and its adjoint in torch, on images of one size, for two ways to continue an image.
 
-"symmetric" is what the engine does with the models of this package: half-sample reflection, whose adjoint folds the extension
-back. "circular" is for training on patches: W is diagonal in Fourier there, so ||W|| is exact and nothing is padded.
+"symmetric" is what the engine does with the models of this package: half-sample reflection, whose adjoint folds the
+extension back. "circular" is for training on patches: W is diagonal in Fourier there, so ||W|| is exact and nothing is
+padded.
 
 Both apply W as a convolution and W^T through FFTs: of the ways that torch has, the fastest for each on two cores.
 """
@@ -29,7 +30,9 @@ def compose(layers: Any) -> torch.Tensor:
 
 
 def squared_norm(filters: torch.Tensor) -> torch.Tensor:
-    """||W||^2 on a periodic grid of NORM_GRID x NORM_GRID: the largest sum over the channels of |spectrum|^2, a scalar."""
+    """||W||^2 on a periodic grid of NORM_GRID x NORM_GRID: the largest sum over the channels
+    of |spectrum|^2, a scalar.
+    """
     spectra = torch.fft.rfft2(filters[:, 0], s=(NORM_GRID, NORM_GRID))
     return (spectra.real.square() + spectra.imag.square()).sum(0).amax()
 

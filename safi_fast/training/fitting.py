@@ -1,7 +1,8 @@
 """Learned dual steps: size and momentum of each inner step of `unrolled`, fitted to a network that stays as it is.
 
-Two numbers a step are few, so the whole schedule is differentiated, from the noisy image to the result, on small patches. The same
-steps serve every outer step and every level: they are what a schedule with fewer inner steps needs to end as far.
+Two numbers a step are few, so the whole schedule is differentiated, from the noisy image to the result, on small
+patches. The same steps serve every outer step and every level: they are what a schedule with fewer inner steps needs to
+end as far.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def fit_steps(
 ) -> torch.Tensor:
     """Sizes and momenta (2, inner), float64, for `outer` x `inner` steps of the network; its `learned_steps` take them.
 
-    They start from those that the network has, else from FISTA's. report is told the mean loss of late, 1 where the expected PSNR is met.
+    They start from those that the network has, else from FISTA's. report is told the mean loss of late, 1 where the
+    expected PSNR is met.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     tensors = [torch.from_numpy(image) for image in images]

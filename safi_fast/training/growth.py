@@ -1,4 +1,6 @@
-"""A model made larger without changing what it computes: where the training of a deeper one, or one for more levels, starts."""
+"""A model made larger without changing what it computes: where the training of a deeper one, or one for more levels,
+starts.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ SAME = 1e-3  # relative; levels of weights files are rounded to float32 and bett
 def deepened(model: Model, dilations: Sequence[int]) -> Model:
     """The SAFI model with as many mask layers as `dilations`; the new ones, 3 x 3, hand on what they get.
 
-    The layers of the model keep their order and their dilations, which must be found in `dilations`, the first as the first and the
-    last as the last. Raises InputError.
+    The layers of the model keep their order and their dilations, which must be found in `dilations`, the first as the
+    first and the last as the last. Raises InputError.
     """
     mask = model.mask
     if not isinstance(mask, SafiMask):
@@ -61,7 +63,8 @@ def _handing_on(channels: int) -> NDArray[np.float32]:
 
 
 def with_levels(model: Model, low: float, high: float) -> Model:
-    """The model with tables from sigma low to high (of 255): rows between as it has them, rows beyond its ends like the nearest.
+    """The model with tables from sigma low to high (of 255): rows between as it has them, rows beyond its ends like the
+    nearest.
 
     lambda grows in proportion to sigma beyond the ends. Raises InputError for a model of one level.
     """

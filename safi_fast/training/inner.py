@@ -28,7 +28,10 @@ class DualState:
 
 
 class Step(NamedTuple):
-    """One dual step: its size, times 1 / ||W||^2, and the extrapolation after it. Numbers, or scalar tensors to be fitted."""
+    """One dual step: its size, times 1 / ||W||^2, and the extrapolation after it.
+
+    Numbers, or scalar tensors to be fitted.
+    """
 
     size: Any
     momentum: Any
@@ -89,9 +92,12 @@ def trained_steps(
 
 
 class _TrainedSteps(torch.autograd.Function):
-    """The chain rule backwards through every step. Kept of a step: v, u, W x / lambda, the spectra of M . v, and image-sized things.
+    """The chain rule backwards through every step.
 
-    The gradient for the filters is a correlation of a response with an image, so it is summed as spectra, where both lie ready.
+    Kept of a step: v, u, W x / lambda, the spectra of M . v, and image-sized things.
+
+    The gradient for the filters is a correlation of a response with an image, so it is summed as spectra, where both
+    lie ready.
     """
 
     @staticmethod

@@ -33,7 +33,9 @@ LOG, CHECKPOINT, MODEL, RAW = "log.jsonl", "checkpoint.pt", "model.safetensors",
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: step, seconds trained, share done, seconds left (None at first), mean loss of late, last validation."""
+    """Where a run is: step, seconds trained, share done, seconds left (None at first), mean loss of late, last
+    validation.
+    """
 
     step: int
     seconds: float
@@ -132,7 +134,9 @@ class Run:
         append_line(self.folder / LOG, json.dumps(line), ModelError)
 
     def _forget_after(self, step: int) -> None:
-        """Drop what an earlier part of this run logged after its last checkpoint, and all of a run that this one replaces."""
+        """Drop what an earlier part of this run logged after its last checkpoint, and all of a run that this one
+        replaces.
+        """
         path = self.folder / LOG
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

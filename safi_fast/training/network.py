@@ -1,7 +1,8 @@
 """The trainable models in torch, and their way from and to `safi_fast.model.Model`.
 
-Shapes: image (B, 1, H, W) on [0, 1]; dual variable and mask (B, C, H, W); sigma (B,), standard deviation for images on [0, 1].
-The dual variable is divided by lambda, and W is scaled to a fixed norm in every forward pass, so the step size is 1.
+Shapes: image (B, 1, H, W) on [0, 1]; dual variable and mask (B, C, H, W); sigma (B,), standard deviation for images on
+[0, 1]. The dual variable is divided by lambda, and W is scaled to a fixed norm in every forward pass, so the step size
+is 1.
 """
 
 import math
@@ -224,8 +225,9 @@ class SafiNetwork(Network):
 class MmrNetwork(Network):
     """M(x) = G^T clip(phi(scale . G |W x|), 0, 1), with the signs that make the iteration converge.
 
-    smoothing: raw kernels of G, used as |.| with sum one; falls (C, n - 1): phi falls by softplus of them from knot to knot.
-    scale is exp(log_scale) times the table of gains, which is trained where there are several levels; the table of biases stays zeros.
+    smoothing: raw kernels of G, used as |.| with sum one; falls (C, n - 1): phi falls by softplus of them from knot to
+    knot. scale is exp(log_scale) times the table of gains, which is trained where there are several levels; the table
+    of biases stays zeros.
     """
 
     family = "mmr"
@@ -317,8 +319,8 @@ FAMILIES: dict[str, Any] = {"safi": SafiNetwork, "mmr": MmrNetwork}
 def network_of(model: Model) -> Network:
     """The network of a Model, for going on with its training; boundary and step size become those of training.
 
-    Exact for symmetric boundary and lipschitz 1, as all models made here have. Otherwise W is divided by sqrt(lipschitz), which
-    changes where the unrolled schedule starts, and zero padding becomes symmetric extension.
+    Exact for symmetric boundary and lipschitz 1, as all models made here have. Otherwise W is divided by
+    sqrt(lipschitz), which changes where the unrolled schedule starts, and zero padding becomes symmetric extension.
     """
     network: Network = FAMILIES[model.family].of_model(model, model.mask)
     return network
@@ -346,7 +348,8 @@ def fresh_network(
 
 
 def level_table(low: float, high: float) -> tuple[float, ...]:
-    """The noise levels of a new model for sigma in low .. high (8-bit scale): both ends and those of LEVELS between, over 255.
+    """The noise levels of a new model for sigma in low .. high (8-bit scale): both ends and those of LEVELS between,
+    over 255.
 
     A table cannot begin at 0, where nothing is to be done: a range from 0 begins at the first of LEVELS.
     """

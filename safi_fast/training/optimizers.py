@@ -1,8 +1,8 @@
 """The optimiser of a run: Adam for everything, or Muon for the large mask layers and Adam for the rest.
 
-Muon (Jordan et al. 2024) steps along the orthogonal factor of the momentum of a matrix instead of the momentum itself: every direction of
-the layer moves alike, however small its gradient. Its update is scaled to the root mean square that Adam's has, about 0.2 of the rate, so both
-take the same learning rates.
+Muon (Jordan et al. 2024) steps along the orthogonal factor of the momentum of a matrix instead of the momentum itself:
+every direction of the layer moves alike, however small its gradient. Its update is scaled to the root mean square that
+Adam's has, about 0.2 of the rate, so both take the same learning rates.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Optimizer:
-    """Adam and, where asked for, Muon as one. groups: dicts with params, highest_rate and `matrices`, whether Muon may take them."""
+    """Adam and, where asked for, Muon as one. groups: dicts with params, highest_rate and `matrices`, whether Muon may
+    take them.
+    """
 
     def __init__(self, kind: str, groups: Sequence[dict[str, Any]]):
         apart = [kind == "muon" and group["matrices"] for group in groups]

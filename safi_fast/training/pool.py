@@ -1,7 +1,7 @@
 """The pool of training states: patches under way, each with the solution and the dual variable it has reached.
 
-A step of training takes some of them one outer step on, so that the many inner steps before it need not be done again. A patch that
-has made all its outer steps is replaced by a new one.
+A step of training takes some of them one outer step on, so that the many inner steps before it need not be done again.
+A patch that has made all its outer steps is replaced by a new one.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,10 @@ WARM_UP = 4  # batches in the pool at first; it grows by one patch a step, so th
 class Pool:
     """States of `size` patches (side x side, `channels` filters).
 
-    clean, noisy, x: float32 (N, 1, side, side); dual: v / lambda, float16 (N, C, side, side); sigma: float32 (N,), on [0, 1];
-    visits: int64 (N,), outer steps with a mask made so far, -1 for a place that was never filled. guided, of the shape of clean: what
-    `guide` (noisy, clean, sigma) makes of a new patch, or None without one.
+    clean, noisy, x: float32 (N, 1, side, side); dual: v / lambda, float16 (N, C, side, side); sigma: float32 (N,), on
+        [0, 1];
+    visits: int64 (N,), outer steps with a mask made so far, -1 for a place that was never filled. guided, of the shape
+    of clean: what `guide` (noisy, clean, sigma) makes of a new patch, or None without one.
     """
 
     def __init__(self, size: int, channels: int, side: int, *, device: str = "cpu", guide: Guide | None = None):
@@ -43,7 +44,8 @@ class Pool:
     def renew(self, places: torch.Tensor, limit: int, new_patch: NewPatch, begin: Start) -> None:
         """Fill those of `places` that are empty or have made `limit` visits.
 
-        new_patch() gives clean (side, side), sigma and noise of deviation 1; begin(noisy, sigma) gives x and v / lambda.
+        new_patch() gives clean (side, side), sigma and noise of deviation 1; begin(noisy, sigma) gives x and v /
+        lambda.
         """
         stale = places[(self.visits[places] < 0) | (self.visits[places] >= limit)]
         if not len(stale):

@@ -10,21 +10,26 @@ from .optimizers import OPTIMIZERS
 from .teachers import DEFAULT_SHARE, Share
 
 MAY_CHANGE = (  # when a run is resumed
-    "seconds", "steps", "steady", "share", "average", "checkpoint_seconds", "validation_seconds", "log_every", "autocast",
+    "seconds", "steps", "steady", "share", "average", "checkpoint_seconds", "validation_seconds", "log_every",
+    "autocast",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One run. Exactly one of seconds (wall-clock time spent training) and steps ends it; the learning rate follows it down.
+    """One run.
 
-    outer, inner: the unrolled schedule that is trained. trained: how many of the inner steps of an outer step, the last ones, are
-    differentiated. batch, side: patches of a step and their side in pixels; crop: their border that the loss leaves out, because it
-    is continued periodically. pool: patches under way. visits_beyond: outer steps that a patch makes after the last of the
-    schedule, so that the iteration stays good beyond it.
-    filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they stay there for the share
-    `steady` of the run, then fall with a cosine to `last_rate` of that. average: the exponential average of the weights keeps this share at each step. clip: largest norm of a gradient.
-    fixed: parameters of the network (names as torch has them, like convolutions.1) that keep the values they start with.
+    Exactly one of seconds (wall-clock time spent training) and steps ends it; the learning rate follows it down.
+
+    outer, inner: the unrolled schedule that is trained. trained: how many of the inner steps of an outer step, the last
+    ones, are differentiated. batch, side: patches of a step and their side in pixels; crop: their border that the loss
+    leaves out, because it is continued periodically. pool: patches under way. visits_beyond: outer steps that a patch
+    makes after the last of the schedule, so that the iteration stays good beyond it.
+    filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they stay
+    there for the share `steady` of the run, then fall with a cosine to `last_rate` of that. average: the exponential
+    average of the weights keeps this share at each step. clip: largest norm of a gradient.
+    fixed: parameters of the network (names as torch has them, like convolutions.1) that keep the values they start
+        with.
     optimizer: "adam", or "muon" for the mask layers with as many inputs as outputs and Adam for the rest.
     share: how much of the target is that of teachers, where the run has some.
     autocast: the mask layers in bfloat16.

@@ -1,7 +1,8 @@
 """Linear splines per channel, s_c(x), with their gradient, in two ways with the same values.
 
-On the CPU as one torch function over a Numba kernel: forward and backward each read their input once. Elsewhere, and where
-`use_torch` asks for it, by torch alone: a gather of the slopes, with a dozen temporaries of the size of the input.
+On the CPU as one torch function over a Numba kernel: forward and backward each read their input once. Elsewhere, and
+where `use_torch` asks for it, by torch alone: a gather of the slopes, with a dozen temporaries of the size of the
+input.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Denoisers to learn from: their output, mixed with the clean image, is the target of training.
 
-A clean target is noisy: E|f(y) - x|^2 = E|f(y) - E[x|y]|^2 + const. A good denoiser's output is nearer to E[x|y] than x is, so
-most of that noise leaves the gradient of a small batch, and the minimiser stays nearly where it was.
+A clean target is noisy: E|f(y) - x|^2 = E|f(y) - E[x|y]|^2 + const. A good denoiser's output is nearer to E[x|y] than x
+is, so most of that noise leaves the gradient of a small batch, and the minimiser stays nearly where it was.
 
-A teacher's file is a safetensors file of convolutions, `layers.I.weight` (out, in, 3, 3) and `layers.I.bias`, ReLU between them, zero
-padding, with the metadata
+A teacher's file is a safetensors file of convolutions, `layers.I.weight` (out, in, 3, 3) and `layers.I.bias`, ReLU
+between them, zero padding, with the metadata
     kind     "dncnn"   noisy -> residual (Zhang et al. 2017)
              "fdncnn"  noisy and a plane of sigma -> clean
-             "ffdnet"  the four phases of noisy and a plane of sigma at half the size -> the phases of clean (Zhang et al. 2018)
+             "ffdnet"  the four phases of noisy and a plane of sigma at half the size -> the phases of clean
+                       (Zhang et al. 2018)
     sigma    the levels it is for, of 255: "25", or "0-75"
     planes   image planes: "1" grey, "3" red, green and blue
 Any weights file of this package is a teacher too: its unrolled solution.
@@ -43,7 +44,9 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A denoiser for `planes` planes and sigma in low .. high (on [0, 1]); call it with noisy (B, P, H, W) and sigma (B,)."""
+    """A denoiser for `planes` planes and sigma in low .. high (on [0, 1]); call it with noisy (B, P, H, W) and sigma
+    (B,).
+    """
 
     name: str
     planes: int
@@ -184,8 +187,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Share:
-    """How much of the target is the teachers': nothing up to sigma `none_below` (of 255), `most` from `full_above` on, linear between;
-    the same until the share `until` of the run is done, then falling to nothing at its end. Raises InputError.
+    """How much of the target is the teachers': nothing up to sigma `none_below` (of 255), `most` from `full_above` on,
+    linear between; the same until the share `until` of the run is done, then falling to nothing at its end. Raises
+    InputError.
     """
 
     most: float = 0.85

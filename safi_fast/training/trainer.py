@@ -1,9 +1,9 @@
 """One step of training, and all that has to be kept to go on exactly where it stopped.
 
-A step takes a batch from the pool, makes one outer step of the unrolled schedule (mask of the stored x, then the inner steps, of
-which the last are differentiated), takes the loss on the result, and stores the new state. Patches are continued periodically:
-W is diagonal in Fourier then and ||W|| exact; the loss leaves their border out. The model that is exported has symmetric
-boundary, and so has the validation.
+A step takes a batch from the pool, makes one outer step of the unrolled schedule (mask of the stored x, then the inner
+steps, of which the last are differentiated), takes the loss on the result, and stores the new state. Patches are
+continued periodically: W is diagonal in Fourier then and ||W|| exact; the loss leaves their border out. The model that
+is exported has symmetric boundary, and so has the validation.
 """
 
 import copy
@@ -48,8 +48,8 @@ STATE_VERSION = 2  # of what `state_dict` gives
 class Trainer:
     """A network in training on `images` (grey, on [0, 1]); `averaged` is the network with the averaged weights.
 
-    teachers: what the targets come from, mixed with the images by settings.share. device: where torch computes; everything that a step
-    needs lies there, and elsewhere than on the CPU no step needs Numba.
+    teachers: what the targets come from, mixed with the images by settings.share. device: where torch computes;
+    everything that a step needs lies there, and elsewhere than on the CPU no step needs Numba.
     """
 
     def __init__(
@@ -177,7 +177,9 @@ class Trainer:
         return clean, sigma, torch.randn((side, side), generator=self.noise, device=self.device)
 
     def _target(self, places: torch.Tensor, progress: float) -> torch.Tensor:
-        """What the result of these patches is compared with, (B, 1, H, W): the clean image, or a mixture with what teachers make."""
+        """What the result of these patches is compared with, (B, 1, H, W): the clean image, or a mixture with what
+        teachers make.
+        """
         pool = self.pool
         if pool.guided is None:
             return pool.clean[places]
@@ -221,7 +223,9 @@ def _fix(network: Network, names: Sequence[str]) -> None:
 
 
 def _parameter_groups(network: Network, settings: Settings) -> list[dict[str, Any]]:
-    """Parameters of one learning rate together, and layers of the mask with as many inputs as outputs, `matrices`, apart."""
+    """Parameters of one learning rate together, and layers of the mask with as many inputs as outputs, `matrices`,
+    apart.
+    """
     rates = {"layers": settings.filter_rate, "log_strength": settings.strength_rate}
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -245,7 +249,9 @@ def expected_error(sigma: torch.Tensor) -> torch.Tensor:
 
 
 def _keep_freed_memory() -> None:
-    """Ask glibc to reuse freed arrays instead of giving them back to the system, which costs a page fault per 4 kB next time."""
+    """Ask glibc to reuse freed arrays instead of giving them back to the system, which costs a page fault per 4 kB next
+    time.
+    """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,7 +1,7 @@
 """PSNR of a network on fixed noisy crops, with the boundary and the schedule of the model that is exported.
 
-On the CPU the exported model is run by the engine, which is many times faster than torch and is what users get; elsewhere the
-network itself.
+On the CPU the exported model is run by the engine, which is many times faster than torch and is what users get;
+elsewhere the network itself.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """Kills, full disks and company, with the real solver: `make chaos` (minutes), its result in bench/results/chaos.json.
 
-One process loads the library and is copied for each run (fork), so that a run takes a second and not the start-up of Python. Moments of
-kills are drawn by a seed, evenly over the time that a run takes, which is followed as the machine gets busy or idle. What needs a file system of its own (full, read-only) mounts a
-small tmpfs, and is left out with a sentence where that is not allowed.
+One process loads the library and is copied for each run (fork), so that a run takes a second and not the start-up of
+Python. Moments of kills are drawn by a seed, evenly over the time that a run takes, which is followed as the machine
+gets busy or idle. What needs a file system of its own (full, read-only) mounts a small tmpfs, and is left out with a
+sentence where that is not allowed.
 """
 
 from __future__ import annotations
@@ -317,7 +318,9 @@ class Chaos:
         return {"outputs_of_the_other_inputs": len(expected)}
 
     def together(self, killed: int) -> dict[str, object]:
-        """Four processes, started as a user would, on one folder; some of them killed while they are making an output."""
+        """Four processes, started as a user would, on one folder; some of them killed while they
+        are making an output.
+        """
         out = self.folder / f"together-{killed}"
         command = [sys.executable, "-m", "safi_fast.cli.main", *self.denoise_many(out), "--json"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": str(ROOT)}

@@ -1,4 +1,6 @@
-"""Runs CUDA C++ kernels on a CPU: the same .cu files, launched by the same binding code. README.md says how and what for.
+"""Runs CUDA C++ kernels on a CPU: the same .cu files, launched by the same binding code.
+
+README.md says how and what for.
 
 The modules:
 

@@ -1,11 +1,13 @@
-"""Compiles the text of a .cu file with g++ into a library of emulated kernels, once per text, options, mode and compiler.
+"""Compiles the text of a .cu file with g++ into a library of emulated kernels, once per text, options, mode and
+compiler.
 
     plain      optimised: wrong numbers, deadlocks, wrong masks, writes just outside of a buffer, wild pointers
     sanitize   AddressSanitizer and UndefinedBehaviorSanitizer; must be loaded by a process of sanitized.py
     check      bounds, alignment, uninitialised reads, races, undefined behaviour; profile of memory accesses
 
-Libraries lie in the folder $SAFI_FAST_TEST_CACHE/emulator, by default .cache/emulator of the checkout, and are dropped there when
-unused for a month. Builds may run in parallel: each writes under a name of its own and renames. prebuild.py builds ahead of the tests.
+Libraries lie in the folder $SAFI_FAST_TEST_CACHE/emulator, by default .cache/emulator of the checkout, and are dropped
+there when unused for a month. Builds may run in parallel: each writes under a name of its own and renames. prebuild.py
+builds ahead of the tests.
 """
 
 from __future__ import annotations
@@ -99,8 +101,8 @@ _MODE_RUNTIME_FLAGS: dict[Mode, tuple[str, ...]] = {
 _LINKER_SCRIPT = _HERE / "shared.ld"
 _MODE_LINK_FLAGS: dict[Mode, tuple[str, ...]] = {"plain": (), "sanitize": ("-fsanitize=address",), "check": ()}
 
-# Without a name for the namespace all functions are local, and so are the shared variables in them: AddressSanitizer leaves
-# variables of inline functions and templates unchecked when other files could have them too.
+# Without a name for the namespace all functions are local, and so are the shared variables in them: AddressSanitizer
+# leaves variables of inline functions and templates unchecked when other files could have them too.
 _UNIT = '#include "runtime.hpp"\nnamespace {{\n#line 1 "kernels.cu"\n{source}\n}}\n#line 1 "exports"\n{exports}'
 
 _IGNORED_OPTIONS = ("-std=c++17", "--std=c++17", "-ftz=true", "--ftz=true", "-lineinfo", "--generate-line-info")
@@ -197,7 +199,10 @@ def _build_library(
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept; made if it is not there. A folder for this user alone in the temporary one as a last resort."""
+    """Where libraries are kept; made if it is not there.
+
+    A folder for this user alone in the temporary one as a last resort.
+    """
     named = os.environ.get(CACHE_VARIABLE)
     folder = (Path(named).expanduser() if named else _CHECKOUT / ".cache") / "emulator"
     try:

@@ -1,7 +1,8 @@
 """The gate for real GPUs: compiles a .cu text to machine code, reads what each kernel needs, and refuses spills.
 
 Two compilers, neither of which needs a GPU: "nvcc" (from PATH, or the pip package nvidia-cuda-nvcc), and "nvrtc", the
-library that CuPy uses (pip package nvidia-cuda-nvrtc). The options are those that CuPy's RawModule adds to the caller's, which have to name -std=c++17.
+library that CuPy uses (pip package nvidia-cuda-nvrtc). The options are those that CuPy's RawModule adds to the
+caller's, which have to name -std=c++17.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class SpillError(CompileError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one thread (registers, stack, spills) or block (shared) of a kernel needs, in bytes but for the registers."""
+    """What one thread (registers, stack, spills) or block (shared) of a kernel needs, in bytes
+    but for the registers.
+    """
 
     registers: int = 0
     static_shared: int = 0
@@ -101,7 +104,7 @@ def is_compiled(source: str, options: Sequence[str], architecture: str) -> bool:
     return _cached(compilers()[0], source, (*options, *RAW_MODULE_OPTIONS, f"-arch={architecture}")).is_file()
 
 
-# ------------------------------------------------------------------------------------------------------------- the cache
+# ------------------------------------------------------------------------------------------------------------ the cache
 def _compiled(compiler: Compiler, source: str, options: tuple[str, ...]) -> tuple[bytes, str]:
     """Machine code and log, once per text, options and compiler; kept beside the emulator's libraries."""
     target = _cached(compiler, source, options)
@@ -131,7 +134,7 @@ def _version(compiler: Compiler) -> str:
     return f"{major.value}.{minor.value} {library._name}"
 
 
-# ------------------------------------------------------------------------------------------------------- the log of ptxas
+# ----------------------------------------------------------------------------------------------------- the log of ptxas
 _FUNCTION = re.compile(r"Compiling entry function '(\w+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")

@@ -6,9 +6,10 @@
     kernel((grid,), (block,), (x, y, np.int32(n)), shared_mem=1024)
     result = device.download(y)
 
-Arrays are NumPy arrays, but only those that the device made may go to a kernel as pointers. A struct goes by value as an array
-of size one with a dtype of fields, in host memory. What is stricter than CuPy: arrays must be C-contiguous, the number and types of the arguments must be those of the kernel, and mode "check" refuses to download what
-was never written.
+Arrays are NumPy arrays, but only those that the device made may go to a kernel as pointers. A struct goes by value as
+an array of size one with a dtype of fields, in host memory. What is stricter than CuPy: arrays must be C-contiguous,
+the number and types of the arguments must be those of the kernel, and mode "check" refuses to download what was never
+written.
 """
 
 from __future__ import annotations
@@ -125,7 +126,9 @@ class EmulatedDevice:
         return EmulatedModule(source, options, self)
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
-        """A function that makes the launches of `launch`, which are checked but not run here; nothing else is allowed in it."""
+        """A function that makes the launches of `launch`, which are checked but not run here; nothing else is allowed
+        in it.
+        """
         if self._captured is not None:
             raise LaunchError("capture within capture")
         self._captured = captured = []
@@ -250,7 +253,8 @@ class EmulatedKernel:
         for what, sizes, limits in (("grid", grid, MAX_GRID), ("block", block, MAX_BLOCK)):
             if not all(1 <= size <= limit for size, limit in zip(sizes, limits, strict=True)):
                 raise LaunchError(
-                    f"{self.name}: invalid launch configuration: {what} {sizes}; expected 1 to {limits} in each direction"
+                    f"{self.name}: invalid launch configuration: {what} {sizes}; expected 1 to {limits} in each "
+                    "direction"
                 )
         threads = math.prod(block)
         limit = min(self._bounds or MAX_THREADS, MAX_THREADS)
@@ -320,7 +324,7 @@ class EmulatedKernel:
                 raise LaunchError(f"{self.name}: out of bounds: a byte of {buffer.name} + {offset} was written to")
 
 
-# ------------------------------------------------------------------------------------------------------------- arguments
+# ------------------------------------------------------------------------------------------------------------ arguments
 def _three(sizes: Sequence[int], what: str) -> tuple[int, int, int]:
     if not 1 <= len(sizes) <= 3:
         raise LaunchError(f"{what} {tuple(sizes)}; expected one to three sizes")

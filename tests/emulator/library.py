@@ -1,4 +1,6 @@
-"""A built library in this process: its kernels, their parameters, launches, and places in the source of what it reports."""
+"""A built library in this process: its kernels, their parameters, launches, and places in the source of what it
+reports.
+"""
 
 from __future__ import annotations
 
@@ -229,7 +231,7 @@ class LoadedLibrary:
         return list(_find_places(self.library.path, tuple(code - 1 for code in codes)))
 
 
-# ------------------------------------------------------------------------------------------------------- symbols, places
+# ------------------------------------------------------------------------------------------------------ symbols, places
 _STATIC_SHARED = re.compile(r"static shared memory \+ (\d+) bytes")
 
 

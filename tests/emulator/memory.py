@@ -1,4 +1,6 @@
-"""Device memory of the emulator: NumPy arrays between guards, and a record of which of their bytes were ever written."""
+"""Device memory of the emulator: NumPy arrays between guards, and a record of which of
+their bytes were ever written.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,7 @@ class Memory:
         self._allocations.pop(key, None)
 
 
-# ------------------------------------------------------------------------------------------------------ AddressSanitizer
+# ----------------------------------------------------------------------------------------------------- AddressSanitizer
 def sanitizer_is_loaded() -> bool:
     """Whether this process runs with AddressSanitizer preloaded."""
     return hasattr(ctypes.CDLL(None), "__asan_poison_memory_region")

@@ -1,4 +1,6 @@
-"""How many blocks of a kernel fit on a multiprocessor at once, by NVIDIA's rules for compute capability 8.0 and later."""
+"""How many blocks of a kernel fit on a multiprocessor at once, by NVIDIA's rules for
+compute capability 8.0 and later.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ GPUS = (
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Blocks and warps on one multiprocessor, and what keeps more from fitting: "threads", "blocks", "registers", "shared"."""
+    """Blocks and warps on one multiprocessor, and what keeps more from fitting: "threads", "blocks", "registers",
+    "shared".
+    """
 
     blocks: int
     warps: int

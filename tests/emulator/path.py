@@ -1,7 +1,9 @@
-"""How many instructions a warp issues: the longest way through a kernel's machine code, loops as often as the caller says.
+"""How many instructions a warp issues: the longest way through a kernel's machine code, loops as often as the caller
+says.
 
-Of the two sides of a branch the longer one counts, so that this is an upper count of a warp whose lanes stay together. Left out are
-calls (64-bit divisions of numbers above 2^32) and BRA.DIV (for lanes that have not come together where all are expected).
+Of the two sides of a branch the longer one counts, so that this is an upper count of a warp whose lanes stay together.
+Left out are calls (64-bit divisions of numbers above 2^32) and BRA.DIV (for lanes that have not come together where all
+are expected).
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
     python -m tests.emulator.prebuild                    all of them, as many at once as there are cores
     python -m tests.emulator.prebuild test_cuda_kernels  those of some test files
-    python -m tests.emulator.prebuild --record FILE      write libraries.json anew from the record of a whole run of the tests:
+    python -m tests.emulator.prebuild --record FILE      write libraries.json anew from the record of a whole run:
                                                          SAFI_FAST_EMULATOR_RECORD=FILE python -m pytest
 
-libraries.json names every library by its text (a kernel file, maybe with a planted mistake of test_cuda_bugs.py), its options and mode,
-and the test files that ask for it. What is missing there is compiled by the test that asks, on the test's time.
+libraries.json names every library by its text (a kernel file, maybe with a planted mistake of test_cuda_bugs.py), its
+options and mode, and the test files that ask for it. What is missing there is compiled by the test that asks, on the
+test's time.
 """
 
 from __future__ import annotations

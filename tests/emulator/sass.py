@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from .tools import find_tool
 
-# Classes of instructions, by the part of their name before the first dot. What is not listed is OTHER: moves, constants, ...
+# Classes of instructions, by the part of their name before the first dot. What is not listed is OTHER: moves,
+# constants, ...
 CLASSES = {
     "FFMA": "FFMA FFMA2 FFMA32I",
     "FLOAT": "FADD FADD2 FADD32I FMUL FMUL2 FMUL32I FMNMX FMNMX3 FSEL FSET FSETP FCHK FSWZADD",
@@ -30,8 +31,10 @@ CLASSES = {
     "ATOMIC": "ATOM ATOMG ATOMS RED REDG REDUX",
     "SHFL": "SHFL VOTE VOTEU MATCH",
     "BAR": "BAR WARPSYNC DEPBAR LDGDEPBAR SYNCS MEMBAR ERRBAR",
-    "INTEGER": "IMAD IADD IADD3 LEA LOP LOP3 SHF SHL SHR ISETP IMNMX VIMNMX VIMNMX3 VIADD VIADDMNMX IABS SEL PRMT SGXT BMSK "
-    "POPC FLO PLOP3 XMAD IDP I2F I2FP F2I F2F F2FP I2I UIMAD UIADD3 ULEA ULOP3 USHF UISETP USEL UPRMT USGXT UPLOP3 UFLO UPOPC",
+    "INTEGER": "IMAD IADD IADD3 LEA LOP LOP3 SHF SHL SHR ISETP IMNMX VIMNMX VIMNMX3 VIADD VIADDMNMX IABS SEL "
+    "PRMT SGXT BMSK "
+    "POPC FLO PLOP3 XMAD IDP I2F I2FP F2I F2F F2FP I2I UIMAD UIADD3 ULEA ULOP3 USHF UISETP USEL UPRMT USGXT "
+    "UPLOP3 UFLO UPOPC",
     "CONTROL": "BRA BRX BRXU EXIT RET CALL BSSY BSYNC BREAK NANOSLEEP YIELD WARPGROUP",
 }
 OTHER = "OTHER"
@@ -151,7 +154,7 @@ def read_sass(cubin: bytes) -> dict[str, KernelCode]:
     return parse_sass(done.stdout)
 
 
-# --------------------------------------------------------------------------------------------------------------- parsing
+# -------------------------------------------------------------------------------------------------------------- parsing
 _SECTION = re.compile(r"^\.text\.(\w+):")
 _OTHER_SECTION = re.compile(r"^\s*\.section\s+(\S+?),")
 _LABEL = re.compile(r"^(\.L_x_\d+):")
@@ -201,7 +204,7 @@ def _without_padding(instructions: list[Instruction], labels: Mapping[str, int])
     return tuple(instructions[:end])
 
 
-# --------------------------------------------------------------------------------------------------------------- for people
+# ----------------------------------------------------------------------------------------------------------- for people
 def format_sass(kernels: Mapping[str, KernelCode], smallest_loop: int = 8) -> str:
     """A table of instruction counts: one row per kernel, one per loop of at least `smallest_loop` instructions."""
     rows = []

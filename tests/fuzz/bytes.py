@@ -4,8 +4,9 @@
     python -m tests.fuzz.bytes --format tiff --count 2000   formats whose names begin so
     python -m tests.fuzz.bytes --format png --seed 17       one file again, as a failure names it; --keep FILE writes it
 
-What fails: any other exception, a RuntimeWarning, a result that is not finite, a reader that takes more than LIMIT seconds, memory
-asked for beyond what such a file can hold, memory or open files that grow from file to file, a file left behind, a crash.
+What fails: any other exception, a RuntimeWarning, a result that is not finite, a reader that takes more than LIMIT
+seconds, memory asked for beyond what such a file can hold, memory or open files that grow from file to file, a file
+left behind, a crash.
 """
 
 import argparse
@@ -150,7 +151,9 @@ def _read_whole(format_, name, content, folder):
 
 @contextmanager
 def _watched():
-    """HangError after LIMIT seconds; where that does not get through, all stacks on standard error and the end of the process."""
+    """HangError after LIMIT seconds; where that does not get through, all stacks on standard error and the end of the
+    process.
+    """
 
     def stop(signum, frame):
         raise HangError
@@ -183,7 +186,9 @@ def _status(key):
 
 
 def _ballast():
-    """Address space that fills up what this process once had and gave back, so that the next large request shows in VmPeak."""
+    """Address space that fills up what this process once had and gave back, so that the next large request shows in
+    VmPeak.
+    """
     gap = _status("VmPeak") - _status("VmSize")
     return mmap.mmap(-1, gap) if gap > 0 else None
 

@@ -1,4 +1,6 @@
-"""What is read from damaged files, and how: per format its files in the corpus, the reader, and the errors it may raise."""
+"""What is read from damaged files, and how: per format its files in the corpus, the reader, and the errors it may
+raise.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -10,14 +10,17 @@ import numpy as np
 
 PNG, ZIP = b"\x89PNG\r\n\x1a\n", b"PK\x03\x04"
 HEADER = 256  # bytes in which most of what a reader believes is written
-WORDS = b"0 -1 1 nan inf -inf 1e999 1e38 99999 2147483647 4294967296 9223372036854775808 x ,, 0x10 1_0 \xef\xbb\xbf \xff".split()
+WORDS = (
+    b"0 -1 1 nan inf -inf 1e999 1e38 99999 2147483647 4294967296 9223372036854775808 x ,, 0x10 1_0 "
+    b"\xef\xbb\xbf \xff".split()
+)
 
 
 def mutate(rng, data, others):
     """A damaged copy of `data`. others: files to splice with.
 
-    Half of the PNG files get right checksums again, and half of the zip archives are damaged inside of a member: without that nearly
-    all of them would be refused at the first checksum.
+    Half of the PNG files get right checksums again, and half of the zip archives are damaged inside of a member:
+    without that nearly all of them would be refused at the first checksum.
     """
     if data.startswith(ZIP) and rng.random() < 0.5:
         return _in_a_member(rng, data, others)

@@ -26,7 +26,9 @@ def shapes(draw):
 
 @st.composite
 def arrays(draw, shape=None, dtype=None):
-    """Of this shape and dtype or of any: with odd values, in any order of memory, as list, masked array or torch tensor."""
+    """Of this shape and dtype or of any: with odd values, in any order of memory, as list, masked array or torch
+    tensor.
+    """
     shape = draw(shapes()) if shape is None else shape
     dtype = np.dtype(draw(st.sampled_from(DTYPES)) if dtype is None else dtype)
     rng = np.random.default_rng(draw(st.integers(0, 9)))
@@ -86,7 +88,10 @@ def _trained(array):
 
 
 def mostly(right, wrong):
-    """Of five draws four are right, so that many calls give a result. Hypothesis favours the ends of a range: the wrong ones are in its middle."""
+    """Of five draws four are right, so that many calls give a result.
+
+    Hypothesis favours the ends of a range: the wrong ones are in its middle.
+    """
     return st.integers(0, 4).flatmap(lambda n: wrong if n == 2 else right)
 
 
@@ -137,7 +142,8 @@ def some_of(draw, **strategies):
 
 def denoise_options():
     return some_of(
-        data_range=numbers(), channel_axis=st.one_of(whole, st.just("c")), schedule=st.sampled_from(["gap", "converged", "x", 1]), box=boxes(),
+        data_range=numbers(), channel_axis=st.one_of(whole, st.just("c")),
+        schedule=st.sampled_from(["gap", "converged", "x", 1]), box=boxes(),
         strength=numbers(), lipschitz=numbers(), tol=numbers(), color=st.sampled_from(["separate", "luma-chroma", 1]),
         max_memory=numbers(), return_solution=st.booleans(),
     )  # fmt: skip
@@ -145,13 +151,16 @@ def denoise_options():
 
 def reconstruct_options():
     return some_of(
-        noise_level=numbers(), data_range=numbers(), box=boxes(), x0=arrays(), tol=numbers(), return_masks=st.booleans(),
+        noise_level=numbers(), data_range=numbers(), box=boxes(), x0=arrays(), tol=numbers(),
+        return_masks=st.booleans(),
         mask_of=st.sampled_from(["parts", "magnitude", 3]),
     )  # fmt: skip
 
 
 def _broken(kind):
-    """An operator that lies: a wrong adjoint, another shape than it says, NaN, an argument written to, an exception of ours to come."""
+    """An operator that lies: a wrong adjoint, another shape than it says, NaN, an argument written to, an exception of
+    ours to come.
+    """
 
     def write(x):
         x *= 2

@@ -1,5 +1,5 @@
-"""Whatever is passed to the API: a result that is finite and has the shape of its input, or one error of ours on one line; and the
-arguments are as they were. SAFI_FAST_FUZZ says how many calls are tried of each kind.
+"""Whatever is passed to the API: a result that is finite and has the shape of its input, or one error of ours on one
+line; and the arguments are as they were. SAFI_FAST_FUZZ says how many calls are tried of each kind.
 """
 
 import copy
@@ -84,7 +84,8 @@ def test_denoise(solver, image, sigma, inner, options):
 
 @fuzz
 @given(
-    operator=operators(), strength=numbers(), own=mostly(st.just(True), st.just(False)), any_measurement=arrays(), steps=counts(),
+    operator=operators(), strength=numbers(), own=mostly(st.just(True), st.just(False)), any_measurement=arrays(),
+    steps=counts(),
     options=reconstruct_options(),
 )  # fmt: skip
 def test_reconstruct(solver, operator, strength, own, any_measurement, steps, options):
@@ -106,7 +107,8 @@ def test_reconstruct(solver, operator, strength, own, any_measurement, steps, op
 
 @fuzz
 @given(
-    candidates=numbers(), noise=numbers(), holdout=st.one_of(st.none(), numbers()), seed=counts(), reference=st.one_of(st.none(), arrays())
+    candidates=numbers(), noise=numbers(), holdout=st.one_of(st.none(), numbers()), seed=counts(),
+    reference=st.one_of(st.none(), arrays())
 )  # fmt: skip
 def test_tune_strength(solver, candidates, noise, holdout, seed, reference):
     y = np.linspace(0.1, 0.9, 504, dtype=np.float32).reshape(SHAPE)

@@ -1,6 +1,7 @@
 """The kinds of measurements that `safi-fast reconstruct` knows, one module each.
 
-A module has `add_arguments(parser)`, `list_inputs(paths)` and `open_study(path, args)`; its docstring is the help of its command.
+A module has `add_arguments(parser)`, `list_inputs(paths)` and `open_study(path, args)`; its docstring is the help of
+its command.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,11 @@ ESTIMATED_BOX = DefaultBox((0.0, 2.0))  # where white is a quantile, brighter pi
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One problem to solve, in the units of the file. measurement: (*shape_out), or (channels, *shape_out) of a colour image.
+    """One problem to solve, in the units of the file. measurement: (*shape_out), or (channels, *shape_out) of a colour
+    image.
 
-    start: what a classical method makes of it, drawn beside the result. x0: where the solver starts, None: its own choice.
+    start: what a classical method makes of it, drawn beside the result. x0: where the solver starts, None: its own
+        choice.
     """
 
     measurement: Array

@@ -1,15 +1,15 @@
 """Computed tomography from sinograms (line integrals): TIFF, .npy, .npz, .mat or .h5; parallel or fan beam.
 
-A sinogram is (views, detector cells), a stack (slices, views, cells); others need --layout, one letter per axis: vsd for
-projections (views, slices, cells), dv for detector cells first. --angles START:STOP:N are N angles at equal steps, STOP not
-among them; or a file, FILE::NAME for one of several arrays. At angle 0 rays of parallel geometry run upwards through the
-image and cells count from left to right; the source of a fan is below. Lengths share one unit, in which the line integrals
-are too: results are in 1/unit. By default pixels are as wide as a detector cell (seen at the axis of rotation) and the
-image is the largest that all views see.
+A sinogram is (views, detector cells), a stack (slices, views, cells); others need --layout, one letter per axis: vsd
+for projections (views, slices, cells), dv for detector cells first. --angles START:STOP:N are N angles at equal steps,
+STOP not among them; or a file, FILE::NAME for one of several arrays. At angle 0 rays of parallel geometry run upwards
+through the image and cells count from left to right; the source of a fan is below. Lengths share one unit, in which the
+line integrals are too: results are in 1/unit. By default pixels are as wide as a detector cell (seen at the axis of
+rotation) and the image is the largest that all views see.
 
-The result is scaled for the solver by --data-range, by default the 99.9 % quantile of the filtered back projection (FBP)
-over all slices of the file, and back. The solver starts from the FBP. Data terms have different sizes: strengths that work lie near
-1e-5 to 1e-3 times ||H||^2, which the report states.
+The result is scaled for the solver by --data-range, by default the 99.9 % quantile of the filtered back projection
+(FBP) over all slices of the file, and back. The solver starts from the FBP. Data terms have different sizes: strengths
+that work lie near 1e-5 to 1e-3 times ||H||^2, which the report states.
 """
 
 import argparse
@@ -145,7 +145,8 @@ def read_angles(text: str, unit: str | None) -> Array:
         values = read_vector(text)
     if unit is None and len(values) > 8 and np.ptp(values) < TURN_OR_SO:
         raise UsageError(
-            f"--angles {text}: {len(values)} views within {np.ptp(values):.3g} degrees; for radians pass --angle-unit radians, else "
+            f"--angles {text}: {len(values)} views within {np.ptp(values):.3g} degrees; for radians pass "
+            "--angle-unit radians, else "
             "--angle-unit degrees"
         )
     return values if unit == "radians" else np.deg2rad(values)

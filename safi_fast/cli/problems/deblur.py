@@ -1,7 +1,7 @@
 """Deblur images whose blur is known: a kernel from an image, .npy, .mat or .npz file.
 
-The kernel is divided by its sum, so that brightness is kept; its middle, side // 2, is the pixel itself. FILE::NAME picks one of
-several arrays, FILE::NAME.3 a cell of a MATLAB cell array.
+The kernel is divided by its sum, so that brightness is kept; its middle, side // 2, is the pixel itself. FILE::NAME
+picks one of several arrays, FILE::NAME.3 a cell of a MATLAB cell array.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Fill missing pixels of images: --mask says which are known.
 
-The mask is an image or array of the size of the image: 0 is missing, the other value (1, 255, True) known; --invert-mask for the
-opposite. What the image holds at missing pixels does not matter. Known pixels are fitted, not copied: they may be noisy.
+The mask is an image or array of the size of the image: 0 is missing, the other value (1, 255, True) known;
+--invert-mask for the opposite. What the image holds at missing pixels does not matter. Known pixels are fitted, not
+copied: they may be noisy.
 """
 
 import argparse

@@ -1,16 +1,16 @@
 """Cartesian MRI from k-space: BART .cfl, fastMRI .h5, .npy, .npz or .mat; one coil, or several with sensitivity maps.
 
-K-space lies on the full grid, zero where nothing was sampled, its transform orthonormal. Frequency zero is in the middle
-(--kspace-order centered, as BART, fastMRI and sigpy store it) or at index 0 (fft). The sampling mask is --mask, else the
-file's own, else where k-space is not zero in any coil. K-space has an arbitrary scale: it is divided by --data-range, by
-default the 99.9 % quantile of the zero-filled magnitude (root sum of squares of the coils) over all slices of the file, and
-the result is multiplied by it.
+K-space lies on the full grid, zero where nothing was sampled, its transform orthonormal. Frequency zero is in the
+middle (--kspace-order centered, as BART, fastMRI and sigpy store it) or at index 0 (fft). The sampling mask is --mask,
+else the file's own, else where k-space is not zero in any coil. K-space has an arbitrary scale: it is divided by
+--data-range, by default the 99.9 % quantile of the zero-filled magnitude (root sum of squares of the coils) over all
+slices of the file, and the result is multiplied by it.
 
-Axes are taken as they are stored: BART's dimensions; (slices, [coils,] H, W) of fastMRI's kspace; else (H, W), (coils, H, W)
-with maps, or (slices, coils, H, W). Others need --layout, one letter per axis, such as hwc for MATLAB's (H, W, coils). Axes whose
-energy shows that they are others are refused, and a mask that does not fit k-space: one that keeps many samples that are exactly
-zero. It may leave out samples that were measured.
-Several slices go into a folder as one file each (NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
+Axes are taken as they are stored: BART's dimensions; (slices, [coils,] H, W) of fastMRI's kspace; else (H, W), (coils,
+H, W) with maps, or (slices, coils, H, W). Others need --layout, one letter per axis, such as hwc for MATLAB's (H, W,
+coils). Axes whose energy shows that they are others are refused, and a mask that does not fit k-space: one that keeps
+many samples that are exactly zero. It may leave out samples that were measured. Several slices go into a folder as one
+file each (NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
 """
 
 import argparse
@@ -123,7 +123,8 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         meaning = stated_range(args.data_range)
         if meaning.low:
             raise UsageError(
-                f"--data-range {meaning.low:g} {meaning.high:g}: black is 0 in MRI; pass one number, the magnitude of white"
+                f"--data-range {meaning.low:g} {meaning.high:g}: black is 0 in MRI; pass one number, the "
+                "magnitude of white"
             )
     else:
         magnitudes = [_magnitude(kspace.array[n], maps, n, mask, args) for n in range(slices)]
@@ -169,7 +170,8 @@ def _mask(kspace: "Kspace", path: Path, args: argparse.Namespace) -> tuple[Array
     if mask.ndim != 2 or any(n not in (1, side) for n, side in zip(mask.shape, shape, strict=True)):
         rows = f"; one of rows is ({shape[0]}, 1)" if mask.shape == (1, shape[0]) else ""
         raise ImageFileError(
-            f"{args.mask or path}: the mask has shape {mask.shape}; expected {shape}, one of its sides 1, or ({shape[1]},){rows}"
+            f"{args.mask or path}: the mask has shape {mask.shape}; expected {shape}, one of its sides 1, or "
+            f"({shape[1]},){rows}"
         )
     mask = np.broadcast_to(mask, shape)
     if not args.mask:
@@ -212,7 +214,10 @@ def _check_mask(kspace: Array, mask: Array | None, path: Path, args: argparse.Na
 
 
 def _check_maps(kspace: Array, maps: Array, args: argparse.Namespace) -> None:
-    """Refuse maps (C, H, W) that fit the middle of k-space much better with rows and columns, or the origin, exchanged. Raises ImageFileError."""
+    """Refuse maps (C, H, W) that fit the middle of k-space much better with rows and columns, or the origin, exchanged.
+
+    Raises ImageFileError.
+    """
     from ...operators.fourier import centered_order, fft_order
     from ...operators.maps import explained
 
@@ -228,7 +233,8 @@ def _check_maps(kspace: Array, maps: Array, args: argparse.Namespace) -> None:
         better = explained(kspace, other, args.kspace_order)
         if found < 1 - UNEXPLAINED and 1 - better < (1 - found) / 2:
             raise ImageFileError(
-                f"{args.maps}: the maps explain {100 * found:.0f} % of the signal in the middle of k-space, but {100 * better:.0f} % with "
+                f"{args.maps}: the maps explain {100 * found:.0f} % of the signal in the middle of k-space, but "
+                f"{100 * better:.0f} % with "
                 f"{change}; pass them so, or --no-order-check if they are right as they are"
             )
 
@@ -300,7 +306,8 @@ def _slice(
             of = estimate_maps(y, kspace_order=args.kspace_order, method=args.maps_method, calibration=args.calibration)
             if not of.any():
                 raise InputError(
-                    f"no pixel of {path} fits its calibration region; try --maps-method low_resolution, another --calibration, or --maps"
+                    f"no pixel of {path} fits its calibration region; try --maps-method low_resolution, another "
+                    "--calibration, or --maps"
                 )
         else:
             of = np.asarray(maps[min(number, len(maps) - 1)])

@@ -1,7 +1,8 @@
 """Enlarge images by a whole factor: the image whose anti-aliased reduction is the one given.
 
---kernel bicubic takes the image as reduced by anti-aliased bicubic interpolation (MATLAB's imresize), box as block means, FILE as filtered
-by a kernel of your own, which is divided by its sum. An alpha channel is enlarged by bicubic interpolation.
+--kernel bicubic takes the image as reduced by anti-aliased bicubic interpolation (MATLAB's imresize), box as block
+means, FILE as filtered by a kernel of your own, which is divided by its sum. An alpha channel is enlarged by bicubic
+interpolation.
 """
 
 import argparse

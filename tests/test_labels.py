@@ -21,7 +21,7 @@ def apart(a, b):
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_of_a_crowd_keep_apart(seed):
     random = np.random.default_rng(seed)
-    points = [(f"method {i}, 5 x 12", *place, "k") for i, place in enumerate(random.normal(size=(9, 2)))]
+    points = [(f"method {i}, 5 x 12", *place, "k") for i, place in enumerate(random.normal(size=(7, 2)))]
     figure, axes = pictures.plot_of(8, 5)
     (line,) = axes.plot([-3, 3], [-3, 3])
     axes.plot([x for _, x, _, _ in points], [y for _, _, y, _ in points], "o")

@@ -86,9 +86,9 @@ def _best(place: Any, width: float, height: float, others: Any, inside: Any) -> 
             outside = np.maximum([inside[0] - box[0], inside[1] - box[1], box[2] - inside[2], box[3] - inside[3]], 0)
             covered = float(_overlap(box, others).sum() + 100 * outside.sum())
             if distance > LED:
-                covered += sum(
-                    float(_overlap(_square(at, 1.0), others).sum()) for at in _along(place, _nearest(box, place))
-                )
+                way = _along(place, _nearest(box, place))
+                squares = np.concatenate([way - 1.0, way + 1.0], axis=1)
+                covered += float(_overlap(squares[:, None], others[None]).sum())
             if covered == 0:
                 return 0.0, distance, box
             found.append((covered, distance, tuple(box)))
@@ -96,10 +96,10 @@ def _best(place: Any, width: float, height: float, others: Any, inside: Any) -> 
     return covered, distance, np.array(sides)
 
 
-def _overlap(box: Any, others: Any) -> Any:
-    """Areas in common of one box and (N, 4) others, each (left, bottom, right, top)."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    return np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
+def _overlap(boxes: Any, others: Any) -> Any:
+    """Areas in common of boxes (..., 4) and others, each (left, bottom, right, top)."""
+    sides = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2])
+    return np.where((sides > 0).all(axis=-1), sides.prod(axis=-1), 0.0)
 
 
 def _along(start: Any, end: Any) -> Any:

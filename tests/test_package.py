@@ -163,8 +163,8 @@ def imported_from(*packages):
 def test_the_sources_are_found():
     assert "safi_fast.api" in SOURCES["safi_fast"] or "safi_fast.api.denoise" in SOURCES["safi_fast"]
     assert "safi_fast.kernels.cpu.fft.fft32" in SOURCES["safi_fast.kernels.cpu.tile"]
-    assert "safi_fast.kernels.cpu.tile" in SOURCES["safi_fast.bindings.cpu"]
-    assert "safi_fast.bindings.cpu" in SOURCES["safi_fast.backend"]
+    assert "safi_fast.kernels.cpu.tile.GROUP" in SOURCES["safi_fast.bindings.cpu_kernels"]
+    assert "safi_fast.bindings.cpu.CpuBackend" in SOURCES["safi_fast.backend"]
     assert len(SOURCES) > 30
 
 

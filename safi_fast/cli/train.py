@@ -95,6 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher-until", type=share, default=None, metavar="0..1",
         help=Rare("share of the run after which the teachers' part fades (default: 1, never)"),
     )  # fmt: skip
+    _add_course(parser)
+
+
+def _add_course(parser: argparse.ArgumentParser) -> None:
+    """How a run goes: optimizer, device, rates, batches, what it writes and when."""
+    add = parser.add_argument
     add(
         "--optimizer",
         choices=("adam", "muon"),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ImageFileError, InputError
-from ...values import UNIT_BOX, stated_range
+from ...values import UNIT_BOX, Range, stated_range
 from ..arguments import UsageError, box_option, count
 from ..parser import Rare
 from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
@@ -89,7 +89,7 @@ def list_inputs(paths: list[str]) -> list[Path]:
 
 def open_study(path: Path, args: argparse.Namespace) -> Study:
     """Read a file and its mask and maps, settle scale and box."""
-    from ...io import read_kspace, read_maps
+    from ...io import read_kspace
 
     if args.image == "complex" and args.box:
         raise UsageError("--box bounds real images; complex ones have none: use --image real, or leave --box out")
@@ -100,35 +100,12 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         coils=bool(args.maps or args.estimate_maps),
         check_axes=not args.no_order_check,
     )
-    slices, coils, height, width = kspace.array.shape
-    maps = None
-    if args.maps:
-        maps = read_maps(args.maps, args.maps_layout)
-        if maps.shape[1:] != kspace.array.shape[1:] or len(maps) not in (1, slices):
-            raise ImageFileError(
-                f"{args.maps}: maps are (slices, coils, H, W) = {maps.shape}; expected 1 or {slices} slices of "
-                f"{(coils, height, width)}, as the k-space of {path}"
-            )
-    elif coils > 1 and not args.estimate_maps:
-        raise ImageFileError(
-            f"{path}: has {coils} coils; pass their sensitivities with --maps FILE, or --estimate-maps"
-        )
-    elif coils == 1 and args.estimate_maps:
-        raise ImageFileError(f"{path}: has one coil, of shape {kspace.array.shape[2:]}: leave --estimate-maps out")
+    maps = _maps(kspace, path, args)
     mask, source = _mask(kspace, path, args)
     _check_mask(kspace.array, mask, path, args)
     if maps is not None and not args.no_order_check:
         _check_maps(kspace.array[0], maps[0], args)
-    if args.data_range:
-        meaning = stated_range(args.data_range)
-        if meaning.low:
-            raise UsageError(
-                f"--data-range {meaning.low:g} {meaning.high:g}: black is 0 in MRI; pass one number, the "
-                "magnitude of white"
-            )
-    else:
-        magnitudes = [_magnitude(kspace.array[n], maps, n, mask, args) for n in range(slices)]
-        meaning = quantile_range(path, "zero-filled magnitude", magnitudes)
+    meaning = _range(kspace, maps, mask, path, args)
     box = None
     if args.image == "real":
         box = box_option(args).get("box", UNIT_BOX if args.data_range else ESTIMATED_BOX)
@@ -137,7 +114,7 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         return _slice(path, kspace.array[number], maps, number, mask, args)
 
     return Study(
-        count=slices,
+        count=len(kspace.array),
         slice=make,
         range=meaning,
         box=box,
@@ -147,7 +124,7 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         noise_unit=1.0,
         facts={
             "layout": kspace.layout,
-            "coils": coils,
+            "coils": kspace.array.shape[1],
             "kspace_order": args.kspace_order,
             "mask": source,
             "mask_order": args.mask_order or args.kspace_order,
@@ -155,6 +132,42 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
             "image_kind": args.image,
         },
     )
+
+
+def _maps(kspace: "Kspace", path: Path, args: argparse.Namespace) -> Array | None:
+    """(slices or 1, coils, H, W) of --maps; None for one coil, or where they are estimated."""
+    from ...io import read_maps
+
+    slices, coils, height, width = kspace.array.shape
+    if args.maps:
+        maps: Array = read_maps(args.maps, args.maps_layout)
+        if maps.shape[1:] != kspace.array.shape[1:] or len(maps) not in (1, slices):
+            raise ImageFileError(
+                f"{args.maps}: maps are (slices, coils, H, W) = {maps.shape}; expected 1 or {slices} slices of "
+                f"{(coils, height, width)}, as the k-space of {path}"
+            )
+        return maps
+    if coils > 1 and not args.estimate_maps:
+        raise ImageFileError(
+            f"{path}: has {coils} coils; pass their sensitivities with --maps FILE, or --estimate-maps"
+        )
+    if coils == 1 and args.estimate_maps:
+        raise ImageFileError(f"{path}: has one coil, of shape {kspace.array.shape[2:]}: leave --estimate-maps out")
+    return None
+
+
+def _range(kspace: "Kspace", maps: Array | None, mask: Array | None, path: Path, args: argparse.Namespace) -> Range:
+    """--data-range, else that of the zero-filled magnitudes."""
+    if args.data_range:
+        meaning = stated_range(args.data_range)
+        if meaning.low:
+            raise UsageError(
+                f"--data-range {meaning.low:g} {meaning.high:g}: black is 0 in MRI; pass one number, the "
+                "magnitude of white"
+            )
+        return meaning
+    magnitudes = [_magnitude(kspace.array[n], maps, n, mask, args) for n in range(len(kspace.array))]
+    return quantile_range(path, "zero-filled magnitude", magnitudes)
 
 
 def _mask(kspace: "Kspace", path: Path, args: argparse.Namespace) -> tuple[Array | None, str]:

@@ -80,14 +80,14 @@ def _compile_ahead(config, tests):
 
 
 def _warm_kernels(say):
-    """The CPU kernels, by tests/warm.py."""
+    """The CPU kernels, by tests/support/warm.py."""
     stamp = Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{WARM[:12]}"
     if stamp.exists() or os.environ.get(TRIED):
         return
     os.environ[TRIED] = "1"
     say("CPU kernels: compiling, half a minute on two idle cores")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "warm.py")], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "tests" / "support" / "warm.py")], capture_output=True, text=True, check=False
     )
     if done.returncode:
         say(f"CPU kernels: not all are compiled ahead\n{done.stderr}")

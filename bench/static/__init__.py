@@ -4,6 +4,5 @@ import sys
 
 from bench import ROOT
 
-TESTS = str(ROOT / "tests")
-if TESTS not in sys.path:
-    sys.path.insert(0, TESTS)  # whose modules import each other by their bare names
+ROOMS = [str(ROOT / "tests" / room) for room in ("", "support", "cuda")]
+sys.path[:0] = [room for room in ROOMS if room not in sys.path]  # whose modules import each other by their bare names

@@ -31,13 +31,14 @@ from .compile import compile_cubin, compilers, is_compiled
 
 MANIFEST = Path(__file__).with_name("libraries.json")
 TESTS = Path(__file__).parents[1]
+ROOMS = [str(path) for path in (TESTS, TESTS / "support", TESTS / "cuda")]
 REPORT_EVERY = 5.0  # seconds
 
 Say = Callable[[str], None]
 Job = Callable[[], Any]
 
-if str(TESTS) not in sys.path:
-    sys.path.insert(0, str(TESTS))  # as pytest does: the test files name what they plant and compile
+# as pytest does: the test files name what they plant and compile
+sys.path[:0] = [room for room in ROOMS if room not in sys.path]
 
 
 class Recipe(NamedTuple):

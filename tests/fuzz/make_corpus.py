@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 CORPUS = Path(__file__).parent / "corpus"
-sys.path.insert(0, str(Path(__file__).parents[1]))  # models.py and what else the tests share
+sys.path[:0] = [str(Path(__file__).parents[1] / room) for room in ("support", "unit")]  # what the tests share
 
 RNG = np.random.default_rng(14)
 H, W = 14, 17

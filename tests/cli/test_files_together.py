@@ -31,7 +31,7 @@ from safi_fast.io import read_image
 from safi_fast.models import load_model
 from safi_fast.solver.result import Solution
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(11)
 GONE = 2**22 + 1  # a process number that Linux does not give
 

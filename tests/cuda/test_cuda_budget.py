@@ -1,6 +1,6 @@
 """Every kernel, with every set of options that the backend uses, compiles for real GPUs within a committed budget.
 
-    python tests/test_cuda_budget.py --write     # compile all of it and write cuda_budget.json again
+    python tests/cuda/test_cuda_budget.py --write     # compile all of it and write cuda_budget.json again
 
 All sets of options are compiled for sm_80 and sm_90; those of the shipped and the published models for the other
 architectures too. Local memory (spilled registers, arrays indexed by variables) is refused everywhere.
@@ -13,6 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+if __name__ == "__main__":  # as pytest does
+    sys.path[:0] = [str(Path(__file__).parents[1] / room) for room in ("", "support")]
+
 from cuda_variants import variants
 from emulator.compile import ARCHITECTURES, compilers
 from emulator.occupancy import GPUS, occupancy
@@ -137,5 +141,5 @@ def write():
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
-        sys.exit("usage: python tests/test_cuda_budget.py --write")
+        sys.exit("usage: python tests/cuda/test_cuda_budget.py --write")
     write()

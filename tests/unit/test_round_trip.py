@@ -963,7 +963,7 @@ def test_masks_with_alpha_are_refused(tmp_path):
 def test_the_table_of_formats_names_every_extension():
     from pathlib import Path
 
-    text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
     for suffix in (*KINDS, ".npz", ".mat", ".cfl", ".h5"):
         assert f"`{suffix}`" in text
 

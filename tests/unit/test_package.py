@@ -19,7 +19,7 @@ import safi_fast
 from safi_fast.bindings.cache import discard_stale_kernels
 from safi_fast.weights import save_model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "cupy", "numba", "llvmlite", "scipy", "skimage", "matplotlib", "rich")
 PUBLIC = [
     "BackendError",

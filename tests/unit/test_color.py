@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from models import random_model
 
 from safi_fast import InputError, Solver
 from safi_fast.color import to_luma_chroma, to_rgb
 from safi_fast.metrics import psnr
-from tests.models import random_model
 
 QUICK = {"max_outer": 2, "max_inner": 3}
 SIGMA = 25 / 255

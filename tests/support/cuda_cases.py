@@ -1,7 +1,7 @@
 """Every CUDA kernel alone against float64: CASES[name](bench) launches it and yields a Result per image and output.
 
 What has to be exact (copies, clipping, zeros, slots) is asserted in the case itself. Run on any device:
-tests/test_cuda_kernels.py.
+tests/cuda/test_cuda_kernels.py.
 """
 
 import importlib

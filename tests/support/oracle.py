@@ -4,7 +4,7 @@ Shapes: image x, y (H, W); filter responses, masks and dual variables (C, H, W).
 (C_out, C_in, k, k) with odd k. `boundary` is "zero" (every layer of a cascade pads its own input with zeros, as the
 published weights expect) or "symmetric" (half-sample symmetric extension; the analysis cascade is composed first).
 
-    python tests/oracle.py DATA_FOLDER      prints the comparison with the published code's outputs
+    python tests/support/oracle.py DATA_FOLDER      prints the comparison with the published code's outputs
 """
 
 import sys

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODULE, FUNCTION, PARAMETERS = 450, 60, 10
 
 # What is larger, and why. A name that is no longer needed here has to go.

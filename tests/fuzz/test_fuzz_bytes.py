@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from fuzz import bytes as fuzzing
 from fuzz.formats import CORPUS, FORMATS
 from fuzz.mutate import generator, mutate

@@ -1,6 +1,6 @@
 """Writes tests/golden: four small random models and what the float64 oracle makes of one synthetic image with them.
 
-    .venv/bin/python tests/make_golden.py
+    .venv/bin/python tests/support/make_golden.py
 
 A clone without the shared data checks the whole path with them (test_golden.py): reading weights, kernels, schedules.
 Both families, a zero-padded cascade and symmetric extension; 13 x 13 filters on an image of more than one tile.
@@ -14,7 +14,7 @@ from models import oracle_form, random_model
 
 from safi_fast.weights import save_model
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 KINDS = [(family, boundary) for family in ("safi", "mmr") for boundary in ("zero", "symmetric")]
 SIGMA = 25 / 255
 LIPSCHITZ = 1.1  # above ||W||^2 of all four models

@@ -23,7 +23,7 @@ from safi_fast.errors import LONGEST, ImageFileError, shown
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, from_functions
 from safi_fast.operators.base import image_shape, numbers
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMAGE = np.linspace(0, 1, 20 * 24, dtype=np.float32).reshape(20, 24)
 ADDRESS = re.compile("0x[0-9a-f]{6}")
 

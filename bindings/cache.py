@@ -41,38 +41,45 @@ def prepare_kernels() -> None:
     check_environment()
     let_threads_sleep()
     beside = KERNELS / "__pycache__"
-    if os.environ.get("NUMBA_CACHE_DIR") or can_write(beside):
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        _import_kernels()
+        discard_stale_kernels(compiled=_kept_in())
+        return
+    if can_write(beside):
         discard_stale_kernels()
         _import_kernels()
         return
     folder = fallback_folder(source_hash())
     with _numba_keeps_in(folder):
         _import_kernels()
-    fft = importlib.import_module(f"{PACKAGE}.fft")
-    seed(Path(fft.fft32.stats.cache_path), beside)
+    seed(_kept_in(), beside)
 
 
 def compiled_before() -> bool:
     """Whether any kernel lies compiled where they are kept; imports them."""
     prepare_kernels()
-    fft = importlib.import_module(f"{PACKAGE}.fft")
-    return any(Path(fft.fft32.stats.cache_path).glob(COMPILED[0]))
+    return any(_kept_in().glob(COMPILED[0]))
 
 
-def discard_stale_kernels(folder: Path | None = None) -> None:
+def _kept_in() -> Path:
+    """Where Numba keeps the kernels that are imported. It looks there when one is called, not before."""
+    return Path(importlib.import_module(f"{PACKAGE}.fft").fft32.stats.cache_path)
+
+
+def discard_stale_kernels(folder: Path | None = None, compiled: Path | None = None) -> None:
     """Delete compiled kernels that were made from other sources.
 
     Numba looks at the file of a kernel alone, not at those it imports: after an update of a checkout it would run old
-    code without a sign. A stamp with the hash of all sources lies beside the compiled kernels; where it cannot be
-    written, nothing is done.
+    code without a sign, or trip over the name of an argument that is no longer there. A stamp with the hash of all
+    sources lies beside the compiled kernels; where it cannot be written, nothing is done.
     """
     folder = KERNELS if folder is None else folder
-    compiled = folder / "__pycache__"
+    compiled = folder / "__pycache__" if compiled is None else compiled
     stamp, sources = compiled / STAMP, source_hash(folder)
     with suppress(OSError):
         if stamp.is_file() and stamp.read_text() == sources:
             return
-        compiled.mkdir(exist_ok=True)
+        compiled.mkdir(parents=True, exist_ok=True)
         for pattern in COMPILED:
             for path in compiled.glob(pattern):
                 path.unlink(missing_ok=True)

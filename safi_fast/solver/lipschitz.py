@@ -1,8 +1,9 @@
 """||W||^2 at the size of the image: the step sizes of the dual iterations are in units of its inverse.
 
 Lanczos on W^T W with a seeded start. Its estimates grow from below; after STEPS of them they lie within 1 % of the
-largest eigenvalue, which SAFETY covers (tests/kernels compares with a long power iteration). Fourier bounds of the filters do not hold for symmetric extension, hence the operator itself. ARPACK
-(scipy.sparse.linalg.eigsh) would restart until it converges, which takes more products than this use needs.
+largest eigenvalue, which SAFETY covers (tests/kernels compares with a long power iteration). Fourier bounds of the
+filters do not hold for symmetric extension, hence the operator itself. ARPACK (scipy.sparse.linalg.eigsh) would
+restart until it converges, which takes more products than this use needs.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Compiles the CPU kernels that the tests use, before the tests: python tests/support/warm.py. conftest.py runs it where
-it is missing.
+"""Compiles the CPU kernels that the tests use, before the tests: python tests/support/warm.py. conftest.py runs it
+where it is missing.
 
 Kernels are kept in $NUMBA_CACHE_DIR. Two processes share the work.
 """

@@ -16,7 +16,7 @@ from models import random_model
 from patience import PROCESS
 
 import safi_fast
-from safi_fast.bindings.cache import discard_stale_kernels
+from safi_fast.bindings.cache import STAMP, discard_stale_kernels
 from safi_fast.weights import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -377,3 +377,15 @@ def test_kernels_compiled_from_other_sources_are_discarded(tmp_path):
     (tmp_path / "kernel.py").write_text("one = 2")
     discard_stale_kernels(tmp_path)
     assert not compiled.exists()
+
+
+def test_stale_kernels_in_a_folder_of_the_users_choice_are_discarded(tmp_path):
+    """Named by NUMBA_CACHE_DIR. Numba reads the names of argument types there before it looks whether the source changed."""
+    code = "from safi_fast.bindings.cpu_kernels import set_image; print(set_image.stats.cache_path)"
+    kept = Path(python(code, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}))
+    assert kept.is_relative_to(tmp_path)
+    stale = kept / "image.set_image-1.py311.nbi"
+    stale.write_text("of other sources")
+    (kept / STAMP).write_text("those")
+    assert python(code, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}) == str(kept)
+    assert not stale.exists()

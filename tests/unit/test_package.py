@@ -380,7 +380,7 @@ def test_kernels_compiled_from_other_sources_are_discarded(tmp_path):
 
 
 def test_stale_kernels_in_a_folder_of_the_users_choice_are_discarded(tmp_path):
-    """Named by NUMBA_CACHE_DIR. Numba reads the names of argument types there before it looks whether the source changed."""
+    """Named by NUMBA_CACHE_DIR. Numba reads the names of argument types there before it looks at the source."""
     code = "from safi_fast.bindings.cpu_kernels import set_image; print(set_image.stats.cache_path)"
     kept = Path(python(code, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}))
     assert kept.is_relative_to(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ModelError
 from ..kernels.cpu.arguments import Bank, Mixing, Spline, Taps
 from ..masks import MmrMask, PlainMask, SafiMask
 from ..model import FilterBank, Model
@@ -29,6 +30,17 @@ def flat(values: NDArray[Any]) -> FloatArray:
 def per_image(values: NDArray[Any], channels: int) -> FloatArray:
     """(B, C), channels padded."""
     return flat(padded(values.T, channels).T)
+
+
+def check_plain(values: Any, model: Model, size: tuple[int, int]) -> None:
+    """Raise ModelError unless these are masks of an image of this size: one for each filter, on [0, 1]."""
+    expected = (model.filters.channels, *size)
+    shape = np.shape(values)
+    if shape != expected:
+        raise ModelError(f"evaluate of the {model.family!r} mask gave shape {shape}; expected (C, H, W) = {expected}")
+    if not (np.isfinite(values).all() and np.min(values) >= 0 and np.max(values) <= 1):
+        found = f"{np.min(values):.3g} to {np.max(values):.3g}"
+        raise ModelError(f"evaluate of the {model.family!r} mask gave values from {found}; expected 0 to 1")
 
 
 def plain_lanes(values: NDArray[Any], channels: int) -> FloatArray:

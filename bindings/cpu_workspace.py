@@ -32,7 +32,7 @@ from .cpu_kernels import (
     synthesis,
 )
 from .cpu_masks import Chain, mmr_mask, safi_mask, work_space
-from .cpu_weights import CpuWeights, MmrWeights, SafiWeights, flat, plain_lanes
+from .cpu_weights import CpuWeights, MmrWeights, SafiWeights, check_plain, flat, plain_lanes
 from .threads import LAUNCH
 
 Active = NDArray[np.int64]
@@ -256,6 +256,7 @@ class CpuWorkspace:
                 images = self.image()
                 for b in active:
                     values = self.weights.mask.evaluate(images[b], gain[b], bias[b])
+                    check_plain(values, self.weights.model, (self.height, self.width))
                     self.mask[b] = plain_lanes(values, self.weights.channels)
         self.has_mask = True
 

@@ -99,7 +99,7 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
     if division.grid is not None:
         _check_tiles(options, schedule.name)
     window = division.grid.window if division.grid else images.stack.shape[1:]
-    norm = _squared_norm(model, engine, options["lipschitz"], schedule.name, *window)
+    norm = _squared_norm(model, engine, options["lipschitz"], schedule, *window)
     return Task(
         images, schedule, limits, strength, gain, bias, model.family, norm, division, callback, options["return_masks"]
     )
@@ -177,11 +177,11 @@ def _check_tiles(options: Options, schedule: str) -> None:
 
 
 def _squared_norm(
-    model: Model, engine: Engine, lipschitz: float | None, schedule: str, height: int, width: int
+    model: Model, engine: Engine, lipschitz: float | None, schedule: Schedule, height: int, width: int
 ) -> float:
     if lipschitz is not None:
-        return check_squared_norm(positive("lipschitz", lipschitz), engine, height, width)
-    if schedule == "unrolled" and model.lipschitz is not None:
+        return check_squared_norm(positive("lipschitz", lipschitz), schedule.step, engine, height, width)
+    if schedule.name == "unrolled" and model.lipschitz is not None:
         return model.lipschitz
     return squared_norm(engine, height, width)
 

@@ -77,7 +77,10 @@ def _header(model: Model) -> dict[str, str]:
         "noise_range": f"{levels[0]:.6g} to {levels[-1]:.6g}",
         "sha256": model.fingerprint,
     }
-    return {**header, **model.mask.header()}
+    own = model.mask.header()
+    if wrong := [key for key in own if not key.startswith("mask_")]:
+        raise ModelError(f"header of the {model.family!r} mask has {', '.join(wrong)}; its texts begin with mask_")
+    return {**header, **own}
 
 
 def _version(model: Model) -> str:

@@ -101,7 +101,8 @@ def _explanation(operator: Operator, left: complex, right: complex, error: float
             "look for a missing complex conjugate or transpose, a scale that one of the two lacks (orthonormal "
             "FFT, voxel size, "
             "1 / number of views), a pseudo-inverse (FBP, density compensation) in place of the adjoint, or "
-            "another boundary"
+            "another boundary, or "
+            "an _apply or _adjoint that does not take a batch (B, ...)"
         )
         if left != 0 and right != 0:
             hint += f"; <x, H^T y> is {abs(right) / abs(left):.5g} times <H x, y>"

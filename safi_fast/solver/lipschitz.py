@@ -20,7 +20,7 @@ from ..errors import InputError
 
 STEPS = 16
 SAFETY = 1.02
-ROUNDING = 1e-3
+STABLE = 4 / 3
 
 _known: WeakKeyDictionary[Any, dict[tuple[int, int], float]] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -35,16 +35,17 @@ def squared_norm(engine: Engine, height: int, width: int) -> float:
         return sizes[height, width]
 
 
-def check_squared_norm(value: float, engine: Engine, height: int, width: int) -> float:
-    """`value` where it may be ||W||^2; the Lanczos estimate is one from below. Raises InputError for less, with which
-    steps would diverge.
+def check_squared_norm(value: float, step: float, engine: Engine, height: int, width: int) -> float:
+    """`value`, what the caller takes for ||W||^2, where steps of `step` / value converge. Raises InputError.
+
+    The Lanczos estimate is one from below, and steps with Nesterov's momentum are stable below 4/3 / ||W||^2.
     """
-    least = squared_norm(engine, height, width) / SAFETY
-    if value < least * (1 - ROUNDING):
+    found = squared_norm(engine, height, width) / SAFETY
+    least = found * step / STABLE
+    if value < least:
         raise InputError(
-            f"lipschitz is {value:.6g}, but ||W||^2 is at least {least:.6g} for images of {height} x {width}: the "
-            f"solve would diverge; leave it "
-            f"out to have it computed"
+            f"lipschitz is {value:.6g}, but ||W||^2 is at least {found:.6g} for images of {height} x {width}: below "
+            f"{least:.6g} the solve would diverge; leave it out to have it computed"
         )
     return value
 

@@ -227,6 +227,8 @@ def schedule_for(
         "inner": None if max_inner is None else count("max_inner", max_inner),
         "tol": tol,
     }
+    if tol is not None and not hasattr(chosen, "tol"):
+        raise InputError(f"tol has no meaning for schedule={chosen.name!r}, which has no tolerance; leave it out")
     return replace(chosen, **{name: value for name, value in limits.items() if value is not None})
 
 

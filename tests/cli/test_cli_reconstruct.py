@@ -616,7 +616,7 @@ class TestFiles:
 
 def test_help(capsys):
     for problem in reconstruct_job.PROBLEMS:
-        assert cli.main(["reconstruct", problem, "--help"]) == 0
+        assert cli.main(["reconstruct", problem, "--help-all"]) == 0
         text = capsys.readouterr().out
         assert "--strength L" in text
         assert "Outputs that exist are skipped" in text

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from contextlib import nullcontext
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
 
@@ -50,6 +51,9 @@ class CudaBackend:
 
     def to_host(self, array):
         return self.device.download(array)
+
+    def on_threads(self, count):
+        return nullcontext()
 
     def prepare(self, model):
         from safi_fast.bindings.cpu import CpuBackend

@@ -149,3 +149,40 @@ def test_a_mask_family(monkeypatch, tmp_path):
     unmasked = safi_fast.Solver(base, backend="cpu").denoise(IMAGE, SIGMA, max_outer=1, schedule="unrolled", **OPTIONS)
     expected = np.broadcast_to(1 / (1 + 2 * np.abs(unmasked)), (base.filters.channels, *IMAGE.shape))
     np.testing.assert_allclose(solution.masks[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            lambda shape: np.ones((2, *shape), np.float32),
+            r"gave shape \(2, 20, 24\); expected \(C, H, W\) = \(4, 20, 24\)",
+        ),
+        (lambda shape: np.full((4, *shape), 2, np.float32), "gave values from 2 to 2; expected 0 to 1"),
+        (lambda shape: np.full((4, *shape), np.nan, np.float32), "gave values from nan to nan; expected 0 to 1"),
+    ],
+)
+def test_masks_that_are_none_are_refused(monkeypatch, made, message):
+    monkeypatch.setitem(FAMILIES, Brightness.family, Brightness)
+    monkeypatch.setattr(Brightness, "evaluate", lambda self, image, gain, bias: made(image.shape))
+    base = random_model()
+    model = replace(base, family="brightness", mask=Brightness(np.full((1, base.filters.channels), 2, np.float32)))
+    with pytest.raises(safi_fast.ModelError, match=f"evaluate of the 'brightness' mask {message}"):
+        safi_fast.Solver(model, backend="cpu").denoise(IMAGE, SIGMA, max_outer=2, **OPTIONS)
+
+
+def test_a_header_that_is_not_the_masks_own_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(FAMILIES, Brightness.family, Brightness)
+    monkeypatch.setattr(Brightness, "header", lambda self: {"name": "another"})
+    base = random_model()
+    model = replace(base, family="brightness", mask=Brightness(np.full((1, base.filters.channels), 2, np.float32)))
+    with pytest.raises(
+        safi_fast.ModelError, match="header of the 'brightness' mask has name; its texts begin with mask_"
+    ):
+        save_model(model, tmp_path / "toy.safetensors")
+
+
+def test_a_tolerance_for_a_schedule_without_one(monkeypatch):
+    monkeypatch.setitem(KINDS, Halving.name, Halving)
+    with pytest.raises(safi_fast.InputError, match="tol has no meaning for schedule='halving'"):
+        safi_fast.Solver(random_model(), backend="cpu").denoise(IMAGE, SIGMA, schedule="halving", tol=1e-3, **OPTIONS)

@@ -345,7 +345,7 @@ def with_tables(text: str, results: dict) -> str:
         _, mark, after = rest.partition(end)
         if not mark:
             raise ValueError(f"the document has no {begin.strip()} ... {end}")
-        text = before + begin + tidy(table(results)) + end + after
+        text = f"{before}{begin}\n{tidy(table(results))}\n{end}{after}"
     return text
 
 

@@ -115,7 +115,8 @@ def extent_of(shape: tuple[int, ...], dtype: Any, channel_axis: int | None) -> E
 
 def _not_finite(xp: Any, stack: Any, channels: int) -> str:
     """How many values of (N, H, W) are NaN or infinite, and in which image."""
-    bad = (~xp.isfinite(stack)).sum(axis=(1, 2)).reshape(-1, channels).sum(axis=1).tolist()
+    planes = [int((~xp.isfinite(stack[number])).sum()) for number in range(len(stack))]
+    bad = [sum(planes[first : first + channels]) for first in range(0, len(planes), channels)]
     first = next(number for number, count in enumerate(bad) if count)
     images = sum(count > 0 for count in bad)
     which = "image" if len(bad) == 1 else f"image[{first}]{f' and {images - 1} more' if images > 1 else ''}"

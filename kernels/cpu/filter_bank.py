@@ -161,24 +161,37 @@ def _update_lanes(
 
 
 @njit(**_OPTIONS)
-def _anchor_lanes(
-    q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
+def _clipped_lanes(
+    q: Vector, dual: Floats, current: int, mask: Mask, pixel: int, size: float, bound: float
 ) -> tuple[Vector, Vector]:
-    """u = weight (2 u_hat - u) + (1 - weight) anchor, or u = anchor = u_hat for weight 0; returns u and (u_hat -
-    u_old)^2.
-    """
+    """u_hat = clip(u + size q, -bound M, bound M), and u_hat - u."""
     u = load(dual, current)
     limit = splat(bound)
     if mask.present:
         limit = limit * load(mask.values, pixel)
     moved = maximum(minimum(fma(splat(size), q, u), limit), splat(0.0) - limit)
-    difference = moved - u
-    if weight == 0:
-        u = moved
-        store(dual, anchor, u)
-    else:
-        start = load(dual, anchor)
-        u = fma(splat(weight), (moved + difference) - start, start)
+    return moved, moved - u
+
+
+@njit(**_OPTIONS)
+def _restart_lanes(
+    q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
+) -> tuple[Vector, Vector]:
+    """u = anchor = u_hat; returns u and (u_hat - u_old)^2."""
+    moved, difference = _clipped_lanes(q, dual, current, mask, pixel, size, bound)
+    store(dual, anchor, moved)
+    store(dual, current, moved)
+    return moved, difference * difference
+
+
+@njit(**_OPTIONS)
+def _anchor_lanes(
+    q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
+) -> tuple[Vector, Vector]:
+    """u = weight (2 u_hat - u) + (1 - weight) anchor; returns u and (u_hat - u_old)^2."""
+    moved, difference = _clipped_lanes(q, dual, current, mask, pixel, size, bound)
+    start = load(dual, anchor)
+    u = fma(splat(weight), (moved + difference) - start, start)
     store(dual, current, u)
     return u, difference * difference
 
@@ -197,6 +210,7 @@ def _step_tile(
     """
     re, im, u = work.re, work.im, dual.values
     b, slot = tile.image, dual.slot[tile.image]
+    size, bound, part = step.size[b], step.bound[b], share[b]  # read once: the stores below might alias them
     begin_synthesis(tile, work)
     _load_tile(image, tile, geometry, work)
     total = 0.0
@@ -209,13 +223,9 @@ def _step_tile(
             row_sum = splat(0.0)
             for column in range(tile.columns):
                 at, i = tile.work + LANES_AT + row * PITCH + column * 16, column * GROUP
-                ur, size_r = move(
-                    load(re, at), u, current + i, other + i, mask, pixel + i, step.size[b], step.bound[b], share[b]
-                )
+                ur, size_r = move(load(re, at), u, current + i, other + i, mask, pixel + i, size, bound, part)
                 i += 16
-                ui, size_i = move(
-                    load(im, at), u, current + i, other + i, mask, pixel + i, step.size[b], step.bound[b], share[b]
-                )
+                ui, size_i = move(load(im, at), u, current + i, other + i, mask, pixel + i, size, bound, part)
                 store(re, at, ur)
                 store(im, at, ui)
                 row_sum = row_sum + size_r + size_i
@@ -259,5 +269,9 @@ def anchored_step(
     """
     for item in prange(len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
-        l1[tile.number] = _step_tile(_anchor_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
+        if weight[tile.image] == 0:
+            total = _step_tile(_restart_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
+        else:
+            total = _step_tile(_anchor_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
+        l1[tile.number] = total
         finish_synthesis(tiles, tile, work)

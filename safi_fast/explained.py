@@ -90,12 +90,13 @@ def unexplained(op: Operator, left: NDArray[Any], y: NDArray[Any]) -> float:
     """The share of ||y||^2 that is in `left` = y - H x and would be whatever the image, where it is too much and no
     noise; else 0.
 
-    Bounds do not count here: what the caller's box cuts off is the caller's affair. Conjugate gradients for min ||H d
-    - left||^2 end as soon
-    as little is left, before the first step where the image found fits. Too much is also more than all noise in
-    `left`, of which they fit a part.
+    Bounds do not count here: what the caller's box cuts off is the caller's affair. Conjugate gradients for min
+    ||H d - left||^2 end as soon as little is left; where the image found fits, none is made. Too much is also more than
+    all noise in `left`, of which they fit a part.
     """
     energy = float(squares(y[None])[0])
+    if float(squares(left[None])[0]) <= UNEXPLAINED * energy:
+        return 0.0
     rest: NDArray[Any] = left[None].astype(op._measured)
     slope = direction = op.adjoint(rest)
     size = first = float(squares(slope)[0])
@@ -142,8 +143,9 @@ def _white_energy(left: NDArray[Any]) -> float:
 
 
 def _inner(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Re <a, b>."""
-    return float(np.vdot(a.astype(np.complex128), b.astype(np.complex128)).real)
+    """Re <a, b>, in float64; without BLAS, whose threads would meet those of the kernels."""
+    parts = [(a.real, b.real), (a.imag, b.imag)] if np.iscomplexobj(a) and np.iscomplexobj(b) else [(a.real, b.real)]
+    return float(sum(np.einsum("i,i->", p.ravel(), q.ravel(), dtype=np.float64) for p, q in parts))
 
 
 def _size(a: NDArray[Any]) -> float:

@@ -4,7 +4,6 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..values import EXPECTED, DataRange, stated_range
 from .parser import Rare
@@ -129,29 +128,9 @@ def add_box_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     box.add_argument("--no-box", action="store_true", help=Rare("no bounds"))
 
 
-def check_box(args: argparse.Namespace) -> None:
-    """Raise UsageError where --box is upside down."""
-    if args.box and not args.box[0] < args.box[1]:
-        raise UsageError(f"--box {args.box[0]:g} {args.box[1]:g}: expected LOW below HIGH")
-
-
-def box_option(args: argparse.Namespace) -> dict[str, Any]:
-    """`box` as it was asked for; nothing where it was not."""
-    if args.no_box:
-        return {"box": None}
-    return {"box": tuple(args.box)} if args.box else {}
-
-
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """The switch to output for machines."""
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else to standard output")
-
-
-def solver_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that go to `Solver.denoise` as they are, without those that were not given."""
-    names = ("schedule", "strength", "max_outer", "max_inner", "tol")
-    given = {name: getattr(args, name, None) for name in names}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _is_number(text: str) -> bool:

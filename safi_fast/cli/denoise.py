@@ -20,27 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..atomic import is_folder
-from ..color import MODES
+from ..color import MODES, Mode
 from ..errors import SafiError
 from ..values import cut_off, range_of
 from . import session as sessions
 from .arguments import (
-    UsageError,
     add_box_arguments,
     add_json_argument,
     add_range_argument,
     add_solver_arguments,
-    box_option,
-    check_box,
     count,
     positive,
     size,
-    solver_options,
 )
+from .options import ScaleOptions, SolverOptions, box_option, check_box, made, stated
 from .output import Warned, lost_names, message_of, print_failures, print_json, print_lost, progress
 from .parser import Rare
-from .plan import Output, check_outputs
+from .plan import Job, Output, check_outputs, plan
 from .sharing import Skipped, Turns, in_turn, skipped_words
 
 if TYPE_CHECKING:
@@ -49,12 +45,30 @@ if TYPE_CHECKING:
 READ_AHEAD = 2
 
 
-@dataclass(frozen=True)
-class Job:
-    """One input and where its result goes."""
+@dataclass(frozen=True, kw_only=True)
+class Options(SolverOptions, ScaleOptions):
+    """The arguments of `safi-fast denoise`."""
 
-    source: Path
-    target: Path
+    inputs: tuple[Path, ...]
+    output: str
+    sigma: float
+    max_outer: int | None
+    max_inner: int | None
+    tol: float | None
+    color: Mode | None
+    overwrite: bool
+    max_memory: float | None
+    json: bool
+
+    def steps(self) -> dict[str, Any]:
+        """The arguments that go to `Solver.denoise` as they are, without those that were not given."""
+        return stated(
+            schedule=self.schedule,
+            strength=self.strength,
+            max_outer=self.max_outer,
+            max_inner=self.max_inner,
+            tol=self.tol,
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,47 +103,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
-    check_box(args)
-    jobs = plan(args.inputs, args.output)
+    options = made(Options, args)
+    check_box(options)
+    jobs = _jobs(options)
     session, warned = None, Warned()
-    with Turns(overwrite=args.overwrite) as turns:
+    with Turns(overwrite=options.overwrite) as turns:
         found = {job: _attempt(turns.skipped, job.target) for job in jobs}
         pending = [job for job in jobs if found[job] is None]
         records = {job: _finish(job, found[job]) if found[job] else {} for job in jobs}
-        turns.tidy({job.target.parent for job in jobs})
+        turns.tidy({job.folder for job in jobs})
         if pending:
-            turns.prepare({job.target.parent for job in pending})
-            session = sessions.make_session(args.model, args.backend, args.precision)
-            session.check(args.sigma, **solver_options(args))
-            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, args, warned)
+            turns.prepare({job.folder for job in pending})
+            session = sessions.make_session(options.model, options.backend, options.precision)
+            session.check(options.sigma, **options.steps())
+            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, options, warned)
             with progress("denoising", len(pending)) as advance, closing(solved) as results:
                 for job, result in results:
                     records[job] = _finish(job, result)
                     turns.let_go(job.target)
                     advance()
     warned.finish()
-    _report(args, session, list(records.values()))
+    _report(options, session, list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
 
 
-def plan(inputs: list[Path], output: str) -> list[Job]:
+def _jobs(options: Options) -> list[Job]:
     """Which file goes where; refuses what would overwrite an input or write one output twice."""
     from ..io import list_images
     from ..io.images import is_image_name
 
-    sources = list_images(inputs)
-    target = Path(output)
-    several = len(sources) > 1 or is_folder(inputs[0])
-    as_folder = (
-        is_folder(target) or output.endswith("/") or not target.suffix or (several and not is_image_name(target))
-    )
-    if several and not as_folder:
-        raise UsageError(f"several images need a folder to go to, and {target} is named like a file")
-    if not as_folder and not is_image_name(target):
-        raise UsageError(
-            f"{target}: unsupported extension {target.suffix!r}; a folder needs a name without one or a final /"
-        )
-    jobs = [Job(source, target / source.name if as_folder else target) for source in sources]
+    sources = list_images(options.inputs)
+    jobs = plan(sources, options.inputs, options.output, noun="images", is_file_name=is_image_name)
     check_outputs([Output(job.target, str(job.source)) for job in jobs], sources)
     return jobs
 
@@ -146,7 +150,7 @@ class _Solved:
 
 
 def _solved(
-    turns: Iterable[tuple[Job, Exception | None]], session: sessions.Session, args: argparse.Namespace, warned: Warned
+    turns: Iterable[tuple[Job, Exception | None]], session: sessions.Session, options: Options, warned: Warned
 ) -> Generator[Any, None, None]:
     """(job, _Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the
     caller.
@@ -154,7 +158,7 @@ def _solved(
     from ..stream import ahead
 
     files = ahead(((job, found or _attempt(_read, job)) for job, found in turns), READ_AHEAD)
-    results = ((job, _attempt(_denoise, job, file, session, args, warned)) for job, file in files)
+    results = ((job, _attempt(_denoise, job, file, session, options, warned)) for job, file in files)
     return ahead(results, 1, solves=True)
 
 
@@ -172,24 +176,24 @@ def _read(job: Job) -> "ImageFile":
     return read_image(job.source)
 
 
-def _denoise(job: Job, file: Any, session: sessions.Session, args: argparse.Namespace, warned: Warned) -> _Solved:
+def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, warned: Warned) -> _Solved:
     if isinstance(file, Exception):
         raise file
-    meaning = range_of("image", file.array, args.data_range, file.white)
-    options = solver_options(args) | box_option(args)
-    if args.max_memory is not None:
-        options["max_memory"] = args.max_memory
+    meaning = range_of("image", file.array, options.data_range, file.white)
+    settings = options.steps() | box_option(options) | stated(max_memory=options.max_memory)
     if file.channel_axis is not None:
-        options["color"] = args.color
+        settings["color"] = options.color
     found = [meaning.warning]
-    if "box" not in options:
+    if "box" not in settings:
         pixels = meaning.to_unit(file.array.astype(np.float32))
-        found.append(cut_off(np, pixels, meaning, args.sigma / sessions.EIGHT_BIT))
+        found.append(cut_off(np, pixels, meaning, options.sigma / sessions.EIGHT_BIT))
     warning = "; ".join(message_of(sentence) for sentence in found if sentence) or None
     if warning:
         warned.say(job.source, warning)
     start = time.perf_counter()
-    solution = session.denoise(file.array, args.sigma, data_range=meaning, channel_axis=file.channel_axis, **options)
+    solution = session.denoise(
+        file.array, options.sigma, data_range=meaning, channel_axis=file.channel_axis, **settings
+    )
     seconds = time.perf_counter() - start
     return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning)
 
@@ -199,13 +203,13 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
     if not isinstance(result, Exception):
         result = _attempt(_write, job, result)
     if isinstance(result, Skipped):
-        return _record(job, "skipped", reason=result.reason)
+        return job.record("skipped", reason=result.reason)
     if isinstance(result, Exception):
-        return _record(job, "failed", error=message_of(result).removeprefix(f"{job.source}: "))
+        return job.failure(result)
     facts: dict[str, Any] = {} if result.warning is None else {"warning": result.warning}
     if result.lost:
         facts["lost"] = list(result.lost)
-    return _record(job, "denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
+    return job.record("denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
 
 
 def _write(job: Job, result: _Solved) -> _Solved:
@@ -214,23 +218,19 @@ def _write(job: Job, result: _Solved) -> _Solved:
     return replace(result, lost=write_image(job.target, result.solution.image, like=result.like))
 
 
-def _record(job: Job, status: str, **facts: Any) -> dict[str, Any]:
-    return {"input": str(job.source), "output": str(job.target), "status": status, **facts}
-
-
-def _report(args: argparse.Namespace, session: sessions.Session | None, records: list[dict[str, Any]]) -> None:
+def _report(options: Options, session: sessions.Session | None, records: list[dict[str, Any]]) -> None:
     by_status = {
         status: [record for record in records if record["status"] == status]
         for status in ("denoised", "skipped", "failed")
     }
     counts = {status: len(members) for status, members in by_status.items()}
-    if args.json:
-        model = session.model.name if session else args.model
-        schedule = args.schedule or (session.model.schedule.name if session else None)
+    if options.json:
+        model = session.model.name if session else options.model
+        schedule = options.schedule or (session.model.schedule.name if session else None)
         print_json(
             {
                 "model": model,
-                "sigma": args.sigma,
+                "sigma": options.sigma,
                 "schedule": schedule,
                 **counts,
                 **lost_names(records),

@@ -8,6 +8,7 @@ is taken, the first image of each size is denoised once as a warm-up. Colour ima
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,28 @@ from .arguments import (
     add_json_argument,
     add_range_argument,
     add_solver_arguments,
-    box_option,
-    check_box,
     count,
     positive,
     seed,
-    solver_options,
 )
+from .options import ScaleOptions, SolverOptions, box_option, check_box, made, stated
 from .output import message_of, print_json, print_table, print_warnings, progress, scientific
 from .parser import Rare
 
 if TYPE_CHECKING:
     from ..io import ImageFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SolverOptions, ScaleOptions):
+    """The arguments of `safi-fast evaluate`."""
+
+    data: Path
+    sigma: float
+    limit: int | None
+    seed: int
+    per_image: bool
+    json: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,24 +63,25 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; an unreadable image ends it, because a mean over the others would not be comparable."""
     from ..io import list_images
 
-    check_box(args)
-    paths = list_images([args.data])[: args.limit]
-    session = sessions.make_session(args.model, args.backend, args.precision)
-    options = solver_options(args)
-    session.check(args.sigma, **options)
-    options |= box_option(args)
+    options = made(Options, args)
+    check_box(options)
+    paths = list_images([options.data])[: options.limit]
+    session = sessions.make_session(options.model, options.backend, options.precision)
+    settings = stated(schedule=options.schedule, strength=options.strength)
+    session.check(options.sigma, **settings)
+    settings |= box_option(options)
     rows: list[dict[str, Any]] = []
     warm: set[tuple[int, ...]] = set()
     with progress("evaluating", len(paths)) as advance:
         for index, path in enumerate(paths):
-            rows.append(_evaluate_one(path, index, session, args, options, warm))
+            rows.append(_evaluate_one(path, index, session, options, settings, warm))
             advance()
-    result = _totals(args, session, rows)
+    result = _totals(options, session, rows)
     print_warnings([(path, row["warning"]) for path, row in zip(paths, rows, strict=True) if "warning" in row])
-    if args.json:
-        print_json({**result, "per_image": rows} if args.per_image else result)
+    if options.json:
+        print_json({**result, "per_image": rows} if options.per_image else result)
     else:
-        _print(result, rows if args.per_image else [])
+        _print(result, rows if options.per_image else [])
     return 0
 
 
@@ -109,8 +121,8 @@ def _evaluate_one(
     path: Path,
     index: int,
     session: sessions.Session,
-    args: argparse.Namespace,
-    options: dict[str, Any],
+    options: Options,
+    settings: dict[str, Any],
     warm: set[tuple[int, ...]],
 ) -> dict[str, Any]:
     from ..io import read_image
@@ -118,15 +130,15 @@ def _evaluate_one(
     from .noise import add_noise
 
     file = read_image(path)
-    clean, warning = grey(path, file, args.data_range, box="box" not in options)
-    noisy = add_noise(clean, args.sigma / sessions.EIGHT_BIT, args.seed, index)
+    clean, warning = grey(path, file, options.data_range, box="box" not in settings)
+    noisy = add_noise(clean, options.sigma / sessions.EIGHT_BIT, options.seed, index)
     if clean.shape not in warm:  # compilation, and what is computed once per image size
         warm.add(clean.shape)
-        session.denoise(noisy, args.sigma, **options)
+        session.denoise(noisy, options.sigma, **settings)
     start = time.perf_counter()
-    solution = session.denoise(noisy, args.sigma, **options)
+    solution = session.denoise(noisy, options.sigma, **settings)
     seconds = time.perf_counter() - start
-    result = solution.image if args.no_box else solution.image.clip(0, 1)
+    result = solution.image if options.no_box else solution.image.clip(0, 1)
     return {
         "image": path.name,
         "shape": list(clean.shape),
@@ -140,7 +152,7 @@ def _evaluate_one(
     }
 
 
-def _totals(args: argparse.Namespace, session: sessions.Session, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _totals(options: Options, session: sessions.Session, rows: list[dict[str, Any]]) -> dict[str, Any]:
     gaps = [row["relative_gap"] for row in rows if row["relative_gap"] is not None]
     return {
         "psnr": _mean(rows, "psnr"),
@@ -151,12 +163,12 @@ def _totals(args: argparse.Namespace, session: sessions.Session, rows: list[dict
         "images_from_colour": sum(row["from_colour"] for row in rows),
         "model": session.model.name,
         "model_sha256": session.model.fingerprint,
-        "sigma": args.sigma,
-        "seed": args.seed,
-        "schedule": args.schedule or session.model.schedule.name,
-        "strength": args.strength,
+        "sigma": options.sigma,
+        "seed": options.seed,
+        "schedule": options.schedule or session.model.schedule.name,
+        "strength": options.strength,
         "backend": session.solver.backend.name,
-        "precision": args.precision,
+        "precision": options.precision,
         "outer_iterations": _mean(rows, "outer_iterations"),
         "inner_iterations": _mean(rows, "inner_iterations"),
         "max_relative_gap": max(gaps, default=None),

@@ -8,11 +8,36 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..atomic import is_folder
 from ..claims import folded
 from .arguments import UsageError
+from .output import message_of
 
 SLICE = re.compile(r"(.+)_\d{3,}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its results go: a file, or a folder."""
+
+    source: Path
+    target: Path
+    is_folder: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where its results lie."""
+        return self.target if self.is_folder else self.target.parent
+
+    def record(self, status: str, target: Path | None = None, **facts: Any) -> dict[str, Any]:
+        """What the report says of one output. target: which one, of several."""
+        return {"input": str(self.source), "output": str(target or self.target), "status": status, **facts}
+
+    def failure(self, error: BaseException, target: Path | None = None) -> dict[str, Any]:
+        """The record of an output that could not be made."""
+        return self.record("failed", target, error=message_of(error).removeprefix(f"{self.source}: "))
 
 
 @dataclass(frozen=True)
@@ -21,6 +46,34 @@ class Output:
 
     path: Path
     source: str
+
+
+def plan(
+    sources: Sequence[Path],
+    inputs: Sequence[str | Path],
+    output: str,
+    *,
+    noun: str = "inputs",
+    is_file_name: Callable[[Path], bool] = lambda _: True,
+    in_slices: bool = False,
+) -> list[Job]:
+    """Which of the sources, found in `inputs`, goes where; `check_outputs` is to follow. Raises UsageError.
+
+    noun: what the sources are. is_file_name: whether a target with an extension can be a file. in_slices: a folder gets
+    files of the slices of a source, not one of its name.
+    """
+    target = Path(output)
+    several = len(sources) > 1 or is_folder(Path(inputs[0]))
+    as_folder = is_folder(target) or output.endswith("/") or not target.suffix or (several and not is_file_name(target))
+    if several and not as_folder:
+        raise UsageError(f"several {noun} need a folder to go to, and {target} is named like a file")
+    if not as_folder and not is_file_name(target):
+        raise UsageError(
+            f"{target}: unsupported extension {target.suffix!r}; a folder needs a name without one or a final /"
+        )
+    if as_folder and not in_slices:
+        return [Job(source, target / source.name) for source in sources]
+    return [Job(source, target, as_folder) for source in sources]
 
 
 def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:

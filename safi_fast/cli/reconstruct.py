@@ -19,19 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import is_folder, prepare_folder
-from .arguments import UsageError, add_box_arguments, add_range_argument, check_box, count, positive
+from ..atomic import prepare_folder
+from .arguments import UsageError, add_box_arguments, add_range_argument, count, positive
+from .options import check_box, made
 from .output import first_sentence
 from .parser import Rare
-from .plan import Output, check_outputs, slice_outputs
-from .problems import Array
-from .reconstruct_job import CANDIDATES, HIGH, LOW, MEASURED, PROBLEMS, Job, Runner, numbers_of, reconstruct_all
+from .plan import Job, Output, check_outputs, plan, slice_outputs
+from .reconstruct_job import CANDIDATES, HIGH, LOW, Runner, numbers_of, reconstruct_all
+from .reconstruct_options import MEASURED, PROBLEMS, Options
 from .reconstruct_report import deliver, summary
 from .sharing import Turns
 
 FORMATS = ("npy", "cfl", "png", "tif")
 BACKENDS = ("cpu",)  # reconstruction has no GPU backend yet
-OTHER_INPUTS = ("mask", "maps", "kernel", "angles", "tune_reference")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +122,8 @@ def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) ->
         parser.add_argument(
             "--slices", type=slices, metavar="A:B", help=Rare("only slices A to B - 1 of each input, counted from 0")
         )
+    else:
+        parser.set_defaults(format=None, slices=None)
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist instead of skipping them")
     parser.add_argument(
         "--plot",
@@ -141,7 +143,7 @@ def share(text: str) -> float:
     return value
 
 
-def candidates(text: str) -> Array:
+def candidates(text: str) -> tuple[float, ...]:
     """LOW:HIGH:N as N numbers at equal ratios."""
     try:
         low, high, number = text.split(":")
@@ -151,7 +153,7 @@ def candidates(text: str) -> Array:
         fine = False
     if not fine:
         raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH:N, such as 1e-5:1e-2:7")
-    return values
+    return tuple(values.tolist())
 
 
 def slices(text: str) -> tuple[int, int]:
@@ -167,73 +169,62 @@ def slices(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct what is not done yet; 1 if any input failed."""
-    if all(given is None for given in (args.strength, args.tune_reference, args.noise_std, args.holdout)):
+    options = options_of(args)
+    if all(given is None for given in (options.strength, options.tune_reference, options.noise_std, options.holdout)):
         raise UsageError(
             "say how much to regularise: --strength L, or let it be chosen: --noise-std S (of the measurements), "
             "--holdout SHARE (of "
             "the measurements), or --tune-reference FILE (the true image of the first slice)"
         )
-    check_box(args)
-    jobs = plan(PROBLEMS[args.problem].list_inputs(args.inputs), args)
-    if args.plot:
-        _check_plot(args.plot, len(jobs))
-    for beside in (args.report.parent if args.report else None, _plot_folder(args)):
+    check_box(options.case)
+    jobs = _jobs(options)
+    if options.plot:
+        _check_plot(options.plot, len(jobs))
+    for beside in (options.report.parent if options.report else None, options.plot_folder):
         if beside is not None:
             prepare_folder(beside)
-    with Turns(overwrite=args.overwrite) as turns:
+    with Turns(overwrite=options.overwrite) as turns:
         turns.prepare({job.folder for job in jobs})
-        runner = Runner(args, [job.source for job in jobs], turns)
+        runner = Runner(options, [job.source for job in jobs], turns)
         start = time.perf_counter()
         records = reconstruct_all(jobs, runner)
-    report = summary(args, runner, records, time.perf_counter() - start)
-    deliver(args, report)
+    report = summary(options, runner, records, time.perf_counter() - start)
+    deliver(options, report)
     drawn = [facts["picture"] for record in records for facts in record.get("solved", []) if "picture" in facts]
     return int(report["failed"] > 0 or None in drawn)
 
 
-def plan(sources: list[Path], args: argparse.Namespace) -> list[Job]:
-    """Which input goes where; refuses what would overwrite an input or write one output twice."""
+def options_of(args: argparse.Namespace) -> Options:
+    """The arguments of a run, typed."""
+    return made(Options, args, case=made(PROBLEMS[args.problem].OPTIONS, args))
 
-    measured = args.problem in MEASURED
-    target = Path(args.output)
-    several = len(sources) > 1 or is_folder(Path(args.inputs[0]))
-    as_folder = is_folder(target) or args.output.endswith("/") or not target.suffix
-    if several and not as_folder:
-        raise UsageError(f"several inputs need a folder to go to, and {target} is named like a file")
-    jobs = [
-        Job(source, target if measured or not as_folder else target / source.name, measured and as_folder)
-        for source in sources
-    ]
-    named = [Path(given) for name in OTHER_INPUTS if (given := getattr(args, name, None))]
-    check_outputs(_outputs(jobs, args), [path for given in (*sources, *named) for path in _files_of(given)])
+
+def _jobs(options: Options) -> list[Job]:
+    """Which input goes where; refuses what would overwrite an input or write one output twice."""
+    sources = PROBLEMS[options.problem].list_inputs(options.inputs)
+    jobs = plan(sources, options.inputs, options.output, in_slices=options.measured)
+    named = [Path(given) for given in (*options.case.files, options.tune_reference) if given]
+    check_outputs(_outputs(jobs, options), [path for given in (*sources, *named) for path in _files_of(given)])
     return jobs
 
 
-def _outputs(jobs: list[Job], args: argparse.Namespace) -> list[Output]:
+def _outputs(jobs: list[Job], options: Options) -> list[Output]:
     """All files that the run may write, as far as they can meet."""
     sources = [job.source for job in jobs]
 
     def numbers(source: Path) -> tuple[range, int]:
-        return numbers_of(source, args)
+        return numbers_of(source, options)
 
     if jobs[0].is_folder:
-        outputs = slice_outputs(jobs[0].target, sources, f".{args.format}", "{}", numbers)
+        outputs = slice_outputs(jobs[0].target, sources, f".{options.format}", "{}", numbers)
     else:
         outputs = [Output(job.target, str(job.source)) for job in jobs]
     outputs = [Output(path, output.source) for output in outputs for path in _files_of(output.path)]
-    if folder := _plot_folder(args):
-        if args.plot == folder:
-            outputs += slice_outputs(folder, sources, ".png", "the picture of {}", numbers)
-        else:
-            outputs.append(Output(args.plot, "--plot"))
-    return [*outputs, *([Output(args.report, "--report")] if args.report else [])]
-
-
-def _plot_folder(args: argparse.Namespace) -> Path | None:
-    if args.plot is None:
-        return None
-    path: Path = args.plot
-    return path.parent if path.suffix else path
+    if options.plot and options.plot == options.plot_folder:
+        outputs += slice_outputs(options.plot, sources, ".png", "the picture of {}", numbers)
+    elif options.plot:
+        outputs.append(Output(options.plot, "--plot"))
+    return [*outputs, *([Output(options.report, "--report")] if options.report else [])]
 
 
 def _check_plot(path: Path, inputs: int) -> None:

@@ -2,13 +2,11 @@
 written, drawn, and reported.
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,41 +15,27 @@ from ..errors import ImageFileError, InputError, SafiError
 from ..values import Range, range_of
 from . import session as sessions
 from .arguments import UsageError
+from .options import stated
 from .output import message_of, print_error, print_warning, progress, warnings_as_lines
-from .plan import natural, slice_name
-from .problems import Array, Slice, Study, ct, deblur, inpaint, mri, superres
+from .plan import Job, natural, slice_name
+from .problems import Array, Slice, Study
+from .reconstruct_options import Options
 from .sharing import Skipped, Turn, Turns
 
 if TYPE_CHECKING:
     from ..solver.result import OuterState
     from ..tuning import Tuning
 
-PROBLEMS: dict[str, ModuleType] = {"mri": mri, "ct": ct, "deblur": deblur, "inpaint": inpaint, "superres": superres}
-MEASURED = ("mri", "ct")  # whose results have a format of their own, and slices that go into files of their own
 LOW, HIGH, CANDIDATES = 1e-5, 1e-2, 7  # strengths to try, times ||H||^2
 WAITING = "waiting"  # of a record whose output another process is making
 PIXELS_AT_ONCE = 2**19  # of the candidates that are solved as one batch: about 0.5 GB
-
-
-@dataclass(frozen=True)
-class Job:
-    """One input and where its results go: a file, or a folder."""
-
-    source: Path
-    target: Path
-    is_folder: bool
-
-    @property
-    def folder(self) -> Path:
-        """Where its results lie."""
-        return self.target if self.is_folder else self.target.parent
 
 
 @dataclass
 class Runner:
     """What lives through a run: the solver, made when first needed, and the strength, found when first needed."""
 
-    args: argparse.Namespace
+    options: Options
     sources: list[Path]
     turns: Turns
     session: sessions.Session | None = None
@@ -61,20 +45,20 @@ class Runner:
     def solver(self) -> Any:
         """The solver of --model."""
         if self.session is None:
-            self.session = sessions.make_session(self.args.model, self.args.backend)
-            if self.args.noise_level is not None:
-                self.session.check_level("--noise-level", self.args.noise_level, strength_given=True)
+            self.session = sessions.make_session(self.options.model, self.options.backend)
+            if self.options.noise_level is not None:
+                self.session.check_level("--noise-level", self.options.noise_level, strength_given=True)
         return self.session.solver
 
     def strength(self) -> float:
         """--strength, or the one that fits the first slice of the first input that can be read best."""
-        if self.args.strength is not None:
-            return float(self.args.strength)
-        number = (getattr(self.args, "slices", None) or (0, 0))[0]
+        if self.options.strength is not None:
+            return self.options.strength
+        number = (self.options.slices or (0, 0))[0]
         while self.tuning is None:
             source = self.sources[0]
             try:
-                study = PROBLEMS[self.args.problem].open_study(source, self.args)
+                study = self.options.case.open_study(source)
                 self.tuning = _tune(self, study, study.slice(number), number)
                 self.tuned_on = source
             except SafiError as error:  # its own turn will say so
@@ -114,28 +98,28 @@ def _attempt(job: Job, runner: Runner, place: str, only: set[Path]) -> list[dict
         found = {target: runner.turns.look(target) for target in known}
         if found and True not in found.values():
             return [_record_of_turn(job, target, turn) for target, turn in found.items()]
-        study = PROBLEMS[runner.args.problem].open_study(job.source, runner.args)
+        study = runner.options.case.open_study(job.source)
         return process(job, study, runner, place, only)
     except (SafiError, MemoryError) as error:
-        return [_failure(job, target, error) for target in sorted(only or [job.target], key=natural)]
+        return [job.failure(error, target) for target in sorted(only or [job.target], key=natural)]
 
 
 def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path]) -> list[dict[str, Any]]:
     """Solve what is missing of one input, write it; a record for each output. only: these outputs, empty: all."""
-    args = runner.args
-    numbers = list(_numbers(job.source, study, args))
+    options = runner.options
+    numbers = list(_numbers(job.source, study, options))
     for note in [] if only else study.facts.get("warnings", []):
         print_warning(f"{job.source}: {note}")
-    if args.plot and args.plot.suffix and len(numbers) > 1:
-        raise UsageError(f"--plot {args.plot}: {len(numbers)} slices need a folder, a name without an extension")
-    if not job.is_folder and args.problem in MEASURED:
+    if options.plot and options.plot.suffix and len(numbers) > 1:
+        raise UsageError(f"--plot {options.plot}: {len(numbers)} slices need a folder, a name without an extension")
+    if not job.is_folder and options.measured:
         from ..io.results import check_result_name
 
         check_result_name(job.target, len(numbers))
     groups = [[number] for number in numbers] if job.is_folder else [numbers]
-    targets = {_target(job, group[0], study.count, args): group for group in groups}
+    targets = {_target(job, group[0], study.count, options): group for group in groups}
     targets = {target: group for target, group in targets.items() if not only or target in only}
-    steps = _max_outer(args) * sum(map(len, targets.values()))
+    steps = options.outer * sum(map(len, targets.values()))
     with _bar(f"{place} {job.source.name}", steps) as advance:
         return [_in_turn(job, study, target, group, runner, advance) for target, group in targets.items()]
 
@@ -145,11 +129,11 @@ def _in_turn(job: Job, study: Study, target: Path, group: list[int], runner: Run
     try:
         turn = runner.turns.take(target)
         if turn is not True:
-            advance(_max_outer(runner.args) * len(group))
+            advance(runner.options.outer * len(group))
             return _record_of_turn(job, target, turn, slices=group)
         return _reconstruct(job, study, target, group, runner, advance)
     except (SafiError, MemoryError) as error:
-        return _failure(job, target, error)
+        return job.failure(error, target)
     finally:
         runner.turns.let_go(target)
 
@@ -167,36 +151,36 @@ def _reconstruct(
     facts = {
         "data_range": study.range.argument, "data_range_rule": study.range.rule, "box": study.box, **written,
     }  # fmt: skip
-    return record_of(job, target, "reconstructed", slices=group, **facts, **study.facts, solved=details)
+    return job.record("reconstructed", target, slices=group, **facts, **study.facts, solved=details)
 
 
-def numbers_of(source: Path, args: argparse.Namespace) -> tuple[range, int]:
+def numbers_of(source: Path, options: Options) -> tuple[range, int]:
     """Which slices of an input are solved, and how many it has; none where it cannot be read,
     which its turn will say.
     """
     try:
-        study = PROBLEMS[args.problem].open_study(source, args)
-        return _numbers(source, study, args), study.count
+        study = options.case.open_study(source)
+        return _numbers(source, study, options), study.count
     except SafiError:
         return range(0), 0
 
 
-def _numbers(source: Path, study: Study, args: argparse.Namespace) -> range:
-    first, last = getattr(args, "slices", None) or (0, study.count)
+def _numbers(source: Path, study: Study, options: Options) -> range:
+    first, last = options.slices or (0, study.count)
     if last > study.count:
         raise ImageFileError(f"{source}: has {study.count} slices; --slices {first}:{last} asks for more")
     return range(first, last)
 
 
-def _target(job: Job, number: int, slices: int, args: argparse.Namespace) -> Path:
+def _target(job: Job, number: int, slices: int, options: Options) -> Path:
     if not job.is_folder:
         return job.target
-    return job.target / slice_name(job.source, number, slices, f".{args.format}")
+    return job.target / slice_name(job.source, number, slices, f".{options.format}")
 
 
 def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) -> tuple[Array, dict[str, Any]]:
     """One slice: the image and what the report says of it."""
-    args, strength = runner.args, runner.strength()
+    options, strength = runner.options, runner.strength()
     made = study.slice(number)
     seen = 0
 
@@ -213,11 +197,11 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
             strength=strength,
             x0=made.x0,
             callback=step,
-            return_masks=args.plot is not None,
-            **_options(args, study),
+            return_masks=options.plot is not None,
+            **_options(options, study),
         )
     seconds = time.perf_counter() - start
-    advance(_max_outer(args) - seen)
+    advance(options.outer - seen)
     history = [(float(np.max(r.relative_gap)), float(np.max(r.outer_residual))) for r in solution.history]
     certificate = "relative duality gap over a ball" if study.box is None else "relative duality gap"
     facts = {
@@ -232,42 +216,41 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
         "history": [{"relative_gap": gap, "outer_residual": change} for gap, change in history],
         **made.facts,
     }
-    if args.plot is not None:
-        facts["picture"] = _picture(job, study, made, number, solution, facts, args)
+    if options.plot is not None:
+        facts["picture"] = _picture(options.plot, job, study, made, number, solution, facts)
     return solution.image, facts
 
 
-def _options(args: argparse.Namespace, study: Study) -> dict[str, Any]:
+def _options(options: Options, study: Study) -> dict[str, Any]:
     """Arguments of `Solver.reconstruct` that all slices share, without those that were not given."""
-    level = None if args.noise_level is None else args.noise_level / sessions.EIGHT_BIT * study.eight_bit
-    given = {name: getattr(args, name, None) for name in ("max_outer", "max_iter", "tol", "mask_of")}
-    return {
-        "data_range": study.range,
-        "box": study.box,
-        **({} if level is None else {"noise_level": level}),
-        **{name: value for name, value in given.items() if value is not None},
-    }
-
-
-def _max_outer(args: argparse.Namespace) -> int:
-    from ..solver.schedules import Reconstruct
-
-    return int(args.max_outer or Reconstruct().outer)
+    level = None if options.noise_level is None else options.noise_level / sessions.EIGHT_BIT * study.eight_bit
+    given = stated(
+        noise_level=level,
+        max_outer=options.max_outer,
+        max_iter=options.max_iter,
+        tol=options.tol,
+        mask_of=study.mask_of,
+    )
+    return {"data_range": study.range, "box": study.box, **given}
 
 
 def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     """The best strength for one slice; of a colour image for its middle channel. Raises as `Solver.tune_strength`."""
     from ..tuning import Tuning
 
-    args, operator = runner.args, made.operator
+    options, operator = runner.options, made.operator
     y, x0, reference = made.measurement, made.x0, None
     if y.ndim > len(operator.shape_out):
         y, x0 = y[len(y) // 2], None if x0 is None else x0[len(x0) // 2]
-    if args.holdout:
+    if options.holdout:
         x0 = None  # it was made from what is left out as well
-    if args.tune_reference:
-        reference = _reference(args, study, made, number)
-    tried = operator.norm**2 * np.geomspace(LOW, HIGH, CANDIDATES) if args.candidates is None else args.candidates
+    if options.tune_reference:
+        reference = _reference(options.tune_reference, options, study, made, number)
+    tried = (
+        operator.norm**2 * np.geomspace(LOW, HIGH, CANDIDATES)
+        if options.candidates is None
+        else np.asarray(options.candidates)
+    )
     at_once = max(1, PIXELS_AT_ONCE // int(np.prod(operator.shape_in)))
     scores: list[float] = []
     by = ""
@@ -278,10 +261,10 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
                 operator,
                 part,
                 reference=reference,
-                noise_std=None if args.noise_std is None else args.noise_std * study.noise_unit,
-                holdout=args.holdout,
+                noise_std=None if options.noise_std is None else options.noise_std * study.noise_unit,
+                holdout=options.holdout,
                 x0=None if x0 is None else np.stack([x0] * len(part)),
-                **_options(args, study),
+                **_options(options, study),
             )
             scores, by = [*scores, *found.scores.tolist()], found.by
             advance(len(part))
@@ -294,53 +277,50 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     return Tuning(float(tried[best]), np.asarray(tried), np.asarray(scores), by)
 
 
-def _reference(args: argparse.Namespace, study: Study, made: Slice, number: int) -> Array:
-    """The image of --tune-reference, in the units of the result. Raises ImageFileError."""
-    if args.problem in MEASURED:
+def _reference(file: str, options: Options, study: Study, made: Slice, number: int) -> Array:
+    """The image of --tune-reference FILE, in the units of the result. Raises ImageFileError."""
+    if options.measured:
         from ..io import read_array
 
-        image = np.asarray(read_array(args.tune_reference))
+        image = np.asarray(read_array(file))
         image = image.reshape([side for side in image.shape if side > 1])
         image = image[number] if image.ndim == 3 and len(image) == study.count else image
     else:
         from ..io import read_image
 
-        file = read_image(args.tune_reference)
-        image = file.array if file.channel_axis is None else file.array[..., 1]
+        read = read_image(file)
+        image = read.array if read.channel_axis is None else read.array[..., 1]
         image = image[number] if image.ndim == 3 else image
-        own = range_of("reference", file.array, args.data_range, file.white)
+        own = range_of("reference", read.array, options.case.data_range, read.white)
         image = study.range.from_unit(own.to_unit(image.astype(np.float32)))
     shape = made.operator.shape_in
     if image.shape != shape:
-        raise ImageFileError(
-            f"{args.tune_reference}: the reference has shape {image.shape}; expected the image's {shape}"
-        )
+        raise ImageFileError(f"{file}: the reference has shape {image.shape}; expected the image's {shape}")
     ours, theirs = (float(np.sqrt(np.mean(np.abs(one) ** 2))) for one in (made.start[..., :, :], image))
     if made.start.shape[-2:] == shape and not 0.1 < theirs / max(ours, np.finfo(float).tiny) < 10:
         raise ImageFileError(
-            f"{args.tune_reference}: the reference has a root mean square of {theirs:.3g}, but the start image of "
+            f"{file}: the reference has a root mean square of {theirs:.3g}, but the start image of "
             "this slice "
             f"{ours:.3g}; expected the units of the result"
         )
     return image
 
 
-def _picture(job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any], args: Any) -> Any:
+def _picture(
+    path: Path, job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any]
+) -> str | None:
     """The name of the picture; None where it cannot be written, which is said and does not cost the result."""
     try:
-        return str(_draw(job, study, made, number, solution, facts, args))
+        return str(_draw(path, job, study, made, number, solution, facts))
     except SafiError as error:
         print_error(message_of(error))
         return None
 
 
-def _draw(
-    job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any], args: argparse.Namespace
-) -> Path:
+def _draw(path: Path, job: Job, study: Study, made: Slice, number: int, solution: Any, facts: dict[str, Any]) -> Path:
     from ..atomic import prepare_folder
     from ..plots import reconstruction
 
-    path: Path = args.plot
     if path.suffix.lower() != ".png":
         prepare_folder(path)
         path = path / slice_name(job.source, number, study.count, ".png")
@@ -378,14 +358,5 @@ def _bar(description: str, total: int) -> Iterator[Any]:
 def _record_of_turn(job: Job, target: Path, turn: Turn, **facts: Any) -> dict[str, Any]:
     """The record of an output that is not this process's to make."""
     if isinstance(turn, Skipped):
-        return record_of(job, target, "skipped", reason=turn.reason, **facts)
-    return record_of(job, target, WAITING, **facts)
-
-
-def _failure(job: Job, target: Path, error: BaseException) -> dict[str, Any]:
-    return record_of(job, target, "failed", error=message_of(error).removeprefix(f"{job.source}: "))
-
-
-def record_of(job: Job, target: Path, status: str, **facts: Any) -> dict[str, Any]:
-    """What the report says of one output."""
-    return {"input": str(job.source), "output": str(target), "status": status, **facts}
+        return job.record("skipped", target, reason=turn.reason, **facts)
+    return job.record(WAITING, target, **facts)

@@ -1,6 +1,5 @@
 """What `safi-fast reconstruct` says at the end: a JSON report, or a few lines."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from . import session as sessions
 from .output import json_text, lost_names, print_failures, print_json, print_lost, scientific
 from .reconstruct_job import Runner
+from .reconstruct_options import Options
 from .sharing import skipped_words
 
 RUN_FACTS = (
@@ -19,7 +19,7 @@ RUN_FACTS = (
 )  # of the earlier run where this one loaded no model
 
 
-def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def summary(options: Options, runner: Runner, records: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """The report of a run: what was asked, how many outputs, and a record for each."""
     counts = {
         status: sum(record["status"] == status for record in records)
@@ -28,10 +28,10 @@ def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, An
     solved = [facts for record in records for facts in record.get("solved", [])]
     tuning = runner.tuning
     return {
-        "problem": args.problem,
-        "model": runner.session.model.name if runner.session else args.model,
+        "problem": options.problem,
+        "model": runner.session.model.name if runner.session else options.model,
         "model_sha256": runner.session.model.fingerprint if runner.session else None,
-        "strength": tuning.strength if tuning else args.strength,
+        "strength": tuning.strength if tuning else options.strength,
         "tuning": None
         if tuning is None
         else {
@@ -40,7 +40,7 @@ def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, An
             "candidates": tuning.candidates.tolist(),
             "scores": tuning.scores.tolist(),
         },
-        "noise_level": _noise_level(args, runner),
+        "noise_level": _noise_level(options, runner),
         **counts,
         **lost_names(records),
         "slices": len(solved),
@@ -50,23 +50,23 @@ def summary(args: argparse.Namespace, runner: Runner, records: list[dict[str, An
     }
 
 
-def _noise_level(args: argparse.Namespace, runner: Runner) -> float | None:
+def _noise_level(options: Options, runner: Runner) -> float | None:
     """On the scale 0 to 255; None where no model was loaded."""
     from ..reconstructing import middle_level
 
-    if args.noise_level is None and runner.session:
+    if options.noise_level is None and runner.session:
         return round(middle_level(runner.session.model) * sessions.EIGHT_BIT, 2)
-    return None if args.noise_level is None else float(args.noise_level)
+    return options.noise_level
 
 
-def _unfinished(args: argparse.Namespace, solved: list[dict[str, Any]]) -> str | None:
+def _unfinished(options: Options, solved: list[dict[str, Any]]) -> str | None:
     """How many slices did not reach the tolerance, what is left, and what to raise; None where all did."""
     from ..solver.schedules import Reconstruct
 
     left = [facts for facts in solved if facts["solver_status"] != "converged"]
     if not left:
         return None
-    schedule = Reconstruct(tol=args.tol) if args.tol else Reconstruct()
+    schedule = Reconstruct(tol=options.tol) if options.tol else Reconstruct()
     tol, most = schedule.tol, schedule.settled * schedule.tol
     gap, change = (max(facts[name] for facts in left) for name in ("relative_gap", "outer_residual"))
     parts = []
@@ -77,18 +77,18 @@ def _unfinished(args: argparse.Namespace, solved: list[dict[str, Any]]) -> str |
     return f"{len(left)} of them without reaching the tolerance ({'; '.join(parts)})"
 
 
-def deliver(args: argparse.Namespace, report: dict[str, Any]) -> None:
+def deliver(options: Options, report: dict[str, Any]) -> None:
     """Print it, say what failed, and write it. Raises ImageFileError."""
-    if args.json:
+    if options.json:
         print_json(report)
     else:
-        _print(args, report)
+        _print(options, report)
     print_lost(report["files"])
     print_failures([record for record in report["files"] if record["status"] == "failed"])
-    if args.report:
+    if options.report:
         from ..atomic import write_atomically
 
-        write_atomically(args.report, f"{json_text(_with_earlier(report, args.report))}\n".encode())
+        write_atomically(options.report, f"{json_text(_with_earlier(report, options.report))}\n".encode())
 
 
 def _with_earlier(report: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _with_earlier(report: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**report, **kept, "files": files}
 
 
-def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
+def _print(options: Options, report: dict[str, Any]) -> None:
     solved = [facts for record in report["files"] for facts in record.get("solved", [])]
     if solved:
         worst = max(facts["relative_gap"] for facts in solved)
@@ -116,7 +116,7 @@ def _print(args: argparse.Namespace, report: dict[str, Any]) -> None:
     parts = [f"{report['slices']} slice{'' if report['slices'] == 1 else 's'} in {report['seconds']:.1f} s"]
     if solved:
         parts.append(f"{report['slices_per_minute']:.1f} slices per minute")
-    if unfinished := _unfinished(args, solved):
+    if unfinished := _unfinished(options, solved):
         parts.append(unfinished)
     parts += skipped_words([record["reason"] for record in report["files"] if record["status"] == "skipped"])
     if report["failed"]:

@@ -8,7 +8,7 @@ must not be training images. Needs PyTorch: pip install "safi-fast[train]".
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from ..atomic import real
 from ..errors import BackendError
 from ..values import DataRange
 from .arguments import UsageError, add_range_argument, count, positive, seed
+from .options import made, stated
 from .output import print_note, print_warnings
 from .parser import Rare
 
@@ -57,6 +58,45 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share; write a number from 0 to 1")
     return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of `safi-fast train`; times in seconds."""
+
+    data: tuple[Path, ...]
+    validation: Path
+    out: Path
+    data_range: DataRange | None
+    sigma_range: tuple[float, float]
+    focus: tuple[float, ...] | None
+    time_budget: float | None
+    steps: int | None
+    schedule: tuple[int, int]
+    family: str | None
+    channels: int | None
+    init: str | None
+    resume: bool
+    mask_dilations: tuple[int, ...] | None
+    teacher: tuple[Path, ...]
+    teacher_share: float | None
+    teacher_until: float | None
+    optimizer: str
+    device: str
+    autocast: bool
+    name: str | None
+    licence: str | None
+    batch: int
+    patch: int
+    pool: int
+    rate: float
+    steady: float
+    average: float
+    fixed: tuple[str, ...]
+    checkpoint_every: float
+    validate_every: float
+    threads: int | None
+    seed: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,33 +187,34 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, showing where it is."""
-    _check(args)
+    options = made(Options, args)
+    _check(options)
     from ..atomic import prepare_folder
     from ..claims import Claims, holder
     from ..training.loop import check_device, set_threads
     from ..training.teachers import load_teacher
 
-    check_device(args.device)
-    if args.threads:
-        set_threads(args.threads)
-    network = None if args.resume else _network(args)
-    settings = _settings(args, network)
+    check_device(options.device)
+    if options.threads:
+        set_threads(options.threads)
+    network = None if options.resume else _network(options)
+    settings = _settings(options, network)
     inputs = _Inputs(
         network,
         settings,
-        [load_teacher(path, args.device) for path in args.teacher],
-        _images(args.data, settings.side, args.data_range),
-        _validation(args.validation, settings, args.data_range),
+        [load_teacher(path, options.device) for path in options.teacher],
+        _images(options.data, settings.side, options.data_range),
+        _validation(options.validation, settings, options.data_range),
     )
-    prepare_folder(args.out)
+    prepare_folder(options.out)
     with Claims() as claims:
-        checkpoint = args.out / "checkpoint.pt"
+        checkpoint = options.out / "checkpoint.pt"
         if not claims.take(checkpoint):
             raise UsageError(
-                f"{args.out}: {holder(checkpoint) or 'another process'} trains there; train in another folder"
+                f"{options.out}: {holder(checkpoint) or 'another process'} trains there; train in another folder"
             )
-        _check_new(args)  # again: another run may have ended here meanwhile
-        return _train(args, inputs)
+        _check_new(options)  # again: another run may have ended here meanwhile
+        return _train(options, inputs)
 
 
 @dataclass(frozen=True)
@@ -187,125 +228,124 @@ class _Inputs:
     validation: Any
 
 
-def _train(args: argparse.Namespace, inputs: _Inputs) -> int:
+def _train(options: Options, inputs: _Inputs) -> int:
     from ..plots import training_curve
     from ..training.loop import LOG, MODEL, Run, resumed
     from ..training.trainer import Trainer
 
-    where: dict[str, Any] = {"teachers": inputs.teachers, "device": args.device}
+    where: dict[str, Any] = {"teachers": inputs.teachers, "device": options.device}
     if inputs.network is None:
-        trainer, seconds = resumed(args.out, inputs.images, inputs.settings, **where)
+        trainer, seconds = resumed(options.out, inputs.images, inputs.settings, **where)
     else:
         trainer, seconds = Trainer(inputs.network, inputs.images, inputs.settings, **where), 0.0
-    metadata = {"training_data": ", ".join(real(folder).name for folder in args.data)}
+    metadata = {"training_data": ", ".join(real(folder).name for folder in options.data)}
     if inputs.teachers:
         metadata["teachers"] = ", ".join(teacher.name for teacher in inputs.teachers)
-    if args.licence:
-        metadata["licence"] = args.licence
-    name = args.name or real(args.out).name
-    training = Run(trainer, inputs.validation, args.out, name=name, metadata=metadata, seconds=seconds)
-    if args.resume and inputs.settings.progress(trainer.step_number, seconds) >= 1:
-        budget = "--steps" if args.steps else "--time-budget"
+    if options.licence:
+        metadata["licence"] = options.licence
+    name = options.name or real(options.out).name
+    training = Run(trainer, inputs.validation, options.out, name=name, metadata=metadata, seconds=seconds)
+    if options.resume and inputs.settings.progress(trainer.step_number, seconds) >= 1:
+        budget = "--steps" if options.steps else "--time-budget"
         print_note(
-            f"{args.out}: this run has ended, at step {trainer.step_number}; it is only exported again: raise "
+            f"{options.out}: this run has ended, at step {trainer.step_number}; it is only exported again: raise "
             f"{budget} to go on"
         )
     with _shown() as report:
         scores = training.finish(report)
     if find_spec("matplotlib") is not None:
-        training_curve(args.out / LOG, args.out / "curve.png")
-    print(f"{args.out / MODEL}: step {trainer.step_number}, validation {_words(scores)}")
+        training_curve(options.out / LOG, options.out / "curve.png")
+    print(f"{options.out / MODEL}: step {trainer.step_number}, validation {_words(scores)}")
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
-    given = [f"--{name}" for name in ("init", "family", "channels") if getattr(args, name) is not None]
-    if args.resume and args.mask_dilations:
+def _check(options: Options) -> None:
+    given = [f"--{name}" for name in stated(init=options.init, family=options.family, channels=options.channels)]
+    teaching = [f"--teacher-{name}" for name in stated(share=options.teacher_share, until=options.teacher_until)]
+    if options.resume and options.mask_dilations:
         raise UsageError("--mask-dilations has no meaning with --resume: the network is in the checkpoint")
-    for name in ("teacher-share", "teacher-until"):
-        if getattr(args, name.replace("-", "_")) is not None and not args.teacher:
-            raise UsageError(f"--{name} has no meaning without --teacher")
-    if args.resume and given:
+    if teaching and not options.teacher:
+        raise UsageError(f"{teaching[0]} has no meaning without --teacher")
+    if options.resume and given:
         raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
-    if args.init and len(given) > 1:
+    if options.init and len(given) > 1:
         raise UsageError(f"{given[1]} has no meaning with --init: the weights file has it")
-    if real(args.out) in {real(folder) for folder in (*args.data, args.validation)}:
-        raise UsageError(f"{args.out} holds images, among which the curve would be; choose another folder for --out")
-    _check_new(args)
-    if real(args.validation) in {real(folder) for folder in args.data}:
-        raise UsageError(f"{args.validation} is a folder of --data too; validation images must not be training images")
+    if real(options.out) in {real(folder) for folder in (*options.data, options.validation)}:
+        raise UsageError(f"{options.out} holds images, among which the curve would be; choose another folder for --out")
+    _check_new(options)
+    if real(options.validation) in {real(folder) for folder in options.data}:
+        raise UsageError(
+            f"{options.validation} is a folder of --data too; validation images must not be training images"
+        )
     if find_spec("torch") is None:
         raise BackendError('training needs PyTorch; install it with pip install "safi-fast[train]"')
 
 
-def _check_new(args: argparse.Namespace) -> None:
+def _check_new(options: Options) -> None:
     """Refuse a folder that holds a run, but to go on with it."""
-    if not args.resume and (args.out / "checkpoint.pt").exists():
-        raise UsageError(f"{args.out} holds a run already; go on with it (--resume) or train in another folder")
+    if not options.resume and (options.out / "checkpoint.pt").exists():
+        raise UsageError(f"{options.out} holds a run already; go on with it (--resume) or train in another folder")
 
 
-def _network(args: argparse.Namespace) -> Any:
+def _network(options: Options) -> Any:
     from ..models import load_model
     from ..training.growth import deepened, with_levels
     from ..training.network import fresh_network, level_table, network_of
 
-    if not args.init:
-        levels = level_table(*args.sigma_range)
-        return fresh_network(args.family or "safi", args.channels or 64, levels, args.seed, args.mask_dilations)
-    model = load_model(args.init)
-    if args.mask_dilations:
-        model = deepened(model, args.mask_dilations)
-    low, high = args.sigma_range
+    if not options.init:
+        levels = level_table(*options.sigma_range)
+        return fresh_network(
+            options.family or "safi", options.channels or 64, levels, options.seed, options.mask_dilations
+        )
+    model = load_model(options.init)
+    if options.mask_dilations:
+        model = deepened(model, options.mask_dilations)
+    low, high = options.sigma_range
     first, last = (255 * float(model.noise_levels[end]) for end in (0, -1))
     if len(model.noise_levels) > 1 and (0 < low < 0.999 * first or high > 1.001 * last):
         model = with_levels(model, min(low or first, first), max(high, last))
     return network_of(model)
 
 
-def _settings(args: argparse.Namespace, network: Any) -> "Settings":
+def _settings(options: Options, network: Any) -> "Settings":
     from ..training.data import NoiseRange
     from ..training.loop import read_training_state
     from ..training.settings import Settings
     from ..training.teachers import DEFAULT_SHARE
 
-    levels = 255 * (network.levels if network is not None else read_training_state(args.out)["network"]["levels"])
+    levels = 255 * (network.levels if network is not None else read_training_state(options.out)["network"]["levels"])
     first, last = float(levels[0]), float(levels[-1])
-    low, high = args.sigma_range[0] or first, args.sigma_range[1]
+    low, high = options.sigma_range[0] or first, options.sigma_range[1]
     if len(levels) > 1 and not first * 0.999 <= low <= high <= last * 1.001:
         raise UsageError(f"--sigma-range is {low:g} {high:g}, but the weights have tables for {first:g} to {last:g}")
     low = max(low, first) if len(levels) > 1 else low
-    focus = [level for level in FOCUS if low <= level <= high] if args.focus is None else args.focus
+    focus = [level for level in FOCUS if low <= level <= high] if options.focus is None else options.focus
     return Settings(
         NoiseRange(low, high, tuple(focus)),
-        seconds=args.time_budget,
-        steps=args.steps,
-        outer=args.schedule[0],
-        inner=args.schedule[1],
-        trained=min(6, args.schedule[1]),
-        batch=args.batch,
-        side=args.patch,
-        pool=max(args.pool, args.batch),
-        filter_rate=1e-3 * args.rate,
-        strength_rate=3e-3 * args.rate,
-        mask_rate=7e-4 * args.rate,
-        steady=args.steady,
-        average=args.average,
-        fixed=tuple(args.fixed),
-        optimizer=args.optimizer,
-        share=_replaced(DEFAULT_SHARE, most=args.teacher_share, until=args.teacher_until),
-        autocast=args.autocast,
-        seed=args.seed,
-        checkpoint_seconds=args.checkpoint_every,
-        validation_seconds=args.validate_every,
+        seconds=options.time_budget,
+        steps=options.steps,
+        outer=options.schedule[0],
+        inner=options.schedule[1],
+        trained=min(6, options.schedule[1]),
+        batch=options.batch,
+        side=options.patch,
+        pool=max(options.pool, options.batch),
+        filter_rate=1e-3 * options.rate,
+        strength_rate=3e-3 * options.rate,
+        mask_rate=7e-4 * options.rate,
+        steady=options.steady,
+        average=options.average,
+        fixed=options.fixed,
+        optimizer=options.optimizer,
+        share=replace(DEFAULT_SHARE, **stated(most=options.teacher_share, until=options.teacher_until)),
+        autocast=options.autocast,
+        seed=options.seed,
+        checkpoint_seconds=options.checkpoint_every,
+        validation_seconds=options.validate_every,
     )
 
 
-def _replaced(default: Any, **values: Any) -> Any:
-    """The dataclass with those values that are not None."""
-    return replace(default, **{name: value for name, value in values.items() if value is not None})
-
-
-def _images(folders: list[Path], side: int, data_range: DataRange | None) -> list[Any]:
+def _images(folders: Sequence[Path], side: int, data_range: DataRange | None) -> list[Any]:
     from ..io import list_images, read_image
     from ..training.data import load_images
     from .evaluate import grey

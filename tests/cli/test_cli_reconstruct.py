@@ -14,6 +14,7 @@ from safi_fast import io
 from safi_fast.api import reconstruct
 from safi_fast.cli import main as cli
 from safi_fast.cli import reconstruct_job
+from safi_fast.cli.reconstruct_options import PROBLEMS
 from safi_fast.operators import (
     Blur,
     Downsample,
@@ -615,7 +616,7 @@ class TestFiles:
 
 
 def test_help(capsys):
-    for problem in reconstruct_job.PROBLEMS:
+    for problem in PROBLEMS:
         assert cli.main(["reconstruct", problem, "--help-all"]) == 0
         text = capsys.readouterr().out
         assert "--strength L" in text

@@ -231,9 +231,10 @@ def test_an_output_that_is_a_loop_of_links_is_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("loop.npy").symlink_to("loop.npy")
     np.save("a.npy", IMAGE)
-    from safi_fast.cli.denoise import plan
+    from safi_fast.cli.plan import Output, check_outputs, plan
 
-    (job,) = plan([Path("a.npy")], "loop.npy")
+    (job,) = plan([Path("a.npy")], ["a.npy"], "loop.npy")
+    check_outputs([Output(job.target, "a.npy")], [job.source])
     assert not job.target.exists()
 
 

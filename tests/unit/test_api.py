@@ -448,7 +448,7 @@ def test_sigma_outside_the_range_of_a_model_for_several_levels():
         ({"lipschitz": np.inf}, "lipschitz is inf; expected a positive number"),
         (
             {"lipschitz": 0.2},
-            r"lipschitz is 0.2, but \|\|W\|\|\^2 is at least [01]\.\d+ for images of .*: below [0-9.]+ the solve would diverge",
+            r"lipschitz is 0.2, but \|\|W\|\|\^2 is at least [01]\.\d+ for .*: below [0-9.]+ the solve would diverge",
         ),
         ({"lipschitz": [1, 2]}, r"lipschitz has shape \(2,\); expected a positive number"),
         ({"data_range": 0}, "data_range is 0; expected a positive number"),

@@ -1,19 +1,22 @@
 """The kinds of measurements that `safi-fast reconstruct` knows, one module each.
 
-A module has `add_arguments(parser)`, `list_inputs(paths)` and `open_study(path, args)`; its docstring is the help of
-its command.
+A module is a `Problem`; its docstring is the help of its command.
 """
 
-from collections.abc import Callable
+import argparse
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ...types import MaskOf
 from ...values import Box, DefaultBox, Range
+from ..options import ScaleOptions
 
 if TYPE_CHECKING:
     from ...operators import Operator
@@ -55,7 +58,44 @@ class Study:
     write: Callable[[Path, Array], dict[str, Any]]
     eight_bit: float  # what 255 on the scale of the command line's noise is
     noise_unit: float  # what 1 of --noise-std is, in the units of the measurements
+    mask_of: MaskOf | None = None  # of complex images
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseOptions(ScaleOptions, ABC):
+    """What the measurements are; each problem has options of its own."""
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """What may name files that are read beside the inputs."""
+        return ()
+
+    @abstractmethod
+    def open_study(self, path: Path) -> Study:
+        """Read what is asked of one input. Raises SafiError, UsageError."""
+
+
+class Problem(Protocol):
+    """A module of this package."""
+
+    @property
+    def __doc__(self) -> str | None: ...  # type: ignore[override]
+
+    @property
+    def INPUT(self) -> str: ...  # noqa: N802
+
+    @property
+    def INPUT_HELP(self) -> str: ...  # noqa: N802
+
+    @property
+    def OPTIONS(self) -> type[CaseOptions]: ...  # noqa: N802
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """What only this problem needs."""
+
+    def list_inputs(self, paths: Iterable[str]) -> list[Path]:
+        """The files of measurements or images."""
 
 
 def quantile_range(path: Path, what: str, values: list[Array], hint: str = "") -> Range:

@@ -14,22 +14,56 @@ that work lie near 1e-5 to 1e-3 times ||H||^2, which the report states.
 
 import argparse
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from ...errors import ImageFileError, InputError
 from ...values import UNIT_BOX, stated_range
-from ..arguments import UsageError, box_option, positive
+from ..arguments import UsageError, positive
+from ..options import box_option
 from ..parser import Rare
-from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
+from . import ESTIMATED_BOX, Array, CaseOptions, Slice, Study, quantile_range, write_magnitude
 
 if TYPE_CHECKING:
     from ...operators import FanBeamCT, ParallelBeamCT
 
 INPUT, INPUT_HELP = "SINOGRAM", "sinogram files or folders of them"
+Filter = Literal["ramp", "hann"]
 TURN_OR_SO = 7.0  # a little more than 2 pi
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtOptions(CaseOptions):
+    """The arguments of `safi-fast reconstruct ct` that say what the measurements are."""
+
+    variable: str | None
+    layout: str | None
+    angles: str
+    angle_unit: str | None
+    geometry: str
+    detector_spacing: float
+    centre: float | None
+    source_origin: float | None
+    source_detector: float | None
+    pixel_size: float | None
+    size: tuple[int, int] | None
+    filter: Filter
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """What may name files that are read beside the inputs."""
+        return (self.angles,)
+
+    def open_study(self, path: Path) -> Study:
+        """What one input holds."""
+        return open_study(path, self)
+
+
+OPTIONS = CtOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size, metavar="N|HxW", help="of the image in pixels (default: what all views see)"
     )
-    parser.add_argument("--filter", choices=("ramp", "hann"), default="ramp", help=Rare("of the FBP (default: ramp)"))
+    parser.add_argument("--filter", choices=get_args(Filter), default="ramp", help=Rare("of the FBP (default: ramp)"))
 
 
 def size(text: str) -> tuple[int, int]:
@@ -71,20 +105,20 @@ def size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def list_inputs(paths: list[str]) -> list[Path]:
+def list_inputs(paths: Iterable[str]) -> list[Path]:
     """Files of measurements."""
     from ...io import list_measurements
 
     return list_measurements(paths, (".tif", ".tiff", ".npy", ".npz", ".mat", ".h5", ".hdf5"))
 
 
-def open_study(path: Path, args: argparse.Namespace) -> Study:
+def open_study(path: Path, options: CtOptions) -> Study:
     """Read a file and its angles, make the operator, settle scale and box."""
     from ...io import read_sinogram
 
-    sinograms, layout = read_sinogram(path, args.variable, args.layout)
+    sinograms, layout = read_sinogram(path, options.variable, options.layout)
     slices, views, cells = sinograms.shape
-    angles = read_angles(args.angles, args.angle_unit)
+    angles = read_angles(options.angles, options.angle_unit)
     if len(angles) != views:
         turned = (
             f"; if detector cells come first, pass --layout {'dv' if layout == 'vd' else 'sdv'}"
@@ -94,34 +128,34 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         raise ImageFileError(
             f"{path}: has {views} views of {cells} cells, but --angles gives {len(angles)} angles{turned}"
         )
-    operator, notes = _operator(angles, cells, args)
+    operator, notes = _operator(angles, cells, options)
 
     def sinogram(number: int) -> Array:
         return operator.check_measurement(np.asarray(sinograms[number], np.float32))
 
-    if args.data_range:
-        meaning = stated_range(args.data_range)
+    if options.data_range:
+        meaning = stated_range(options.data_range)
     else:
-        backs = [operator.fbp(sinogram(n), args.filter) for n in range(slices)]
+        backs = [operator.fbp(sinogram(n), options.filter) for n in range(slices)]
         meaning = quantile_range(path, "filtered back projection", backs, f"{operator.below_black} Else ")
 
     def make(number: int) -> Slice:
         y = sinogram(number)
-        start = operator.fbp(y, args.filter)
+        start = operator.fbp(y, options.filter)
         return Slice(y, operator, start, start)
 
     return Study(
         count=slices,
         slice=make,
         range=meaning,
-        box=box_option(args).get("box", UNIT_BOX if args.data_range else ESTIMATED_BOX),
+        box=box_option(options).get("box", UNIT_BOX if options.data_range else ESTIMATED_BOX),
         start_name="Filtered back projection",
-        write=lambda file, results: write_magnitude(file, results, meaning.high if args.data_range else None),
+        write=lambda file, results: write_magnitude(file, results, meaning.high if options.data_range else None),
         eight_bit=meaning.scale,
         noise_unit=1.0,
         facts={
             "layout": layout,
-            "geometry": args.geometry,
+            "geometry": options.geometry,
             "views": views,
             "detector_cells": cells,
             "pixel_size": operator.pixel_size,
@@ -152,33 +186,40 @@ def read_angles(text: str, unit: str | None) -> Array:
     return values if unit == "radians" else np.deg2rad(values)
 
 
-def _operator(angles: Array, cells: int, args: argparse.Namespace) -> tuple["ParallelBeamCT | FanBeamCT", list[str]]:
+def _operator(angles: Array, cells: int, options: CtOptions) -> tuple["ParallelBeamCT | FanBeamCT", list[str]]:
     """The operator, and what it warns of."""
     from ...operators import FanBeamCT, ParallelBeamCT
 
-    fan = args.geometry == "fan"
-    if fan and not (args.source_origin and args.source_detector):
-        raise UsageError("--geometry fan needs --source-origin D and --source-detector D")
-    if not fan and (args.source_origin or args.source_detector):
-        raise UsageError("--source-origin and --source-detector belong to --geometry fan")
-    spacing = args.detector_spacing
-    centre = (cells - 1) / 2 if args.centre is None else args.centre
+    source = _source(options)
+    spacing = options.detector_spacing
+    centre = (cells - 1) / 2 if options.centre is None else options.centre
     reach = min(centre + 0.5, cells - 0.5 - centre) * spacing  # of the detector to both sides of the axis
     if reach <= 0:
         raise InputError(f"--centre {centre:g} lies outside the detector of {cells} cells")
-    pixel = args.pixel_size or spacing * (args.source_origin / args.source_detector if fan else 1)
-    radius = args.source_origin * np.sin(np.arctan(reach / args.source_detector)) if fan else reach
+    pixel = options.pixel_size or spacing * (source[0] / source[1] if source else 1)
+    radius = source[0] * np.sin(np.arctan(reach / source[1])) if source else reach
     side = max(1, int(2 * radius / pixel + 1e-6))
-    shape = args.size or (side, side)
+    shape = options.size or (side, side)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        options: dict[str, Any] = {"centre": centre, "pixel_size": pixel}
         operator: ParallelBeamCT | FanBeamCT
-        if fan:
-            operator = FanBeamCT(shape, angles, cells, spacing, args.source_origin, args.source_detector, **options)
+        if source:
+            operator = FanBeamCT(shape, angles, cells, spacing, *source, centre=centre, pixel_size=pixel)
         else:
-            operator = ParallelBeamCT(shape, angles, cells, spacing, **options)
+            operator = ParallelBeamCT(shape, angles, cells, spacing, centre=centre, pixel_size=pixel)
     return operator, [str(warning.message) for warning in caught]
+
+
+def _source(options: CtOptions) -> tuple[float, float] | None:
+    """Distances of a fan's source from the axis of rotation and from the detector; None of parallel rays."""
+    origin, detector = options.source_origin, options.source_detector
+    if options.geometry == "fan":
+        if not (origin and detector):
+            raise UsageError("--geometry fan needs --source-origin D and --source-detector D")
+        return origin, detector
+    if origin or detector:
+        raise UsageError("--source-origin and --source-detector belong to --geometry fan")
+    return None
 
 
 def _is_number(text: str) -> bool:

@@ -5,19 +5,40 @@ picks one of several arrays, FILE::NAME.3 a cell of a MATLAB cell array.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import ImageFileError
-from . import Array, Study
-from .pictures import BOUNDARIES, INPUT, INPUT_HELP, list_inputs, open_images
+from . import Array, CaseOptions, Study
+from .pictures import BOUNDARIES, INPUT, INPUT_HELP, Boundary, list_inputs, open_images
 
 if TYPE_CHECKING:
     from ...operators import Operator
 
-__all__ = ["INPUT", "INPUT_HELP", "add_arguments", "list_inputs", "open_study"]
+__all__ = ["INPUT", "INPUT_HELP", "OPTIONS", "add_arguments", "list_inputs", "open_study"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeblurOptions(CaseOptions):
+    """The arguments of `safi-fast reconstruct deblur` that say what the measurements are."""
+
+    kernel: str
+    boundary: Boundary
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """What may name files that are read beside the inputs."""
+        return (self.kernel,)
+
+    def open_study(self, path: Path) -> Study:
+        """What one input holds."""
+        return open_study(path, self)
+
+
+OPTIONS = DeblurOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_study(path: Path, args: argparse.Namespace) -> Study:
+def open_study(path: Path, options: DeblurOptions) -> Study:
     """Read an image and the kernel."""
-    kernel, total = read_kernel(args.kernel)
+    kernel, total = read_kernel(options.kernel)
 
     def prepare(shape: tuple[int, int]) -> tuple["Operator", dict[str, Any]]:
         from ...operators import Blur
 
-        facts = {"kernel": list(kernel.shape), "kernel_sum": total, "boundary": args.boundary}
-        return Blur(kernel, shape, args.boundary), facts
+        facts = {"kernel": list(kernel.shape), "kernel_sum": total, "boundary": options.boundary}
+        return Blur(kernel, shape, options.boundary), facts
 
-    return open_images(path, args, prepare, "Blurred", lambda y: y)
+    return open_images(path, options, prepare, "Blurred", lambda y: y)
 
 
 def read_kernel(name: str) -> tuple[Array, float]:

@@ -14,18 +14,21 @@ file each (NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from ...errors import ImageFileError, InputError
+from ...types import MaskOf
 from ...values import UNIT_BOX, Range, stated_range
-from ..arguments import UsageError, box_option, count
+from ..arguments import UsageError, count
+from ..options import box_option
 from ..parser import Rare
-from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
+from . import ESTIMATED_BOX, Array, CaseOptions, Slice, Study, quantile_range, write_magnitude
 
 if TYPE_CHECKING:
     from ...io import Kspace
@@ -33,7 +36,46 @@ if TYPE_CHECKING:
 
 UNEXPLAINED = 0.2  # share of the signal that maps may leave, before others that leave half of that are looked for
 INPUT, INPUT_HELP = "KSPACE", "k-space files or folders of them"
-ORDERS = ("centered", "fft")
+Order = Literal["centered", "fft"]
+Image = Literal["complex", "real"]
+ORDERS = get_args(Order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MriOptions(CaseOptions):
+    """The arguments of `safi-fast reconstruct mri` that say what the measurements are."""
+
+    variable: str | None
+    layout: str | None
+    kspace_order: Order
+    mask: str | None
+    mask_order: Order | None
+    maps: str | None
+    estimate_maps: bool
+    maps_layout: str | None
+    maps_method: str
+    calibration: int | None
+    image: Image
+    mask_of: MaskOf
+    no_order_check: bool
+    no_mask_check: bool
+
+    @property
+    def order(self) -> Order:
+        """That of the mask."""
+        return self.mask_order or self.kspace_order
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """What may name files that are read beside the inputs."""
+        return (self.mask, self.maps)
+
+    def open_study(self, path: Path) -> Study:
+        """What one input holds."""
+        return open_study(path, self)
+
+
+OPTIONS = MriOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,11 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=count, metavar="N", help=Rare("side of the calibration region (default: found)")
     )
     parser.add_argument(
-        "--image", choices=("complex", "real"), default="complex", help="what the image is (default: complex)"
+        "--image", choices=get_args(Image), default="complex", help="what the image is (default: complex)"
     )
     parser.add_argument(
         "--mask-of",
-        choices=("magnitude", "parts"),
+        choices=get_args(MaskOf),
         default="magnitude",
         help=Rare("complex images: one regularisation mask, or one each for real and imaginary part"),
     )
@@ -80,38 +122,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def list_inputs(paths: list[str]) -> list[Path]:
+def list_inputs(paths: Iterable[str]) -> list[Path]:
     """Files of measurements."""
     from ...io import list_measurements
 
     return list_measurements(paths, (".cfl", ".npy", ".npz", ".mat", ".h5", ".hdf5"))
 
 
-def open_study(path: Path, args: argparse.Namespace) -> Study:
+def open_study(path: Path, options: MriOptions) -> Study:
     """Read a file and its mask and maps, settle scale and box."""
     from ...io import read_kspace
 
-    if args.image == "complex" and args.box:
+    if options.image == "complex" and options.box:
         raise UsageError("--box bounds real images; complex ones have none: use --image real, or leave --box out")
     kspace = read_kspace(
         path,
-        args.variable,
-        args.layout,
-        coils=bool(args.maps or args.estimate_maps),
-        check_axes=not args.no_order_check,
+        options.variable,
+        options.layout,
+        coils=bool(options.maps or options.estimate_maps),
+        check_axes=not options.no_order_check,
     )
-    maps = _maps(kspace, path, args)
-    mask, source = _mask(kspace, path, args)
-    _check_mask(kspace.array, mask, path, args)
-    if maps is not None and not args.no_order_check:
-        _check_maps(kspace.array[0], maps[0], args)
-    meaning = _range(kspace, maps, mask, path, args)
+    maps = _maps(kspace, path, options)
+    mask, source = _mask(kspace, path, options)
+    _check_mask(kspace.array, mask, path, options)
+    if maps is not None and not options.no_order_check:
+        _check_maps(kspace.array[0], maps[0], options)
+    meaning = _range(kspace, maps, mask, path, options)
     box = None
-    if args.image == "real":
-        box = box_option(args).get("box", UNIT_BOX if args.data_range else ESTIMATED_BOX)
+    if options.image == "real":
+        box = box_option(options).get("box", UNIT_BOX if options.data_range else ESTIMATED_BOX)
 
     def make(number: int) -> Slice:
-        return _slice(path, kspace.array[number], maps, number, mask, args)
+        return _slice(path, kspace.array[number], maps, number, mask, options)
 
     return Study(
         count=len(kspace.array),
@@ -119,75 +161,76 @@ def open_study(path: Path, args: argparse.Namespace) -> Study:
         range=meaning,
         box=box,
         start_name="Zero-filled",
-        write=lambda file, results: write_magnitude(file, results, meaning.high if args.data_range else None),
+        write=lambda file, results: write_magnitude(file, results, meaning.high if options.data_range else None),
         eight_bit=meaning.scale,
         noise_unit=1.0,
+        mask_of=options.mask_of,
         facts={
             "layout": kspace.layout,
             "coils": kspace.array.shape[1],
-            "kspace_order": args.kspace_order,
+            "kspace_order": options.kspace_order,
             "mask": source,
-            "mask_order": args.mask_order or args.kspace_order,
-            "maps": args.maps or (args.maps_method if args.estimate_maps else None),
-            "image_kind": args.image,
+            "mask_order": options.order,
+            "maps": options.maps or (options.maps_method if options.estimate_maps else None),
+            "image_kind": options.image,
         },
     )
 
 
-def _maps(kspace: "Kspace", path: Path, args: argparse.Namespace) -> Array | None:
+def _maps(kspace: "Kspace", path: Path, options: MriOptions) -> Array | None:
     """(slices or 1, coils, H, W) of --maps; None for one coil, or where they are estimated."""
     from ...io import read_maps
 
     slices, coils, height, width = kspace.array.shape
-    if args.maps:
-        maps: Array = read_maps(args.maps, args.maps_layout)
+    if options.maps:
+        maps: Array = read_maps(options.maps, options.maps_layout)
         if maps.shape[1:] != kspace.array.shape[1:] or len(maps) not in (1, slices):
             raise ImageFileError(
-                f"{args.maps}: maps are (slices, coils, H, W) = {maps.shape}; expected 1 or {slices} slices of "
+                f"{options.maps}: maps are (slices, coils, H, W) = {maps.shape}; expected 1 or {slices} slices of "
                 f"{(coils, height, width)}, as the k-space of {path}"
             )
         return maps
-    if coils > 1 and not args.estimate_maps:
+    if coils > 1 and not options.estimate_maps:
         raise ImageFileError(
             f"{path}: has {coils} coils; pass their sensitivities with --maps FILE, or --estimate-maps"
         )
-    if coils == 1 and args.estimate_maps:
+    if coils == 1 and options.estimate_maps:
         raise ImageFileError(f"{path}: has one coil, of shape {kspace.array.shape[2:]}: leave --estimate-maps out")
     return None
 
 
-def _range(kspace: "Kspace", maps: Array | None, mask: Array | None, path: Path, args: argparse.Namespace) -> Range:
+def _range(kspace: "Kspace", maps: Array | None, mask: Array | None, path: Path, options: MriOptions) -> Range:
     """--data-range, else that of the zero-filled magnitudes."""
-    if args.data_range:
-        meaning = stated_range(args.data_range)
+    if options.data_range:
+        meaning = stated_range(options.data_range)
         if meaning.low:
             raise UsageError(
                 f"--data-range {meaning.low:g} {meaning.high:g}: black is 0 in MRI; pass one number, the "
                 "magnitude of white"
             )
         return meaning
-    magnitudes = [_magnitude(kspace.array[n], maps, n, mask, args) for n in range(len(kspace.array))]
+    magnitudes = [_magnitude(kspace.array[n], maps, n, mask, options) for n in range(len(kspace.array))]
     return quantile_range(path, "zero-filled magnitude", magnitudes)
 
 
-def _mask(kspace: "Kspace", path: Path, args: argparse.Namespace) -> tuple[Array | None, str]:
+def _mask(kspace: "Kspace", path: Path, options: MriOptions) -> tuple[Array | None, str]:
     """The mask (H, W) in its order, None: found slice by slice; and where it comes from."""
     from ...io import read_mask
 
     shape = kspace.array.shape[2:]
     mask, source = kspace.mask, "of the file"
-    if args.mask:
-        mask, source = read_mask(args.mask), args.mask
+    if options.mask:
+        mask, source = read_mask(options.mask), options.mask
     elif mask is None:
         return None, "where k-space is not zero"
     if mask.ndim != 2 or any(n not in (1, side) for n, side in zip(mask.shape, shape, strict=True)):
         rows = f"; one of rows is ({shape[0]}, 1)" if mask.shape == (1, shape[0]) else ""
         raise ImageFileError(
-            f"{args.mask or path}: the mask has shape {mask.shape}; expected {shape}, one of its sides 1, or "
+            f"{options.mask or path}: the mask has shape {mask.shape}; expected {shape}, one of its sides 1, or "
             f"({shape[1]},){rows}"
         )
     mask = np.broadcast_to(mask, shape)
-    if not args.mask:
+    if not options.mask:
         mask, source = _without_padding(mask, kspace.array, source)
     return mask, source
 
@@ -205,28 +248,28 @@ def _without_padding(mask: Array, kspace: Array, source: str) -> tuple[Array, st
     return mask & inside, f"{source}, without {padding} columns of zeros around it" if padding else source
 
 
-def _check_mask(kspace: Array, mask: Array | None, path: Path, args: argparse.Namespace) -> None:
+def _check_mask(kspace: Array, mask: Array | None, path: Path, options: MriOptions) -> None:
     """Refuse a mask that is not the one of the k-space (slices, coils, H, W), before any work. Raises InputError."""
     from ...operators.sampling import check_energy, check_samples, in_fft_order, sampling_mask
 
-    if mask is None or args.no_mask_check:
+    if mask is None or options.no_mask_check:
         return
-    order = args.mask_order or args.kspace_order
-    sampled = sampling_mask(mask, order, None, not args.no_order_check)
-    advice = "leave --mask out to take what is not zero, or " if args.mask else ""
+    order = options.order
+    sampled = sampling_mask(mask, order, None, not options.no_order_check)
+    advice = "leave --mask out to take what is not zero, or " if options.mask else ""
     for number, one in enumerate(kspace):
-        if not args.no_order_check:
-            check_energy("measurement", one, args.kspace_order)
+        if not options.no_order_check:
+            check_energy("measurement", one, options.kspace_order)
         check_samples(
             f"k-space of {path}" + (f", slice {number}," if len(kspace) > 1 else ""),
-            in_fft_order(one, args.kspace_order),
+            in_fft_order(one, options.kspace_order),
             sampled,
             leaves_out=True,
             advice=f"{advice}pass --no-mask-check if zeros were measured",
         )
 
 
-def _check_maps(kspace: Array, maps: Array, args: argparse.Namespace) -> None:
+def _check_maps(kspace: Array, maps: Array, options: MriOptions) -> None:
     """Refuse maps (C, H, W) that fit the middle of k-space much better with rows and columns, or the origin, exchanged.
 
     Raises ImageFileError.
@@ -236,28 +279,28 @@ def _check_maps(kspace: Array, maps: Array, args: argparse.Namespace) -> None:
 
     turned = {"rows and columns exchanged (--maps-layout with w before h)": np.swapaxes(maps, 1, 2)}
     turned = turned if maps.shape[1] == maps.shape[2] else {}
-    centered = args.kspace_order == "centered"
+    centered = options.kspace_order == "centered"
     place = "middle" if centered else "corner, at index 0,"
     turned[f"their origin moved to the {place} of the image, where this --kspace-order has it"] = (
         centered_order(maps) if centered else fft_order(maps)
     )
-    found = explained(kspace, maps, args.kspace_order)
+    found = explained(kspace, maps, options.kspace_order)
     for change, other in turned.items():
-        better = explained(kspace, other, args.kspace_order)
+        better = explained(kspace, other, options.kspace_order)
         if found < 1 - UNEXPLAINED and 1 - better < (1 - found) / 2:
             raise ImageFileError(
-                f"{args.maps}: the maps explain {100 * found:.0f} % of the signal in the middle of k-space, but "
+                f"{options.maps}: the maps explain {100 * found:.0f} % of the signal in the middle of k-space, but "
                 f"{100 * better:.0f} % with "
                 f"{change}; pass them so, or --no-order-check if they are right as they are"
             )
 
 
-def _measured(kspace: Array, mask: Array | None, args: argparse.Namespace) -> tuple[Array, Array, Any]:
+def _measured(kspace: Array, mask: Array | None, options: MriOptions) -> tuple[Array, Array, Order]:
     """The mask, k-space in complex64, and the order of the mask."""
     y = np.asarray(kspace, np.complex64)
     if mask is None:
-        return (y != 0).any(axis=0), y, args.kspace_order
-    return mask, y, args.mask_order or args.kspace_order
+        return (y != 0).any(axis=0), y, options.kspace_order
+    return mask, y, options.order
 
 
 @contextmanager
@@ -271,20 +314,20 @@ def _order_named(mask: Array | None) -> Iterator[None]:
         raise InputError(str(error).replace("mask_order=", "kspace_order=")) from error
 
 
-def _magnitude(kspace: Array, maps: Array | None, number: int, mask: Array | None, args: argparse.Namespace) -> Array:
+def _magnitude(kspace: Array, maps: Array | None, number: int, mask: Array | None, options: MriOptions) -> Array:
     """(pixels,) zero-filled magnitude: root sum of squares of the coils over that of the maps, where there are any."""
     from ...operators import FourierMRI
 
-    sampled, y, order = _measured(kspace, mask, args)
+    sampled, y, order = _measured(kspace, mask, options)
     if not y.any():
         return np.zeros(1, np.float32)
     with _order_named(mask):
         transform = FourierMRI(
             sampled,
             mask_order=order,
-            kspace_order=args.kspace_order,
+            kspace_order=options.kspace_order,
             image="complex",
-            check_order=not args.no_order_check,
+            check_order=not options.no_order_check,
             check_mask=False,  # done
         )
     total = np.sqrt((np.abs(transform.adjoint(transform.check_measurement(y))) ** 2).sum(0))
@@ -296,27 +339,29 @@ def _magnitude(kspace: Array, maps: Array | None, number: int, mask: Array | Non
 
 
 def _slice(
-    path: Path, kspace: Array, maps: Array | None, number: int, mask: Array | None, args: argparse.Namespace
+    path: Path, kspace: Array, maps: Array | None, number: int, mask: Array | None, options: MriOptions
 ) -> Slice:
     from ...operators import FourierMRI, SenseMRI, estimate_maps
 
-    sampled, y, order = _measured(kspace, mask, args)
-    options: dict[str, Any] = {
+    sampled, y, order = _measured(kspace, mask, options)
+    settings: dict[str, Any] = {
         "mask_order": order,
-        "kspace_order": args.kspace_order,
-        "image": args.image,
-        "check_order": not args.no_order_check,
+        "kspace_order": options.kspace_order,
+        "image": options.image,
+        "check_order": not options.no_order_check,
         "check_mask": False,  # done
     }
     facts = {"sampled_share": float(np.mean(sampled))}
     operator: Operator
-    if maps is None and not args.estimate_maps:
+    if maps is None and not options.estimate_maps:
         y = y[0]
         with _order_named(mask):
-            operator = FourierMRI(sampled, **options)
+            operator = FourierMRI(sampled, **settings)
     else:
         if maps is None:
-            of = estimate_maps(y, kspace_order=args.kspace_order, method=args.maps_method, calibration=args.calibration)
+            of = estimate_maps(
+                y, kspace_order=options.kspace_order, method=options.maps_method, calibration=options.calibration
+            )
             if not of.any():
                 raise InputError(
                     f"no pixel of {path} fits its calibration region; try --maps-method low_resolution, another "
@@ -325,6 +370,6 @@ def _slice(
         else:
             of = np.asarray(maps[min(number, len(maps) - 1)])
         with _order_named(mask):
-            operator = SenseMRI(of, sampled, **options)
+            operator = SenseMRI(of, sampled, **settings)
     y = operator.check_measurement(y)
     return Slice(y, operator, operator.adjoint(y), None, facts)

@@ -1,15 +1,14 @@
 """What deblurring, inpainting and super-resolution share: image files in, images of the same kind out."""
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from ...values import UNIT_BOX, DataRange, range_of
-from ..arguments import box_option
+from ..options import ScaleOptions, box_option
 from ..output import message_of
 from . import Array, Slice, Study
 
@@ -18,10 +17,11 @@ if TYPE_CHECKING:
     from ...operators import Operator
 
 INPUT, INPUT_HELP = "IMAGE", "image files or folders of them: PNG, JPEG, TIFF (stacks too), NPY; grey or colour"
-BOUNDARIES = ("symmetric", "zero", "circular")
+Boundary = Literal["symmetric", "zero", "circular"]
+BOUNDARIES = get_args(Boundary)
 
 
-def list_inputs(paths: list[str]) -> list[Path]:
+def list_inputs(paths: Iterable[str]) -> list[Path]:
     """Image files."""
     from ...io import list_images
 
@@ -30,7 +30,7 @@ def list_inputs(paths: list[str]) -> list[Path]:
 
 def open_images(
     path: Path,
-    args: argparse.Namespace,
+    options: ScaleOptions,
     prepare: Callable[[tuple[int, int]], tuple["Operator", dict[str, Any]]],
     start_name: str,
     start: Callable[[Array], Array],
@@ -42,7 +42,7 @@ def open_images(
     from ...io import read_image
 
     file = read_image(path)
-    meaning = range_of("image", file.array, args.data_range, file.white)
+    meaning = range_of("image", file.array, options.data_range, file.white)
     planes = file.array if file.channel_axis is None else np.moveaxis(file.array, -1, -3)
     shape: tuple[int, int] = planes.shape[-2:]
     per_slice = planes.ndim if planes.ndim == 2 else 2 + (file.channel_axis is not None)
@@ -64,7 +64,7 @@ def open_images(
         count=len(stack),
         slice=make,
         range=meaning,
-        box=box_option(args).get("box", UNIT_BOX),
+        box=box_option(options).get("box", UNIT_BOX),
         start_name=start_name,
         write=write,
         eight_bit=meaning.scale,

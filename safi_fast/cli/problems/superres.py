@@ -6,18 +6,40 @@ interpolation.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import count
-from . import Study
+from . import CaseOptions, Study
 from .deblur import read_kernel
-from .pictures import BOUNDARIES, INPUT, INPUT_HELP, enlarged, list_inputs, open_images
+from .pictures import BOUNDARIES, INPUT, INPUT_HELP, Boundary, enlarged, list_inputs, open_images
 
 if TYPE_CHECKING:
     from ...operators import Operator
 
-__all__ = ["INPUT", "INPUT_HELP", "add_arguments", "list_inputs", "open_study"]
+__all__ = ["INPUT", "INPUT_HELP", "OPTIONS", "add_arguments", "list_inputs", "open_study"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperresOptions(CaseOptions):
+    """The arguments of `safi-fast reconstruct superres` that say what the measurements are."""
+
+    factor: int
+    kernel: str
+    boundary: Boundary
+
+    @property
+    def files(self) -> tuple[str | None, ...]:
+        """What may name files that are read beside the inputs."""
+        return (self.kernel,)
+
+    def open_study(self, path: Path) -> Study:
+        """What one input holds."""
+        return open_study(path, self)
+
+
+OPTIONS = SuperresOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_study(path: Path, args: argparse.Namespace) -> Study:
+def open_study(path: Path, options: SuperresOptions) -> Study:
     """Read an image."""
-    kernel: Any = args.kernel if args.kernel in ("bicubic", "box") else read_kernel(args.kernel)[0]
+    kernel: Any = options.kernel if options.kernel in ("bicubic", "box") else read_kernel(options.kernel)[0]
 
     def prepare(shape: tuple[int, int]) -> tuple["Operator", dict[str, Any]]:
         from ...operators import Downsample
 
-        large = (args.factor * shape[0], args.factor * shape[1])
-        return Downsample(args.factor, large, kernel, args.boundary), {"factor": args.factor, "kernel": args.kernel}
+        large = (options.factor * shape[0], options.factor * shape[1])
+        return Downsample(options.factor, large, kernel, options.boundary), {
+            "factor": options.factor,
+            "kernel": options.kernel,
+        }
 
-    return open_images(path, args, prepare, "Bicubic", lambda y: enlarged(y, args.factor))
+    return open_images(path, options, prepare, "Bicubic", lambda y: enlarged(y, options.factor))

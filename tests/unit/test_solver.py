@@ -368,7 +368,8 @@ def test_sigma_between_the_levels_conditions_mask_and_strength():
 def test_chunks_equal_the_whole_batch(family, schedule, monkeypatch):
     solver = solver_of(family, levels=LEVELS)
     whole = solve(solver, BATCH, BATCH_SIGMA, schedule=schedule)
-    monkeypatch.setattr(memory, "BATCH_BYTES", 5 * BATCH[0].size * solver._engine.bytes_per_pixel() // 2)
+    room_for_two = memory.BATCH_BYTES // (2 * BATCH[0].size)
+    monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: room_for_two)
     sizes, make = [], type(solver._engine).workspace
     monkeypatch.setattr(type(solver._engine), "workspace", lambda *a: sizes.append(a[1]) or make(*a))
     assert_same(solve(solver, BATCH, BATCH_SIGMA, schedule=schedule), whole)
@@ -378,7 +379,9 @@ def test_chunks_equal_the_whole_batch(family, schedule, monkeypatch):
 def test_chunks_do_not_pile_up(monkeypatch):
     """A part of a batch is let go before the next one is set up."""
     solver, alive = solver_of(), []
-    monkeypatch.setattr(memory, "BATCH_BYTES", 1)
+    monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: memory.BATCH_BYTES)  # one at a time
+    options = {"schedule": "gap", "lipschitz": 1.1, "max_outer": 2, "max_inner": 3}
+    solve(solver, BATCH, 25 / 255, **options)  # which looks whether lipschitz can be right
     make = type(solver._engine).workspace
 
     def counted(*arguments):
@@ -388,19 +391,19 @@ def test_chunks_do_not_pile_up(monkeypatch):
         return workspace
 
     monkeypatch.setattr(type(solver._engine), "workspace", counted)
-    solve(solver, BATCH, 25 / 255, schedule="gap", lipschitz=1.1, max_outer=2, max_inner=3)
+    solve(solver, BATCH, 25 / 255, **options)
     assert len(alive) == len(BATCH)
 
 
 def test_a_callback_sees_the_whole_batch(monkeypatch):
-    monkeypatch.setattr(memory, "BATCH_BYTES", 1)
-    seen = []
+    solver, seen = solver_of(), []
+    monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: memory.BATCH_BYTES)  # room for one
 
     def stop(state):
         seen.append((state.active.tolist(), state.image().shape))
         raise StopIteration
 
-    solution = solve(solver_of(), BATCH, 25 / 255, schedule="gap", max_inner=2, callback=stop)
+    solution = solve(solver, BATCH, 25 / 255, schedule="gap", max_inner=2, callback=stop)
     assert seen == [(list(range(len(BATCH))), (len(BATCH), *BATCH[0].shape))]
     assert set(solution.status) == {"stopped"}
 

@@ -17,6 +17,7 @@ import torch
 
 from ..solver.momentum import fista
 from .filters import FilterOperator
+from .gpu import kernels_for
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def dual_steps(
 ) -> DualState:
     """One step per factor; a mask of None is one of ones. Differentiable by torch, at torch's price."""
     u, v = state.u, state.v
+    if mask is not None and not torch.is_grad_enabled() and kernels_for(v) is not None:
+        return _masked_steps(operator, y, state, mask, strength, factors)
     for size, factor in factors:
         x = primal(operator, y, v, mask, strength)
         response = operator.analysis(x * (size / strength))
@@ -71,6 +74,23 @@ def primal(
 ) -> torch.Tensor:
     """x(u)."""
     return (y - strength * operator.synthesis(u if mask is None else u * mask)).clamp(0, 1)
+
+
+def _masked_steps(
+    operator: FilterOperator,
+    y: torch.Tensor,
+    state: DualState,
+    mask: torch.Tensor,
+    strength: torch.Tensor,
+    factors: Sequence[Step],
+) -> DualState:
+    """`dual_steps` in fewer passes over memory."""
+    u, v = state.u, state.v
+    masked = v * mask
+    for size, factor in factors:
+        x = (y - strength * operator.synthesis(masked)).clamp_(0, 1)
+        u, v, masked = _extrapolated(v, operator.analysis(x * (size / strength)), mask, u, float(factor))
+    return DualState(u, v)
 
 
 def trained_steps(
@@ -113,14 +133,15 @@ class _TrainedSteps(torch.autograd.Function):
         factors: Sequence[Step],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         steps = []
+        masked = v * mask
         for size, factor in factors:
-            spectra = torch.fft.rfft2(v * mask)
+            spectra = torch.fft.rfft2(masked)
             image = operator.synthesis_of(spectra)
             x = torch.addcmul(y, strength, image, value=-1).clamp_(0, 1)
             response = operator.analysis(x * (size / strength))
-            new = torch.addcmul(v, mask, response).clamp_(-1, 1)
-            steps.append((size, factor, v, spectra, image, x, response, new))
-            u, v = new, new if factor == 0 else torch.lerp(u, new, 1 + factor)
+            made, following, masked = _extrapolated(v, response, mask, u, factor)
+            steps.append((size, factor, v, spectra, image, x, response, made))
+            u, v = made, following
         spectra = torch.fft.rfft2(u * mask)
         image = operator.synthesis_of(spectra)
         x = torch.addcmul(y, strength, image, value=-1).clamp_(0, 1)
@@ -148,27 +169,60 @@ class _TrainedSteps(torch.autograd.Function):
 
         to_w = through_image(gradients[0], spectra, image, x)
         to_mask = to_w * u
-        to_u, to_v = to_w.mul_(mask), None
-        for size, factor, v, spectra, image, x, response, new in reversed(ctx.steps):
-            if to_v is None:
-                to_new, to_u = to_u, None
-            else:
-                to_new = (
-                    torch.add(to_v, to_v, alpha=factor) if to_u is None else torch.add(to_u, to_v, alpha=1 + factor)
-                )
-                to_u = to_v.mul_(-factor) if factor else None
-            to_sum = to_new.mul_(new.abs() < 1)  # of v + M . W x / lambda
-            to_mask.addcmul_(to_sum, response)
-            response_spectra = torch.fft.rfft2(to_sum * mask)
+        to_u, to_v, carried = to_w.mul_(mask), None, None
+        for size, factor, v, spectra, image, x, response, made in reversed(ctx.steps):
+            first = (to_u, 1.0) if to_v is None else (to_v, 1 + factor)
+            to_sum, product = _through_clip(first, carried, made, response, mask, to_mask)  # of v + M . W x / lambda
+            carried = (to_v, -factor) if to_v is not None and factor else None
+            response_spectra = torch.fft.rfft2(product)
             scaled = x * (size / strength)
             to_filters.add(response_spectra, scaled)
             to_scaled = operator.synthesis_of(response_spectra)
             to_strength.sub_((to_scaled * scaled).sum((1, 2, 3), keepdim=True) / strength)
             to_w = through_image(to_scaled * (size / strength), spectra, image, x)
-            to_mask.addcmul_(to_w, v)
-            to_v = to_sum.addcmul_(to_w, mask)
+            to_v = _through_mask(to_w, v, mask, to_sum, to_mask)
         ctx.steps = ctx.last = None
         return None, None, None, None, to_mask, to_filters.result(), to_strength, None
+
+
+def _extrapolated(
+    v: torch.Tensor, response: torch.Tensor, mask: torch.Tensor, u: torch.Tensor, factor: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """clip(v + M response), where the next step starts, and M times that."""
+    if (kernels := kernels_for(v)) is not None:
+        return kernels.extrapolate(v, response, mask, u, factor)
+    made = torch.addcmul(v, mask, response).clamp_(-1, 1)
+    following = made if factor == 0 else torch.lerp(u, made, 1 + factor)
+    return made, following, following * mask
+
+
+def _through_clip(
+    first: tuple[torch.Tensor, float],
+    second: tuple[torch.Tensor, float] | None,
+    made: torch.Tensor,
+    response: torch.Tensor,
+    mask: torch.Tensor,
+    to_mask: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """From the gradient of `made`, a sum of tensors times numbers, to that of v + M response, and M times it; its share
+    in the gradient of M is added to to_mask.
+    """
+    if (kernels := kernels_for(made)) is not None:
+        return kernels.through_clip(first, second, made, response, mask, to_mask)
+    to_sum = first[0] * first[1] if second is None else torch.add(first[0] * first[1], second[0], alpha=second[1])
+    to_sum.mul_(made.abs() < 1)
+    to_mask.addcmul_(to_sum, response)
+    return to_sum, to_sum * mask
+
+
+def _through_mask(
+    to_w: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, to_sum: torch.Tensor, to_mask: torch.Tensor
+) -> torch.Tensor:
+    """From the gradients of M v and of v + M response to that of v; to_mask grows."""
+    if (kernels := kernels_for(to_w)) is not None:
+        return kernels.through_mask(to_w, v, mask, to_sum, to_mask)
+    to_mask.addcmul_(to_w, v)
+    return to_sum.addcmul_(to_w, mask)
 
 
 class _SpectralSum:
@@ -180,7 +234,11 @@ class _SpectralSum:
 
     def add(self, spectra: torch.Tensor, image: torch.Tensor) -> None:
         """spectra of w (B, C, rows, columns), image (B, 1, H, W)."""
-        self.total += (spectra * torch.fft.rfft2(image).conj()).sum(0)
+        own = torch.fft.rfft2(image)
+        if (kernels := kernels_for(spectra)) is not None:
+            kernels.correlate(spectra, own, self.total)
+        else:
+            self.total += (spectra * own.conj()).sum(0)
 
     def result(self) -> torch.Tensor:
         """(C, 1, K, K)."""

@@ -79,15 +79,19 @@ class Run:
         self._log("start", settings=settings.record())
         self._validate()
         saved = validated = time.monotonic()
-        losses: list[float] = []
-        norms: list[float] = []
+        losses: list[torch.Tensor] = []
+        norms: list[torch.Tensor] = []
+        recent = math.nan
         while (share := settings.progress(trainer.step_number, self.seconds)) < 1:
             loss, norm = trainer.step(share)
-            losses, norms = [*losses, loss][-settings.log_every :], [*norms, norm][-settings.log_every :]
-            recent = sum(losses) / len(losses)
+            losses = [*losses, loss.clone()][-settings.log_every :]
+            norms = [*norms, norm.clone()][-settings.log_every :]
+            if trainer.device == "cpu" or trainer.step_number % settings.log_every == 0:  # elsewhere it means to wait
+                recent, highest = float(torch.stack(losses).mean()), float(torch.stack(norms).max())
+                trainer.check(highest)
             if trainer.step_number % settings.log_every == 0:
                 strength = trainer.network.log_strength.detach().exp().tolist()
-                self._log("step", loss=recent, gradient_norm=max(norms), strength=strength, share=share)
+                self._log("step", loss=recent, gradient_norm=highest, strength=strength, share=share)
             if time.monotonic() - validated > settings.validation_seconds:
                 self._validate()
                 validated = time.monotonic()

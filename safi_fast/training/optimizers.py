@@ -29,30 +29,36 @@ class Muon(torch.optim.Optimizer):
         """One step along the orthogonal factor of every layer's momentum."""
         with torch.no_grad():
             for group in self.param_groups:
+                alike: dict[torch.Size, list[torch.nn.Parameter]] = {}
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        self._move(parameter, group["lr"], group["momentum"])
+                        alike.setdefault(parameter.shape, []).append(parameter)
+                for parameters in alike.values():
+                    self._move(parameters, group["lr"], group["momentum"])
 
-    def _move(self, parameter: torch.Tensor, rate: float, keep: float) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-        momentum.lerp_(gradient, 1 - keep)
-        ahead = gradient.lerp(momentum, keep).flatten(1)
-        size = ADAM_SIZE * max(ahead.shape) ** 0.5
-        parameter.add_(orthogonal(ahead).view_as(parameter), alpha=-size * rate)
+    def _move(self, parameters: Sequence[torch.nn.Parameter], rate: float, keep: float) -> None:
+        """Layers of one shape at once: a GPU then has fewer and larger products to make."""
+        gradients = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
+        kept = [self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters]
+        torch._foreach_lerp_(kept, list(gradients), 1 - keep)
+        ahead = gradients.lerp(torch.stack(kept), keep).flatten(2)
+        size = ADAM_SIZE * max(ahead.shape[1:]) ** 0.5
+        moves = orthogonal(ahead).view(-1, *parameters[0].shape)
+        torch._foreach_add_(list(parameters), list(moves), alpha=-size * rate)
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Nearly U V^T of matrix = U S V^T, (m, n), by ITERATIONS of a quintic: singular values end within 0.7 to 1.2."""
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Nearly U V^T of each matrix = U S V^T, (..., m, n), by ITERATIONS of a quintic: singular values end within 0.7 to
+    1.2.
+    """
     first, third, fifth = QUINTIC
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        square = x @ x.T
+        square = x @ x.mT
         x = first * x + (third * square + fifth * square @ square) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class Optimizer:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-Start = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Start = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 NewPatch = Callable[[], tuple[torch.Tensor, float, torch.Tensor]]
-Guide = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 WARM_UP = 4  # batches in the pool at first; it grows by one patch a step, so that early states are soon met again
 
@@ -22,30 +21,28 @@ class Pool:
 
     clean, noisy, x: float32 (N, 1, side, side); dual: v / lambda, float16 (N, C, side, side); sigma: float32 (N,), on
         [0, 1];
-    visits: int64 (N,), outer steps with a mask made so far, -1 for a place that was never filled. guided, of the shape
-    of clean: what `guide` (noisy, clean, sigma) makes of a new patch, or None without one.
+    visits: int64 (N,) in host memory, outer steps with a mask made so far, -1 for a place that was never filled.
+    guided, of the shape of clean: what teachers make of a patch, or None without them.
     """
 
-    def __init__(self, size: int, channels: int, side: int, *, device: str = "cpu", guide: Guide | None = None):
+    def __init__(self, size: int, channels: int, side: int, *, device: str = "cpu", guided: bool = False):
         self.clean, self.noisy, self.x = (torch.zeros(size, 1, side, side, device=device) for _ in range(3))
         self.dual = torch.zeros(size, channels, side, side, dtype=torch.float16, device=device)
         self.sigma = torch.zeros(size, device=device)
-        self.visits = torch.full((size,), -1, device=device)
-        self.guide = guide
-        self.guided = None if guide is None else torch.zeros_like(self.clean)
+        self.visits = torch.full((size,), -1)
+        self.guided = torch.zeros_like(self.clean) if guided else None
         self.live = 0
 
     def draw(self, batch: int, rng: np.random.Generator) -> torch.Tensor:
-        """Places of one batch, (batch,), all different."""
+        """Places of one batch, (batch,) in host memory, all different."""
         self.live = min(len(self.visits), max(self.live + 1, WARM_UP * batch))
-        places = torch.from_numpy(rng.choice(self.live, min(batch, self.live), replace=False))
-        return places.to(self.visits.device)
+        return torch.from_numpy(rng.choice(self.live, min(batch, self.live), replace=False))
 
     def renew(self, places: torch.Tensor, limit: int, new_patch: NewPatch, begin: Start) -> None:
         """Fill those of `places` that are empty or have made `limit` visits.
 
-        new_patch() gives clean (side, side), sigma and noise of deviation 1; begin(noisy, sigma) gives x and v /
-        lambda.
+        new_patch() gives clean (side, side), sigma and noise of deviation 1; begin(noisy, clean, sigma) gives what the
+        teachers make of them, x and v / lambda.
         """
         stale = places[(self.visits[places] < 0) | (self.visits[places] >= limit)]
         if not len(stale):
@@ -55,14 +52,16 @@ class Pool:
             self.clean[place, 0] = clean
             self.noisy[place, 0] = clean + sigma * noise
             self.sigma[place] = sigma
-        if self.guide is not None and self.guided is not None:
-            self.guided[stale] = self.guide(self.noisy[stale], self.clean[stale], self.sigma[stale])
-        x, v = begin(self.noisy[stale], self.sigma[stale])
-        self.x[stale], self.dual[stale], self.visits[stale] = x, v.half(), 0
+        there = on_device(stale, self.sigma.device)
+        guided, x, v = begin(self.noisy[there], self.clean[there], self.sigma[there])
+        if self.guided is not None:
+            self.guided[there] = guided
+        self.x[there], self.dual[there], self.visits[stale] = x, v.half(), 0
 
     def store(self, places: torch.Tensor, x: torch.Tensor, v: torch.Tensor) -> None:
         """Where these patches are after one more outer step."""
-        self.x[places], self.dual[places] = x.detach(), v.detach().half()
+        there = on_device(places, self.sigma.device)
+        self.x[there], self.dual[there] = x, v.half()
         self.visits[places] += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,3 +76,10 @@ class Pool:
         for name, values in state.items():
             if name != "live":
                 getattr(self, name)[: self.live] = values
+
+
+def on_device(places: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """`places`, which are in host memory, on `device`, without waiting for what it is doing."""
+    if torch.device(device).type != "cuda":
+        return places
+    return places.pin_memory().to(device, non_blocking=True)

@@ -1,8 +1,8 @@
 """Linear splines per channel, s_c(x), with their gradient, in two ways with the same values.
 
-On the CPU as one torch function over a Numba kernel: forward and backward each read their input once. Elsewhere, and
-where `use_torch` asks for it, by torch alone: a gather of the slopes, with a dozen temporaries of the size of the
-input.
+As one torch function over a kernel, Numba's on the CPU and CUDA's on a GPU with CuPy: forward and backward each read
+their input once. Elsewhere, and where `use_torch` asks for it, by torch alone: a gather of the slopes, with a dozen
+temporaries of the size of the input.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from typing import Any
 
 import torch
 
+from .gpu import kernels_for
+
 _ONLY_TORCH = [False]
 
 
 def spline(x: torch.Tensor, values: torch.Tensor, low: float = -1.0) -> torch.Tensor:
     """s_c(x) for x (B, C, H, W) and values (C, n) at uniform knots on [low, 1]; the ends go on linearly."""
-    if not by_kernels(x.device):
+    on_gpu = kernels_for(values) is not None
+    if not on_gpu and not by_kernels(x.device):
         return _by_torch(x, values, low)
-    result: torch.Tensor = _Spline.apply(x.to(values.dtype), values, low)
+    function = _GpuSpline if on_gpu else _Spline
+    result: torch.Tensor = function.apply(x.to(values.dtype), values, low)
     return result
 
 
@@ -73,6 +77,21 @@ class _Spline(torch.autograd.Function):
             _planes(x), values.detach().numpy(), ctx.low, _planes(gradient.contiguous())
         )
         return torch.from_numpy(to_x).view_as(x), torch.from_numpy(to_values), None
+
+
+class _GpuSpline(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, values: torch.Tensor, low: float) -> torch.Tensor:
+        ctx.save_for_backward(x, values)
+        ctx.low, ctx.kernels = low, kernels_for(values)
+        result: torch.Tensor = ctx.kernels.spline(x, values.detach(), low)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        x, values = ctx.saved_tensors
+        to_x, to_values = ctx.kernels.spline_gradient(x, values.detach(), ctx.low, gradient)
+        return to_x, to_values, None
 
 
 def _planes(x: torch.Tensor) -> Any:

@@ -9,21 +9,24 @@ is exported has symmetric boundary, and so has the validation.
 import copy
 import ctypes
 import json
+import math
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import InputError, ModelError, SolverError, shown
+from .capture import Captured, InGroups
 from .data import Image, draw_patch
 from .filters import FilterOperator
 from .inner import DualState, dual_steps, primal, start, trained_steps
 from .network import Network, network_of_state
 from .optimizers import Optimizer
-from .pool import Pool
+from .pool import Pool, on_device
 from .settings import Settings
 from .spline import by_kernels, kernels
 from .teachers import Guide, Teacher
@@ -65,6 +68,8 @@ class Trainer:
         if by_kernels(device):
             _keep_freed_memory()
             kernels().use_threads(torch.get_num_threads())
+        if torch.device(device).type == "cuda":
+            torch.backends.cudnn.benchmark = True  # every step has the same shapes
         learned = network.learned_steps.shape[1]
         if learned not in (0, settings.inner):
             raise InputError(
@@ -81,46 +86,73 @@ class Trainer:
                     f"teacher {teacher.name!r} knows sigma {255 * teacher.low:g} to {255 * teacher.high:g}, "
                     f"none of {settings.noise.low:g} to {settings.noise.high:g}"
                 )
-        guide = Guide(teachers) if teachers else None
-        self.pool = Pool(settings.pool, network.channels, settings.side, device=device, guide=guide)
+        self.guide = Guide(teachers) if teachers else None
+        self.pool = Pool(settings.pool, network.channels, settings.side, device=device, guided=bool(teachers))
         self.rng = np.random.default_rng(settings.seed)
         self.noise = torch.Generator(device).manual_seed(settings.seed)
         self.optimizer = Optimizer(settings.optimizer, _parameter_groups(network, settings))
         self.step_number = 0
+        self._begun: Any = self._begin
+        self._differentiated: Any = self._differentiate
+        if torch.device(device).type == "cuda":
+            self._begun = InGroups(Captured(self._begin), max(1, settings.batch // 4))
+            self._differentiated = Captured(self._differentiate)
 
-    def step(self, progress: float) -> tuple[float, float]:
-        """One step at this share of the run; the loss (1 where the expected PSNR is met) and the gradient's norm."""
-        settings, network, pool = self.settings, self.network, self.pool
+    def step(self, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step at this share of the run; the loss (1 where the expected PSNR is met) and the gradient's norm, as
+        scalar tensors: reading them waits for the device.
+        """
+        settings, pool = self.settings, self.pool
         self._set_rates(progress)
-        filters = network.composed()
-        operator = FilterOperator(filters, (settings.side, settings.side))
         places = pool.draw(settings.batch, self.rng)
         with torch.no_grad():
-            pool.renew(places, settings.visits, self._new_patch, lambda y, sigma: self._begin(operator, y, sigma))
-        noisy, target, sigma = pool.noisy[places], self._target(places, progress), pool.sigma[places]
-        conditions = network.at(sigma)
-        with self._autocast():
-            mask = network.mask(pool.x[places], conditions, operator)
-        mask = mask.float()
-        with torch.no_grad():
-            dual = pool.dual[places].float()
-            free = network.steps(0, settings.inner - settings.trained)
-            state = dual_steps(operator, noisy, DualState(dual, dual), mask, conditions.strength, free)
-        factors = network.steps(settings.inner - settings.trained, settings.inner)
-        x, state = trained_steps(operator, noisy, state, mask, conditions.strength, factors)
-        inside = slice(settings.crop, settings.side - settings.crop)
-        error = (x - target)[..., inside, inside].square().mean((1, 2, 3))
-        loss = (error / expected_error(sigma)).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        if not bool(torch.isfinite(norm)):
-            raise SolverError(f"the gradient of step {self.step_number} is not finite; try lower learning rates")
+            pool.renew(places, settings.visits, self._new_patch, self._begun)
+        there = on_device(places, self.device)
+        sigma = pool.sigma[there]
+        inputs = (pool.noisy[there], self._target(there, progress), sigma, expected_error(sigma), pool.x[there])
+        loss, norm, x, v = self._differentiated(*inputs, pool.dual[there])
+        if self.device == "cpu":  # elsewhere whoever reads the norm asks
+            self.check(float(norm))
         self.optimizer.step()
-        pool.store(places, x, state.v)
+        pool.store(places, x, v)
         self.step_number += 1
         self._average()
-        return float(loss.detach()), float(norm)
+        return loss, norm
+
+    def check(self, norm: float) -> None:
+        """Raise SolverError where the norm of a gradient is not finite: the weights are spoilt from there on."""
+        if not math.isfinite(norm):
+            raise SolverError(f"the gradient of step {self.step_number} is not finite; try lower learning rates")
+
+    def _differentiate(
+        self,
+        noisy: torch.Tensor,
+        target: torch.Tensor,
+        sigma: torch.Tensor,
+        expected: torch.Tensor,
+        x: torch.Tensor,
+        dual: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Loss and norm of the gradient, which is left in the parameters, and where the outer step ends: x, v."""
+        settings, network = self.settings, self.network
+        self.optimizer.zero_grad()
+        operator = FilterOperator(network.composed(), (settings.side, settings.side))
+        conditions = network.at(sigma)
+        with self._autocast():
+            mask = network.mask(x, conditions, operator)
+        mask = mask.float()
+        with torch.no_grad():
+            free = network.steps(0, settings.inner - settings.trained)
+            state = DualState(dual.float(), dual.float())
+            state = dual_steps(operator, noisy, state, mask, conditions.strength, free)
+        factors = network.steps(settings.inner - settings.trained, settings.inner)
+        made, state = trained_steps(operator, noisy, state, mask, conditions.strength, factors)
+        inside = slice(settings.crop, settings.side - settings.crop)
+        error = (made - target)[..., inside, inside].square().mean((1, 2, 3))
+        loss = (error / expected).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        return loss.detach(), norm.detach(), made.detach(), state.v
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on."""
@@ -188,17 +220,19 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """In which convolutions take bfloat16, where the settings ask for it."""
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16) if self.settings.autocast else nullcontext()
+        device = self.device.split(":")[0]
+        enabled = self.settings.autocast
+        return torch.autocast(device, torch.bfloat16, enabled=enabled, cache_enabled=False)  # type: ignore[no-any-return]
 
-    def _begin(
-        self, operator: FilterOperator, y: torch.Tensor, sigma: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first outer step, without mask."""
+    def _begin(self, y: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the teachers make of new patches, and the first outer step, without mask."""
+        operator = FilterOperator(self.network.composed(), (self.settings.side, self.settings.side))
         strength = self.network.at(sigma).strength
         state = dual_steps(
             operator, y, start(operator, y, strength), None, strength, self.network.steps(0, self.settings.inner)
         )
-        return primal(operator, y, state.u, None, strength), state.v
+        guided = clean if self.guide is None else self.guide(y, clean, sigma)
+        return guided, primal(operator, y, state.u, None, strength), state.v
 
     def _set_rates(self, progress: float) -> None:
         self.optimizer.set_rates(self.settings.rate(self.step_number, progress))
@@ -207,8 +241,7 @@ class Trainer:
         """The share that is kept grows from the start, so that the first weights do not stay in the average."""
         keep = min(self.settings.average, self.step_number / (self.step_number + 10))
         with torch.no_grad():
-            for mean, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(value, 1 - keep)
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - keep)
 
 
 def _fix(network: Network, names: Sequence[str]) -> None:
@@ -241,11 +274,17 @@ def _parameter_groups(network: Network, settings: Settings) -> list[dict[str, An
 
 def expected_error(sigma: torch.Tensor) -> torch.Tensor:
     """Mean squared error at sigma (B,) that corresponds to EXPECTED."""
-    levels, decibels = torch.tensor(EXPECTED, device=sigma.device).T.contiguous()
-    place = 255 * sigma.clamp(float(levels[0]) / 255, float(levels[-1]) / 255)
+    levels, decibels = _expected(sigma.device)
+    place = 255 * sigma.clamp(EXPECTED[0][0] / 255, EXPECTED[-1][0] / 255)
     above = torch.searchsorted(levels, place.contiguous()).clamp(1, len(levels) - 1)
     share = (place - levels[above - 1]) / (levels[above] - levels[above - 1])
     return 10 ** (-torch.lerp(decibels[above - 1], decibels[above], share) / 10)
+
+
+@cache
+def _expected(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    levels, decibels = torch.tensor(EXPECTED, device=device).T.contiguous()
+    return levels, decibels
 
 
 def _keep_freed_memory() -> None:

@@ -24,6 +24,7 @@ import safi_fast
 from safi_fast import BackendError, InputError, Solver, api, backend, denoise
 from safi_fast.bindings import device as devices
 from safi_fast.bindings import gpu
+from safi_fast.memory import BATCH_BYTES
 from safi_fast.weights import save_model
 
 SIGMA = 25 / 255
@@ -434,7 +435,7 @@ def test_a_callback_may_stop_a_solve_on_the_gpu(cupy, model, picture):
 def test_large_batches_are_cut_on_the_gpu_too(cupy, model, monkeypatch):
     images = np.random.default_rng(2).random((3, 20, 22)).astype(np.float32)
     expected = denoise(images, SIGMA, model=model, backend="cpu", max_outer=1)
-    monkeypatch.setattr("safi_fast.memory.BATCH_BYTES", 1)
+    monkeypatch.setattr(Engine, "bytes_per_pixel", lambda _: BATCH_BYTES)  # one at a time
     result = denoise(cupy.array(images), SIGMA, model=model, max_outer=1)
     np.testing.assert_array_equal(result.host, expected)
 

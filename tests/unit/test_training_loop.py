@@ -133,8 +133,8 @@ def test_pool_replaces_what_is_through_and_keeps_the_rest():
         made.append(1)
         return torch.full((4, 4), 0.1 * len(made)), 0.5, torch.ones(4, 4)
 
-    def begin(noisy, sigma):
-        return noisy - sigma[:, None, None, None], torch.ones(len(noisy), 2, 4, 4)
+    def begin(noisy, clean, sigma):
+        return clean, noisy - sigma[:, None, None, None], torch.ones(len(noisy), 2, 4, 4)
 
     places = pool.draw(2, rng)
     assert len(set(places.tolist())) == 2

@@ -28,6 +28,7 @@ from torch.nn import functional
 from ..errors import InputError, ModelError
 from ..weights import read_model
 from .network import network_of
+from .spline import by_kernels
 
 LEVEL_TOLERANCE = 0.01  # relative; how far from its levels a teacher is asked
 PHASES = (0, 2, 1, 3)  # FFDNet numbers the pixels of a 2 x 2 cell column by column
@@ -160,12 +161,15 @@ def _fdncnn(layers: Sequence[Layer], planes: int) -> Denoise:
 def _ffdnet(layers: Sequence[Layer], planes: int) -> Denoise:
     order = [4 * plane + phase for plane in range(planes) for phase in PHASES]  # its own inverse
 
+    def ordered(phases: torch.Tensor) -> torch.Tensor:
+        return torch.cat([phases[:, i : i + 1] for i in order], 1)
+
     def denoise(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         height, width = noisy.shape[2:]
         even = functional.pad(noisy, (0, width % 2, 0, height % 2), mode="replicate")
-        halves = functional.pixel_unshuffle(even, 2)[:, order]
+        halves = ordered(functional.pixel_unshuffle(even, 2))
         clean = _chain(layers, torch.cat([halves, _plane(sigma, halves)], 1))
-        return functional.pixel_shuffle(clean[:, order], 2)[..., :height, :width]
+        return functional.pixel_shuffle(ordered(clean), 2)[..., :height, :width]
 
     return denoise
 
@@ -234,7 +238,7 @@ class Guide:
         with torch.no_grad():
             for teacher in self.teachers:
                 known = teacher.knows(sigma)
-                if noisy.is_cuda:  # all of them, for to choose some would be to wait for the GPU
+                if not by_kernels(noisy.device):  # all of them: to choose some would be to wait for the GPU
                     made = teacher.denoise(noisy, sigma)
                     total += torch.where(known.view(-1, 1, 1, 1), made, 0.0)
                 elif known.any():

@@ -168,3 +168,22 @@ def test_bench_times_every_kernel():
 def test_bench_knows_the_bounds():
     bounds = gpu.static_bounds()
     assert 0 < bounds["dual_step", "tf32", 1] < bounds["dual_step", "float32", 1] < bounds["dual_step", "float32", 64]
+
+
+def test_a_part_that_fails_is_a_row(monkeypatch):
+    def fails(precision, batch):
+        yield {"what": "denoise", "us": 1.0}
+        raise MemoryError("none left")
+
+    rows = list(gpu.measured(gpu.partial(fails, "tf32", 4)))
+    assert rows == [{"what": "denoise", "us": 1.0}, {"what": "fails tf32 4", "error": "MemoryError: none left"}]
+    assert [gpu.described(row) for row in rows] == [
+        "denoise                      us 1.0",
+        "fails tf32 4                 error MemoryError: none left",
+    ]
+
+
+def test_a_median_of_a_few_calls():
+    called = []
+    assert 0 <= gpu.median_of(lambda: called.append(1), runs=3) < 1
+    assert len(called) == 4

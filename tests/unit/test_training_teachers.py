@@ -15,6 +15,8 @@ from safi_fast.weights import save_model
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch (extra 'train')")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
 from safi_fast.training import spline as splines  # noqa: E402
 from safi_fast.training.data import NoiseRange  # noqa: E402
 from safi_fast.training.fitting import fit_steps  # noqa: E402
@@ -295,6 +297,43 @@ def test_training_by_torch_alone(images, monkeypatch, family, autocast):
         scores = Validation(images, [25], side=32).measure(one.averaged, 2, 4)
     assert np.isfinite(losses).all()
     assert 5 < scores["25"] < 40
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: values read by the host or made from it, and shapes that depend on
+    values.
+    """
+
+    REFUSED = ("_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "index_put_mask", "unique")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = [a for arg in args if isinstance(arg, (list, tuple)) for a in arg if isinstance(a, torch.Tensor)]
+        by_mask = name.startswith("index") and any(mask.dtype == torch.bool for mask in masks)
+        if name in self.REFUSED or by_mask:
+            raise AssertionError(f"a step needs {name}")
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_a_gpu_records_never_waits(images, tmp_path):
+    """Both computations of a step, on the CPU by the path of a GPU."""
+    files = [tmp_path / "fdncnn.safetensors", tmp_path / "ffdnet.safetensors"]
+    for path, kind, channels in zip(files, ("fdncnn", "ffdnet"), ((2, 3, 1), (5, 3, 4)), strict=True):
+        write(path, kind, channels)
+    with splines.use_torch():
+        one = Trainer(network_of_four("safi"), images, SMALL, teachers=[load_teacher(path) for path in files])
+        one.step(0.0)
+        places = torch.arange(2)
+        pool = one.pool
+        y, clean, sigma, x = pool.noisy[places], pool.clean[places], pool.sigma[places], pool.x[places]
+        expected, dual = torch.full((2,), 1e-3), pool.dual[places]
+        with NoWaiting():
+            with torch.no_grad():
+                one._begin(y, clean, sigma)
+            loss, norm, *_ = one._differentiate(y, clean, sigma, expected, x, dual)
+    assert np.isfinite([float(loss), float(norm)]).all()
+    with pytest.raises(AssertionError, match="a step needs _local_scalar_dense"), NoWaiting():
+        float(loss)
 
 
 def test_both_ways_of_validation_agree(images):

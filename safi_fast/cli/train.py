@@ -302,7 +302,8 @@ def _network(options: Options) -> Any:
         model = deepened(model, options.mask_dilations)
     low, high = options.sigma_range
     first, last = (255 * float(model.noise_levels[end]) for end in (0, -1))
-    if len(model.noise_levels) > 1 and (0 < low < 0.999 * first or high > 1.001 * last):
+    grows = len(model.noise_levels) > 1 or model.family == "mmr"
+    if grows and (0 < low < 0.999 * first or high > 1.001 * last):
         model = with_levels(model, min(low or first, first), max(high, last))
     return network_of(model)
 

@@ -66,9 +66,12 @@ def with_levels(model: Model, low: float, high: float) -> Model:
     """The model with tables from sigma low to high (of 255): rows between as it has them, rows beyond its ends like the
     nearest.
 
-    lambda grows in proportion to sigma beyond the ends. Raises InputError for a model of one level.
+    lambda grows in proportion to sigma beyond the ends, and the scale of an MMR mask of one level falls with it, as
+    its input, the response to noise, grows. Raises InputError for a SAFI model of one level.
     """
     levels = model.noise_levels
+    if len(levels) == 1 and isinstance(model.mask, MmrMask):
+        return _of_one_level(model, model.mask, low, high)
     if len(levels) == 1:
         raise InputError(f"model {model.name!r} is for one level; it has no tables to extend")
     own = [float(level) for level in levels if low <= 255 * level * (1 + SAME) and 255 * level * (1 - SAME) <= high]
@@ -90,3 +93,13 @@ def with_levels(model: Model, low: float, high: float) -> Model:
     elif isinstance(mask, MmrMask) and mask.scale.ndim == 2:
         mask = replace(mask, scale=column(lambda row: row.gain))
     return replace(model, mask=mask, strength=strength, noise_levels=wanted, metadata=dict(model.metadata))
+
+
+def _of_one_level(model: Model, mask: MmrMask, low: float, high: float) -> Model:
+    own = float(model.noise_levels[0])
+    levels = np.array(sorted({own, *(level for level in level_table(low, high) if abs(level / own - 1) > SAME)}))
+    strength = Strength(*(part[0] * levels / own for part in (model.strength.unrolled, model.strength.converged)))
+    scale = (np.atleast_2d(mask.scale) * (own / levels)[:, None]).astype(np.float32)
+    return replace(
+        model, mask=replace(mask, scale=scale), strength=strength, noise_levels=levels, metadata=dict(model.metadata)
+    )

@@ -261,7 +261,21 @@ def test_tables_reach_further(rng):
         255 * with_levels(shipped, 1, 75).noise_levels, [1, 2, 5, 10, 15, 25, 35, 50, 75], rtol=1e-4
     )
     with pytest.raises(InputError, match="is for one level"):
-        with_levels(fresh_network("mmr", 4, [0.1], 0).to_model("one", model.schedule, {}), 1, 75)
+        with_levels(fresh_network("safi", 4, [0.1], 0).to_model("one", model.schedule, {}), 1, 75)
+
+
+def test_an_mmr_model_of_one_level_gets_a_table():
+    """The profile meets the same argument at every level where the responses are noise."""
+    model = load_model("mmr-gray")
+    wide = with_levels(model, 5, 50)
+    np.testing.assert_allclose(255 * wide.noise_levels, [5, 10, 15, 25, 35, 50], rtol=1e-5)
+    np.testing.assert_array_equal(wide.mask.scale[3], np.atleast_2d(model.mask.scale)[0])
+    np.testing.assert_allclose(wide.mask.scale[0], 5 * wide.mask.scale[3], rtol=1e-5)
+    np.testing.assert_allclose(wide.strength.unrolled[5], 2 * wide.strength.unrolled[3], rtol=1e-5)
+    noisy = np.random.default_rng(0).random((24, 24), dtype=np.float32)
+    np.testing.assert_allclose(
+        Solver(wide).denoise(noisy, 25 / 255), Solver(model).denoise(noisy, 25 / 255), rtol=0, atol=1e-5
+    )
 
 
 # --------------------------------------------------------------------------------------------------- without Numba

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 WIDTH = 120  # `wrap` of .mdformat.toml
 WORD = re.compile(r"(?:`[^`]*`|[^\s`])+")  # what a line may not be broken in: code spans, and all that touches them
@@ -21,6 +22,18 @@ def tidy(text: str) -> str:
     and comments as they are.
     """
     return "\n".join(_lines(text.splitlines())).rstrip() + "\n"
+
+
+def with_tables(text: str, results: dict[str, Any], tables: dict[str, Callable[[dict[str, Any]], str]]) -> str:
+    """A document with the tables between its marks written again. Raises ValueError where a mark is missing."""
+    for name, make in tables.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise ValueError(f"the document has no {begin.strip()} ... {end}")
+        text = f"{before}{begin}\n{tidy(make(results))}\n{end}{after}"
+    return text
 
 
 def _lines(lines: list[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from emulator.sass import KernelCode, Loop, count_instructions, read_sass
 
 from bench import RESULTS, ROOT
 from bench.report import measure
-from bench.report.markdown import tidy
+from bench.report.markdown import with_tables
 from bench.static import paths
 from bench.static.paths import Issue, Part, issue
 from safi_fast.bindings.launch import PRECISIONS, Kernel, Launch, Shape, launch_for
@@ -337,18 +337,6 @@ def error_table(results: dict) -> str:
 TABLES = {"kernels": kernel_table, "iteration": fused_table, "precisions": error_table}
 
 
-def with_tables(text: str, results: dict) -> str:
-    """A document with the tables between its marks written again."""
-    for name, table in TABLES.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        _, mark, after = rest.partition(end)
-        if not mark:
-            raise ValueError(f"the document has no {begin.strip()} ... {end}")
-        text = f"{before}{begin}\n{tidy(table(results))}\n{end}{after}"
-    return text
-
-
 def collect(traffic: dict[str, dict], errors: dict) -> dict:
     """All results."""
     kernels = [figures(row, traffic_of(row, traffic)) for row in table_rows()]
@@ -381,7 +369,7 @@ def main() -> None:
         traffic, errors = measure_traffic(), measure_errors()
     results = collect(traffic, errors)
     measure.write_json(RECORD, results)
-    DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), results))
+    DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), results, TABLES))
     print(fused_table(results))
 
 

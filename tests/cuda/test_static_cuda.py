@@ -16,6 +16,8 @@ from patience import PROCESS
 
 from bench import RESULTS, ROOT
 from bench.experiments import gpu
+from bench.report import gpu as report
+from bench.report.markdown import with_tables
 from bench.static import cuda as static
 
 needs_machine_code = pytest.mark.skipif(
@@ -123,9 +125,9 @@ def test_arithmetic_of_the_bound(results):
 
 def test_the_document_shows_the_results(results):
     document = (ROOT / "docs" / "gpu.md").read_text()
-    assert static.with_tables(document, results) == document, "run: python -m bench.static.cuda --reuse"
+    assert with_tables(document, results, static.TABLES) == document, "run: python -m bench.static.cuda --reuse"
     with pytest.raises(ValueError, match="the document has no <!-- kernels -->"):
-        static.with_tables("nothing", results)
+        with_tables("nothing", results, static.TABLES)
 
 
 def test_precisions_are_ordered(results):
@@ -187,3 +189,9 @@ def test_a_median_of_a_few_calls():
     called = []
     assert 0 <= gpu.median_of(lambda: called.append(1), runs=3) < 1
     assert len(called) == 4
+
+
+def test_the_document_shows_what_was_measured():
+    document, measured = report.DOCUMENT.read_text(), json.loads(report.RECORD.read_text())
+    assert with_tables(document, measured, report.TABLES) == document, "run: python -m bench.report.gpu"
+    assert "H100" in measured["gpu"]

@@ -89,9 +89,9 @@ bench-full: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.large stream --output $(RESULTS)/large_stream.json
 	$(BIN)/python -m bench.report.tables
 
-# Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]).
+# Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]). OPTIONS: --teacher FILE, --parity.
 bench-gpu: $(VENV)/installed-dev
-	$(BIN)/python -m bench.experiments.gpu --output bench/results/gpu.json
+	$(BIN)/python -m bench.experiments.gpu $(OPTIONS) --output bench/results/gpu.json
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

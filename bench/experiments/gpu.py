@@ -1,30 +1,36 @@
 """Times of the CUDA kernels and of whole denoising on this machine's GPU, beside static bounds and a network in torch.
 
-    make bench-gpu     # python -m bench.experiments.gpu --output bench/results/gpu.json
+    make bench-gpu OPTIONS="--teacher FILE --parity"   # python -m bench.experiments.gpu --output bench/results/gpu.json
 
 Kernels: CUDA events around many launches of one kernel, the best of several rounds. Denoising: wall clock around the
 unrolled schedule of the shipped model, the median of several runs, images in host memory or on the GPU. With --teacher
-FILE the network of that file (see safi_fast/training/teachers.py) denoises the same batches, float32 with and without
-TF32. With --parity one image is solved on the CPU too. The static bounds hold for an H100 only. Every part is written
-as it ends, and one that fails is a row with an error.
+FILE the network of that file (see safi_fast/training/teachers.py) denoises the same batches, in float32 with and
+without TF32 and in float16. With --parity one image is solved on the CPU too, at the end. The static bounds hold for an
+H100 only. Every part is written as it ends, one that fails is a row with an error, and one that has not begun after
+--seconds is a row that says so; last come the tables of docs/gpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import safi_fast
 from bench import RESULTS
 from bench.data.problems import SIGMA, noisy_photograph
+from bench.report import gpu as tables
 from bench.report import measure
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice, Device
@@ -34,14 +40,28 @@ from safi_fast.models import load_model
 HEIGHT, WIDTH = 321, 481
 KERNEL_BATCHES = (1, 64)
 BATCHES = (1, 4, 16, 64, 256)
-LAUNCHES, ROUNDS = 10, 3
+LAUNCHES, ROUNDS = 10, 3  # of a kernel
+RUNS = 7  # of a whole call, at most
+WARM = 16  # images that warm up for any number: they are solved a few at a time
 SECONDS = 1.0  # after which a measurement is not repeated
+LIMIT = 100.0  # seconds, after which no part begins but parity
 KERNELS = ("dual_step", "synthesis", "image_step", "analysis", "convolution")
 STATIC = RESULTS / "static_cuda.json"
-NO_AGREEMENT = 1e-2  # the largest difference from the CPU, in any pixel, that is no fault of a precision
+AGREEMENT = {"float32": 1e-4, "tf32": 1e-3, "bf16x3": 2e-5}  # with the CPU in any pixel, as in tests/cuda
+LONGEST_ERROR = 300  # characters; a compiler may say thousands
+NETWORK_PRECISIONS = ("float32", "tf32", "float16")
 
 Timer = Callable[[Callable[[], None]], float]  # seconds of one call
 Row = dict[str, Any]
+Rows = Callable[[], Iterator[Row]]
+
+
+class Part(NamedTuple):
+    """What is measured together."""
+
+    name: str
+    rows: Rows
+    timed: bool = True  # whether it is left out where time is over
 
 
 def find_device() -> CupyDevice | str:
@@ -58,10 +78,12 @@ def find_device() -> CupyDevice | str:
 
 
 def event_timer(cupy: Any) -> Timer:
-    """Seconds by CUDA events: the best round of LAUNCHES calls, after one round of warming up."""
+    """Seconds by CUDA events: the best round of LAUNCHES calls, after one round of warming up; fewer rounds where they
+    take long.
+    """
 
     def seconds(call: Callable[[], None]) -> float:
-        best = float("inf")
+        best, spent = float("inf"), 0.0
         for number in range(1 + ROUNDS):
             begin, end = cupy.cuda.Event(), cupy.cuda.Event()
             begin.record()
@@ -69,8 +91,12 @@ def event_timer(cupy: Any) -> Timer:
                 call()
             end.record()
             end.synchronize()
+            taken = cupy.cuda.get_elapsed_time(begin, end) / 1000
+            spent += taken
             if number:
-                best = min(best, cupy.cuda.get_elapsed_time(begin, end) / 1000 / LAUNCHES)
+                best = min(best, taken / LAUNCHES)
+            if number and spent > SECONDS:
+                break
         return best
 
     return seconds
@@ -88,16 +114,16 @@ def time_kernels(device: Device, timer: Timer, precision: str, batch: int, size:
     launches = workspace.launches(everyone)
     found = {name: 1e6 * timer(launches[name]) for name in KERNELS}
     momenta = np.zeros((12, batch), np.float32)
-    workspace.steps(everyone, momenta)  # recorded here, replayed below
+    workspace.steps(everyone, momenta)  # recorded when called again, then replayed
     found["iteration"] = 1e6 * timer(lambda: workspace.steps(everyone, momenta)) / len(momenta)
     return found
 
 
-def median_of(call: Callable[[], Any], runs: int = ROUNDS) -> float:
-    """Seconds of a call: the median of up to `runs` after one to warm up, of fewer where they take long."""
-    call()
+def median_of(call: Callable[[], Any], warm: Callable[[], Any] | None = None) -> float:
+    """Seconds of a call: the median of up to RUNS, of fewer where they take long, after `warm` or one more call."""
+    (warm or call)()
     times: list[float] = []
-    while len(times) < runs and (not times or sum(times) < SECONDS):
+    while len(times) < RUNS and (not times or sum(times) < SECONDS):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
@@ -116,40 +142,57 @@ def time_denoising(precision: str, batch: int, backend: str = "cuda", upload: An
     solver = safi_fast.Solver(backend=backend, precision=precision)
     noisy = batch_of(batch) if upload is None else upload(batch_of(batch))
 
-    def call() -> None:
-        solver.denoise(noisy, SIGMA, schedule="unrolled")
+    def solve(images: Any) -> None:
+        solver.denoise(images, SIGMA, schedule="unrolled")
         if upload is not None:
             solver.backend.device.synchronize()
 
-    return median_of(call)
+    return median_of(lambda: solve(noisy), warm=lambda: solve(noisy[:WARM]))
 
 
-def time_network(path: Path, batch: int, tf32: bool) -> float:
-    """Seconds of a teacher's network on `batch` images that lie on the GPU."""
+def time_network(path: Path, batch: int, precision: str, where: str = "cuda") -> float:
+    """Seconds of a teacher's network on `batch` images that lie on the GPU (or `where`). In float16 by autocast, with
+    images in channels_last; a network of kind "dncnn" keeps that layout.
+    """
     import torch
 
     from safi_fast.training.teachers import load_teacher
 
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = tf32, True
-    teacher = load_teacher(path, "cuda")
-    noisy, sigma = torch.from_numpy(batch_of(batch))[:, None].cuda(), torch.full((batch,), SIGMA, device="cuda")
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = precision == "tf32", True
+    half = precision == "float16"
+    teacher = load_teacher(path, where)
+    noisy, sigma = torch.from_numpy(batch_of(batch))[:, None].to(where), torch.full((batch,), SIGMA, device=where)
+    if half:
+        noisy = noisy.to(memory_format=torch.channels_last)
 
     def call() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(where, torch.float16, enabled=half):
             teacher.denoise(noisy, sigma)
-        torch.cuda.synchronize()
+        if where == "cuda":
+            torch.cuda.synchronize()
 
     return median_of(call)
+
+
+def release_memory(device: Device) -> None:
+    """What CuPy and torch keep for the next call, which the other one may need."""
+    device.release_memory()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
+@cache
+def solved_on_cpu() -> np.ndarray:
+    """One image by the reference."""
+    noisy = noisy_photograph(HEIGHT, WIDTH)
+    return np.asarray(safi_fast.Solver(backend="cpu").denoise(noisy, SIGMA, schedule="unrolled"))
 
 
 def difference_from_cpu(precision: str) -> float:
     """The largest in any pixel of one image."""
     noisy = noisy_photograph(HEIGHT, WIDTH)
-    cpu, gpu = (
-        safi_fast.Solver(backend=backend, precision=kind).denoise(noisy, SIGMA, schedule="unrolled")
-        for backend, kind in (("cpu", "float32"), ("cuda", precision))
-    )
-    return float(np.abs(cpu - gpu).max())
+    solved = safi_fast.Solver(backend="cuda", precision=precision).denoise(noisy, SIGMA, schedule="unrolled")
+    return float(np.abs(solved - solved_on_cpu()).max())
 
 
 def static_bounds() -> dict[tuple[str, str, int], float]:
@@ -171,57 +214,87 @@ def kernel_rows(device: Device, timer: Timer, precision: str, batch: int) -> Ite
         yield {"what": kernel, "precision": precision, "images": batch, "us": round(us, 2), "static_bound_us": bound}
 
 
+def throughput(what: str, arrays: str, precision: str, batch: int, seconds: float) -> Row:
+    """Images a second."""
+    return {
+        "what": what, "arrays": arrays, "precision": precision, "images": batch,
+        "us": round(1e6 * seconds, 1), "images_per_second": round(batch / seconds, 2),
+    }  # fmt: skip
+
+
 def denoising_rows(precision: str, batch: int, upload: Any) -> Iterator[Row]:
-    """Images a second, from and to host memory, and on the GPU."""
-    for where, way in (("host", None), ("GPU", upload)):
-        seconds = time_denoising(precision, batch, upload=way)
-        yield {
-            "what": "denoise", "arrays": where, "precision": precision, "images": batch,
-            "us": round(1e6 * seconds, 1), "images_per_second": round(batch / seconds, 2),
-        }  # fmt: skip
+    """One: from and to host memory or, with `upload`, on the GPU."""
+    seconds = time_denoising(precision, batch, upload=upload)
+    yield throughput("denoise", "host" if upload is None else "GPU", precision, batch, seconds)
 
 
-def network_rows(path: Path, batch: int) -> Iterator[Row]:
-    """Images a second of the network in torch."""
-    for tf32 in (False, True):
-        seconds = time_network(path, batch, tf32)
-        yield {
-            "what": path.stem, "arrays": "GPU", "precision": "tf32" if tf32 else "float32", "images": batch,
-            "us": round(1e6 * seconds, 1), "images_per_second": round(batch / seconds, 2),
-        }  # fmt: skip
+def network_rows(path: Path, precision: str, batch: int) -> Iterator[Row]:
+    """One: the network in torch."""
+    yield throughput(path.stem, "GPU", precision, batch, time_network(path, batch, precision))
 
 
 def parity_rows(precision: str) -> Iterator[Row]:
-    """The difference from the CPU."""
-    found = difference_from_cpu(precision)
-    yield {"what": "difference from the CPU", "precision": precision, "images": 1, "largest": found}
-    if not found <= NO_AGREEMENT:
-        raise ValueError(f"the largest difference from the CPU is {found:.2g}")
+    """The difference from the CPU, and what it may be."""
+    found, bar = difference_from_cpu(precision), AGREEMENT[precision]
+    yield {"what": "difference from the CPU", "precision": precision, "images": 1, "largest": found, "bar": bar}
+    if not found <= bar:
+        raise ValueError(f"the largest difference from the CPU is {found:.2g}, above {bar:.2g}")
 
 
-def parts_of(device: Device, cupy: Any, teacher: Path | None, parity: bool) -> list[Callable[[], Iterator[Row]]]:
+def parts_of(device: Device, cupy: Any, teacher: Path | None, parity: bool) -> list[Part]:
     """What is measured, in the order in which it is worth having."""
     timer = event_timer(cupy)
-    whole = [partial(denoising_rows, p, n, cupy.asarray) for n in BATCHES for p in PRECISIONS]
-    network = [partial(network_rows, teacher, n) for n in BATCHES] if teacher else []
-    kernels = [partial(kernel_rows, device, timer, p, n) for n in KERNEL_BATCHES for p in PRECISIONS]
+
+    def denoising(images: int) -> list[Part]:
+        return [
+            Part(f"denoise {images} {p} {where}", partial(denoising_rows, p, images, upload))
+            for p in PRECISIONS
+            for where, upload in (("host", None), ("GPU", cupy.asarray))
+        ]
+
+    def network(images: int) -> list[Part]:
+        if teacher is None:
+            return []
+        return [
+            Part(f"{teacher.stem} {images} {p}", partial(network_rows, teacher, p, images)) for p in NETWORK_PRECISIONS
+        ]
+
+    kernels = [
+        Part(f"kernels {n} {p}", partial(kernel_rows, device, timer, p, n)) for n in KERNEL_BATCHES for p in PRECISIONS
+    ]
+    *small, large = BATCHES
+    agreement = [Part(f"difference from the CPU {p}", partial(parity_rows, p), timed=False) for p in PRECISIONS]
     return [
         *kernels,
-        *whole[: -len(PRECISIONS)],
-        *network,
-        *whole[-len(PRECISIONS) :],
-        *([partial(parity_rows, p) for p in PRECISIONS] if parity else []),
+        *(part for images in small for part in denoising(images)),
+        *(part for images in small for part in network(images)),
+        *denoising(large),
+        *network(large),
+        *(agreement if parity else []),
     ]
 
 
-def measured(part: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+def measured(part: Part, device: Device) -> Iterator[Row]:
     """The rows of a part, and one with the error where it ends with one."""
     try:
-        yield from part()
+        release_memory(device)
+        yield from part.rows()
     except Exception as error:  # a report of what fails is the purpose
-        call = part.func.__name__ if isinstance(part, partial) else str(part)
-        arguments = [str(value) for value in getattr(part, "args", ()) if isinstance(value, (int, str, Path))]
-        yield {"what": " ".join([call, *arguments]), "error": f"{type(error).__name__}: {error}"}
+        yield {"what": part.name, "error": " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_ERROR]}
+
+
+def rows_of(parts: list[Part], device: Device, limit: float) -> Iterator[list[Row]]:
+    """Part by part, the rows; printed as they come."""
+    begin = time.perf_counter()
+    for part in parts:
+        rows: list[Row] = []
+        taken = time.perf_counter() - begin
+        late = part.timed and taken > limit
+        left_out = [{"what": part.name, "left_out": f"{taken:.0f} s were over; --seconds is {limit:g}"}]
+        for row in left_out if late else measured(part, device):
+            print(described(row), flush=True)
+            rows.append(row)
+        yield rows
 
 
 def described(row: Row) -> str:
@@ -230,33 +303,66 @@ def described(row: Row) -> str:
     return f"{row['what']:28} {', '.join(facts)}"
 
 
-def main() -> int:
-    """Time everything, print and write it; 1 where there is no GPU."""
+def driver_version() -> str | None:
+    """Of NVIDIA's driver, by nvidia-smi, where that is installed."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (done.stdout.split() or [None])[0]
+
+
+def version_of(package: str) -> str | None:
+    """Installed or not, without an import."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def facts(cupy: Any, number: int | None) -> Row:
+    """The GPU, and the versions that matter."""
+    runtime = cupy.cuda.runtime
+    return {
+        "command": measure.command(), "date": time.strftime("%Y-%m-%d"),
+        "gpu": runtime.getDeviceProperties(number)["name"].decode(), "driver": driver_version(),
+        "cuda_driver": runtime.driverGetVersion(), "cuda_runtime": runtime.runtimeGetVersion(),
+        "cupy": cupy.__version__, "torch": version_of("torch"), "numpy": np.__version__,
+        "python": platform.python_version(), "safi_fast": safi_fast.__version__, "image": f"{WIDTH} x {HEIGHT}",
+    }  # fmt: skip
+
+
+def options() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--teacher", type=Path, metavar="FILE", help="a network to compare with, run by torch")
     parser.add_argument("--parity", action="store_true", help="compare with the CPU, whose kernels compile first")
-    arguments = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=LIMIT, help="no part but parity begins later (%(default)g)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Time everything, print and write it; 1 where there is no GPU or a part fails."""
+    chosen = options()
     device = find_device()
     if isinstance(device, str):
         print(device)
         return 1
     import cupy
 
-    runtime = cupy.cuda.runtime
-    gpu = runtime.getDeviceProperties(device.number)["name"].decode()
-    print(f"{gpu}; static bound: of an H100, not measured")
-    record = {
-        "command": "make bench-gpu", "gpu": gpu, "cupy": cupy.__version__, "cuda_driver": runtime.driverGetVersion(),
-        "cuda_runtime": runtime.runtimeGetVersion(), "image": f"{WIDTH} x {HEIGHT}", "rows": [],
-    }  # fmt: skip
-    for part in parts_of(device, cupy, arguments.teacher, arguments.parity):
-        for row in measured(part):
-            print(described(row))
-            record["rows"].append(row)
-        if arguments.output:
-            measure.write_json(arguments.output, record)
-        device.release_memory()
+    record: Row = {**facts(cupy, device.number), "rows": []}
+    print(f"{record['gpu']}; static bound: of an H100, not measured", flush=True)
+    if chosen.teacher is None:
+        print("No network beside it: --teacher FILE names one.", flush=True)
+    for rows in rows_of(parts_of(device, cupy, chosen.teacher, chosen.parity), device, chosen.seconds):
+        record["rows"] += rows
+        measure.write_json(chosen.output, record)
+    print("", *(table(record) for table in tables.ALL_TABLES), sep="\n\n")
     return int(any("error" in row for row in record["rows"]))
 
 

@@ -25,7 +25,10 @@ def kernel_table(results: Row) -> str:
     for precision, kernel in dict.fromkeys((row["precision"], row["what"]) for row in rows):
         line = f"| {precision} | {kernel} |"
         for n in batches:
-            row = cells[precision, kernel, n]
+            row = cells.get((precision, kernel, n))
+            if row is None:  # the part failed, or was left out
+                line += "  |  |  |"
+                continue
             bound = row["static_bound_us"]
             line += f" {_time(row['us'])} | {_time(bound) if bound else ''} |"
             line += f" {row['us'] / bound:.2f} |" if bound else "  |"
@@ -48,11 +51,24 @@ def throughput_table(results: Row) -> str:
     return "\n".join(lines)
 
 
+def other_table(results: Row) -> str:
+    """Markdown: differences from the CPU, and what failed or was left out."""
+    lines = ["| what | found |", "| --- | --- |"]
+    for row in results["rows"]:
+        if "largest" in row:
+            lines.append(f"| {row['what']}, {row['precision']} | {row['largest']:.2g}, at most {row['bar']:.2g} |")
+        elif "error" in row or "left_out" in row:
+            said = row["error"] if "error" in row else row["left_out"]
+            lines.append(f"| {row['what']} | {said.replace('|', '/')} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
 def _time(us: float) -> str:
     return f"{us:.1f} us" if us < 1000 else f"{us / 1000:.2f} ms"
 
 
-TABLES = {"measured kernels": kernel_table, "measured throughput": throughput_table}
+TABLES = {"measured kernels": kernel_table, "measured throughput": throughput_table}  # of the document
+ALL_TABLES = (*TABLES.values(), other_table)
 
 
 def main() -> None:

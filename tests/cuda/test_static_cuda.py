@@ -5,10 +5,14 @@ for a GPU.
 import json
 import subprocess
 import sys
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_cuda_backend as agreed
 from emulator.compile import compilers
+from emulator.device import EmulatedDevice
 from emulator.path import longest_path, reachable
 from emulator.sass import parse_sass
 from emulator.tools import find_tool
@@ -19,6 +23,8 @@ from bench.experiments import gpu
 from bench.report import gpu as report
 from bench.report.markdown import with_tables
 from bench.static import cuda as static
+from safi_fast import api
+from safi_fast.bindings.cpu import CpuBackend
 
 needs_machine_code = pytest.mark.skipif(
     not (compilers() and find_tool("nvdisasm")), reason="needs nvcc or NVRTC, and nvidia-cuda-nvdisasm"
@@ -152,8 +158,6 @@ def test_bench_says_that_there_is_no_gpu():
 
 def test_bench_times_every_kernel():
     """On the emulator, with a clock that only counts; the launches are those of a GPU."""
-    from emulator.device import EmulatedDevice
-
     called = []
 
     def timer(call):
@@ -172,23 +176,182 @@ def test_bench_knows_the_bounds():
     assert 0 < bounds["dual_step", "tf32", 1] < bounds["dual_step", "float32", 1] < bounds["dual_step", "float32", 64]
 
 
-def test_a_part_that_fails_is_a_row(monkeypatch):
-    def fails(precision, batch):
-        yield {"what": "denoise", "us": 1.0}
-        raise MemoryError("none left")
+class Clock:
+    """What a timer of kernels uses of cupy.cuda: every call between two events takes `seconds`."""
 
-    rows = list(gpu.measured(gpu.partial(fails, "tf32", 4)))
-    assert rows == [{"what": "denoise", "us": 1.0}, {"what": "fails tf32 4", "error": "MemoryError: none left"}]
+    def __init__(self, seconds):
+        self.calls, self.now = 0, 0.0
+        clock = self
+
+        class Event:
+            def record(self):
+                self.at = clock.now
+
+            def synchronize(self):
+                pass
+
+        def elapsed(begin, end):
+            return 1000 * (end.at - begin.at)
+
+        def call():
+            self.calls += 1
+            self.now += seconds
+
+        self.call, self.cupy = call, SimpleNamespace(cuda=SimpleNamespace(Event=Event, get_elapsed_time=elapsed))
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(1e-5, 4), (0.06, 2), (0.04, 3)])
+def test_slow_kernels_are_timed_in_fewer_rounds(seconds, rounds):
+    clock = Clock(seconds)
+    assert gpu.event_timer(clock.cupy)(clock.call) == pytest.approx(seconds)
+    assert clock.calls == rounds * gpu.LAUNCHES
+
+
+class OnCpu(CpuBackend):
+    """The CPU's kernels as a backend with a device; that the CUDA kernels agree with them is test_cuda_backend.py's."""
+
+    def __init__(self):
+        super().__init__()
+        self.waited = 0
+        self.device = SimpleNamespace(number=None, synchronize=self.wait)
+
+    def wait(self):
+        self.waited += 1
+
+    def to_host(self, array):
+        return array
+
+
+@pytest.fixture
+def solvers(monkeypatch):
+    """Images of a few pixels, and what solvers compute with: by backend and precision."""
+    made = {}
+    monkeypatch.setattr(gpu, "HEIGHT", 21)
+    monkeypatch.setattr(gpu, "WIDTH", 24)
+    monkeypatch.setattr(api, "select", lambda *how: made.setdefault(how, CpuBackend() if how[0] == "cpu" else OnCpu()))
+    gpu.solved_on_cpu.cache_clear()
+    yield made
+    gpu.solved_on_cpu.cache_clear()
+
+
+def test_bench_times_whole_solves(monkeypatch, solvers):
+    """From host memory and on the device, where each call is waited for; what warms up are fewer images."""
+    uploaded, solved, denoise = [], [], api.Solver.denoise
+
+    def noted(solver, images, *rest, **options):
+        solved.append(len(images))
+        return denoise(solver, images, *rest, **options)
+
+    def upload(array):
+        uploaded.append(array.shape)
+        return array
+
+    monkeypatch.setattr(gpu, "WARM", 1)
+    monkeypatch.setattr(gpu, "RUNS", 1)
+    monkeypatch.setattr(api.Solver, "denoise", noted)
+    rows = [*gpu.denoising_rows("tf32", 2, None), *gpu.denoising_rows("tf32", 2, upload)]
+    assert [(row["arrays"], row["images"]) for row in rows] == [("host", 2), ("GPU", 2)]
+    assert all(row["images_per_second"] == pytest.approx(2e6 / row["us"], rel=0.01) for row in rows)
+    assert uploaded == [(2, 21, 24)]
+    assert solved == [1, *[2] * gpu.RUNS] * 2
+    assert solvers["cuda", "tf32"].waited == 1 + gpu.RUNS
+
+
+def test_bench_compares_with_the_cpu(monkeypatch, solvers):
+    assert {"float32": agreed.AGREEMENT, **agreed.TENSOR_AGREEMENT} == gpu.AGREEMENT
+    (row,) = gpu.parity_rows("bf16x3")
+    assert (row["largest"], row["bar"]) == (0, 2e-5)
+    assert set(solvers) == {("cpu", "float32"), ("cuda", "bf16x3")}
+    monkeypatch.setattr(gpu, "difference_from_cpu", lambda precision: 3e-5)
+    found = list(gpu.measured(gpu.Part("parity", lambda: gpu.parity_rows("bf16x3")), EmulatedDevice()))
+    assert found[0]["largest"] == 3e-5
+    assert found[1]["error"] == "ValueError: the largest difference from the CPU is 3e-05, above 2e-05"
+
+
+def test_bench_times_a_network(monkeypatch, tmp_path):
+    """Of the teachers' format, on the CPU."""
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    monkeypatch.setattr(gpu, "HEIGHT", 9)
+    monkeypatch.setattr(gpu, "WIDTH", 8)
+    path, rng = tmp_path / "small.safetensors", np.random.default_rng(0)
+    tensors = {"layers.0.weight": rng.random((3, 1, 3, 3)), "layers.1.weight": rng.random((1, 3, 3, 3))}
+    tensors |= {"layers.0.bias": np.zeros(3), "layers.1.bias": np.zeros(1)}
+    save_file(
+        {name: value.astype(np.float32) for name, value in tensors.items()}, path,
+        {"kind": "dncnn", "sigma": "25", "planes": "1"},
+    )  # fmt: skip
+    for precision in gpu.NETWORK_PRECISIONS:
+        assert 0 < gpu.time_network(path, 2, precision, "cpu") < 10
+
+
+def part_that_fails():
+    yield {"what": "denoise", "us": 1.0}
+    raise MemoryError("none\n left")
+
+
+def test_a_part_that_fails_is_a_row():
+    rows = list(gpu.measured(gpu.Part("denoise 4 tf32", part_that_fails), EmulatedDevice()))
+    assert rows == [{"what": "denoise", "us": 1.0}, {"what": "denoise 4 tf32", "error": "MemoryError: none left"}]
     assert [gpu.described(row) for row in rows] == [
         "denoise                      us 1.0",
-        "fails tf32 4                 error MemoryError: none left",
+        "denoise 4 tf32               error MemoryError: none left",
     ]
 
 
-def test_a_median_of_a_few_calls():
+def test_a_median_of_a_few_calls(monkeypatch):
     called = []
-    assert 0 <= gpu.median_of(lambda: called.append(1), runs=3) < 1
-    assert len(called) == 4
+    monkeypatch.setattr(gpu, "RUNS", 3)
+    assert 0 <= gpu.median_of(lambda: called.append(1)) < 1
+    gpu.median_of(lambda: called.append(2), warm=lambda: called.append(0))
+    assert called == [1, 1, 1, 1, 0, 2, 2, 2]
+
+
+def test_whole_report(monkeypatch, tmp_path, capsys):
+    """Every part is written as it ends, one that fails and those that come too late are rows, parity is never late."""
+    written, ticks, path = [], count(0, 20), tmp_path / "gpu.json"
+    runtime = SimpleNamespace(
+        getDeviceProperties=lambda number: {"name": b"Fake GPU"}, driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+    )  # fmt: skip
+    fake = SimpleNamespace(__version__="14", asarray=np.asarray, cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(gpu, "find_device", EmulatedDevice)
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=lambda: next(ticks), strftime=lambda _: "today"))
+    monkeypatch.setattr(gpu, "time_kernels", lambda *_: {"dual_step": 100.0, "iteration": 300.0})
+    monkeypatch.setattr(gpu, "denoising_rows", lambda *_: part_that_fails())
+    monkeypatch.setattr(gpu, "difference_from_cpu", lambda precision: 1e-5)
+    monkeypatch.setattr(gpu.measure, "write_json", lambda where, record: written.append((where, len(record["rows"]))))
+    words = ["gpu", "--output", str(path), "--parity", "--seconds", "130", "--teacher", "net.safetensors"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert gpu.main() == 0
+    # six parts of kernels are in time, and nothing else but parity
+    parts = 6 + (2 * 3 + 3) * len(gpu.BATCHES) + 3
+    assert len(written) == parts
+    assert written[0] == (path, 2)
+    said = capsys.readouterr().out
+    assert said.startswith("Fake GPU; static bound")
+    assert "| tf32 | dual_step | 100.0 us | 60.9 us | 1.64 |" in said
+    assert "| net 256 float16 | 1020 s were over; --seconds is 130 |" in said
+    assert "| difference from the CPU, bf16x3 | 1e-05, at most 2e-05 |" in said
+    monkeypatch.setattr(sys, "argv", ["gpu", "--seconds", "1e9"])
+    assert gpu.main() == 1
+    said = capsys.readouterr().out
+    assert "No network beside it" in said
+    assert "| denoise 256 tf32 GPU | MemoryError: none left |" in said
+    assert "net" not in said.partition("\n\n\n")[2]
+
+
+def test_tables_of_a_report_with_gaps():
+    kernel = {"what": "dual_step", "precision": "tf32", "us": 5.0, "static_bound_us": None}
+    rows = [{**kernel, "images": 1}, {**kernel, "what": "synthesis", "images": 64}, {"what": "a", "error": "c|d"}]
+    assert report.kernel_table({"rows": rows}).splitlines()[2:] == [
+        "| tf32 | dual_step | 5.0 us |  |  |  |  |  |",
+        "| tf32 | synthesis |  |  |  | 5.0 us |  |  |",
+    ]
+    assert report.other_table({"rows": rows}).splitlines()[2:] == ["| a | c/d |"]
+    assert not report.other_table({"rows": rows[:2]})
 
 
 def test_the_document_shows_what_was_measured():

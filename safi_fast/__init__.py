@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .models import list_models, load_model
     from .solver.result import Solution
-    from .solver.schedules import Converged, Gap, Reconstruct, Unrolled
+    from .solver.schedules import Converged, Fast, Gap, Reconstruct, Unrolled
     from .startup import warmup
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ _HOMES = {
     "Solution": "solver.result",
     "Unrolled": "solver.schedules",
     "Converged": "solver.schedules",
+    "Fast": "solver.schedules",
     "Gap": "solver.schedules",
     "Reconstruct": "solver.schedules",
     "SafiError": "errors",
@@ -51,6 +52,7 @@ _HOMES = {
 __all__ = [
     "BackendError",
     "Converged",
+    "Fast",
     "Gap",
     "ImageFileError",
     "InputError",

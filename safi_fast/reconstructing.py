@@ -26,7 +26,7 @@ from .solver.loop import iterate
 from .solver.primal_dual import PrimalDual
 from .solver.progress import Progress, solution
 from .solver.result import Solution, per_image
-from .solver.schedules import Reconstruct, reconstruct_schedule
+from .solver.schedules import Reconstruction, reconstruct_schedule
 from .types import Box, Callback, FloatArray, FloatVector, MaskOf
 from .values import UNIT_BOX, DataRange, Range, box_of, stated_range
 
@@ -38,7 +38,7 @@ class Options(TypedDict, total=False):
     data_range: DataRange
     box: Box | None
     x0: Any
-    schedule: str | Reconstruct | None
+    schedule: str | Reconstruction | None
     max_outer: int | None
     max_iter: int | None
     tol: float | None
@@ -57,7 +57,7 @@ class Task:
     """
 
     measurements: Measurements
-    schedule: Reconstruct
+    schedule: Reconstruction
     strength: FloatVector
     step: NDArray[Any]  # least-squares from zero
     start: NDArray[Any]

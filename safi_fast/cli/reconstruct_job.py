@@ -226,6 +226,7 @@ def _options(options: Options, study: Study) -> dict[str, Any]:
     level = None if options.noise_level is None else options.noise_level / sessions.EIGHT_BIT * study.eight_bit
     given = stated(
         noise_level=level,
+        schedule=options.schedule,
         max_outer=options.max_outer,
         max_iter=options.max_iter,
         tol=options.tol,

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..solver.schedules import Reconstruction
 
 from .problems import CaseOptions, Problem, ct, deblur, inpaint, mri, superres
 
@@ -25,6 +29,7 @@ class Options:
     holdout: float | None
     candidates: tuple[float, ...] | None
     noise_level: float | None
+    certify: bool
     max_outer: int | None
     max_iter: int | None
     tol: float | None
@@ -50,6 +55,15 @@ class Options:
     @property
     def outer(self) -> int:
         """The most outer steps of a slice."""
-        from ..solver.schedules import Reconstruct
+        return self.max_outer or self._kind.outer
 
-        return self.max_outer or Reconstruct().outer
+    @property
+    def schedule(self) -> str:
+        """By name."""
+        return self._kind.name
+
+    @property
+    def _kind(self) -> "Reconstruction":
+        from ..solver.schedules import Fast, Reconstruct
+
+        return Reconstruct() if self.certify else Fast()

@@ -29,6 +29,7 @@ def summary(options: Options, runner: Runner, records: list[dict[str, Any]], sec
     tuning = runner.tuning
     return {
         "problem": options.problem,
+        "schedule": options.schedule,
         "model": runner.session.model.name if runner.session else options.model,
         "model_sha256": runner.session.model.fingerprint if runner.session else None,
         "strength": tuning.strength if tuning else options.strength,
@@ -63,7 +64,7 @@ def _unfinished(options: Options, solved: list[dict[str, Any]]) -> str | None:
     """How many slices did not reach the tolerance, what is left, and what to raise; None where all did."""
     from ..solver.schedules import Reconstruct
 
-    left = [facts for facts in solved if facts["solver_status"] != "converged"]
+    left = [facts for facts in solved if facts["solver_status"] not in ("converged", "completed")]
     if not left:
         return None
     schedule = Reconstruct(tol=options.tol) if options.tol else Reconstruct()

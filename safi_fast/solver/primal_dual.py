@@ -146,18 +146,20 @@ class PrimalDual:
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
         # the size of an image, wherever x starts
         self.least_radius = np.sqrt(squares(measurements.least_squares_step()))
-        self._choose_steps(squared_norm, channels)
+        size = self.least_radius / x[0].size ** 0.5 + 1e-3
+        self._squared_norm = squared_norm
+        self._dual_step_size = self.rule.sigma * strength * (channels / squared_norm) ** 0.5 / size * squared_norm
+        self.choose_steps()
         self.steps = np.zeros(len(x), np.int64)
         self._accepted = x.copy()  # after the last outer step
         self._is_start = True
 
-    def _choose_steps(self, squared_norm: float, channels: int) -> None:
-        """sigma of u and of the data term's dual variable, and tau."""
-        scale = self.least_radius / self.x[0].size ** 0.5 + 1e-3
-        own = self.rule.sigma * self.strength * (channels / squared_norm) ** 0.5 / scale * squared_norm
+    def choose_steps(self, factor: float = 1.0) -> None:
+        """sigma of u, `factor` times the usual one, and of the data term's dual variable, and tau."""
+        own = factor * self._dual_step_size
         self.extra_sigma, share = self.term.steps(own, np.arange(self.count))
         own = np.maximum(own, self.rule.least_share * share)
-        self.sigma = own / squared_norm
+        self.sigma = own / self._squared_norm
         self.tau = 1 / (own + share)
         step = self.sigma.astype(np.float32)
         self.workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)

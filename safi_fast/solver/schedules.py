@@ -4,9 +4,11 @@
 unrolled    as trained: fixed counts, u and v carried over
 converged   as the published code was tested: every outer step starts anew, its own stopping rules
 gap         ours: u carried over, stops by duality gap and by the change between outer steps
+fast        for `reconstruct`: fixed counts, steps that grow from mask to mask
 
 `denoise(..., schedule=Gap(first_gap=1e-2))` takes a value beside its name, and so does `reconstruct(...,
-schedule=Reconstruct(follow=0.3))`. A class in KINDS is a schedule of `denoise` by its `name`.
+schedule=Reconstruct(follow=0.3))`. A class in KINDS is a schedule of `denoise` by its `name`, one in RECONSTRUCTIONS
+of `reconstruct`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from .primal_dual import Halpern, PrimalDual
 from .progress import InnerResult, Progress
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS
 
+COUNTS = ("outer", "inner", "falling", "check_every", "low")
+POSITIVE = ("tol", "decay", "step", "settled", "follow", "first", "growth", "last")
 RATIO = 100.0  # of the first to the last tolerance of `Converged`
 
 
@@ -187,6 +191,44 @@ class Reconstruct:
         return _where((progress.relative_gap[images] <= self.tol) & settled)
 
 
+@dataclass(frozen=True)
+class Fast:
+    """For `reconstruct`: outer x inner steps, with steps of the dual variable that grow from mask to mask. The
+    certificate is taken at the end of each outer step, and not asked to be small. Raises InputError.
+
+    first: factor on the step of u under the first `low` masks; `growth` times more under each later one, up to `last`.
+    Small steps of u are large steps of x, and find the coarse image; large ones settle what the masks let through.
+    """
+
+    name: ClassVar[str] = "fast"
+
+    outer: int = 10
+    inner: int = 30
+    first: float = 0.5
+    low: int = 3
+    growth: float = 1.4
+    last: float = 1.0
+    steps: Halpern = field(default_factory=Halpern)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def factor(self, outer: int) -> float:
+        """On the step of u in this outer step, from 0."""
+        return float(min(self.last, self.first * self.growth ** max(0, outer - self.low + 1)))
+
+    def solve(self, problem: PrimalDual, progress: Progress) -> InnerResult:
+        """x, u and the data term's dual variable live on from one mask to the next."""
+        if progress.outer:
+            problem.next_mask(progress.active)
+        problem.choose_steps(self.factor(progress.outer))
+        return problem.run(progress.active, -np.inf, self.inner, self.inner)
+
+    def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
+        """Completed with the last step."""
+        return _all(result, COMPLETED if progress.outer == self.outer - 1 else None)
+
+
 def _all(result: InnerResult, status: str | None) -> NDArray[np.object_]:
     return np.full(len(result.steps), status, dtype=object)
 
@@ -199,6 +241,8 @@ def _where(converged: NDArray[np.bool_]) -> NDArray[np.object_]:
 
 Schedule: TypeAlias = Unrolled | Converged | Gap
 KINDS: dict[str, type[Schedule]] = {kind.name: kind for kind in (Unrolled, Converged, Gap)}
+Reconstruction: TypeAlias = Reconstruct | Fast
+RECONSTRUCTIONS: dict[str, type[Reconstruction]] = {kind.name: kind for kind in (Reconstruct, Fast)}
 
 
 def schedule_for(
@@ -233,14 +277,24 @@ def schedule_for(
 
 
 def reconstruct_schedule(
-    schedule: str | Reconstruct | None, max_outer: Any = None, max_iter: Any = None, tol: Any = None
-) -> Reconstruct:
+    schedule: str | Reconstruction | None, max_outer: Any = None, max_iter: Any = None, tol: Any = None
+) -> Reconstruction:
     """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives. Raises
     InputError.
     """
-    if schedule is not None and schedule != Reconstruct.name and not isinstance(schedule, Reconstruct):
-        raise InputError(f"schedule is {shown(schedule)}; expected 'gap', a value of Reconstruct, or None")
-    chosen = schedule if isinstance(schedule, Reconstruct) else Reconstruct()
+    chosen: Reconstruction
+    if isinstance(schedule, tuple(RECONSTRUCTIONS.values())):
+        chosen = schedule  # type: ignore[assignment]
+    elif schedule is None or (isinstance(schedule, str) and schedule in RECONSTRUCTIONS):
+        chosen = RECONSTRUCTIONS[schedule or Reconstruct.name]()
+    else:
+        names = ", ".join(map(repr, RECONSTRUCTIONS))
+        kinds = " or ".join(kind.__name__ for kind in RECONSTRUCTIONS.values())
+        raise InputError(f"schedule is {shown(schedule)}; expected one of {names}, a value of {kinds}, or None")
+    if tol is not None and not hasattr(chosen, "tol"):
+        raise InputError(
+            f"tol has no meaning for schedule={chosen.name!r}, which makes a fixed number of steps; use schedule='gap'"
+        )
     limits = {
         "outer": None if max_outer is None else count("max_outer", max_outer),
         "inner": None if max_iter is None else count("max_iter", max_iter),
@@ -271,9 +325,9 @@ def _check(schedule: Any) -> None:
     """Counts are whole and at least 1, the other numbers finite; tolerances, decay and step positive."""
     for entry in fields(schedule):
         value = getattr(schedule, entry.name)
-        if entry.name in ("outer", "inner", "falling", "check_every"):
+        if entry.name in COUNTS:
             count(_argument(entry.name), value)
-        elif entry.name in ("tol", "decay", "step", "settled", "follow") and not _is_number(value, above=0.0):
+        elif entry.name in POSITIVE and not _is_number(value, above=0.0):
             raise InputError(f"{entry.name} is {shown(value)}; expected a positive number")
         elif entry.name == "first_gap" and not _is_number(value, above=-np.inf):
             raise InputError(f"first_gap is {shown(value)}; expected a finite number")

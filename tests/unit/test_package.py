@@ -24,6 +24,7 @@ HEAVY = ("torch", "cupy", "numba", "llvmlite", "scipy", "skimage", "matplotlib",
 PUBLIC = [
     "BackendError",
     "Converged",
+    "Fast",
     "Gap",
     "ImageFileError",
     "InputError",

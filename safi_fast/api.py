@@ -203,9 +203,9 @@ def reconstruct(
     x0 : array, (H, W) or (B, H, W)
         Where to start. None: one gradient step from zero.
     schedule : {"gap", "fast"}, Reconstruct or Fast
-        "gap": until the certificate says that the image is solved. "fast": a fixed number of steps, tuned to end near
-        that image in a fifth of the time or less; the certificate that it reached is reported. A value of
-        `safi_fast.Reconstruct` or `safi_fast.Fast` has constants of its own. None: "gap".
+        "gap": until the certificate says that the image is solved. "fast": a fixed number of steps, to look at it in a
+        fifth of the time or less, usually within half a decibel; the certificate that it reached is reported. A value
+        of `safi_fast.Reconstruct` or `safi_fast.Fast` has constants of its own. None: "gap".
     max_outer, max_iter, tol : int, int, float
         Outer steps, one mask each, and inner steps of each (20 of 1000; "fast": 10 of 30), and for "gap" the relative
         gap (1e-3; without a box over a ball, see Solution) at which an image is converged, once it changes by no more

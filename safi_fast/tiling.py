@@ -6,7 +6,8 @@ kept.
 
 A cut is the border of another problem. In theory what it changes reaches as far as all filters of all steps do, 780
 pixels for 5 x 12 steps of the shipped models; in fact it falls by a factor of ten every 8 to 10 pixels
-(docs/large-images.md), so the halo is HALO times the reach of the filters there and back, W^T W.
+(docs/large-images.md), so the halo is HALO times the reach of the filters there and back, W^T W, and more for deep
+mask generators.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
+from .masks import SafiMask
 from .model import Model
 
 HALO = 4  # 48 pixels for filters of 13 x 13
+LAYERS = 3  # mask layers for which that was measured to be enough; 72 pixels are for five
 Slices = tuple[slice, slice]
 
 
@@ -70,8 +73,9 @@ class Grid:
 
 
 def halo_of(model: Model) -> int:
-    """Pixels between a cut and what is kept."""
-    return HALO * (model.filters.support - 1)
+    """Pixels between a cut and what is kept; mask layers beyond three carry what a cut changes further."""
+    layers = len(model.mask.convolutions) if isinstance(model.mask, SafiMask) else 0
+    return (HALO + max(0, layers - LAYERS)) * (model.filters.support - 1)
 
 
 def spans(length: int, count: int, halo: int) -> tuple[Span, ...]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import prepare_folder
-from .arguments import UsageError, add_box_arguments, add_range_argument, count, positive
+from .arguments import RECONSTRUCTIONS, UsageError, add_box_arguments, add_range_argument, count, positive
 from .options import check_box, made
 from .output import first_sentence
 from .parser import Rare
@@ -100,28 +100,28 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "--certify",
-        action="store_true",
-        help="go on until the certificate says that the image is solved: 5 to 20 times as long, for differences that "
-        "are rarely seen",
+        "--schedule",
+        choices=RECONSTRUCTIONS,
+        default="gap",
+        help="gap: until the certificate says that the image is solved (default); fast: 300 steps, to look at it",
     )
     parser.add_argument(
         "--max-outer",
         type=count,
         metavar="N",
-        help=Rare("outer steps, one mask each (default: 10; with --certify at most, 20)"),
+        help=Rare("outer steps, one mask each (default: at most 20; fast: 10)"),
     )
     parser.add_argument(
         "--max-iter",
         type=count,
         metavar="N",
-        help=Rare("inner steps under one mask (default: 30; with --certify at most, 1000)"),
+        help=Rare("inner steps under one mask (default: at most 1000; fast: 30)"),
     )
     parser.add_argument(
         "--tol",
         type=positive,
         metavar="T",
-        help=Rare("with --certify: of certificate and outer change (default: 1e-3)"),
+        help=Rare("of certificate and outer change (default: 1e-3)"),
     )
     add_range_argument(parser, "by dtype; mri, ct: estimated, see above")
     add_box_arguments(parser, "0 1, where the range is estimated 0 2; complex images have none")
@@ -195,9 +195,9 @@ def run(args: argparse.Namespace) -> int:
             "--holdout SHARE (of "
             "the measurements), or --tune-reference FILE (the true image of the first slice)"
         )
-    if options.tol is not None and not options.certify:
+    if options.tol is not None and options.schedule == "fast":
         raise UsageError(
-            f"--tol is {options.tol:g}, but only --certify has a tolerance to reach; add it or leave --tol out"
+            f"--tol is {options.tol:g}, but --schedule fast has no tolerance to reach; leave one of them out"
         )
     check_box(options.case)
     jobs = _jobs(options)

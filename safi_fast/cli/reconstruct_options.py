@@ -2,10 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ..solver.schedules import Reconstruction
 
 from .problems import CaseOptions, Problem, ct, deblur, inpaint, mri, superres
 
@@ -29,7 +25,7 @@ class Options:
     holdout: float | None
     candidates: tuple[float, ...] | None
     noise_level: float | None
-    certify: bool
+    schedule: str
     max_outer: int | None
     max_iter: int | None
     tol: float | None
@@ -55,15 +51,6 @@ class Options:
     @property
     def outer(self) -> int:
         """The most outer steps of a slice."""
-        return self.max_outer or self._kind.outer
+        from ..solver.schedules import RECONSTRUCTIONS
 
-    @property
-    def schedule(self) -> str:
-        """By name."""
-        return self._kind.name
-
-    @property
-    def _kind(self) -> "Reconstruction":
-        from ..solver.schedules import Fast, Reconstruct
-
-        return Reconstruct() if self.certify else Fast()
+        return self.max_outer or RECONSTRUCTIONS[self.schedule]().outer

@@ -50,7 +50,7 @@ def run(model, tmp_path, monkeypatch):
 
 
 def expected(measurement, operator, model, strength=STRENGTH, **options):
-    fixed = {"model": model, "backend": "cpu", "schedule": "fast", **FEW}
+    fixed = {"model": model, "backend": "cpu", **FEW}
     return reconstruct(measurement, operator, strength=strength, **{**fixed, **options})
 
 
@@ -94,20 +94,20 @@ class TestMri:
         assert (record["kspace_order"], record["layout"], record["box"]) == ("centered", "hw", None)
         (solved,) = record["solved"]
         assert solved["certificate"] == "relative duality gap over a ball"
-        assert (solved["solver_status"], solved["outer_iterations"], solved["inner_iterations"]) == ("completed", 2, 40)
-        assert report["schedule"] == "fast"
+        assert (solved["solver_status"], solved["outer_iterations"]) == ("max_iterations", 2)
+        assert report["schedule"] == "gap"
         assert len(solved["history"]) == 2
         assert solved["sampled_share"] == pytest.approx(LINES.mean())
         assert run("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH, "--overwrite") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "strength     0.001"
         assert lines[1].endswith("or less: relative duality gap over a ball")
-        assert lines[2].endswith("slices per minute")
+        assert "slices per minute, 1 of them without reaching the tolerance (gap " in lines[2]
         assert report["noise_level"] == pytest.approx(25)
 
     def test_what_was_not_reached(self, run, capsys):
         np.save("k.npy", kspace_of(IMAGE))
-        tail = ("-o", "x.npy", "--strength", STRENGTH, "--overwrite", "--certify")
+        tail = ("-o", "x.npy", "--strength", STRENGTH, "--overwrite")
 
         def sentence(*arguments):
             assert run("mri", "k.npy", *tail, *arguments, few=False) == 0
@@ -121,15 +121,20 @@ class TestMri:
         assert text.endswith(", not 1.5e+00: raise --max-outer)")
         assert "without" not in sentence("--tol", 0.5)
 
-    def test_certify_is_the_schedule_of_the_api(self, run, model, capsys):
+    def test_fast_is_the_schedule_of_the_api(self, run, model, capsys):
         np.save("k.npy", kspace_of(IMAGE))
-        tail = ("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH)
-        assert run(*tail, "--certify", "--tol", 0.1, "--report", "r.json", few=False) == 0
+        tail = ("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH, "--schedule", "fast")
+        assert run(*tail, "--report", "r.json") == 0
+        assert capsys.readouterr().out.splitlines()[2].endswith("slices per minute")
         report = json.loads(Path("r.json").read_text())
-        assert report["schedule"] == "gap"
-        assert report["files"][0]["solved"][0]["solver_status"] == "converged"
+        assert report["schedule"] == "fast"
+        (record,) = report["files"]
+        assert (record["solved"][0]["solver_status"], record["solved"][0]["inner_iterations"]) == ("completed", 40)
+        operator = FourierMRI(LINES[None], mask_order="centered", shape=(H, W), image="complex")
+        options = {"schedule": "fast", "data_range": record["data_range"], "box": None}
+        np.testing.assert_array_equal(np.load("x.npy"), expected(kspace_of(IMAGE), operator, model, **options).image)
         assert run(*tail, "--overwrite", "--tol", 0.1) == 2
-        assert "--tol is 0.1, but only --certify has a tolerance to reach" in capsys.readouterr().err
+        assert "--tol is 0.1, but --schedule fast has no tolerance to reach" in capsys.readouterr().err
 
     def test_orders_and_masks(self, run, model):
         full = kspace_of(IMAGE, mask=np.ones(W, bool))

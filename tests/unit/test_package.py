@@ -234,7 +234,7 @@ def test_the_sources_are_found():
                 "values",
             ],
         ),
-        ("tiling", ["model"]),
+        ("tiling", ["masks", "model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("stream", ["arrays", "errors"]),
         (

@@ -13,7 +13,7 @@ from models import oracle_form, random_model
 from scipy.sparse.linalg import LinearOperator
 
 import safi_fast
-from safi_fast import BackendError, Gap, InputError, OperatorError, Reconstruct, Solver, memory
+from safi_fast import BackendError, Fast, Gap, InputError, OperatorError, Reconstruct, Solver, memory
 from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.model import FilterBank
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, from_functions, from_scipy, from_sigpy
@@ -400,6 +400,33 @@ def test_types_and_shapes():
     for record in batch.history:
         assert all(value.shape == (3,) for value in vars(record).values())
     np.testing.assert_array_equal(sum(record.inner_iterations for record in batch.history), batch.inner_iterations)
+
+
+@each_operator
+def test_fast_makes_its_steps(name):
+    """Fixed counts, in a batch as alone, to the last bit; near the certified image for its certificate is small."""
+    operator = OPERATORS[name]
+    stack = np.stack([measured(operator, seed, noise) for seed, noise in ((0, 0.01), (1, 0.1))])
+    options = {"schedule": Fast(outer=4, inner=25), "return_masks": True} | {"max_outer": None, "max_iter": None}
+    batch = run(operator, stack, strength=STRENGTHS[:2], **options)
+    assert batch.status.tolist() == ["completed", "completed"]
+    assert batch.inner_iterations.tolist() == [100, 100]
+    assert batch.outer_iterations.tolist() == [4, 4]
+    for number in range(2):
+        assert_is(run(operator, stack[number], strength=STRENGTHS[number], **options), batch, number)
+    first = run(operator, stack, strength=STRENGTHS[:2], **options | {"schedule": Fast(outer=4, inner=3)})
+    assert (batch.relative_gap < 0.3 * first.relative_gap).all()
+
+
+def test_the_steps_of_fast_grow_from_mask_to_mask():
+    fast = Fast(first=0.25, low=2, growth=2.0, last=1.0)
+    assert [fast.factor(outer) for outer in range(5)] == [0.25, 0.25, 0.5, 1.0, 1.0]
+    with pytest.raises(InputError, match="tol has no meaning for schedule='fast'"):
+        run(OPERATORS["identity"], measured(OPERATORS["identity"]), schedule="fast", tol=1e-3)
+    with pytest.raises(InputError, match="expected one of 'gap', 'fast', a value of Reconstruct or Fast, or None"):
+        run(OPERATORS["identity"], measured(OPERATORS["identity"]), schedule="slow")
+    with pytest.raises(InputError, match="growth is 0; expected a positive number"):
+        Fast(growth=0)
 
 
 def test_finished_images_keep_their_values():

@@ -15,7 +15,7 @@ from safi_fast import InputError, Solver
 from safi_fast.tiling import grid_for, halo_of, spans
 
 SIGMA = 25 / 255
-TOLERANCE = 1e-4  # a tenth of what is promised
+TOLERANCE = 1e-3  # what is promised
 CUT = 0.55  # of the memory that the whole image takes
 
 
@@ -77,7 +77,7 @@ def test_tiles_of_a_grid_fill_the_image_once():
 
 
 def photograph(data_folder, level):
-    clean = imread(sorted((data_folder / "set12").glob("*.png"))[8])[100:340, 100:360].astype(np.float32) / 255
+    clean = imread(sorted((data_folder / "set12").glob("*.png"))[8])[:440, :460].astype(np.float32) / 255
     return clean + np.float32(level / 255) * np.random.default_rng(0).standard_normal(clean.shape, np.float32)
 
 

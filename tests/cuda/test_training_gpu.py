@@ -1,7 +1,11 @@
 """The CUDA kernels of training in the emulator: what torch computes, and its gradients."""
 
 import pytest
+from emulator.compile import ARCHITECTURES, compile_cubin, compilers
 from emulator.device import EmulatedDevice
+
+from safi_fast.bindings.device import STANDARD
+from safi_fast.bindings.module import source
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch (extra 'train')")
 
@@ -87,3 +91,13 @@ def test_float64_goes_by_torch(kernels):
         assert gpu.kernels_for(torch.zeros(1, dtype=torch.float64)) is None
         assert gpu.kernels_for(torch.zeros(1)) is kernels
     assert gpu.kernels_for(torch.zeros(1)) is None
+
+
+@pytest.mark.skipif(not compilers(), reason="needs nvcc, or pip install nvidia-cuda-nvrtc")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_compiles_without_local_memory(architecture):
+    """By every compiler that is there; spilled registers are refused."""
+    for compiler in compilers():
+        kernels = compile_cubin(source("training"), (STANDARD,), architecture=architecture, compiler=compiler).kernels
+        assert set(kernels) >= {"spline", "spline_gradient", "contract", "correlate", "extrapolate"}
+        assert max(needs.registers for needs in kernels.values()) <= 64

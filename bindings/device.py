@@ -12,7 +12,8 @@ tests/emulator/device.py has the second device, on which the same code runs with
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -188,6 +189,12 @@ class CupyDevice:
             finally:
                 graph = stream.end_capture()
         return graph
+
+    @contextmanager
+    def on_stream(self, address: int) -> Iterator[None]:
+        """In which launches go to the stream of another library, by its address (a cudaStream_t)."""
+        with self._here(), self._cupy.cuda.ExternalStream(address, self.number):
+            yield
 
     def synchronize(self) -> None:
         """See Device: waits for the current stream."""

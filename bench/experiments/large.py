@@ -37,7 +37,7 @@ from safi_fast.io import read_image, write_image
 MODELS = ("safi-gray", "mmr-gray")
 LEVELS = (5, 25, 50)
 SIZES = (*(((side, side), 0) for side in (64, 96, 128, 192, 256, 512)), ((1024, 768), 0), ((1024, 1024), 300e6))
-DISTANCES = (0, 8, 16, 24, 32, 40, 48, 56, 64)
+DISTANCES = (0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80)
 TWICE = 2048
 SMALL = 256  # to side, of the image that a large one is compared with
 CLOCKS = ("wall", "cpu", "user")

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from ..errors import InputError, shown
-from .gpu import kernels_for
+from .gpu import fused_for
 
 BOUNDARIES = ("circular", "symmetric")
 NORM_GRID = 72  # pixels; side of the periodic grid on which ||W|| is taken
@@ -66,11 +66,10 @@ class FilterOperator:
 
     def synthesis_of(self, spectra: torch.Tensor) -> torch.Tensor:
         """W^T w from the spectra of w on `grid`: complex (B, C, rows, columns) -> (B, 1, H, W)."""
-        kernels = None if torch.is_grad_enabled() else kernels_for(spectra)
-        if kernels is None:
-            total = (spectra * self.spectra).sum(1, keepdim=True)
-        else:
+        if (kernels := fused_for(spectra)) is not None:
             total = kernels.contract(spectra, self.spectra)
+        else:
+            total = (spectra * self.spectra).sum(1, keepdim=True)
         image = torch.fft.irfft2(total, s=self.grid)
         return image if self.boundary == "circular" else fold(image, self.reach)
 

@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bindings.device import Device
+from ..bindings.device import CupyDevice, Device
 from ..bindings.launch import Launch, ceil_div
 from ..bindings.module import source
 
 THREADS, COLUMNS = 256, 128  # as in training.cu
 FILL = 1024  # blocks that fill a large GPU
-MAX_PLANES = 65535  # in y or z of a grid
 
 Run = Callable[[str, Launch, tuple[Any, ...]], None]
 
@@ -121,6 +120,11 @@ def kernels_for(x: Tensor) -> Kernels | None:
     return _on_gpu(x.device.index) if x.device.type == "cuda" else None
 
 
+def fused_for(x: Tensor) -> Kernels | None:
+    """`kernels_for` where torch records nothing: outputs of a kernel have no gradient."""
+    return None if torch.is_grad_enabled() else kernels_for(x)
+
+
 @contextmanager
 def use(kernels: Kernels) -> Iterator[None]:
     """In which every float32 tensor goes through these."""
@@ -145,15 +149,13 @@ def launched_by(device: Device, argument: Callable[[Any], Any]) -> Run:
 @cache
 def _on_gpu(number: int) -> Kernels | None:
     try:
-        import cupy
+        device = CupyDevice(number)
     except ImportError:
         return None
-    from ..bindings.device import CupyDevice
-
-    launch = launched_by(CupyDevice(number), lambda tensor: np.uint64(0 if tensor is None else tensor.data_ptr()))
+    launch = launched_by(device, lambda tensor: np.uint64(0 if tensor is None else tensor.data_ptr()))
 
     def run(name: str, shape: Launch, arguments: tuple[Any, ...]) -> None:
-        with cupy.cuda.Device(number), cupy.cuda.ExternalStream(torch.cuda.current_stream(number).cuda_stream, number):
+        with device.on_stream(torch.cuda.current_stream(number).cuda_stream):
             launch(name, shape, arguments)
 
     return Kernels(run)

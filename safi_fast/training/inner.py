@@ -17,7 +17,7 @@ import torch
 
 from ..solver.momentum import fista
 from .filters import FilterOperator
-from .gpu import kernels_for
+from .gpu import fused_for
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,10 @@ def dual_steps(
 ) -> DualState:
     """One step per factor; a mask of None is one of ones. Differentiable by torch, at torch's price."""
     u, v = state.u, state.v
-    if mask is not None and not torch.is_grad_enabled() and kernels_for(v) is not None:
-        return _masked_steps(operator, y, state, mask, strength, factors)
+    masked = v if mask is None else v * mask
     for size, factor in factors:
-        x = primal(operator, y, v, mask, strength)
-        response = operator.analysis(x * (size / strength))
-        new = (v + response if mask is None else torch.addcmul(v, mask, response)).clamp(-1, 1)
-        u, v = new, torch.lerp(u, new, 1 + factor)
+        x = _image(operator, y, masked, strength)
+        u, v, masked = _extrapolated(v, operator.analysis(x * (size / strength)), mask, u, factor)
     return DualState(u, v)
 
 
@@ -73,24 +70,12 @@ def primal(
     operator: FilterOperator, y: torch.Tensor, u: torch.Tensor, mask: torch.Tensor | None, strength: torch.Tensor
 ) -> torch.Tensor:
     """x(u)."""
-    return (y - strength * operator.synthesis(u if mask is None else u * mask)).clamp(0, 1)
+    return _image(operator, y, u if mask is None else u * mask, strength)
 
 
-def _masked_steps(
-    operator: FilterOperator,
-    y: torch.Tensor,
-    state: DualState,
-    mask: torch.Tensor,
-    strength: torch.Tensor,
-    factors: Sequence[Step],
-) -> DualState:
-    """`dual_steps` in fewer passes over memory."""
-    u, v = state.u, state.v
-    masked = v * mask
-    for size, factor in factors:
-        x = (y - strength * operator.synthesis(masked)).clamp_(0, 1)
-        u, v, masked = _extrapolated(v, operator.analysis(x * (size / strength)), mask, u, float(factor))
-    return DualState(u, v)
+def _image(operator: FilterOperator, y: torch.Tensor, masked: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """clip(y - lambda W^T masked, 0, 1)."""
+    return (y - strength * operator.synthesis(masked)).clamp(0, 1)
 
 
 def trained_steps(
@@ -186,14 +171,14 @@ class _TrainedSteps(torch.autograd.Function):
 
 
 def _extrapolated(
-    v: torch.Tensor, response: torch.Tensor, mask: torch.Tensor, u: torch.Tensor, factor: float
+    v: torch.Tensor, response: torch.Tensor, mask: torch.Tensor | None, u: torch.Tensor, factor: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """clip(v + M response), where the next step starts, and M times that."""
-    if (kernels := kernels_for(v)) is not None:
-        return kernels.extrapolate(v, response, mask, u, factor)
-    made = torch.addcmul(v, mask, response).clamp_(-1, 1)
-    following = made if factor == 0 else torch.lerp(u, made, 1 + factor)
-    return made, following, following * mask
+    """clip(v + M response), where the next step starts, and M times that; a mask of None is one of ones."""
+    if mask is not None and (kernels := fused_for(v)) is not None:
+        return kernels.extrapolate(v, response, mask, u, float(factor))
+    made = (v + response if mask is None else torch.addcmul(v, mask, response)).clamp(-1, 1)
+    following = torch.lerp(u, made, 1 + factor)
+    return made, following, following if mask is None else following * mask
 
 
 def _through_clip(
@@ -207,7 +192,7 @@ def _through_clip(
     """From the gradient of `made`, a sum of tensors times numbers, to that of v + M response, and M times it; its share
     in the gradient of M is added to to_mask.
     """
-    if (kernels := kernels_for(made)) is not None:
+    if (kernels := fused_for(made)) is not None:
         return kernels.through_clip(first, second, made, response, mask, to_mask)
     to_sum = first[0] * first[1] if second is None else torch.add(first[0] * first[1], second[0], alpha=second[1])
     to_sum.mul_(made.abs() < 1)
@@ -219,7 +204,7 @@ def _through_mask(
     to_w: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, to_sum: torch.Tensor, to_mask: torch.Tensor
 ) -> torch.Tensor:
     """From the gradients of M v and of v + M response to that of v; to_mask grows."""
-    if (kernels := kernels_for(to_w)) is not None:
+    if (kernels := fused_for(to_w)) is not None:
         return kernels.through_mask(to_w, v, mask, to_sum, to_mask)
     to_mask.addcmul_(to_w, v)
     return to_sum.addcmul_(to_w, mask)
@@ -235,7 +220,7 @@ class _SpectralSum:
     def add(self, spectra: torch.Tensor, image: torch.Tensor) -> None:
         """spectra of w (B, C, rows, columns), image (B, 1, H, W)."""
         own = torch.fft.rfft2(image)
-        if (kernels := kernels_for(spectra)) is not None:
+        if (kernels := fused_for(spectra)) is not None:
             kernels.correlate(spectra, own, self.total)
         else:
             self.total += (spectra * own.conj()).sum(0)

@@ -93,14 +93,18 @@ class Run:
                 strength = trainer.network.log_strength.detach().exp().tolist()
                 self._log("step", loss=recent, gradient_norm=highest, strength=strength, share=share)
             if time.monotonic() - validated > settings.validation_seconds:
+                trainer.check(float(norm))
                 self._validate()
                 validated = time.monotonic()
             if time.monotonic() - saved > settings.checkpoint_seconds:
+                trainer.check(float(norm))
                 self.save()
                 saved = time.monotonic()
             share = settings.progress(trainer.step_number, self.seconds)
             left = self.seconds * (1 - share) / share if share > 0 else None
             report(Progress(trainer.step_number, self.seconds, share, left, recent, self.scores))
+        if norms:
+            trainer.check(float(norms[-1]))
         self._validate()
         self.save()
         return self.scores

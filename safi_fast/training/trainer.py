@@ -76,6 +76,7 @@ class Trainer:
                 f"inner is {settings.inner}, but the weights have learned {learned} dual steps; train with as many, "
                 f"or from weights without learned steps"
             )
+        self.factors = network.steps(0, settings.inner)  # numbers, which a CUDA graph may hold
         self.network, self.settings = network.to(device), settings
         self.images = [torch.from_numpy(image).to(device) for image in images]
         _fix(network, settings.fixed)
@@ -93,10 +94,10 @@ class Trainer:
         self.optimizer = Optimizer(settings.optimizer, _parameter_groups(network, settings))
         self.step_number = 0
         self._begun: Any = self._begin
-        self._differentiated: Any = self._differentiate
+        self._differentiated: Any = self.differentiate
         if torch.device(device).type == "cuda":
             self._begun = InGroups(Captured(self._begin), max(1, settings.batch // 4))
-            self._differentiated = Captured(self._differentiate)
+            self._differentiated = Captured(self.differentiate)
 
     def step(self, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         """One step at this share of the run; the loss (1 where the expected PSNR is met) and the gradient's norm, as
@@ -124,7 +125,7 @@ class Trainer:
         if not math.isfinite(norm):
             raise SolverError(f"the gradient of step {self.step_number} is not finite; try lower learning rates")
 
-    def _differentiate(
+    def differentiate(
         self,
         noisy: torch.Tensor,
         target: torch.Tensor,
@@ -142,11 +143,10 @@ class Trainer:
             mask = network.mask(x, conditions, operator)
         mask = mask.float()
         with torch.no_grad():
-            free = network.steps(0, settings.inner - settings.trained)
             state = DualState(dual.float(), dual.float())
-            state = dual_steps(operator, noisy, state, mask, conditions.strength, free)
-        factors = network.steps(settings.inner - settings.trained, settings.inner)
-        made, state = trained_steps(operator, noisy, state, mask, conditions.strength, factors)
+            state = dual_steps(operator, noisy, state, mask, conditions.strength, self.factors[: -settings.trained])
+        last = self.factors[-settings.trained :]
+        made, state = trained_steps(operator, noisy, state, mask, conditions.strength, last)
         inside = slice(settings.crop, settings.side - settings.crop)
         error = (made - target)[..., inside, inside].square().mean((1, 2, 3))
         loss = (error / expected).mean()
@@ -228,9 +228,7 @@ class Trainer:
         """What the teachers make of new patches, and the first outer step, without mask."""
         operator = FilterOperator(self.network.composed(), (self.settings.side, self.settings.side))
         strength = self.network.at(sigma).strength
-        state = dual_steps(
-            operator, y, start(operator, y, strength), None, strength, self.network.steps(0, self.settings.inner)
-        )
+        state = dual_steps(operator, y, start(operator, y, strength), None, strength, self.factors)
         guided = clean if self.guide is None else self.guide(y, clean, sigma)
         return guided, primal(operator, y, state.u, None, strength), state.v
 

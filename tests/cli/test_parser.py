@@ -125,3 +125,12 @@ def test_types_that_do_not_fit_are_told():
     wrong = [([1], tuple[int, ...]), ((1.0,), tuple[int, ...]), ((1.0,), tuple[float, float]), ("a", Literal["b"])]
     wrong += [(1, float), (True, int), ("a", Path), ("a", int | None)]
     assert not any(fits(value, hint) for value, hint in wrong)
+
+
+def test_the_schedules_are_those_of_the_solver():
+    """Named twice, so that --help does not import the solver."""
+    from safi_fast.cli.arguments import RECONSTRUCTIONS, SCHEDULES
+    from safi_fast.solver import schedules
+
+    assert set(SCHEDULES) == set(schedules.KINDS)
+    assert set(RECONSTRUCTIONS) == set(schedules.RECONSTRUCTIONS)

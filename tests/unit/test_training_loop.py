@@ -317,3 +317,19 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     torch.save({"family": "safi"}, tmp_path / "checkpoint.pt")
     with pytest.raises(ModelError, match="is no checkpoint of a training run"):
         read_training_state(tmp_path)
+
+
+def test_spoilt_weights_are_never_written(images, tmp_path, monkeypatch):
+    """On a GPU norms are read now and then; before something is written, the last one is."""
+    one = trainer(images, dataclasses.replace(SMALL, log_every=1000, checkpoint_seconds=1e-9))
+    one.device = "cuda"  # as far as the loop can tell
+
+    def spoilt_step(progress):
+        one.step_number += 1
+        return torch.tensor(1.0), torch.tensor(np.nan)
+
+    monkeypatch.setattr(one, "step", spoilt_step)
+    run = Run(one, Validation(images, [25], side=24), tmp_path, name="small", metadata={})
+    with pytest.raises(SolverError, match="gradient of step 1 is not finite"):
+        run.finish()
+    assert not (tmp_path / "checkpoint.pt").exists()

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test test-fast emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu clean
+.PHONY: demo test test-fast emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu retune clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -88,6 +88,15 @@ bench-full: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.large memory --output $(RESULTS)/large_memory.json
 	$(BIN)/python -m bench.experiments.large stream --output $(RESULTS)/large_stream.json
 	$(BIN)/python -m bench.report.tables
+
+# Hours: everything that depends on shipped weights, made again where they changed. Images: SAFI_FAST_DATA.
+retune: $(VENV)/installed-dev
+	$(BIN)/python -m bench.experiments.retune $(OPTIONS)
+
+# train-safi-gray, train-safi-gray-fast, train-mmr-gray: eight minutes on an H100, most of a day on two cores.
+# PHOTOGRAPHS: the folder of bench/data/photographs.py. OPTIONS: --device cuda.
+train-%: $(VENV)/installed-dev
+	$(BIN)/python -m bench.experiments.train $* --photographs $(PHOTOGRAPHS) --out run-$* $(OPTIONS)
 
 # Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]). OPTIONS: --teacher FILE, --parity.
 bench-gpu: $(VENV)/installed-dev

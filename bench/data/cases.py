@@ -1,6 +1,6 @@
 """The inverse problems of bench/experiments/inverse.py: measurements, tuning problems, what is tried for each method.
 
-`COMMANDS` has a generator for each command: (name, tuning case, test cases by image, lists).
+`COMMANDS` has a generator for each command: (name, tuning case or cases, test cases by image, lists).
 """
 
 from __future__ import annotations
@@ -108,34 +108,47 @@ def brain(shape):
 
 
 ACCELERATIONS = ((4, 0.08), (8, 0.04))
+TUNED_MASKS, TESTED_MASKS = (1, 2, 3), (4, 5, 6)  # their seeds
+HEADS = ("lsq61", "lsq121", "lsq181")
 
 
 def mri(args):
-    """espirit_full, all of it; tuned on a head of args.size."""
+    """The brain and three heads, each with three masks; tuned on another head of args.size, with three others."""
     square = (args.size, args.size)
     kspace, maps, image, level = brain((230, 180))
-    small = brain(square)[1]
-    other = head("lsq21", args.size).astype(np.complex64)
-    full = SenseMRI(small, np.ones(square, bool), mask_order="centered", check_order=False)
+    heads = {name: middle(head(name), (230, 180)) for name in HEADS}
     for acceleration, centre in ACCELERATIONS:
-        tuning = random_lines(head("lsq21", args.size), acceleration, centre, 1)
-        test = random_lines(np.abs(image), acceleration, centre, 2)
-        yield (
-            f"one coil, {acceleration}x",
-            tuning,
-            {"brain": test},
-            mri_lists(cg=[1e-6, 1e-5, 1e-4], mmr=[2.5e-6, 1e-5]),
-        )
+        tuning = [random_lines(head("lsq21", args.size), acceleration, centre, seed) for seed in TUNED_MASKS]
+        tests = {
+            f"{name} {seed}": random_lines(reference, acceleration, centre, seed)
+            for name, reference in {"brain": np.abs(image), **heads}.items()
+            for seed in TESTED_MASKS
+        }
+        yield f"one coil, {acceleration}x", tuning, tests, mri_lists(cg=[1e-6, 1e-5, 1e-4], mmr=[2.5e-6, 1e-5])
+    total = np.hypot(0.002, level)
     for acceleration, centre in ACCELERATIONS:
-        seen, total = full.apply(other), np.hypot(0.002, level)
-        tuning = several_coils(seen, small, full.adjoint(seen), acceleration, centre, 1, total)
-        test = several_coils(kspace, maps, image, acceleration, centre, 2)
-        yield (
-            f"8 coils, {acceleration}x",
-            tuning,
-            {"brain": test},
-            mri_lists(cg=[1e-3, 1e-2, 1e-1], mmr=[1e-5, 4e-5, 1.6e-4]),
-        )
+        tuning = [
+            simulated_coils(head("lsq21", args.size), brain(square)[1], acceleration, centre, seed, total)
+            for seed in TUNED_MASKS
+        ]
+        lists = mri_lists(cg=[1e-3, 1e-2, 1e-1], mmr=[1e-5, 4e-5, 1.6e-4])
+        tests = {
+            f"brain {seed}": several_coils(kspace, maps, image, acceleration, centre, seed) for seed in TESTED_MASKS
+        }
+        yield f"8 coils, {acceleration}x", tuning, tests, lists
+        tests = {
+            f"{name} {seed}": simulated_coils(reference, maps, acceleration, centre, seed, total)
+            for name, reference in heads.items()
+            for seed in TESTED_MASKS
+        }
+        yield f"8 simulated coils, {acceleration}x", tuning, tests, lists
+
+
+def simulated_coils(image, maps, acceleration, centre, seed, level) -> Case:
+    """The image seen through the coils of another head, with noise of `level` on each real number."""
+    full = SenseMRI(maps, np.ones(image.shape, bool), mask_order="centered", check_order=False)
+    seen = full.apply(image.astype(np.complex64))
+    return several_coils(seen, maps, full.adjoint(seen), acceleration, centre, seed, level)
 
 
 def mri_lists(cg, mmr) -> Lists:
@@ -157,7 +170,7 @@ def siat(args):
         mask = given_mask(name)
         tests = {
             image: single_coil(middle(head(image), mask.shape), mask, np.random.default_rng(2), "fft")
-            for image in ("lsq61", "lsq121", "lsq181")
+            for image in HEADS
         }
         yield f"{name}, {mask.mean():.1%} sampled", tuning, tests, lists
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,15 @@ class Entry:
     """One entry of a table: what is tuned on, what is tested on, what is tried, and with which limits."""
 
     name: str
-    tuning: Case
+    tunings: Sequence[Case]
     tests: dict[str, Case]
     lists: Lists
     args: argparse.Namespace
+
+    @property
+    def tuning(self) -> Case:
+        """The first of them: what kind of problem this is."""
+        return self.tunings[0]
 
     def row(self, method: str, outputs: Outputs, start: list[tuple[str, float]], **more: Any) -> tuple[Row, Outputs]:
         """The row of a method, a mean over the tests where there are several; start: `clocks` before them."""
@@ -87,7 +92,7 @@ class Entry:
         """solve(case, strength, level): the image, and its last change or None."""
 
         def errors_of(strengths, level):
-            return [error(self.tuning, solve(self.tuning, c, level)[0]) for c in strengths]
+            return [float(np.mean([error(case, solve(case, c, level)[0]) for case in self.tunings])) for c in strengths]
 
         strength, level = self.chosen(method, candidates, errors_of, levels)
         start = clocks()
@@ -101,10 +106,14 @@ class Entry:
         tuning, lists, args = self.tuning, self.lists, self.args
 
         def errors_of(strengths, level):
-            return solver.tune_strength(
-                tuning.y, tuning.operator, strengths, reference=tuning.reference, box=tuning.box, noise_level=level,
-                max_outer=lists.tune_outer or args.tune_outer, max_iter=lists.tune_inner,
-            ).scores.tolist()  # fmt: skip
+            found = [
+                solver.tune_strength(
+                    case.y, case.operator, strengths, reference=case.reference, box=case.box, noise_level=level,
+                    max_outer=lists.tune_outer or args.tune_outer, max_iter=lists.tune_inner,
+                ).scores
+                for case in self.tunings
+            ]  # fmt: skip
+            return np.mean(found, axis=0).tolist()
 
         strength, level = self.chosen(method, strengths, errors_of, levels)
         start = clocks()
@@ -156,7 +165,7 @@ class Entry:
         network = Wcrr(DATA / "weights" / "wcrr.pth")
 
         def solve(case, strength, level):
-            steps = 100 if case is self.tuning else self.args.wcrr_steps
+            steps = 100 if any(case is tuning for tuning in self.tunings) else self.args.wcrr_steps
             return network.solve(case.operator, case.y, strength, level, box=case.box, steps=steps)
 
         return self.classical("WCRR", self.lists.wcrr, solve, self.lists.wcrr_levels)
@@ -214,14 +223,17 @@ def main() -> None:
         raise SystemExit("inverse: the shared data folder is missing (set SAFI_FAST_DATA)")
     solvers = {"safi": safi_fast.Solver(backend="cpu"), "mmr": safi_fast.Solver(published, backend="cpu")}
     rows = kept(args)
-    for case in COMMANDS[args.command](args):
-        entry = Entry(*case, args)
+    for name, tuning, tests, lists in COMMANDS[args.command](args):
+        entry = Entry(name, tuning if isinstance(tuning, list) else [tuning], tests, lists, args)
         pictures = {"reference": next(iter(entry.tests.values())).reference}
         for row, outputs in entry.rows(solvers, {row["method"] for row in rows if row["case"] == entry.name}):
             rows = in_order([*rows, row])
             print(row, flush=True)
             pictures[f"{row['method'].split(',')[0]}, {row['psnr']:.2f} dB"] = outputs[0]
-            record = {"command": measure.command(shown(args)), "size": args.size, **measure.load(), "rows": rows}
+            record = {
+                "command": measure.command(shown(args)), "size": args.size, "models": measure.shipped("safi-gray"),
+                **measure.load(), "rows": rows,
+            }  # fmt: skip
             measure.write_json(RESULTS / f"inverse_{args.command}.json", record)
         drawn = [item for item in pictures.items() if item[0].startswith(("reference", "zero", "TV", "SAFI"))]
         if entry.name == "one coil, 4x" and len(drawn) == 4:

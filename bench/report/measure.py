@@ -68,6 +68,13 @@ def machine() -> dict[str, Any]:
     return facts
 
 
+def shipped(*names: str) -> dict[str, str]:
+    """Fingerprints of shipped models: the weights that a record is of."""
+    from safi_fast import load_model
+
+    return {name: load_model(name).fingerprint for name in names}
+
+
 def load() -> dict[str, Any]:
     """Load average and number of threads of a run that is not raced."""
     return {

@@ -119,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--steps", type=count, metavar="N", help="how long to train, in steps")
     add("--schedule", type=schedule, default=(5, 12), metavar="5x12", help="outer x inner steps (default: 5x12)")
     add("--family", choices=("safi", "mmr"), help=Rare("kind of mask generator (default: safi)"))
-    add("--channels", type=count, metavar="C", help=Rare("number of filters (default: 64)"))
+    add("--channels", type=count, metavar="C", help=Rare("number of filters (default: 64); --init is widened to it"))
     add("--init", metavar="NAME|PATH", help="model to start from; sets family, filters and noise levels")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add(
@@ -268,8 +268,8 @@ def _check(options: Options) -> None:
         raise UsageError(f"{teaching[0]} has no meaning without --teacher")
     if options.resume and given:
         raise UsageError(f"{given[0]} has no meaning with --resume: the network is in the checkpoint")
-    if options.init and len(given) > 1:
-        raise UsageError(f"{given[1]} has no meaning with --init: the weights file has it")
+    if options.init and options.family:
+        raise UsageError("--family has no meaning with --init: the weights file has it")
     if real(options.out) in {real(folder) for folder in (*options.data, options.validation)}:
         raise UsageError(f"{options.out} holds images, among which the curve would be; choose another folder for --out")
     _check_new(options)
@@ -289,7 +289,7 @@ def _check_new(options: Options) -> None:
 
 def _network(options: Options) -> Any:
     from ..models import load_model
-    from ..training.growth import deepened, with_levels
+    from ..training.growth import deepened, widened, with_levels
     from ..training.network import fresh_network, level_table, network_of
 
     if not options.init:
@@ -300,6 +300,8 @@ def _network(options: Options) -> Any:
     model = load_model(options.init)
     if options.mask_dilations:
         model = deepened(model, options.mask_dilations)
+    if options.channels and options.channels != model.filters.channels:
+        model = widened(model, options.channels, options.seed)
     low, high = options.sigma_range
     first, last = (255 * float(model.noise_levels[end]) for end in (0, -1))
     grows = len(model.noise_levels) > 1 or model.family == "mmr"

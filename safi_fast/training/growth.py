@@ -1,5 +1,5 @@
-"""A model made larger without changing what it computes: where the training of a deeper one, or one for more levels,
-starts.
+"""A model made larger without changing what it computes, or hardly: where the training of a deeper or wider one, or one
+for more levels, starts.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..masks import MmrMask, SafiMask
-from ..model import Model, Strength
+from ..model import FilterBank, Model, Strength
 from .network import level_table
 
 NEW_SIDE = 3  # taps a side of a new mask layer
+NEW_AMPLITUDE = 0.2  # of a new filter, of the parent's
+NEW_NOISE = 0.1  # of a new channel's first mask kernel, of the parent's
 SAME = 1e-3  # relative; levels of weights files are rounded to float32 and better
 
 
@@ -60,6 +62,43 @@ def _handing_on(channels: int) -> NDArray[np.float32]:
     layer = np.zeros((channels, channels, NEW_SIDE, NEW_SIDE), np.float32)
     layer[range(channels), range(channels), NEW_SIDE // 2, NEW_SIDE // 2] = 1
     return layer
+
+
+def widened(model: Model, channels: int, seed: int) -> Model:
+    """The SAFI model with more filters: each new one is a parent turned by 90 degrees, weak, under the parent's mask.
+
+    Parents are the strongest filters, in turn. What the old channels compute is unchanged but for the new filters' part
+    in it; the new mask channels differ from their parents' by noise, so that training tells them apart. Raises
+    InputError.
+    """
+    mask, old = model.mask, model.filters.channels
+    if not isinstance(mask, SafiMask) or len(model.filters.layers) != 1:
+        raise InputError(f"model {model.name!r} cannot be widened; expected a SAFI model whose filters are one layer")
+    if channels <= old:
+        raise InputError(f"channels is {channels}; expected more than the {old} filters of model {model.name!r}")
+    rng = np.random.default_rng(seed)
+    filters = model.filters.layers[0]
+    parents = np.resize(np.argsort(-(filters**2).sum((1, 2, 3))), channels - old)
+    turned = NEW_AMPLITUDE * np.rot90(filters[parents], axes=(2, 3))
+    convolutions = [np.concatenate([layer, layer[parents]]) for layer in mask.convolutions]
+    first = convolutions[0]
+    noise = rng.standard_normal(first[old:].shape) * first[old:].std(axis=(1, 2, 3), keepdims=True)
+    first[old:] += (NEW_NOISE * noise).astype(np.float32)
+    wide = [first, *(_with_inputs(layer, parents) for layer in convolutions[1:])]
+    splines = [np.concatenate([spline, spline[parents]]) for spline in mask.splines]
+    gain, bias = (np.concatenate([table, table[..., parents]], axis=-1) for table in (mask.gain, mask.bias))
+    wider = SafiMask(tuple(wide), mask.dilations, tuple(splines), gain, bias, mask.boundary)
+    bank = FilterBank((np.concatenate([filters, turned]),), model.filters.boundary)
+    return replace(model, filters=bank, mask=wider, metadata=dict(model.metadata))
+
+
+def _with_inputs(layer: NDArray[np.float32], parents: NDArray[np.intp]) -> NDArray[np.float32]:
+    """(C + N, C, k, k) to (C + N, C + N, k, k): of the new channels each reads itself where its parent reads itself."""
+    wide = np.pad(layer, ((0, 0), (0, len(parents)), (0, 0), (0, 0)))
+    new = np.arange(layer.shape[1], layer.shape[0])
+    wide[new, new] = layer[new, parents]
+    wide[new, parents] = 0
+    return wide
 
 
 def with_levels(model: Model, low: float, high: float) -> Model:

@@ -141,7 +141,7 @@ def test_rows_of_a_table(solver):
     tuning, *tests = (Case(Identity(x.shape), y, x, ("noisy", y)) for x, y in zip(images, noisy, strict=True))
     lists = Lists(tv=[0.01, 0.1], cg=[0.1], safi=[0.01, 0.02], mmr=[0.01])
     limits = {"tune_outer": 1, "outer": 2, "inner": 5, "tv_steps": 50, "wcrr": False, "skip": ["SAFI"]}
-    entry = inverse.Entry("a", tuning, dict(zip("xy", tests, strict=True)), lists, argparse.Namespace(**limits))
+    entry = inverse.Entry("a", [tuning], dict(zip("xy", tests, strict=True)), lists, argparse.Namespace(**limits))
     solvers = {"mmr": solver, "safi": solver}
     rows = [row for row, _ in entry.rows(solvers, {"TV"})]
     assert [row["method"] for row in rows] == ["noisy", "Tikhonov (CG)", MMR]

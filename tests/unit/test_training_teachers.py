@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 
 import numpy as np
+import oracle
 import pytest
 from safetensors.numpy import save_file
 
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from safi_fast.training import spline as splines  # noqa: E402
 from safi_fast.training.data import NoiseRange  # noqa: E402
 from safi_fast.training.fitting import fit_steps  # noqa: E402
-from safi_fast.training.growth import deepened, with_levels  # noqa: E402
+from safi_fast.training.growth import deepened, widened, with_levels  # noqa: E402
 from safi_fast.training.network import fresh_network, level_table, network_of  # noqa: E402
 from safi_fast.training.optimizers import Optimizer, orthogonal  # noqa: E402
 from safi_fast.training.settings import Settings  # noqa: E402
@@ -238,6 +239,28 @@ def test_layers_of_the_model_must_be_found(dilations):
         deepened(three_layers(), dilations)
     with pytest.raises(InputError, match="only a SAFI mask has layers to add to"):
         deepened(network_of_four("mmr").to_model("m", load_model("safi-gray").schedule, {}), (1, 3))
+
+
+def test_a_wider_model_keeps_what_it_had(rng):
+    model = three_layers()
+    wider = widened(model, 6, seed=3)
+    np.testing.assert_array_equal(wider.filters.layers[0][:4], model.filters.layers[0])
+    clean = rng.random((32, 40))
+    masks = []
+    for mask in (model.mask, wider.mask):
+        layers = list(zip(mask.convolutions, mask.dilations, strict=True))
+        masks.append(oracle.safi_mask(clean, layers, mask.splines, mask.gain[0], mask.bias[0], mask.boundary))
+    np.testing.assert_allclose(masks[1][:4], masks[0], atol=1e-6)
+    parents = np.argsort(-(model.filters.layers[0] ** 2).sum((1, 2, 3)))[:2]
+    assert 0 < abs(masks[1][4:] - masks[0][parents]).max() < 0.2  # the new ones are told from their parents
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_wider_model_has_more_filters(channels):
+    with pytest.raises(InputError, match=f"channels is {channels}; expected more than the 4 filters"):
+        widened(three_layers(), channels, seed=0)
+    with pytest.raises(InputError, match="expected a SAFI model"):
+        widened(network_of_four("mmr").to_model("m", load_model("safi-gray").schedule, {}), 6, seed=0)
 
 
 def three_layers():

@@ -289,7 +289,8 @@ def test_tables_reach_further(rng):
 
 def test_an_mmr_model_of_one_level_gets_a_table():
     """The profile meets the same argument at every level where the responses are noise."""
-    model = load_model("mmr-gray")
+    schedule = load_model("mmr-gray").schedule
+    model = fresh_network("mmr", 8, [25 / 255], seed=1).to_model("one", schedule, {})
     wide = with_levels(model, 5, 50)
     np.testing.assert_allclose(255 * wide.noise_levels, [5, 10, 15, 25, 35, 50], rtol=1e-5)
     np.testing.assert_array_equal(wide.mask.scale[3], np.atleast_2d(model.mask.scale)[0])

@@ -171,6 +171,10 @@ class CpuWorkspace:
             self.step(active, momentum)
         self.step_size = usual
 
+    def place(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself: the kernels take it as it is."""
+        return array
+
     def anchored_step(self, active: Active, x: FloatArray, weight: FloatArray) -> tuple[FloatArray, Sums]:
         """A Halpern step of u at the image x (B, H, W), with the step size that was set (kernels/cpu/filter_bank.py).
 

@@ -188,8 +188,9 @@ def reconstruct(
         lambda > 0 for images on [0, 1]; `tune_strength` finds it.
     model : Model, str or path
         As for `denoise`.
-    backend : {"auto", "cpu"}
-        Where it runs.
+    backend : {"auto", "cpu", "cuda"}
+        Where it runs; auto: on a GPU where one can be used. Operators that are no operators of this package, and
+        those of its adapters, compute on the CPU there as well, between two copies.
     noise_level : float
         Standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should
         expect. None: the middle of the model's levels.
@@ -248,7 +249,7 @@ def reconstruct(
     >>> bool(abs(found.image - image).mean() < 0.02)
     True
     """
-    solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
+    solver = _solver(_resolve(model), backend, None, os.getpid())
     return solver.reconstruct(measurement, operator, strength=strength, **options)
 
 
@@ -298,7 +299,7 @@ def tune_strength(
     ------
     As `reconstruct`.
     """
-    solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
+    solver = _solver(_resolve(model), backend, None, os.getpid())
     return solver.tune_strength(
         measurement,
         operator,
@@ -381,11 +382,7 @@ class Solver:
     ) -> Solution:
         """See `safi_fast.reconstruct`."""
         every = filled("reconstruct", reconstructing.DEFAULTS, options)
-        if self.backend.name != "cpu":
-            raise BackendError(
-                f"reconstruct runs on the CPU in this version, not on backend={self.backend.name!r}; pass backend='cpu'"
-            )
-        with self._on_threads():
+        with ArrayKind("cupy", self._gpu).place(), self._on_threads():
             return reconstructing.solve(self.model, self._engine, measurement, operator, strength, every)
 
     def reconstruct_batch(
@@ -481,11 +478,6 @@ def _solver(model: Model, backend: str, gpu: int | None, process: int) -> Solver
     """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
         return Solver(model, backend=backend)
-
-
-def _for_reconstruct(backend: str) -> str:
-    """The backend by name: "auto" is the CPU, where alone the primal-dual iteration runs."""
-    return "cpu" if backend == "auto" else backend
 
 
 def _gpu_to_use(image: Any, backend: str) -> int | None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
+from ..namespaces import like, namespace, on_host, taken, to_host
 from ..operators.base import Operator
-from ..operators.fourier import workers
+from ..operators.fourier import forward, inverse, real_forward, real_inverse
 from ..types import Array, Box, FloatVector
 from .faults import Culprit
 
@@ -38,7 +38,7 @@ class DataTermSteps:
 
 
 class Measurements:
-    """y (B, *shape_out) and the operators, one for all images or one each."""
+    """y (B, *shape_out), in NumPy or on a device, and the operators, one for all images or one each."""
 
     def __init__(self, operators: list[Operator], y: Array):
         self.operators, self.y = operators, y
@@ -48,13 +48,13 @@ class Measurements:
         """H x for the images listed; x (n, H, W)."""
         if len(self.operators) == 1:
             return self.operators[0].apply(x)
-        return np.stack([self.operators[b].apply(one) for b, one in zip(images, x, strict=True)])
+        return namespace(x).stack([self.operators[b].apply(one) for b, one in zip(images, x, strict=True)])
 
     def adjoint(self, r: Array, images: NDArray[np.int64]) -> Array:
         """H^T r for the images listed."""
         if len(self.operators) == 1:
             return self.operators[0].adjoint(r)
-        return np.stack([self.operators[b].adjoint(one) for b, one in zip(images, r, strict=True)])
+        return namespace(r).stack([self.operators[b].adjoint(one) for b, one in zip(images, r, strict=True)])
 
     def least_squares_step(self) -> Array:
         """(B, H, W): the step of steepest descent from zero, s H^T y with s = ||H^T y||^2 / ||H H^T y||^2."""
@@ -103,22 +103,29 @@ class DataTerm(Protocol):
 
 
 def squares(x: Array) -> FloatVector:
-    """||x||^2 of each of n images."""
-    flat = np.ascontiguousarray(x).reshape(len(x), -1)
+    """||x||^2 of each of n images, in NumPy."""
+    flat = namespace(x).ascontiguousarray(x).reshape(len(x), -1)
     if np.iscomplexobj(flat):
-        flat = flat.view(flat.real.dtype)
+        flat = flat.view(np.float32)
+    if not on_host(flat):
+        return to_host((flat * flat).sum(axis=1, dtype=np.float64))
     sums: FloatVector = np.einsum("bi,bi->b", flat, flat, dtype=np.float64, optimize=False)
     return sums
 
 
-def column(values: FloatVector, like: Array) -> Array:
-    """(n,) so that it multiplies (n, ...) image by image, in the precision of `like`."""
-    return values.astype(np.float32).reshape(-1, *[1] * (like.ndim - 1))
+def column(values: FloatVector, array: Array) -> Array:
+    """(n,) so that it multiplies `array` (n, ...) image by image, in its precision and where it lies."""
+    return like(values.astype(np.float32), array).reshape(-1, *[1] * (array.ndim - 1))
+
+
+def finite(x: Array) -> bool:
+    """Whether all of it is."""
+    return bool(namespace(x).isfinite(x).all())
 
 
 def clip(x: Array, box: Box | None) -> Array:
     """The projection onto the box."""
-    return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
+    return x if box is None else namespace(x).clip(x, np.float32(box[0]), np.float32(box[1]))
 
 
 class DiagonalData:
@@ -132,10 +139,12 @@ class DiagonalData:
         self.spectrum = np.stack([np.asarray(op.spectrum, np.float32) for op in ops])
         if len(ops) == 1:
             self.spectrum = np.broadcast_to(self.spectrum, (len(everyone), *self.spectrum.shape[1:]))
+        self.largest = self.spectrum.max(axis=(1, 2), keepdims=True)
+        self.spectrum = like(self.spectrum, self.back)
 
     def start(self, x: Array) -> Array:
         """v = 0."""
-        return np.zeros_like(x)
+        return namespace(x).zeros_like(x)
 
     def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
         """v moves as fast as z = W^T u does."""
@@ -149,7 +158,7 @@ class DiagonalData:
         x_hat - x).
         """
         step = column(tau, x)
-        right = x + step * (self.back[images] - z - extra)
+        right = x + step * (taken(self.back, images) - z - extra)
         x_hat = self._solve(right, step, images)
         moved = x_hat - x
         if self.box is None:
@@ -163,8 +172,8 @@ class DiagonalData:
         """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is
         left.
         """
-        spectrum = self.spectrum[images]
-        floor = self.constants.spectrum_floor * spectrum.max(axis=(1, 2), keepdims=True)
+        spectrum = taken(self.spectrum, images)
+        floor = like(self.constants.spectrum_floor * self.largest[images], spectrum)
         w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))
         return residual - self.measurements.apply(w, images)
 
@@ -173,7 +182,7 @@ class DiagonalData:
         return None
 
     def _solve(self, right: Array, step: Array, images: NDArray[np.int64]) -> Array:
-        return _filtered(right, 1 / (1 + step * self.spectrum[images]))
+        return _filtered(right, 1 / (1 + step * taken(self.spectrum, images)))
 
 
 class DualData:
@@ -199,7 +208,7 @@ class DualData:
         x_hat = clip(x - step * (z + self.measurements.adjoint(extra, images)), self.box)
         moved = x_hat - x
         long = column(sigma, extra)
-        residual = self.measurements.apply(x_hat + moved, images) - self.measurements.y[images]
+        residual = self.measurements.apply(x_hat + moved, images) - taken(self.measurements.y, images)
         extra_hat = (extra + long * residual) / (1 + long)
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
 
@@ -209,21 +218,19 @@ class DualData:
 
     def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
         """x_hat comes from H^T, extra_hat from H; `extra` may be bad from the start, where it is H x - y."""
-        if not np.isfinite(extra).all():
+        if not finite(extra):
             return "apply"
-        if not np.isfinite(x_hat).all():
+        if not finite(x_hat):
             return "adjoint"
-        return None if np.isfinite(extra_hat).all() else "apply"
+        return None if finite(extra_hat) else "apply"
 
 
 def _filtered(x: Array, factor: Array) -> Array:
     """Images (n, H, W) times `factor` (n, H, W) in Fourier; that of real images is even."""
     if np.iscomplexobj(x):
-        return np.asarray(
-            scipy.fft.ifft2(scipy.fft.fft2(x, workers=workers()) * factor, workers=workers()), np.complex64
-        )
-    frequencies = scipy.fft.rfft2(x, workers=workers()) * factor[..., : x.shape[-1] // 2 + 1]
-    return np.asarray(scipy.fft.irfft2(frequencies, s=x.shape[-2:], workers=workers()), np.float32)
+        return inverse(forward(x) * factor).astype(np.complex64, copy=False)
+    frequencies = real_forward(x) * factor[..., : x.shape[-1] // 2 + 1]
+    return real_inverse(frequencies, x.shape[-2:]).astype(np.float32, copy=False)
 
 
 def data_term(

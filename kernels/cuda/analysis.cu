@@ -183,7 +183,7 @@ anchored_step(const int* __restrict__ active, const int* __restrict__ slot, cons
                     if (w > 0.0f) load_four(anchor, start);
 #pragma unroll
                     for (int i = 0; i < GROUP; i++) {
-                        const float most = bound[at.image] * limit[i];
+                        const float most = bound[at.image] * fabsf(limit[i]);    // finite beyond the width, of any sign
                         const float hat = fmaxf(fminf(fmaf(length, q[group * GROUP + i][c], u[i]), most), -most);
                         const float change = hat - u[i];
                         sum = fmaf(change, change, sum);

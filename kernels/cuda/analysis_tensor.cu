@@ -1,4 +1,4 @@
-// analysis, masked_norm, dual_step on tensor cores: the same names, arguments and meaning as in analysis.cu; see tensor.cuh for the
+// analysis, masked_norm, dual_step, anchored_step on tensor cores: the same names, arguments and meaning as in analysis.cu; see tensor.cuh for the
 // precisions.
 //
 // A block makes 16 x 32 pixels of CHANNEL_BLOCK channels: its weights come by asynchronous copies in two halves, so that the first
@@ -222,9 +222,10 @@ anchored_step(const int* __restrict__ active, const int* __restrict__ slot, cons
     const float length = step[at.image], limit = bound[at.image], w = weight[at.image];
     float sum = 0.0f;
     filter(at, current, image, filters, border, g, [&](long long where, float a, float b) {
-        const float2 most = mask_at(m, where), u = two(iterate + where);
-        a = fmaxf(fminf(fmaf(length, a, u.x), limit * most.x), -limit * most.x);
-        b = fmaxf(fminf(fmaf(length, b, u.y), limit * most.y), -limit * most.y);
+        const float2 here = mask_at(m, where), u = two(iterate + where);
+        const float2 most = make_float2(limit * fabsf(here.x), limit * fabsf(here.y));    // finite beyond the width, of any sign
+        a = fmaxf(fminf(fmaf(length, a, u.x), most.x), -most.x);
+        b = fmaxf(fminf(fmaf(length, b, u.y), most.y), -most.y);
         const float dx = a - u.x, dy = b - u.y;
         sum += fmaf(dx, dx, dy * dy);
         if (w > 0.0f) {

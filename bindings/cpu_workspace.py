@@ -6,7 +6,7 @@ kernels use all cores anyway.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import denoising, memory, reconstructing, tuning
-from .arrays import ArrayKind, as_array, lies_on_gpu
+from .arrays import ArrayKind, as_array, lies_on_gpu, to_and_fro
 from .backend import Backend, cuda_report, gpu_of, select
 from .errors import BackendError
 from .images import extent_of
@@ -181,7 +182,8 @@ def reconstruct(
     Parameters
     ----------
     measurement : array, operator.shape_out or (B, *operator.shape_out)
-        y, finite; for FourierMRI and SenseMRI zero where not sampled.
+        y, finite; for FourierMRI and SenseMRI zero where not sampled. The image comes back as an array of the same
+        library, on the same device.
     operator : Operator or list of B
         H, of `safi_fast.operators` (adapters make one of other libraries'); checked before the first solve.
     strength : float or (B,)
@@ -382,8 +384,10 @@ class Solver:
     ) -> Solution:
         """See `safi_fast.reconstruct`."""
         every = filled("reconstruct", reconstructing.DEFAULTS, options)
+        measured, back = to_and_fro("measurement", measurement)
         with ArrayKind("cupy", self._gpu).place(), self._on_threads():
-            return reconstructing.solve(self.model, self._engine, measurement, operator, strength, every)
+            found = reconstructing.solve(self.model, self._engine, measured, operator, strength, every)
+        return replace(found, image=back(found.image))
 
     def reconstruct_batch(
         self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Unpack[reconstructing.Options]

@@ -169,7 +169,7 @@ anchored_step(const int* __restrict__ active, const int* __restrict__ slot, cons
     float sum = 0.0f;
     if (at.y < g.height) {
         const float length = step[at.image], w = weight[at.image];
-        const int now = current * g.batch + at.image, other = (1 - current) * g.batch + at.image;
+        const int now = current * g.batch + at.image, spare = (1 - current) * g.batch + at.image;
 #pragma unroll
         for (int c = 0; c < OC; c++)
 #pragma unroll
@@ -178,7 +178,7 @@ anchored_step(const int* __restrict__ active, const int* __restrict__ slot, cons
                     float limit[GROUP] = {1.0f, 1.0f, 1.0f, 1.0f}, u[GROUP], anchor[GROUP];
                     if (mask) load_four(limit, mask + element(at.image, at.channel + c, at.y, at.x + group * GAP, g));
                     float* iterate = dual + element(now, at.channel + c, at.y, at.x + group * GAP, g);
-                    float* start = dual + element(other, at.channel + c, at.y, at.x + group * GAP, g);
+                    float* start = dual + element(spare, at.channel + c, at.y, at.x + group * GAP, g);
                     load_four(u, iterate);
                     if (w > 0.0f) load_four(anchor, start);
 #pragma unroll

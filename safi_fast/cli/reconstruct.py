@@ -125,7 +125,10 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
     add_range_argument(parser, "by dtype; mri, ct: estimated, see above")
     add_box_arguments(parser, "0 1, where the range is estimated 0 2; complex images have none")
     parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help=Rare("where it runs (default: auto, a GPU if one can be used)")
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help=Rare("where it runs (default: auto, a GPU if one can be used)"),
     )
 
 

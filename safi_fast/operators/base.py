@@ -118,7 +118,7 @@ class Operator(ABC):
     def apply(self, x: Any) -> NDArray[Any]:
         """H x for x (..., H, W). Raises InputError for a wrong shape or a complex x where images are real."""
         array = self._checked("x", x, self.shape_in, self._imaged)
-        result = self._where(self._apply, array.reshape(-1, *self.shape_in))
+        result: NDArray[Any] = self._where(self._apply, array.reshape(-1, *self.shape_in))
         return result.astype(self._measured, copy=False).reshape(*array.shape[:-2], *self.shape_out)
 
     def adjoint(self, y: Any) -> NDArray[Any]:
@@ -205,7 +205,7 @@ class Operator(ABC):
         return namespace(image).ascontiguousarray(image, self._imaged).reshape(*front, *self.shape_in)  # type: ignore[no-any-return]
 
     def _checked(self, name: str, value: Any, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-        array = numbers(name, value)
+        array = value if on_device(value) else numbers(name, value)
         if array.shape[max(0, array.ndim - len(shape)) :] != shape:
             raise InputError(f"{name} has shape {array.shape}; {self.name} expects (..., {', '.join(map(str, shape))})")
         if np.iscomplexobj(array) and dtype is np.float32:
@@ -247,8 +247,6 @@ def largest_singular_value(operator: Operator, steps: int, seed: int = 0) -> flo
 
 def numbers(name: str, value: Any) -> NDArray[Any]:
     """The argument `name` as an array of numbers. Raises InputError."""
-    if on_device(value):
-        return value  # type: ignore[no-any-return]
     check_pillow(name, value, "1")  # masks have two levels
     try:
         array = np.asarray(plain(value))

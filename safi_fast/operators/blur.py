@@ -95,7 +95,7 @@ class Blur(Operator):
     def _extended(self, x: NDArray[Any]) -> NDArray[Any]:
         if self.boundary != "symmetric":
             return x
-        wide = namespace(x).zeros((len(x), *self._period), x.dtype)
+        wide: NDArray[Any] = namespace(x).zeros((len(x), *self._period), x.dtype)
         (H, W), (bottom, right), (top, left) = self.shape_in, self._after, self._before
         wide[:, :H, :W] = x
         wide[:, H : H + bottom, :W] = x[:, ::-1][:, :bottom]
@@ -139,7 +139,7 @@ def _by_parts(x: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[Any]])
     """A real linear function of a real or complex batch."""
     if not np.iscomplexobj(x):
         return function(x)
-    parts = function(namespace(x).concatenate([x.real, x.imag]))
+    parts: NDArray[Any] = function(namespace(x).concatenate([x.real, x.imag]))
     return parts[: len(x)] + 1j * parts[len(x) :]
 
 

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, OperatorError, shown
+from ..namespaces import on_host
 from ..tensors import plain
 from ..warn import warn
-from ..namespaces import on_host
 from .base import Operator
 
 FloatArray = NDArray[np.float64]

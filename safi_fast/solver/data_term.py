@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..namespaces import like, namespace, on_host, taken, to_host
 from ..operators.base import Operator
 from ..operators.fourier import forward, inverse, real_forward, real_inverse
-from ..types import Array, Box, FloatVector
+from ..types import AnyArray, Box, FloatVector
 from .faults import Culprit
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -40,23 +40,23 @@ class DataTermSteps:
 class Measurements:
     """y (B, *shape_out), in NumPy or on a device, and the operators, one for all images or one each."""
 
-    def __init__(self, operators: list[Operator], y: Array):
+    def __init__(self, operators: list[Operator], y: AnyArray):
         self.operators, self.y = operators, y
         self.norm = np.array([op.norm for op in operators] * (len(y) if len(operators) == 1 else 1))
 
-    def apply(self, x: Array, images: NDArray[np.int64]) -> Array:
+    def apply(self, x: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """H x for the images listed; x (n, H, W)."""
         if len(self.operators) == 1:
             return self.operators[0].apply(x)
         return namespace(x).stack([self.operators[b].apply(one) for b, one in zip(images, x, strict=True)])
 
-    def adjoint(self, r: Array, images: NDArray[np.int64]) -> Array:
+    def adjoint(self, r: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """H^T r for the images listed."""
         if len(self.operators) == 1:
             return self.operators[0].adjoint(r)
         return namespace(r).stack([self.operators[b].adjoint(one) for b, one in zip(images, r, strict=True)])
 
-    def least_squares_step(self) -> Array:
+    def least_squares_step(self) -> AnyArray:
         """(B, H, W): the step of steepest descent from zero, s H^T y with s = ||H^T y||^2 / ||H H^T y||^2."""
         everyone = np.arange(len(self.y))
         back = self.adjoint(self.y, everyone)
@@ -74,8 +74,8 @@ class Measurements:
 class Move:
     """x_hat and extra_hat (n, ...), and ||x_hat - x||^2, ||extra_hat - extra||^2 (n,)."""
 
-    x: Array
-    extra: Array
+    x: AnyArray
+    extra: AnyArray
     primal: FloatVector
     dual: FloatVector
 
@@ -83,26 +83,26 @@ class Move:
 class DataTerm(Protocol):
     """See the module."""
 
-    def start(self, x: Array) -> Array:
+    def start(self, x: AnyArray) -> AnyArray:
         """The other dual variable at the start, for all images."""
 
     def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
         """sigma of the other dual variable, and sigma ||K||^2, where that of u is `own`."""
 
     def move(
-        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
     ) -> Move: ...
 
-    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+    def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """A p for the certificate of the images listed; residual = H x - y, slope = H^T residual + z."""
 
-    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+    def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """Which method of the operator made a `move` from `extra` to x_hat and extra_hat give values that are not
         finite, if one did.
         """
 
 
-def squares(x: Array) -> FloatVector:
+def squares(x: AnyArray) -> FloatVector:
     """||x||^2 of each of n images, in NumPy."""
     flat = namespace(x).ascontiguousarray(x).reshape(len(x), -1)
     if np.iscomplexobj(flat):
@@ -113,17 +113,17 @@ def squares(x: Array) -> FloatVector:
     return sums
 
 
-def column(values: FloatVector, array: Array) -> Array:
+def column(values: FloatVector, array: AnyArray) -> AnyArray:
     """(n,) so that it multiplies `array` (n, ...) image by image, in its precision and where it lies."""
     return like(values.astype(np.float32), array).reshape(-1, *[1] * (array.ndim - 1))
 
 
-def finite(x: Array) -> bool:
+def finite(x: AnyArray) -> bool:
     """Whether all of it is."""
     return bool(namespace(x).isfinite(x).all())
 
 
-def clip(x: Array, box: Box | None) -> Array:
+def clip(x: AnyArray, box: Box | None) -> AnyArray:
     """The projection onto the box."""
     return x if box is None else namespace(x).clip(x, np.float32(box[0]), np.float32(box[1]))
 
@@ -142,7 +142,7 @@ class DiagonalData:
         self.largest = self.spectrum.max(axis=(1, 2), keepdims=True)
         self.spectrum = like(self.spectrum, self.back)
 
-    def start(self, x: Array) -> Array:
+    def start(self, x: AnyArray) -> AnyArray:
         """v = 0."""
         return namespace(x).zeros_like(x)
 
@@ -152,7 +152,7 @@ class DiagonalData:
         return sigma, sigma
 
     def move(
-        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
     ) -> Move:
         """x_hat = (1 + tau H^T H)^-1 (x + tau (H^T y - z - v)); v_hat = t - sigma clip(t / sigma), t = v + sigma (2
         x_hat - x).
@@ -168,7 +168,7 @@ class DiagonalData:
         extra_hat = t - long * clip(t / long, self.box)
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
 
-    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+    def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is
         left.
         """
@@ -177,11 +177,11 @@ class DiagonalData:
         w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))
         return residual - self.measurements.apply(w, images)
 
-    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+    def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """The step itself does not call the operator."""
         return None
 
-    def _solve(self, right: Array, step: Array, images: NDArray[np.int64]) -> Array:
+    def _solve(self, right: AnyArray, step: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         return _filtered(right, 1 / (1 + step * taken(self.spectrum, images)))
 
 
@@ -191,7 +191,7 @@ class DualData:
     def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
         self.measurements, self.box, self.constants = measurements, box, constants
 
-    def start(self, x: Array) -> Array:
+    def start(self, x: AnyArray) -> AnyArray:
         """p = H x - y."""
         return self.measurements.apply(x, np.arange(len(x))) - self.measurements.y
 
@@ -201,7 +201,7 @@ class DualData:
         return sigma, sigma * self.measurements.norm[images] ** 2
 
     def move(
-        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
     ) -> Move:
         """x_hat = clip(x - tau (z + H^T p)); p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma)."""
         step = column(tau, x)
@@ -212,11 +212,11 @@ class DualData:
         extra_hat = (extra + long * residual) / (1 + long)
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
 
-    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+    def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """The dual variable of the residual itself."""
         return extra
 
-    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+    def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """x_hat comes from H^T, extra_hat from H; `extra` may be bad from the start, where it is H x - y."""
         if not finite(extra):
             return "apply"
@@ -225,7 +225,7 @@ class DualData:
         return None if finite(extra_hat) else "apply"
 
 
-def _filtered(x: Array, factor: Array) -> Array:
+def _filtered(x: AnyArray, factor: AnyArray) -> AnyArray:
     """Images (n, H, W) times `factor` (n, H, W) in Fourier; that of real images is even."""
     if np.iscomplexobj(x):
         return inverse(forward(x) * factor).astype(np.complex64, copy=False)

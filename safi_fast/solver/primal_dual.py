@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..backend import ReconstructionWorkspace
 from ..namespaces import like, namespace, put, taken, to_host
-from ..types import Active, Array, Box, FloatArray, FloatVector, MaskOf
+from ..types import Active, AnyArray, Box, FloatArray, FloatVector, MaskOf
 from .certificate import Certificate
 from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, finite, squares
 from .faults import Culprit, Fault
@@ -60,7 +60,7 @@ class Parts:
         """Their numbers in the workspace."""
         return np.concatenate([active, active + self.count]) if self.is_complex else active
 
-    def split(self, x: Array, active: Active) -> Array:
+    def split(self, x: AnyArray, active: Active) -> AnyArray:
         """(n, H, W) into the whole batch of the workspace; other images are zero."""
         if not self.is_complex and len(active) == self.count:
             return x
@@ -70,7 +70,7 @@ class Parts:
             put(whole[self.count :], active, x.imag)
         return whole
 
-    def join(self, whole: Array, active: Active) -> Array:
+    def join(self, whole: AnyArray, active: Active) -> AnyArray:
         """The inverse of `split`."""
         real = taken(whole[: self.count], active)
         if not self.is_complex:
@@ -130,7 +130,7 @@ class PrimalDual:
         measurements: Measurements,
         strength: FloatVector,
         squared_norm: float,
-        x: Array,
+        x: AnyArray,
         box: Box | None,
         condition: tuple[FloatArray, FloatArray],
         mask_of: MaskOf = "magnitude",
@@ -204,11 +204,11 @@ class PrimalDual:
         objective, gap, floor = (values[active] for values in found)
         return InnerResult((self.steps - before)[active], met[active], Certificate(objective, gap, floor))
 
-    def accepted(self, active: Active) -> Array:
+    def accepted(self, active: Active) -> AnyArray:
         """The x that the certificate is of."""
         return clip(taken(self.x_hat, active), self.box)
 
-    def image(self) -> Array:
+    def image(self) -> AnyArray:
         """A copy of the images (B, H, W) after the last outer step, in host memory."""
         return to_host(self._accepted.copy())
 
@@ -283,7 +283,7 @@ class PrimalDual:
         restarts.note(a, weight, residual, self)
         self.steps[a] += 1
 
-    def _dual_step(self, a: Active, x: Array, weight: FloatVector) -> tuple[Array, FloatVector]:
+    def _dual_step(self, a: Active, x: AnyArray, weight: FloatVector) -> tuple[AnyArray, FloatVector]:
         """u at the images x: W^T u, and ||u_hat - u||^2."""
         weights = np.zeros(self.parts.count, np.float32)
         weights[a] = weight
@@ -310,7 +310,7 @@ class PrimalDual:
             return "apply"
         return None if finite(self.measurements.adjoint(residual, active)) else "adjoint"
 
-    def _furthest(self, slope: Array, x: Array, active: Active) -> FloatVector:
+    def _furthest(self, slope: AnyArray, x: AnyArray, active: Active) -> FloatVector:
         """max of <slope, x - x'> over the box, or without one over the ball around x."""
         if self.box is None:
             return np.asarray(np.maximum(np.sqrt(squares(x)), self.least_radius[active]) * np.sqrt(squares(slope)))
@@ -318,10 +318,10 @@ class PrimalDual:
         far = namespace(x).where(slope > 0, low, high)
         return to_host((slope * (x - far)).sum(axis=(1, 2), dtype=np.float64))
 
-    def _penalty(self, x: Array, active: Active) -> FloatVector:
+    def _penalty(self, x: AnyArray, active: Active) -> FloatVector:
         return self.parts.add(self.workspace.penalty(self.parts.images(active), self.parts.split(x, active)), active)
 
-    def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
+    def _store_hats(self, a: Active, x: AnyArray, extra: AnyArray, z: AnyArray) -> None:
         if len(a) == len(self.x):
             self.x_hat, self.extra_hat, self.z_hat = x, extra, z
         else:
@@ -336,7 +336,7 @@ class PrimalDual:
             put(state, a, namespace(hat).where(w > 0, mixed, hat))
 
 
-def relative_change(x: Array, before: Array) -> FloatVector:
+def relative_change(x: AnyArray, before: AnyArray) -> FloatVector:
     """||x - before|| / ||before|| of each image: 0 for no change, infinite for a change from zero."""
     change, size = np.sqrt(squares(x - before)), np.sqrt(squares(before))
     return np.divide(change, size, out=np.where(change > 0, np.inf, 0.0), where=size > 0)

@@ -190,8 +190,8 @@ BUGS = {
         "analysis", "w = weight[at.image];", "w = weight[active[0]];", "anchored step"
     ),
     "anchored_step: the mask weights W x, not the bound": Bug(
-        "analysis", "fmaf(length, q[group * GROUP + i][c], u[i])", "fmaf(length, q[group * GROUP + i][c] * limit[i], u[i])",
-        "anchored step"
+        "analysis", "fmaf(length, q[group * GROUP + i][c], u[i])",
+        "fmaf(length, q[group * GROUP + i][c] * limit[i], u[i])", "anchored step"
     ),
     "anchored_step: no anchor where it starts anew": Bug(
         "analysis", "if (w == 0.0f) store_four(start, u);", "", "anchored step"

@@ -135,3 +135,16 @@ def test_images_that_end_earlier_stay_as_they_are(solvers):
     assert np.abs(cuda.image - cpu.image).max() < 1e-4
     np.testing.assert_array_equal(cuda.inner_iterations, cpu.inner_iterations)
     assert len(set(cuda.inner_iterations.tolist())) > 1
+
+
+def test_an_array_of_a_gpu_gets_its_image_there(cupy, solvers):
+    """The measurement goes through the host once, where it is checked; the image comes back where that was."""
+    operator, y = problem("MRI, one coil")
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    with cupy.cuda.Device(1):
+        there = cupy.asarray(y)
+    found = solver.reconstruct(there, operator, strength=0.01, **LIMITS)
+    assert found.image.device.id == 1
+    expected = solvers[1].reconstruct(y, operator, strength=0.01, **LIMITS)
+    with cupy.cuda.Device(1):
+        assert np.abs(cupy.asnumpy(found.image) - expected.image).max() < 1e-4

@@ -6,7 +6,7 @@ kernels use all cores anyway.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,6 +170,10 @@ class CpuWorkspace:
             self.step_size = usual if sizes is None else np.asarray(usual * sizes[i], np.float32)
             self.step(active, momentum)
         self.step_size = usual
+
+    def place(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself: the kernels take it as it is."""
+        return array
 
     def anchored_step(self, active: Active, x: FloatArray, weight: FloatArray) -> tuple[FloatArray, Sums]:
         """A Halpern step of u at the image x (B, H, W), with the step size that was set (kernels/cpu/filter_bank.py).

@@ -8,12 +8,12 @@ workspace.steps(...)                                 inner steps; see safi_fast/
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import BackendError
 from ..model import Model
+from .cuda_reconstruction import CudaReconstructionWorkspace
 from .cuda_weights import CudaWeights
 from .cuda_workspace import CudaWorkspace
 from .device import Device
@@ -29,9 +29,9 @@ class CudaEngine:
         """Arrays for `batch` images of height x width."""
         return CudaWorkspace(self.weights, batch, height, width)
 
-    def reconstruction_workspace(self, batch: int, height: int, width: int) -> NoReturn:
-        """Not there yet: raises BackendError."""
-        raise BackendError("reconstruct runs on the CPU in this version, not on backend='cuda'; pass backend='cpu'")
+    def reconstruction_workspace(self, batch: int, height: int, width: int) -> CudaReconstructionWorkspace:
+        """Arrays for `batch` images of height x width, for a solver that keeps the images."""
+        return CudaReconstructionWorkspace(self.weights, batch, height, width)
 
     def bytes_per_pixel(self) -> int:
         """u twice and M for every channel, and about thirty images."""

@@ -374,8 +374,8 @@ class CudaWorkspace:
             self.bound, self.carried, self.l1, self.weights.filters, self.weights.border.struct,
         )  # fmt: skip
 
-    def _synthesise(self, active: Active, *, other: bool) -> None:
-        common = (self.slot, np.int32(other), self.dual, self._mask())
+    def _synthesise(self, active: Active, *, other: bool, masked: bool = True) -> None:
+        common = (self.slot, np.int32(other), self.dual, self._mask() if masked else None)
         self._launch("synthesis", "synthesis", active, *common, self.parts, self.weights.taps)
         if self.dropped is not None:
             self._launch("border", "synthesis_border", active, *common, self.dropped, self.weights.border.struct)

@@ -127,6 +127,7 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "analysis": _by_eight_channels,
     "masked_norm": _by_eight_channels,
     "dual_step": _by_eight_channels,
+    "anchored_step": _by_eight_channels,
     "features": _by_eight_channels,
     "convolution": _by_eight_channels,
     "depthwise": lambda shape, images: Launch((_tiles(shape), shape.channels, images), (THREADS, 1, 1)),
@@ -134,6 +135,7 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "synthesis_border": lambda shape, images: Launch((ceil_div(shape.ring, 4), 1, images), (THREADS, 1, 1)),
     "set_image": _by_pixels,
     "get_image": _by_pixels,
+    "gather_image": _by_pixels,
     "image_step": _by_pixels,
     "primal_sums": _by_pixels,
     "outer_sums": _by_pixels,
@@ -197,6 +199,7 @@ _TENSOR: dict[str, tuple[int, int, Callable[[Shape, int, Kernel | None], int]]] 
     "analysis": (TENSOR_ROWS, 32, _analysis_bytes),
     "masked_norm": (TENSOR_ROWS, 32, _analysis_bytes),
     "dual_step": (TENSOR_ROWS, 32, _analysis_bytes),
+    "anchored_step": (TENSOR_ROWS, 32, _analysis_bytes),
     "synthesis": (WARP_ROWS, 64, _synthesis_bytes),
     "convolution": (WARP_ROWS, 64, _convolution_bytes),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import denoising, memory, reconstructing, tuning
-from .arrays import ArrayKind, as_array, lies_on_gpu
+from .arrays import ArrayKind, as_array, lies_on_gpu, to_and_fro
 from .backend import Backend, cuda_report, gpu_of, select
 from .errors import BackendError
 from .images import extent_of
@@ -181,15 +182,17 @@ def reconstruct(
     Parameters
     ----------
     measurement : array, operator.shape_out or (B, *operator.shape_out)
-        y, finite; for FourierMRI and SenseMRI zero where not sampled.
+        y, finite; for FourierMRI and SenseMRI zero where not sampled. The image comes back as an array of the same
+        library, on the same device.
     operator : Operator or list of B
         H, of `safi_fast.operators` (adapters make one of other libraries'); checked before the first solve.
     strength : float or (B,)
         lambda > 0 for images on [0, 1]; `tune_strength` finds it.
     model : Model, str or path
         As for `denoise`.
-    backend : {"auto", "cpu"}
-        Where it runs.
+    backend : {"auto", "cpu", "cuda"}
+        Where it runs; auto: on a GPU where one can be used. Operators that are no operators of this package, and
+        those of its adapters, compute on the CPU there as well, between two copies.
     noise_level : float
         Standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should
         expect. None: the middle of the model's levels.
@@ -248,7 +251,7 @@ def reconstruct(
     >>> bool(abs(found.image - image).mean() < 0.02)
     True
     """
-    solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
+    solver = _solver(_resolve(model), backend, None, os.getpid())
     return solver.reconstruct(measurement, operator, strength=strength, **options)
 
 
@@ -298,7 +301,7 @@ def tune_strength(
     ------
     As `reconstruct`.
     """
-    solver = _solver(_resolve(model), _for_reconstruct(backend), None, os.getpid())
+    solver = _solver(_resolve(model), backend, None, os.getpid())
     return solver.tune_strength(
         measurement,
         operator,
@@ -381,12 +384,10 @@ class Solver:
     ) -> Solution:
         """See `safi_fast.reconstruct`."""
         every = filled("reconstruct", reconstructing.DEFAULTS, options)
-        if self.backend.name != "cpu":
-            raise BackendError(
-                f"reconstruct runs on the CPU in this version, not on backend={self.backend.name!r}; pass backend='cpu'"
-            )
-        with self._on_threads():
-            return reconstructing.solve(self.model, self._engine, measurement, operator, strength, every)
+        measured, back = to_and_fro("measurement", measurement)
+        with ArrayKind("cupy", self._gpu).place(), self._on_threads():
+            found = reconstructing.solve(self.model, self._engine, measured, operator, strength, every)
+        return replace(found, image=back(found.image))
 
     def reconstruct_batch(
         self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Unpack[reconstructing.Options]
@@ -481,11 +482,6 @@ def _solver(model: Model, backend: str, gpu: int | None, process: int) -> Solver
     """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
         return Solver(model, backend=backend)
-
-
-def _for_reconstruct(backend: str) -> str:
-    """The backend by name: "auto" is the CPU, where alone the primal-dual iteration runs."""
-    return "cpu" if backend == "auto" else backend
 
 
 def _gpu_to_use(image: Any, backend: str) -> int | None:

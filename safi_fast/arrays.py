@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,35 @@ def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
     except ValueError as error:
         raise InputError(f"{name} is no array of numbers: {error}") from error
     return _checked(name, array), ArrayKind("numpy")
+
+
+def to_and_fro(name: str, value: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The argument `name`, an array or a list of arrays, in host memory, and a function that takes a result in NumPy
+    back to its library and device.
+
+    Raises InputError for what cannot be copied.
+    """
+    if isinstance(value, (list, tuple)):
+        parts = [to_and_fro(name, one) for one in value]
+        return [host for host, _ in parts], parts[0][1] if parts else np.asarray
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        tensor = plain(value)
+        try:
+            return tensor.cpu().numpy(), lambda image: torch.from_numpy(image).to(tensor.device)
+        except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantised
+            raise InputError(f"{name} cannot be read as a NumPy array: {error}") from error
+    if not lies_on_gpu(value):
+        return value, lambda image: image
+    cupy = importlib.import_module("cupy")
+    array = cupy.asarray(value)
+
+    def back(image: Any) -> Any:
+        with cupy.cuda.Device(array.device.id):
+            return cupy.asarray(image)
+
+    with cupy.cuda.Device(array.device.id):
+        return cupy.asnumpy(array), back
 
 
 def check_pillow(name: str, value: Any, *more_modes: str) -> None:

@@ -90,10 +90,13 @@ class DualWorkspace(Protocol):
 class ReconstructionWorkspace(DualWorkspace, Protocol):
     """For a general forward operator: u and M as above, while the solver holds the images."""
 
+    def place(self, array: NDArray[Any]) -> Any:
+        """An array of the host where the kernels are: images (B, H, W) go in and out there."""
+
     def set_step(self, step: FloatArray) -> None:
         """The step size of u (B,) from now on."""
 
-    def anchored_step(self, active: Active, x: FloatArray, weight: FloatArray) -> tuple[FloatArray, Sums]:
+    def anchored_step(self, active: Active, x: Any, weight: FloatArray) -> tuple[Any, Sums]:
         """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
 
         u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat
@@ -101,10 +104,10 @@ class ReconstructionWorkspace(DualWorkspace, Protocol):
         Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
         """
 
-    def adjoint_of_dual(self, active: Active) -> FloatArray:
+    def adjoint_of_dual(self, active: Active) -> Any:
         """W^T u (B, H, W); zero for the other images."""
 
-    def penalty(self, active: Active, x: FloatArray) -> Sums:
+    def penalty(self, active: Active, x: Any) -> Sums:
         """||M . W x||_1 (active,) of any image x (B, H, W)."""
 
 

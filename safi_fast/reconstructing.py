@@ -185,10 +185,11 @@ def _level(model: Model, noise_level: float | None, meaning: Range) -> Any:
 
 def _solve(engine: Engine, task: Task) -> tuple[Progress, NDArray[Any], FloatArray]:
     """The account, the images (B, H, W) on the caller's scale, and the last masks."""
-    x = task.start
     workspace = _loaded(engine, task)
+    x = workspace.place(task.start)
+    measurements = Measurements(task.measurements.operators, workspace.place(task.measurements.y))
     state = PrimalDual(
-        workspace, task.measurements, task.strength, squared_norm(engine, *x.shape[1:]), x, task.box,
+        workspace, measurements, task.strength, squared_norm(engine, *x.shape[1:]), x, task.box,
         (task.gain, task.bias), task.mask_of, task.schedule.steps,
     )  # fmt: skip
     progress = iterate(state, task.schedule, task.callback)

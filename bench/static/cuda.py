@@ -72,7 +72,7 @@ def table_rows() -> list[Row]:
 
 def _filter_bank(precision: str) -> list[Row]:
     products, plane = 2 * SUPPORT**2 * CHANNELS, 4 * CHANNELS
-    costs = {"analysis": 2 * plane, "masked_norm": plane, "dual_step": 4 * plane}
+    costs = {"analysis": 2 * plane, "masked_norm": plane, "dual_step": 4 * plane, "anchored_step": 4 * plane}
     support = f"-DSUPPORT={SUPPORT}"
     if precision == "float32":
         splits = shape(precision).splits
@@ -120,7 +120,13 @@ def _mask_layers(precision: str) -> list[Row]:
 
 
 def _image_rows() -> list[Row]:
-    costs = {"image_step": (20, 28), "set_image": (0, 8), "get_image": (0, 8), "outer_sums": (5, 12)}
+    costs = {
+        "image_step": (20, 28),
+        "set_image": (0, 8),
+        "get_image": (0, 8),
+        "gather_image": (2, 8),
+        "outer_sums": (5, 12),
+    }
     rows = [Row(name, "", "float32", *cost, "image", (), None) for name, cost in costs.items()]
     plane = 4 * CHANNELS
     costs = {"clear_dual": (0, plane), "collapse_momentum": (3 * CHANNELS, 3 * plane), "advance": (0, 0)}

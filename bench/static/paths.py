@@ -150,7 +150,7 @@ def synthesis_share(shape: Shape) -> float:
 
 
 def direct_plan(support: int, dilation: int = 1) -> tuple[Part, ...]:
-    """analysis, masked_norm, dual_step; features without the last part."""
+    """analysis, masked_norm, dual_step, anchored_step; features without the last part."""
     spread = (support - 1) * dilation
     span_y, span_x = 32 + spread, 28 + (4 + spread + 3) // 4 * 4
     return (

@@ -1,13 +1,16 @@
-// analysis, masked_norm, dual_step: W x with the composed filters, and what is done with it while it is in registers.
+// analysis, masked_norm, dual_step, anchored_step: W x with the composed filters, and what is done with it while it is in registers.
 //
 //     analysis      output = M . W x, or its magnitude
 //     masked_norm   l1 = sum |M . W x|
 //     dual_step     v = u + carried (u - u_previous)
 //                   u_new = clip(v + step M . W x, -bound, bound)     written over u_previous
 //                   l1 = sum |M . W x|
+//     anchored_step u_hat = clip(u + step W x, -bound M, bound M)
+//                   u = weight (2 u_hat - u) + (1 - weight) anchor, the anchor in the other slot; weight 0: u = anchor = u_hat
+//                   l1 = sum (u_hat - u)^2
 //
-// Twin: kernels/cpu/filter_bank.py. Cost per pixel and channel: K^2 multiply-adds; dual_step reads u, u_previous and M once and
-// writes u_new once, 16 bytes. filters (C / 8, K * K, 8); l1 (B, blocks of an image) float64, one summand per block.
+// Twin: kernels/cpu/filter_bank.py. Cost per pixel and channel: K^2 multiply-adds; dual_step and
+// anchored_step read two duals and M once and write one, 16 bytes. filters (C / 8, K * K, 8); l1 (B, blocks of an image) float64, one summand per block.
 // Launch: grid (32 x 32 tiles, C / 8, active images), block 128, static shared memory. Options: SUPPORT.
 #include "direct.cuh"
 
@@ -149,6 +152,45 @@ dual_step(const int* __restrict__ active, const int* __restrict__ slot, const fl
                         sum += fabsf(value[i]);
                     }
                     store_four(previous, u_new);
+                }
+    }
+    write_sum(l1, sum, at.image);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+anchored_step(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
+              float* __restrict__ dual, const float* __restrict__ mask, const float* __restrict__ step,
+              const float* __restrict__ bound, const float* __restrict__ weight, double* __restrict__ l1,
+              const float* __restrict__ filters, Border border, Geometry g) {
+    const Place at = place(active, g);
+    const int current = slot[at.image];
+    float q[GROUPS * GROUP][OC];
+    filter(q, at, current, image, filters, border, g);
+    float sum = 0.0f;
+    if (at.y < g.height) {
+        const float length = step[at.image], w = weight[at.image];
+        const int now = current * g.batch + at.image, spare = (1 - current) * g.batch + at.image;
+#pragma unroll
+        for (int c = 0; c < OC; c++)
+#pragma unroll
+            for (int group = 0; group < GROUPS; group++)
+                if (at.x + group * GAP < g.width) {
+                    float limit[GROUP] = {1.0f, 1.0f, 1.0f, 1.0f}, u[GROUP], anchor[GROUP];
+                    if (mask) load_four(limit, mask + element(at.image, at.channel + c, at.y, at.x + group * GAP, g));
+                    float* iterate = dual + element(now, at.channel + c, at.y, at.x + group * GAP, g);
+                    float* start = dual + element(spare, at.channel + c, at.y, at.x + group * GAP, g);
+                    load_four(u, iterate);
+                    if (w > 0.0f) load_four(anchor, start);
+#pragma unroll
+                    for (int i = 0; i < GROUP; i++) {
+                        const float most = bound[at.image] * fabsf(limit[i]);    // finite beyond the width, of any sign
+                        const float hat = fmaxf(fminf(fmaf(length, q[group * GROUP + i][c], u[i]), most), -most);
+                        const float change = hat - u[i];
+                        sum = fmaf(change, change, sum);
+                        u[i] = w > 0.0f ? fmaf(w, hat + change - anchor[i], anchor[i]) : hat;
+                    }
+                    store_four(iterate, u);
+                    if (w == 0.0f) store_four(start, u);
                 }
     }
     write_sum(l1, sum, at.image);

@@ -1,4 +1,4 @@
-// analysis, masked_norm, dual_step on tensor cores: the same names, arguments and meaning as in analysis.cu; see tensor.cuh for the
+// analysis, masked_norm, dual_step, anchored_step on tensor cores: the same names, arguments and meaning as in analysis.cu; see tensor.cuh for the
 // precisions.
 //
 // A block makes 16 x 32 pixels of CHANNEL_BLOCK channels: its weights come by asynchronous copies in two halves, so that the first
@@ -205,6 +205,36 @@ dual_step(const int* __restrict__ active, const int* __restrict__ slot, const fl
         b = fmaf(length, b, fmaf(momentum, u.y - old.y, u.y));
         *reinterpret_cast<float2*>(other + where) =
             make_float2(fmaxf(fminf(a, limit), -limit), fmaxf(fminf(b, limit), -limit));
+    });
+    write_sum(l1, sum, at.image);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+anchored_step(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
+              float* __restrict__ dual, const float* __restrict__ mask, const float* __restrict__ step,
+              const float* __restrict__ bound, const float* __restrict__ weight, double* __restrict__ l1,
+              const uint32_t* __restrict__ filters, Border border, Geometry g) {
+    const Place at = place(active, g);
+    const int current = slot[at.image];
+    const float* m = mask ? mask + element(at.image, 0, 0, 0, g) : nullptr;
+    float* iterate = dual + element(current * g.batch + at.image, 0, 0, 0, g);
+    float* start = dual + element((1 - current) * g.batch + at.image, 0, 0, 0, g);
+    const float length = step[at.image], limit = bound[at.image], w = weight[at.image];
+    float sum = 0.0f;
+    filter(at, current, image, filters, border, g, [&](long long where, float a, float b) {
+        const float2 here = mask_at(m, where), u = two(iterate + where);
+        const float2 most = make_float2(limit * fabsf(here.x), limit * fabsf(here.y));    // finite beyond the width, of any sign
+        a = fmaxf(fminf(fmaf(length, a, u.x), most.x), -most.x);
+        b = fmaxf(fminf(fmaf(length, b, u.y), most.y), -most.y);
+        const float dx = a - u.x, dy = b - u.y;
+        sum += fmaf(dx, dx, dy * dy);
+        if (w > 0.0f) {
+            const float2 anchor = two(start + where);
+            a = fmaf(w, a + dx - anchor.x, anchor.x), b = fmaf(w, b + dy - anchor.y, anchor.y);
+        } else {
+            *reinterpret_cast<float2*>(start + where) = make_float2(a, b);
+        }
+        *reinterpret_cast<float2*>(iterate + where) = make_float2(a, b);
     });
     write_sum(l1, sum, at.image);
 }

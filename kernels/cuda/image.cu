@@ -1,4 +1,4 @@
-// set_image, get_image, image_step, primal_sums, outer_sums: everything that happens to images, one thread per pixel.
+// set_image, get_image, gather_image, image_step, primal_sums, outer_sums: everything that happens to images, one thread per pixel.
 //
 // image_step adds up the summands of W^T (M . u), moves x, and measures what the stopping rules and the certificate need. With
 // z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated image that the dual step started from:
@@ -126,6 +126,14 @@ get_image(const int* __restrict__ active, const int* __restrict__ slot, const fl
           float* __restrict__ values, Geometry g) {
     const Pixel at = pixel(active, g);
     if (at.inside) values[at.flat] = image[image_element(slot[at.image] * g.batch + at.image, at.y, at.x, g)];
+}
+
+// z = W^T u from the summands of synthesis, for a solver that keeps its images itself.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+gather_image(const int* __restrict__ active, Parts parts, int band, const float* __restrict__ dropped, int symmetric,
+             float* __restrict__ z, Geometry g) {
+    const Pixel at = pixel(active, g);
+    if (at.inside) z[at.flat] = folded_here(parts, band, dropped, at, symmetric, g);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import prepare_folder
-from .arguments import RECONSTRUCTIONS, UsageError, add_box_arguments, add_range_argument, count, positive
+from .arguments import BACKENDS, RECONSTRUCTIONS, UsageError, add_box_arguments, add_range_argument, count, positive
 from .options import check_box, made
 from .output import first_sentence
 from .parser import Rare
@@ -31,7 +31,6 @@ from .reconstruct_report import deliver, summary
 from .sharing import Turns
 
 FORMATS = ("npy", "cfl", "png", "tif")
-BACKENDS = ("cpu",)  # reconstruction has no GPU backend yet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +124,12 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_range_argument(parser, "by dtype; mri, ct: estimated, see above")
     add_box_arguments(parser, "0 1, where the range is estimated 0 2; complex images have none")
-    parser.add_argument("--backend", choices=BACKENDS, default="cpu", help=Rare("where it runs (default: cpu)"))
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help=Rare("where it runs (default: auto, a GPU if one can be used)"),
+    )
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) -> None:

@@ -8,12 +8,14 @@
     norm          an upper estimate of the largest singular value, never its square
     spectrum      (H, W) multiplier of H^T H in Fourier space where it is one, else None
 
-Leading axes are a batch. float32 and complex64; other dtypes are converted, arguments are not changed.
+Leading axes are a batch. float32 and complex64; other dtypes are converted, arguments are not changed. Arrays on a GPU
+(CuPy) give such arrays: the operators of this package compute there, others through host memory.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from scipy.linalg import eigvalsh_tridiagonal
 
 from ..arrays import check_pillow, positive
 from ..errors import InputError, OperatorError, shown
+from ..namespaces import like, namespace, on_device, on_host, to_host
 from ..tensors import plain
 
 Image = Literal["real", "complex"]
@@ -64,6 +67,8 @@ class Operator(ABC):
     likely_causes: str = (
         "is it the operator of these measurements, and are they in its order?"  # where they do not fit any image
     )
+
+    on_devices: bool = False  # whether `_apply` and `_adjoint` take arrays of a GPU as well
 
     _passed: float | None = None  # the norm with which `check_operator` found this operator right
 
@@ -113,19 +118,19 @@ class Operator(ABC):
     def apply(self, x: Any) -> NDArray[Any]:
         """H x for x (..., H, W). Raises InputError for a wrong shape or a complex x where images are real."""
         array = self._checked("x", x, self.shape_in, self._imaged)
-        result = self._apply(array.reshape(-1, *self.shape_in))
+        result: NDArray[Any] = self._where(self._apply, array.reshape(-1, *self.shape_in))
         return result.astype(self._measured, copy=False).reshape(*array.shape[:-2], *self.shape_out)
 
     def adjoint(self, y: Any) -> NDArray[Any]:
         """H^T y for y (..., *shape_out). Raises InputError."""
         array = self._checked("y", y, self.shape_out, self._measured)
         front = array.shape[: array.ndim - len(self.shape_out)]
-        return self._as_image(self._adjoint(array.reshape(-1, *self.shape_out)), front)
+        return self._as_image(self._where(self._adjoint, array.reshape(-1, *self.shape_out)), front)
 
     def normal(self, x: Any) -> NDArray[Any]:
         """H^T H x for x (..., H, W), often cheaper than adjoint(apply(x)). Raises InputError."""
         array = self._checked("x", x, self.shape_in, self._imaged)
-        return self._as_image(self._normal(array.reshape(-1, *self.shape_in)), array.shape[:-2])
+        return self._as_image(self._where(self._normal, array.reshape(-1, *self.shape_in)), array.shape[:-2])
 
     def check_measurement(self, y: Any) -> NDArray[Any]:
         """y (..., *shape_out) in the form that a solve uses: float32 or complex64, finite; `y` itself where it has it.
@@ -166,6 +171,26 @@ class Operator(ABC):
             raise OperatorError(f"{self.name}: H^T H maps a random image to zero; it has no measurements")
         return min(SAFETY * value, self._norm_bound())
 
+    def _where(self, function: Callable[[Any], Any], array: Any) -> Any:
+        """function(array) on the device of the array, by way of the host where this operator knows no other."""
+        if self.on_devices or on_host(array):
+            return function(array)
+        return like(function(to_host(array)), array)
+
+    def _here(self, name: str, array: Any) -> Any:
+        """The attribute `name`, an array, where `array` lies: itself, or a copy that is kept."""
+        if on_host(array):
+            return getattr(self, name)
+        copies = self.__dict__.setdefault("_copies", {})
+        key = name, array.device.id
+        if key not in copies:
+            copies[key] = like(getattr(self, name), array)
+        return copies[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: without what belongs to this one."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_copies", "_projector")}
+
     @property
     def _imaged(self) -> type:
         return np.complex64 if self.image == "complex" else np.float32
@@ -177,10 +202,10 @@ class Operator(ABC):
     def _as_image(self, image: NDArray[Any], front: tuple[int, ...]) -> NDArray[Any]:
         if self.image == "real" and np.iscomplexobj(image):
             image = image.real
-        return np.ascontiguousarray(image, self._imaged).reshape(*front, *self.shape_in)
+        return namespace(image).ascontiguousarray(image, self._imaged).reshape(*front, *self.shape_in)  # type: ignore[no-any-return]
 
     def _checked(self, name: str, value: Any, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-        array = numbers(name, value)
+        array = value if on_device(value) else numbers(name, value)
         if array.shape[max(0, array.ndim - len(shape)) :] != shape:
             raise InputError(f"{name} has shape {array.shape}; {self.name} expects (..., {', '.join(map(str, shape))})")
         if np.iscomplexobj(array) and dtype is np.float32:

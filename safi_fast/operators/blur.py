@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ..errors import InputError, OperatorError, shown
+from ..namespaces import namespace
 from .base import Image, Operator, image_shape, real_numbers
-from .fourier import IMAGE_AXES, workers
+from .fourier import IMAGE_AXES, real_forward, real_inverse
 
 Boundary = Literal["symmetric", "zero", "circular"]
 BOUNDARIES = ("symmetric", "zero", "circular")
@@ -34,6 +35,8 @@ class Blur(Operator):
 
     Images and measurements (H, W), real or complex.
     """
+
+    on_devices = True
 
     def __init__(
         self,
@@ -73,27 +76,26 @@ class Blur(Operator):
         self._transfer, self._power = transfer.astype(np.complex64), (np.abs(transfer) ** 2).astype(np.float32)
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
-        return _by_parts(x, lambda part: self._cropped(self._filter(self._extended(part), self._transfer)))
+        return _by_parts(x, lambda part: self._cropped(self._filter(self._extended(part), self._here("_transfer", x))))
 
     def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
-        return _by_parts(y, lambda part: self._folded(self._filter(part, self._transfer.conj())))
+        return _by_parts(y, lambda part: self._folded(self._filter(part, self._here("_transfer", y).conj())))
 
     def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
         if self.boundary != "circular":
             return super()._normal(x)
-        return _by_parts(x, lambda part: self._filter(part, self._power))
+        return _by_parts(x, lambda part: self._filter(part, self._here("_power", x)))
 
     def _filter(self, x: NDArray[Any], transfer: NDArray[Any]) -> NDArray[Any]:
         """(B, *period): circular convolution of x, zero-padded to the period."""
-        product = fft.rfft2(x, s=self._period, workers=workers())
+        product = real_forward(x, self._period)
         product *= transfer
-        result: NDArray[Any] = fft.irfft2(product, s=self._period, overwrite_x=True, workers=workers())
-        return result
+        return real_inverse(product, self._period, overwrite=True)
 
     def _extended(self, x: NDArray[Any]) -> NDArray[Any]:
         if self.boundary != "symmetric":
             return x
-        wide = np.zeros((len(x), *self._period), x.dtype)
+        wide: NDArray[Any] = namespace(x).zeros((len(x), *self._period), x.dtype)
         (H, W), (bottom, right), (top, left) = self.shape_in, self._after, self._before
         wide[:, :H, :W] = x
         wide[:, H : H + bottom, :W] = x[:, ::-1][:, :bottom]
@@ -137,7 +139,7 @@ def _by_parts(x: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[Any]])
     """A real linear function of a real or complex batch."""
     if not np.iscomplexobj(x):
         return function(x)
-    parts = function(np.concatenate([x.real, x.imag]))
+    parts: NDArray[Any] = function(namespace(x).concatenate([x.real, x.imag]))
     return parts[: len(x)] + 1j * parts[len(x) :]
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, OperatorError, shown
+from ..namespaces import on_host
 from ..tensors import plain
 from ..warn import warn
 from .base import Operator
@@ -56,6 +57,8 @@ def _binding() -> Any:
 
 class Tomography(Operator):
     """What the two geometries share: views, detector, kernels, norm, filtered back projection."""
+
+    on_devices = True
 
     def __init__(
         self, shape: tuple[int, int], angles: ArrayLike, detectors: int, detector_spacing: float, *,
@@ -98,12 +101,24 @@ class Tomography(Operator):
         return _binding().CpuProjector(self._tables())
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = self._projector.project(x)
+        result: NDArray[Any] = self._projector_of(x).project(x)
         return result
 
     def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = self._projector.back_project(y)
+        result: NDArray[Any] = self._projector_of(y).back_project(y)
         return result
+
+    def _projector_of(self, array: Any) -> Any:
+        """The kernels for arrays of the host, or those of the GPU that the array is on."""
+        if on_host(array):
+            return self._projector
+        made = self.__dict__.setdefault("_copies", {})
+        key = "projector", array.device.id
+        if key not in made:
+            from ..bindings.device import CupyDevice
+
+            made[key] = _binding().CudaProjector(self._tables(), CupyDevice(array.device.id))
+        return made[key]
 
     def _lots(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.random((len(self.angles), 1))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, shown
+from ..namespaces import namespace
 from .base import Image, Operator, image_shape
 from .blur import Blur, Boundary
 
@@ -25,6 +26,8 @@ class Downsample(Operator):
     """Anti-aliased decimation of images (H, W) to (h, w), h = ceil((H - (factor - 1) // 2) / factor): H / factor where
     it divides.
     """
+
+    on_devices = True
 
     def __init__(
         self,
@@ -56,10 +59,11 @@ class Downsample(Operator):
         super().__init__(shape, small, image=image, complex=image == "complex", norm=norm)
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(self._blur._apply(x)[self._kept])
+        result: NDArray[Any] = namespace(x).ascontiguousarray(self._blur._apply(x)[self._kept])
+        return result
 
     def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
-        spread = np.zeros((len(y), *self.shape_in), y.dtype)
+        spread = namespace(y).zeros((len(y), *self.shape_in), y.dtype)
         spread[self._kept] = y
         return self._blur._adjoint(spread)
 

@@ -14,6 +14,7 @@ class Identity(Operator):
     """H x = x. Images and measurements (H, W), real or complex; norm 1, spectrum 1."""
 
     averages = True
+    on_devices = True
 
     def __init__(self, shape: tuple[int, int], *, image: Image = "real"):
         """shape: (H, W). Raises InputError."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..namespaces import namespace
 from .base import Image, Operator, boolean
 
 ZEROS, LESS = (
@@ -23,6 +24,7 @@ class Mask(Operator):
     """
 
     averages = True
+    on_devices = True
 
     def __init__(self, mask: Any, *, image: Image = "real"):
         """mask: (H, W), boolean or of 0 and 1. Raises InputError, OperatorError for a mask without a single True."""
@@ -34,7 +36,8 @@ class Mask(Operator):
         self.mask = known
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.where(self.mask, x, x.dtype.type(0))
+        result: NDArray[Any] = namespace(x).where(self._here("mask", x), x, x.dtype.type(0))
+        return result
 
     def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
         return self._apply(y)

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from ..errors import InputError
+from ..namespaces import on_host
 from .base import Image, Operator, finite, numbers
-from .fourier import centered_order, fft_order, forward, inverse, opposite, workers
+from .fourier import centered_order, fft_order, forward, inverse, opposite, real_forward, real_inverse
 from .sampling import (
     Order,
     check_energy,
@@ -40,6 +40,8 @@ from .sampling import (
 
 class _CartesianMRI(Operator):
     """What one coil and several have in common: the mask, its order, and transforms of (..., H, W)."""
+
+    on_devices = True
 
     def __init__(
         self,
@@ -109,19 +111,19 @@ class _CartesianMRI(Operator):
     def _sampled(self, x: NDArray[Any]) -> NDArray[Any]:
         """M F x; x with its origin first, k-space in its order."""
         kspace = forward(x)
-        kspace *= self._mask
+        kspace *= self._here("_mask", x)
         return self._origin_back(kspace)
 
     def _back(self, y: NDArray[Any]) -> NDArray[Any]:
         """F^-1 M y, with the origin first."""
-        return inverse(in_fft_order(y, self.kspace_order) * self._mask, overwrite=True)
+        return inverse(in_fft_order(y, self.kspace_order) * self._here("_mask", y), overwrite=True)
 
     def _projected(self, x: NDArray[Any]) -> NDArray[Any]:
         """F^-1 M F x."""
         if not self._axes:
             return x
         kspace = forward(x, self._axes)
-        kspace *= self._mask
+        kspace *= self._here("_mask", x)
         return inverse(kspace, self._axes, overwrite=True)
 
 
@@ -161,10 +163,9 @@ class FourierMRI(_CartesianMRI):
     def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
         if self.image == "complex":
             return self._projected(x)
-        product = fft.rfft2(x, workers=workers())
-        product *= self._half
-        result: NDArray[Any] = fft.irfft2(product, s=self.shape_in, overwrite_x=True, workers=workers())
-        return result
+        product = real_forward(x)
+        product *= self._here("_half", x)
+        return real_inverse(product, self.shape_in, overwrite=True)
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator:
         return FourierMRI(
@@ -229,13 +230,20 @@ class SenseMRI(_CartesianMRI):
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         x = self._origin_first(x)
-        return np.stack([self._sampled(self._maps * image) for image in x])
+        maps = self._here("_maps", x)
+        if not on_host(x):
+            return self._sampled(maps * x[:, None])
+        return np.stack([self._sampled(maps * image) for image in x])
 
     def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
+        if not on_host(y):
+            return self._origin_back(self._combined(self._back(y)))
         return self._origin_back(np.stack([self._combined(self._back(coils)) for coils in y]))
 
     def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
         x = self._origin_first(x)
+        if not on_host(x):
+            return self._origin_back(self._combined(self._projected(self._here("_maps", x) * x[:, None])))
         return self._origin_back(np.stack([self._combined(self._projected(self._maps * image)) for image in x]))
 
     def _without(self, lost: NDArray[np.bool_]) -> Operator:
@@ -246,7 +254,9 @@ class SenseMRI(_CartesianMRI):
         )  # fmt: skip
 
     def _combined(self, coils: NDArray[Any]) -> NDArray[Any]:
-        """(C, H, W) to (H, W)."""
+        """(C, H, W) to (H, W), also (B, C, H, W) to (B, H, W) on a device."""
+        if not on_host(coils):
+            return (self._here("_conjugate", coils) * coils).sum(axis=-3)  # type: ignore[no-any-return]
         return np.asarray(np.einsum("chw,chw->hw", self._conjugate, coils))
 
     def _norm_bound(self) -> float:

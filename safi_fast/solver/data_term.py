@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
+from ..namespaces import like, namespace, on_host, taken, to_host
 from ..operators.base import Operator
-from ..operators.fourier import workers
-from ..types import Array, Box, FloatVector
+from ..operators.fourier import forward, inverse, real_forward, real_inverse
+from ..types import AnyArray, Box, FloatVector
 from .faults import Culprit
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -38,25 +38,25 @@ class DataTermSteps:
 
 
 class Measurements:
-    """y (B, *shape_out) and the operators, one for all images or one each."""
+    """y (B, *shape_out), in NumPy or on a device, and the operators, one for all images or one each."""
 
-    def __init__(self, operators: list[Operator], y: Array):
+    def __init__(self, operators: list[Operator], y: AnyArray):
         self.operators, self.y = operators, y
         self.norm = np.array([op.norm for op in operators] * (len(y) if len(operators) == 1 else 1))
 
-    def apply(self, x: Array, images: NDArray[np.int64]) -> Array:
+    def apply(self, x: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """H x for the images listed; x (n, H, W)."""
         if len(self.operators) == 1:
             return self.operators[0].apply(x)
-        return np.stack([self.operators[b].apply(one) for b, one in zip(images, x, strict=True)])
+        return namespace(x).stack([self.operators[b].apply(one) for b, one in zip(images, x, strict=True)])
 
-    def adjoint(self, r: Array, images: NDArray[np.int64]) -> Array:
+    def adjoint(self, r: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """H^T r for the images listed."""
         if len(self.operators) == 1:
             return self.operators[0].adjoint(r)
-        return np.stack([self.operators[b].adjoint(one) for b, one in zip(images, r, strict=True)])
+        return namespace(r).stack([self.operators[b].adjoint(one) for b, one in zip(images, r, strict=True)])
 
-    def least_squares_step(self) -> Array:
+    def least_squares_step(self) -> AnyArray:
         """(B, H, W): the step of steepest descent from zero, s H^T y with s = ||H^T y||^2 / ||H H^T y||^2."""
         everyone = np.arange(len(self.y))
         back = self.adjoint(self.y, everyone)
@@ -74,8 +74,8 @@ class Measurements:
 class Move:
     """x_hat and extra_hat (n, ...), and ||x_hat - x||^2, ||extra_hat - extra||^2 (n,)."""
 
-    x: Array
-    extra: Array
+    x: AnyArray
+    extra: AnyArray
     primal: FloatVector
     dual: FloatVector
 
@@ -83,42 +83,49 @@ class Move:
 class DataTerm(Protocol):
     """See the module."""
 
-    def start(self, x: Array) -> Array:
+    def start(self, x: AnyArray) -> AnyArray:
         """The other dual variable at the start, for all images."""
 
     def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
         """sigma of the other dual variable, and sigma ||K||^2, where that of u is `own`."""
 
     def move(
-        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
     ) -> Move: ...
 
-    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+    def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """A p for the certificate of the images listed; residual = H x - y, slope = H^T residual + z."""
 
-    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+    def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """Which method of the operator made a `move` from `extra` to x_hat and extra_hat give values that are not
         finite, if one did.
         """
 
 
-def squares(x: Array) -> FloatVector:
-    """||x||^2 of each of n images."""
-    flat = np.ascontiguousarray(x).reshape(len(x), -1)
+def squares(x: AnyArray) -> FloatVector:
+    """||x||^2 of each of n images, in NumPy."""
+    flat = namespace(x).ascontiguousarray(x).reshape(len(x), -1)
     if np.iscomplexobj(flat):
-        flat = flat.view(flat.real.dtype)
+        flat = flat.view(np.float32)
+    if not on_host(flat):
+        return to_host((flat * flat).sum(axis=1, dtype=np.float64))
     sums: FloatVector = np.einsum("bi,bi->b", flat, flat, dtype=np.float64, optimize=False)
     return sums
 
 
-def column(values: FloatVector, like: Array) -> Array:
-    """(n,) so that it multiplies (n, ...) image by image, in the precision of `like`."""
-    return values.astype(np.float32).reshape(-1, *[1] * (like.ndim - 1))
+def column(values: FloatVector, array: AnyArray) -> AnyArray:
+    """(n,) so that it multiplies `array` (n, ...) image by image, in its precision and where it lies."""
+    return like(values.astype(np.float32), array).reshape(-1, *[1] * (array.ndim - 1))
 
 
-def clip(x: Array, box: Box | None) -> Array:
+def finite(x: AnyArray) -> bool:
+    """Whether all of it is."""
+    return bool(namespace(x).isfinite(x).all())
+
+
+def clip(x: AnyArray, box: Box | None) -> AnyArray:
     """The projection onto the box."""
-    return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
+    return x if box is None else namespace(x).clip(x, np.float32(box[0]), np.float32(box[1]))
 
 
 class DiagonalData:
@@ -132,10 +139,12 @@ class DiagonalData:
         self.spectrum = np.stack([np.asarray(op.spectrum, np.float32) for op in ops])
         if len(ops) == 1:
             self.spectrum = np.broadcast_to(self.spectrum, (len(everyone), *self.spectrum.shape[1:]))
+        self.largest = self.spectrum.max(axis=(1, 2), keepdims=True)
+        self.spectrum = like(self.spectrum, self.back)
 
-    def start(self, x: Array) -> Array:
+    def start(self, x: AnyArray) -> AnyArray:
         """v = 0."""
-        return np.zeros_like(x)
+        return namespace(x).zeros_like(x)
 
     def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
         """v moves as fast as z = W^T u does."""
@@ -143,13 +152,13 @@ class DiagonalData:
         return sigma, sigma
 
     def move(
-        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
     ) -> Move:
         """x_hat = (1 + tau H^T H)^-1 (x + tau (H^T y - z - v)); v_hat = t - sigma clip(t / sigma), t = v + sigma (2
         x_hat - x).
         """
         step = column(tau, x)
-        right = x + step * (self.back[images] - z - extra)
+        right = x + step * (taken(self.back, images) - z - extra)
         x_hat = self._solve(right, step, images)
         moved = x_hat - x
         if self.box is None:
@@ -159,21 +168,21 @@ class DiagonalData:
         extra_hat = t - long * clip(t / long, self.box)
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
 
-    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+    def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is
         left.
         """
-        spectrum = self.spectrum[images]
-        floor = self.constants.spectrum_floor * spectrum.max(axis=(1, 2), keepdims=True)
+        spectrum = taken(self.spectrum, images)
+        floor = like(self.constants.spectrum_floor * self.largest[images], spectrum)
         w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))
         return residual - self.measurements.apply(w, images)
 
-    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+    def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """The step itself does not call the operator."""
         return None
 
-    def _solve(self, right: Array, step: Array, images: NDArray[np.int64]) -> Array:
-        return _filtered(right, 1 / (1 + step * self.spectrum[images]))
+    def _solve(self, right: AnyArray, step: AnyArray, images: NDArray[np.int64]) -> AnyArray:
+        return _filtered(right, 1 / (1 + step * taken(self.spectrum, images)))
 
 
 class DualData:
@@ -182,7 +191,7 @@ class DualData:
     def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
         self.measurements, self.box, self.constants = measurements, box, constants
 
-    def start(self, x: Array) -> Array:
+    def start(self, x: AnyArray) -> AnyArray:
         """p = H x - y."""
         return self.measurements.apply(x, np.arange(len(x))) - self.measurements.y
 
@@ -192,38 +201,36 @@ class DualData:
         return sigma, sigma * self.measurements.norm[images] ** 2
 
     def move(
-        self, x: Array, extra: Array, z: Array, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
     ) -> Move:
         """x_hat = clip(x - tau (z + H^T p)); p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma)."""
         step = column(tau, x)
         x_hat = clip(x - step * (z + self.measurements.adjoint(extra, images)), self.box)
         moved = x_hat - x
         long = column(sigma, extra)
-        residual = self.measurements.apply(x_hat + moved, images) - self.measurements.y[images]
+        residual = self.measurements.apply(x_hat + moved, images) - taken(self.measurements.y, images)
         extra_hat = (extra + long * residual) / (1 + long)
         return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
 
-    def multiplier(self, residual: Array, slope: Array, extra: Array, images: NDArray[np.int64]) -> Array:
+    def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """The dual variable of the residual itself."""
         return extra
 
-    def culprit(self, extra: Array, x_hat: Array, extra_hat: Array) -> Culprit | None:
+    def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """x_hat comes from H^T, extra_hat from H; `extra` may be bad from the start, where it is H x - y."""
-        if not np.isfinite(extra).all():
+        if not finite(extra):
             return "apply"
-        if not np.isfinite(x_hat).all():
+        if not finite(x_hat):
             return "adjoint"
-        return None if np.isfinite(extra_hat).all() else "apply"
+        return None if finite(extra_hat) else "apply"
 
 
-def _filtered(x: Array, factor: Array) -> Array:
+def _filtered(x: AnyArray, factor: AnyArray) -> AnyArray:
     """Images (n, H, W) times `factor` (n, H, W) in Fourier; that of real images is even."""
     if np.iscomplexobj(x):
-        return np.asarray(
-            scipy.fft.ifft2(scipy.fft.fft2(x, workers=workers()) * factor, workers=workers()), np.complex64
-        )
-    frequencies = scipy.fft.rfft2(x, workers=workers()) * factor[..., : x.shape[-1] // 2 + 1]
-    return np.asarray(scipy.fft.irfft2(frequencies, s=x.shape[-2:], workers=workers()), np.float32)
+        return inverse(forward(x) * factor).astype(np.complex64, copy=False)
+    frequencies = real_forward(x) * factor[..., : x.shape[-1] // 2 + 1]
+    return real_inverse(frequencies, x.shape[-2:]).astype(np.float32, copy=False)
 
 
 def data_term(

@@ -8,8 +8,8 @@ the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024,
 restarted reflected Halpern iteration). sigma follows from the ranges of u and x and from what the data term needs,
-tau from tau sigma ||K||^2 = 1 (docs/adr/0009). u stays in the workspace; everything of the size of an image is NumPy
-here. Each image has its own step sizes, restarts and end.
+tau from tau sigma ||K||^2 = 1 (docs/adr/0009). u stays in the workspace; what has the size of an image lies where
+the workspace takes it, and is computed on there. Each image has its own step sizes, restarts and end.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import ReconstructionWorkspace
-from ..types import Active, Array, Box, FloatArray, FloatVector, MaskOf
+from ..namespaces import like, namespace, put, taken, to_host
+from ..types import Active, AnyArray, Box, FloatArray, FloatVector, MaskOf
 from .certificate import Certificate
-from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, squares
+from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, finite, squares
 from .faults import Culprit, Fault
 from .progress import InnerResult
 
@@ -59,20 +60,22 @@ class Parts:
         """Their numbers in the workspace."""
         return np.concatenate([active, active + self.count]) if self.is_complex else active
 
-    def split(self, x: Array, active: Active) -> NDArray[np.float32]:
+    def split(self, x: AnyArray, active: Active) -> AnyArray:
         """(n, H, W) into the whole batch of the workspace; other images are zero."""
-        whole = np.zeros((self.count * (2 if self.is_complex else 1), *x.shape[1:]), np.float32)
+        if not self.is_complex and len(active) == self.count:
+            return x
+        whole = namespace(x).zeros((self.count * (2 if self.is_complex else 1), *x.shape[1:]), np.float32)
+        put(whole[: self.count], active, x.real)
         if self.is_complex:
-            whole[active], whole[active + self.count] = x.real, x.imag
-        else:
-            whole[active] = x
+            put(whole[self.count :], active, x.imag)
         return whole
 
-    def join(self, whole: NDArray[np.float32], active: Active) -> Array:
+    def join(self, whole: AnyArray, active: Active) -> AnyArray:
         """The inverse of `split`."""
+        real = taken(whole[: self.count], active)
         if not self.is_complex:
-            return whole[active]
-        return (whole[active] + 1j * whole[active + self.count]).astype(np.complex64)
+            return real
+        return (real + np.complex64(1j) * taken(whole[self.count :], active)).astype(np.complex64, copy=False)
 
     def add(self, values: NDArray[np.float64], active: Active) -> FloatVector:
         """Sums of the parts (len(images(active)),) to sums of images."""
@@ -104,7 +107,9 @@ class Restarts:
         """The step that was made with these weights: ||T(s) - s|| of it, and the state that it left."""
         restarted = weight == 0
         again = a[restarted]
-        self.x[again], self.extra[again], self.z[again] = state.x[again], state.extra[again], state.z[again]
+        if len(again):
+            for anchor, now in ((self.x, state.x), (self.extra, state.extra), (self.z, state.z)):
+                put(anchor, again, taken(now, again))
         self.last[a] = residual
         self.first[a] = np.where(restarted | (self.run_length[a] == 0), residual, self.first[a])
         self.run_length[a] = np.where(restarted, 0, self.run_length[a] + 1)
@@ -125,7 +130,7 @@ class PrimalDual:
         measurements: Measurements,
         strength: FloatVector,
         squared_norm: float,
-        x: Array,
+        x: AnyArray,
         box: Box | None,
         condition: tuple[FloatArray, FloatArray],
         mask_of: MaskOf = "magnitude",
@@ -142,7 +147,7 @@ class PrimalDual:
         self.parts = Parts(len(x), np.iscomplexobj(x))
         self.x = x.copy()
         self.extra = self.term.start(x)
-        self.z = np.zeros_like(x)
+        self.z = namespace(x).zeros_like(x)
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
         # the size of an image, wherever x starts
         self.least_radius = np.sqrt(squares(measurements.least_squares_step()))
@@ -194,24 +199,25 @@ class PrimalDual:
                 if not len(running):
                     break
         except Fault as fault:
-            fault.image = None if self._is_start else self._accepted
+            fault.image = None if self._is_start else self.image()
             raise
         objective, gap, floor = (values[active] for values in found)
         return InnerResult((self.steps - before)[active], met[active], Certificate(objective, gap, floor))
 
-    def accepted(self, active: Active) -> Array:
+    def accepted(self, active: Active) -> AnyArray:
         """The x that the certificate is of."""
-        return clip(self.x_hat[active], self.box)
+        return clip(taken(self.x_hat, active), self.box)
 
-    def image(self) -> Array:
-        """A copy of the images (B, H, W) after the last outer step."""
-        return self._accepted.copy()
+    def image(self) -> AnyArray:
+        """A copy of the images (B, H, W) after the last outer step, in host memory."""
+        return to_host(self._accepted.copy())
 
     def change(self, images: Active) -> FloatVector:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since the start."""
         x = self.accepted(images)
-        change = relative_change(x, self._accepted[images])
-        self._accepted[images], self._is_start = x, False
+        change = relative_change(x, taken(self._accepted, images))
+        put(self._accepted, images, x)
+        self._is_start = False
         return change
 
     def next_mask(self, active: Active) -> None:
@@ -221,14 +227,14 @@ class PrimalDual:
         if self.parts.is_complex:
             gain, bias = np.concatenate([gain, gain]), np.concatenate([bias, bias])
             if self.mask_of == "magnitude":
-                x = np.abs(x) * np.complex64(1 + 1j)
+                x = abs(x) * np.complex64(1 + 1j)
         self.workspace.put_image(images, self.parts.split(x, active))
         self.workspace.update_mask(images, gain, bias)
         self.mask_changed(active)
 
     def mask_changed(self, active: Active) -> None:
         """z for the u that lives on under a new mask."""
-        self.z[active] = self.parts.join(self.workspace.adjoint_of_dual(self.parts.images(active)), active)
+        put(self.z, active, self.parts.join(self.workspace.adjoint_of_dual(self.parts.images(active)), active))
 
     def certificate(self, active: Active) -> Certificate:
         """Of x_hat, projected onto the box, with u_hat: the duality gap, and relative to f(x).
@@ -241,13 +247,13 @@ class PrimalDual:
         and the size of the least-squares step, and the maximum is R ||H^T p + z||; f being convex, f(x) - f(x') <=
         gap ||x' - x|| / R for all others.
         """
-        x, z = clip(self.x_hat[active], self.box), self.z_hat[active]
-        residual = self.measurements.apply(x, active) - self.measurements.y[active]
+        x, z = self.accepted(active), taken(self.z_hat, active)
+        residual = self.measurements.apply(x, active) - taken(self.measurements.y, active)
         penalty = self.strength[active] * self._penalty(x, active)
         objective = 0.5 * squares(residual) + penalty
-        inner = np.sum((x.conj() * z).real, axis=(1, 2), dtype=np.float64)
+        inner = to_host((x.conj() * z).real.sum(axis=(1, 2), dtype=np.float64))
         slope = self.measurements.adjoint(residual, active) + z
-        own = self.term.multiplier(residual, slope, self.extra_hat[active], active)
+        own = self.term.multiplier(residual, slope, taken(self.extra_hat, active), active)
         own_slope = self.measurements.adjoint(own, active) + z
         own_gap = 0.5 * squares(residual - own) + self._furthest(own_slope, x, active)
         gap = penalty - inner + np.minimum(self._furthest(slope, x, active), own_gap)
@@ -259,23 +265,25 @@ class PrimalDual:
     def _step(self, a: Active, restarts: Restarts, step: int) -> None:
         """One step of the images `a`, number `step` of this run."""
         weight = restarts.weights(a)
-        moved = self.term.move(self.x[a], self.extra[a], self.z[a], self.tau[a], self.extra_sigma[a], a)
-        z_new, change = self._dual_step(a, 2 * moved.x - self.x[a], weight)
+        x, extra, z = (taken(values, a) for values in (self.x, self.extra, self.z))
+        moved = self.term.move(x, extra, z, self.tau[a], self.extra_sigma[a], a)
+        z_new, change = self._dual_step(a, 2 * moved.x - x, weight)
         w = column(weight, z_new)
-        anchored = (z_new - (1 - w) * restarts.z[a]) / np.maximum(w, np.float32(0.25))
-        z_hat = np.where(w > 0, (anchored + self.z[a]) / 2, z_new)
+        anchored = (z_new - (1 - w) * taken(restarts.z, a)) / column(np.maximum(weight, 0.25), z_new)
+        z_hat = namespace(z_new).where(w > 0, (anchored + z) / 2, z_new)
         extra_weight = 1 / np.maximum(self.extra_sigma[a], TINY)
         residual = np.sqrt(moved.primal / self.tau[a] + change / self.sigma[a] + moved.dual * extra_weight)
         lost = ~np.isfinite(residual)
         if lost.any():
-            raise Fault(a[lost], step, self.term.culprit(self.extra[a][lost], moved.x[lost], moved.extra[lost]))
+            own = np.flatnonzero(lost)
+            raise Fault(a[lost], step, self.term.culprit(*(taken(v, own) for v in (extra, moved.x, moved.extra))))
         self._store_hats(a, moved.x, moved.extra, z_hat)
         self._mix(a, weight, moved, restarts)
-        self.z[a] = z_new
+        put(self.z, a, z_new)
         restarts.note(a, weight, residual, self)
         self.steps[a] += 1
 
-    def _dual_step(self, a: Active, x: Array, weight: FloatVector) -> tuple[Array, FloatVector]:
+    def _dual_step(self, a: Active, x: AnyArray, weight: FloatVector) -> tuple[AnyArray, FloatVector]:
         """u at the images x: W^T u, and ||u_hat - u||^2."""
         weights = np.zeros(self.parts.count, np.float32)
         weights[a] = weight
@@ -297,35 +305,38 @@ class PrimalDual:
         """Which method of the operator gives values that are not finite for the images of a certificate, if one
         does.
         """
-        residual = self.measurements.apply(clip(self.x_hat[active], self.box), active) - self.measurements.y[active]
-        if not np.isfinite(residual).all():
+        residual = self.measurements.apply(self.accepted(active), active) - taken(self.measurements.y, active)
+        if not finite(residual):
             return "apply"
-        return None if np.isfinite(self.measurements.adjoint(residual, active)).all() else "adjoint"
+        return None if finite(self.measurements.adjoint(residual, active)) else "adjoint"
 
-    def _furthest(self, slope: Array, x: Array, active: Active) -> FloatVector:
+    def _furthest(self, slope: AnyArray, x: AnyArray, active: Active) -> FloatVector:
         """max of <slope, x - x'> over the box, or without one over the ball around x."""
         if self.box is None:
             return np.asarray(np.maximum(np.sqrt(squares(x)), self.least_radius[active]) * np.sqrt(squares(slope)))
-        far = np.where(slope > 0, np.float32(self.box[0]), np.float32(self.box[1]))
-        return np.asarray(np.sum(slope * (x - far), axis=(1, 2), dtype=np.float64))
+        low, high = (like(np.array([limit], np.float32), x) for limit in self.box)
+        far = namespace(x).where(slope > 0, low, high)
+        return to_host((slope * (x - far)).sum(axis=(1, 2), dtype=np.float64))
 
-    def _penalty(self, x: Array, active: Active) -> FloatVector:
+    def _penalty(self, x: AnyArray, active: Active) -> FloatVector:
         return self.parts.add(self.workspace.penalty(self.parts.images(active), self.parts.split(x, active)), active)
 
-    def _store_hats(self, a: Active, x: Array, extra: Array, z: Array) -> None:
+    def _store_hats(self, a: Active, x: AnyArray, extra: AnyArray, z: AnyArray) -> None:
         if len(a) == len(self.x):
             self.x_hat, self.extra_hat, self.z_hat = x, extra, z
         else:
             self.x_hat, self.extra_hat, self.z_hat = self.x_hat.copy(), self.extra_hat.copy(), self.z_hat.copy()
-            self.x_hat[a], self.extra_hat[a], self.z_hat[a] = x, extra, z
+            for whole, new in ((self.x_hat, x), (self.extra_hat, extra), (self.z_hat, z)):
+                put(whole, a, new)
 
     def _mix(self, a: Active, weight: FloatVector, moved: Move, anchor: Restarts) -> None:
         for state, hat, start in ((self.x, moved.x, anchor.x), (self.extra, moved.extra, anchor.extra)):
             w = column(weight, hat)
-            state[a] = np.where(w > 0, w * (2 * hat - state[a]) + (1 - w) * start[a], hat)
+            mixed = w * (2 * hat - taken(state, a)) + (1 - w) * taken(start, a)
+            put(state, a, namespace(hat).where(w > 0, mixed, hat))
 
 
-def relative_change(x: Array, before: Array) -> FloatVector:
+def relative_change(x: AnyArray, before: AnyArray) -> FloatVector:
     """||x - before|| / ||before|| of each image: 0 for no change, infinite for a change from zero."""
     change, size = np.sqrt(squares(x - before)), np.sqrt(squares(before))
     return np.divide(change, size, out=np.where(change > 0, np.inf, 0.0), where=size > 0)

@@ -186,6 +186,21 @@ BUGS = {
         caught={"plain": WRONG, "check": WRONG},
     ),
     "dual_step: bound of image 0": Bug("analysis", "limit = bound[at.image]", "limit = bound[active[0]]", "dual step"),
+    "anchored_step: weight of image 0": Bug(
+        "analysis", "w = weight[at.image];", "w = weight[active[0]];", "anchored step"
+    ),
+    "anchored_step: the mask weights W x, not the bound": Bug(
+        "analysis", "fmaf(length, q[group * GROUP + i][c], u[i])",
+        "fmaf(length, q[group * GROUP + i][c] * limit[i], u[i])", "anchored step"
+    ),
+    "anchored_step: no anchor where it starts anew": Bug(
+        "analysis", "if (w == 0.0f) store_four(start, u);", "", "anchored step"
+    ),
+    "anchored_step: the anchor overwritten": Bug(
+        "analysis", "if (w == 0.0f) store_four(start, u);", "store_four(start, u);", "anchored step"
+    ),
+    "gather_image: the ring left out": Bug("image", "return band > 0 && in_band", "return band > 9 && in_band",
+        "gather image"),
     "dual_step: the slot that is read is written": Bug(
         "analysis", "other = (1 - current) * g.batch", "other = current * g.batch", "dual step"
     ),

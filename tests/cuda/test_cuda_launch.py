@@ -59,7 +59,7 @@ def test_every_image_gets_its_blocks(name):
 def test_grid_covers_the_image(shape):
     height, width, channels = shape.height, shape.width, shape.channels
     tiles = ceil_div(height, TILE) * ceil_div(width, TILE)
-    for name in ("analysis", "masked_norm", "dual_step", "features", "convolution"):
+    for name in ("analysis", "masked_norm", "dual_step", "anchored_step", "features", "convolution"):
         assert launch_for(name, shape, 5).grid == (tiles, channels // 8, 5)
     assert launch_for("depthwise", shape, 5).grid == (tiles, channels, 5)
     spread, (down, across) = shape.support - 1, SYNTHESIS_TILE
@@ -69,7 +69,7 @@ def test_grid_covers_the_image(shape):
         shape.splits,
         5,
     )
-    for name in ("set_image", "get_image", "image_step", "primal_sums", "outer_sums"):
+    for name in ("set_image", "get_image", "gather_image", "image_step", "primal_sums", "outer_sums"):
         threads = launch_for(name, shape, 1).grid[0] * PIXEL_THREADS
         assert threads - PIXEL_THREADS < height * width <= threads
     for name in ("clear_dual", "collapse_momentum"):
@@ -79,7 +79,7 @@ def test_grid_covers_the_image(shape):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sums_have_a_place_for_every_block(shape):
-    for name in ("masked_norm", "dual_step"):
+    for name in ("masked_norm", "dual_step", "anchored_step"):
         assert math.prod(launch_for(name, shape, 1).grid) == analysis_blocks(shape)
     for name in ("image_step", "primal_sums", "outer_sums"):
         assert math.prod(launch_for(name, shape, 1).grid) == image_blocks(shape)
@@ -112,7 +112,7 @@ def test_ring_counts_the_pixels_near_the_border(height, width, support, band):
     assert warps - 4 < shape.ring <= warps
 
 
-TENSOR_KERNELS = ("analysis", "masked_norm", "dual_step", "synthesis", "convolution")
+TENSOR_KERNELS = ("analysis", "masked_norm", "dual_step", "anchored_step", "synthesis", "convolution")
 SIDES = (Kernel(7), Kernel(3, 2), Kernel(3, 4))
 
 
@@ -129,7 +129,7 @@ def test_tensor_launch_is_within_the_limits(name):
         assert block in (16, 32, 48, 64)
         assert launch.shared_bytes <= MAX_SHARED_BYTES
         assert launch.block == (TENSOR_THREADS, 1, 1)
-        rows = 16 if name in TENSOR_KERNELS[:3] else 8
+        rows = 16 if name in TENSOR_KERNELS[:4] else 8
         assert launch.grid == (ceil_div(33, rows) * 2, shape.channels // block, 5)
         assert shape.channels % block == 0
 
@@ -160,7 +160,7 @@ def test_no_channel_block_fits():
 @pytest.mark.parametrize("precision", ["tf32", "bf16x3"])
 def test_tensor_launches_do_not_depend_on_the_batch_and_have_places_for_their_sums(precision):
     shape = Shape(321, 481, 64, 13, 6, precision)
-    for name in ("masked_norm", "dual_step"):
+    for name in ("masked_norm", "dual_step", "anchored_step"):
         assert math.prod(launch_for(name, shape, 1).grid) == analysis_blocks(shape)
     assert shape.splits == launch_for("synthesis", shape, 1).grid[1] == launch_for("synthesis", shape, 64).grid[1]
 

@@ -20,15 +20,15 @@ from safi_fast.bindings.launch import Kernel, analysis_blocks, ceil_div, image_b
 CASES = {}
 TENSOR_CASES = (  # those whose kernels have a variant on tensor cores
     "analysis", "analysis, mask", "analysis, magnitude", "masked norm", "masked norm, no mask", "dual step",
-    "dual step, no mask",
+    "dual step, no mask", "anchored step", "anchored step, no mask",
     "synthesis", "synthesis, other slot, no mask", "convolution", "convolution, dilated", "convolution, last",
     "W^T (M . u)", "W^T u",
 )  # fmt: skip
 KERNELS = {  # by file
-    "analysis": ("analysis", "masked_norm", "dual_step"),
+    "analysis": ("analysis", "masked_norm", "dual_step", "anchored_step"),
     "synthesis": ("synthesis",),
     "border": ("synthesis_border",),
-    "image": ("set_image", "get_image", "image_step", "primal_sums", "outer_sums"),
+    "image": ("set_image", "get_image", "gather_image", "image_step", "primal_sums", "outer_sums"),
     "features": ("features",),
     "convolution": ("convolution",),
     "depthwise": ("depthwise",),
@@ -195,6 +195,45 @@ def dual_step(bench, masked):
         )  # fmt: skip
 
 
+@case("anchored step", masked=True)
+@case("anchored step, no mask", masked=False)
+def anchored_step(bench, masked):
+    """The first image starts anew, so that its u goes into both slots; the others keep their anchor."""
+    x, slot, u, anchor = bench.images(), bench.slots(), 0.1 * bench.responses(), 0.1 * bench.responses()
+    mask, masks = masks_or_none(bench, masked)
+    step, bound, weight = (0.3 + bench.uniform(3, bench.batch)) * np.float32([[1], [0.1], [0.5]])
+    first = bench.active[0]
+    weight[first] = 0
+    dual = bench.slotted((slot, u), (1 - slot, anchor))
+    l1 = bench.blank((bench.batch, analysis_blocks(bench.shape)), np.float64)
+    restarted = (1 - slot[first], first, slice(None), slice(None), slice(0, bench.stored))
+    bench.launch(
+        "analysis", "anchored_step", bench.put(slot), bench.image_planes((slot, x)), dual, masks, bench.per_image(step),
+        bench.per_image(bound), bench.per_image(weight), l1, bench.analysis_filters(), bench.border(),
+        writes=[(dual, bench.rows_of(slot)), (dual, restarted), (l1, bench.active)], options=bench.support_option,
+    )  # fmt: skip
+    assert_zero_outside(bench, dual, slot)
+    for b, actual in bench.read_channels(dual, slot):
+        most = bound[b] * (np.ones_like(actual) if mask[b] is None else mask[b])
+        both, changes = [], []
+        for response, start in zip(exact_analysis(bench, x[b], None), (u[b].astype(float), u[b]), strict=True):
+            hat = np.clip(start + step[b] * response, -most, most)
+            changes.append(np.sum((hat - start) ** 2, dtype=np.float64))
+            kept = weight[b] * (2 * hat - start) + (1 - weight[b]) * anchor[b]
+            both.append(kept if weight[b] > 0 else hat)
+        rounding = step[b] * analysis_rounding(bench, x[b], None)
+        same = (bench.model, x[b], mask[b], u[b], anchor[b], step[b], bound[b], weight[b])
+        yield Result("u", actual, *both, twin=twin("anchored_step", *same, False), rounding=2 * rounding)
+        largest = np.abs(both[0] - u[b]).max()
+        yield Result(
+            "||u_hat - u||^2", bench.read(l1, b).sum(), *changes, twin=twin("anchored_step", *same, True),
+            rounding=2 * largest * np.sum(rounding) if bench.shape.tensor else 0.0,
+        )  # fmt: skip
+        if weight[b] == 0:
+            start = bench.read(dual[1 - slot[b], b][: bench.used, :, : bench.width])
+            yield Result("anchor", start, *both, rounding=rounding)
+
+
 @case("synthesis", masked=True, other=False)
 @case("synthesis, other slot, no mask", masked=False, other=True)
 def synthesis(bench, masked, other):
@@ -290,6 +329,31 @@ def get_image(bench):
     )
     for b in bench.active:
         yield Result("x", bench.read(values, b), x[b], x[b], ulps=0)
+
+
+@case("gather image", tiled=False)
+@case("gather image, tiles", tiled=True)
+def gather_image(bench, tiled):
+    """From random summands: add, fold, take off what the border drops."""
+    values, sizes, summands = random_summands(bench, tiled)
+    there = bench.per_image(values)
+    parts = np.array([(*sizes, bench.device.address(there))], layout.PARTS)
+    nothing = np.zeros((bench.batch, bench.height, bench.width), np.float32)
+    off = np.where(ring_of(bench), bench.images(), 0).astype(np.float32) if bench.shape.band else nothing
+    dropped = bench.per_image(np.where(ring_of(bench), off, np.nan)) if bench.shape.band else None
+    z = bench.blank(nothing.shape)
+    bench.launch(
+        "image", "gather_image", parts, np.int32(bench.shape.band), dropped, bench.symmetric, z,
+        writes=[(z, bench.active)],
+    )  # fmt: skip
+    for b in bench.active:
+        zero = np.zeros_like(off[b])
+        inputs = (summands[b], off[b], zero, zero, zero, zero)
+        both = [
+            moved(bench, [kind(v) for v in inputs], np.float32(0), *np.float32(NO_BOX))["z"]
+            for kind in (np.float64, np.float32)
+        ]
+        yield Result("W^T u", bench.read(z, b), *both)
 
 
 @case("image step", refresh=False, tiled=False)

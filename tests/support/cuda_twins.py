@@ -57,6 +57,14 @@ def dual_step(model, x, mask, u, before, step, bound, carried):
     return _channels(model, workspace.dual[1, 0])
 
 
+def anchored_step(model, x, mask, u, anchor, step, bound, weight, change):
+    """u of the step, or what it changed."""
+    workspace = _workspace(model, x, mask, step=step, bound=bound)
+    workspace.dual[:, 0] = lanes(np.stack([u, anchor]))
+    _, sums = workspace.anchored_step(EVERYONE, x[None], np.float32([weight]))
+    return sums[0] if change else _channels(model, workspace.dual[0, 0])
+
+
 def synthesis(model, u, mask):
     workspace = _workspace(model, np.zeros(u.shape[1:], np.float32), mask)
     workspace.dual[0, 0] = lanes(u)

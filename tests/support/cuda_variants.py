@@ -97,12 +97,12 @@ def _safi_mask(kernel: int, dilations: tuple[int, int, int], boundary: str) -> S
 
 def _uses(weights: CudaWeights) -> Iterator[tuple[str, str, tuple[str, ...], Kernel | None]]:
     """(file, kernel, options, size of a convolution) of a model."""
-    for name in ("analysis", "dual_step", "masked_norm"):
+    for name in ("analysis", "dual_step", "anchored_step", "masked_norm"):
         yield "analysis", name, (), None
     yield "synthesis", "synthesis", (), None
     if weights.shape(HEIGHT, WIDTH).band:
         yield "border", "synthesis_border", (), None
-    for name in ("set_image", "get_image", "image_step", "primal_sums", "outer_sums"):
+    for name in ("set_image", "get_image", "gather_image", "image_step", "primal_sums", "outer_sums"):
         yield "image", name, (), None
     for name in ("totals", "advance", "stop", "clear_dual", "collapse_momentum"):
         yield "state", name, (), None

@@ -13,6 +13,7 @@ import itertools
 import operator
 import threading
 import weakref
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -38,8 +39,17 @@ class CompileException(Exception):  # noqa: N818 - CuPy's name
     """As CuPy's."""
 
 
+def _host(value):
+    """The memory of an array, or of the arrays of an index."""
+    if isinstance(value, tuple):
+        return tuple(map(_host, value))
+    return value.host if isinstance(value, FakeArray) else value
+
+
 class FakeArray:
     """An array on a GPU; `host` is its memory, in the emulator."""
+
+    __array_ufunc__ = None  # scalars of NumPy leave it to the array
 
     def __init__(self, cupy: FakeCupy, host: np.ndarray, gpu: int):
         self.cupy, self.host, self.gpu = cupy, host, gpu
@@ -47,6 +57,8 @@ class FakeArray:
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
     ndim = property(lambda self: self.host.ndim)
+    real = property(lambda self: self._view(self.host.real))
+    imag = property(lambda self: self._view(self.host.imag))
     size = property(lambda self: self.host.size)
     flags = property(lambda self: self.host.flags)
     device = property(lambda self: SimpleNamespace(id=self.gpu))
@@ -75,10 +87,11 @@ class FakeArray:
         return int(self.host)
 
     def __getitem__(self, key):
-        return self._view(self.host[key])
+        return self._view(self.host[_host(key)])
 
     def __setitem__(self, key, value):
-        self.host[key] = value.host if isinstance(value, FakeArray) else value
+        self._refuse_host(value)
+        self.host[_host(key)] = _host(value)
 
     def __invert__(self):
         return self._new(~self.host)
@@ -86,28 +99,17 @@ class FakeArray:
     def __abs__(self):
         return self._new(abs(self.host))
 
-    def __add__(self, other):
-        return self._with(operator.add, other)
+    def __neg__(self):
+        return self._new(-self.host)
 
-    def __sub__(self, other):
-        return self._with(operator.sub, other)
+    def _with(self, function, *arguments):
+        for argument in arguments:
+            self._refuse_host(argument)
+        return self._new(function(*map(_host, arguments)))
 
-    def __rsub__(self, other):
-        return self._new(other - self.host)
-
-    def __gt__(self, other):
-        return self._with(operator.gt, other)
-
-    def __mul__(self, other):
-        return self._with(operator.mul, other)
-
-    def __truediv__(self, other):
-        return self._with(operator.truediv, other)
-
-    def _with(self, function, other):
-        if isinstance(other, np.ndarray):
-            raise TypeError(f"Unsupported type {type(other)}")
-        return self._new(function(self.host, other.host if isinstance(other, FakeArray) else other))
+    def _refuse_host(self, value):
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise TypeError(f"Unsupported type {type(value)}")
 
     def astype(self, dtype, copy=True):
         return self if not copy and self.dtype == dtype else self._new(self.host.astype(dtype))
@@ -118,8 +120,17 @@ class FakeArray:
     def all(self):
         return self._new(self.host.all())
 
-    def sum(self):
-        return self._new(self.host.sum())
+    def sum(self, axis=None, dtype=None):
+        return self._new(self.host.sum(axis=axis, dtype=dtype))
+
+    def conj(self):
+        return self._new(self.host.conj())
+
+    def copy(self):
+        return self._new(self.host.copy())
+
+    def view(self, dtype):
+        return self._view(self.host.view(dtype))
 
     def mean(self, axis):
         return self._new(self.host.mean(axis=axis))
@@ -142,6 +153,19 @@ class FakeArray:
 
     def _view(self, values):
         return FakeArray(self.cupy, values, self.gpu)
+
+
+def _operation(function, swapped=False):
+    def method(self, other):
+        return self._with(function, *((other, self) if swapped else (self, other)))
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "gt", "pow"):
+    setattr(FakeArray, f"__{_name}__", _operation(getattr(operator, _name)))
+    setattr(FakeArray, f"__r{_name}__", _operation(getattr(operator, _name), swapped=True))
+FakeArray.__module__ = "cupy"
 
 
 class FakeCupy(ModuleType):
@@ -251,11 +275,34 @@ class FakeCupy(ModuleType):
     def median(self, values):
         return values._new(np.median(values.host))
 
+    def _through(self, name, *arguments, **options):
+        """A function of NumPy on what lies on this GPU: no array of the host among its arguments."""
+        flat = [value for one in arguments for value in (one if isinstance(one, (list, tuple)) else [one])]
+        first = next(value for value in flat if isinstance(value, FakeArray))
+        for value in flat:
+            first._refuse_host(value)
+        function = operator.attrgetter(name)(np)
+        arguments = [list(map(_host, one)) if isinstance(one, list) else _host(one) for one in arguments]
+        result = function(*arguments, **options)
+        single = (np.complex64, np.float32) if name.startswith("fft.") else ()
+        kinds = {np.dtype(np.complex128): single[:1], np.dtype(np.float64): single[1:]}
+        return first._new(result.astype(*kinds.get(result.dtype) or (result.dtype,)))
+
+    def __getattr__(self, name):
+        if name in ("where", "stack", "zeros_like", "roll"):
+            return partial(self._through, name)
+        raise AttributeError(f"module 'cupy' has no attribute {name!r}")
+
+    @property
+    def fft(self):
+        names = ("fftn", "ifftn", "rfft2", "irfft2", "fftshift", "ifftshift")
+        return SimpleNamespace(**{name: partial(self._through, f"fft.{name}") for name in names})
+
     def empty_like(self, values):
         return values._new(np.full_like(values.host, np.nan))
 
-    def clip(self, values, low, high, out):
-        assert out is values
+    def clip(self, values, low, high, out=None):
+        assert out is None or out is values
         return values._new(np.clip(values.host, low, high))
 
     def concatenate(self, arrays):

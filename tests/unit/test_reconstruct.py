@@ -3,7 +3,6 @@
 from dataclasses import fields
 from functools import cache
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import oracle
@@ -837,19 +836,22 @@ def test_noise_level_outside_the_model():
         many.reconstruct(measured(BLUR), BLUR, strength=0.1, noise_level=0.5)
 
 
-def test_a_solver_on_a_gpu_refuses(monkeypatch):
-    """There is no CUDA twin of the primal-dual iteration yet; backend="auto" of the functions stays on the CPU."""
-    here = Solver(solver().model)
-    monkeypatch.setattr(here, "backend", SimpleNamespace(name="cuda"))
-    with pytest.raises(BackendError, match=r"reconstruct runs on the CPU .* not on backend='cuda'; pass backend='cpu'"):
-        here.reconstruct(measured(BLUR), BLUR, strength=0.1)
+def test_the_backend_is_chosen_as_for_denoise(monkeypatch):
     asked = []
     monkeypatch.setattr(
         safi_fast.api, "_solver", lambda model, backend, gpu, process: asked.append(backend) or solver()
     )
     safi_fast.reconstruct(measured(BLUR), BLUR, model=solver().model, **QUICK)
-    safi_fast.tune_strength(measured(BLUR), BLUR, [0.1], noise_std=0.1, max_outer=1, max_iter=1)
-    assert asked == ["cpu", "cpu"]
+    safi_fast.tune_strength(measured(BLUR), BLUR, [0.1], noise_std=0.1, max_outer=1, max_iter=1, backend="cuda")
+    assert asked == ["auto", "cuda"]
+
+
+def test_tensors_come_back_as_tensors():
+    torch = pytest.importorskip("torch")
+    y = measured(BLUR)
+    found = run(BLUR, torch.from_numpy(y), **QUICK)
+    assert isinstance(found.image, torch.Tensor)
+    np.testing.assert_array_equal(found.image.numpy(), run(BLUR, y, **QUICK).image)
 
 
 @each_operator

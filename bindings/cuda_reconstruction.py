@@ -1,0 +1,76 @@
+"""A batch of dual problems on a device for a general forward operator: u and M here, images with the solver.
+
+Twin: the methods of the same names in cpu_workspace.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cuda_weights import CudaWeights
+from .cuda_workspace import Active, CudaWorkspace, FloatArray, Sums
+from .launch import analysis_blocks
+
+
+class CudaReconstructionWorkspace(CudaWorkspace):
+    """`CudaWorkspace` with the steps of safi_fast/solver/primal_dual.py; images come and go as arrays of the device."""
+
+    def __init__(self, weights: CudaWeights, batch: int, height: int, width: int):
+        super().__init__(weights, batch, height, width)
+        self.weight = self.device.zeros(batch, np.float32)
+
+    def place(self, array: NDArray[Any]) -> Any:
+        """A copy of an array of the host on the device."""
+        return self.device.upload(array)
+
+    def set_step(self, step: FloatArray) -> None:
+        """The step size of u (B,) from now on."""
+        self.usual_size = np.array(step, np.float32)
+        self.device.write(self.step_size, self.usual_size)
+
+    def anchored_step(self, active: Active, x: Any, weight: FloatArray) -> tuple[Any, Sums]:
+        """A Halpern step of u at the image x (B, H, W) of the device: see kernels/cuda/analysis.cu.
+
+        Returns W^T u (B, H, W), zero for the other images, and ||u_hat - u||^2 (active,). Needs collapsed momentum;
+        overwrites x(v).
+        """
+        self._set(active, x)
+        self.device.write(self.weight, np.ascontiguousarray(weight, np.float32))
+        self._launch(
+            "analysis", "anchored_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size,
+            self.bound, self.weight, self.l1, self.weights.filters, self.weights.border.struct,
+        )  # fmt: skip
+        z = self.adjoint_of_dual(active)
+        return z, self._l1(active)
+
+    def adjoint_of_dual(self, active: Active) -> Any:
+        """W^T u (B, H, W); zero for the other images."""
+        self._synthesise(active, other=False, masked=False)
+        make = self.device.empty if len(active) == self.batch else self.device.zeros
+        z = make((self.batch, self.height, self.width), np.float32)
+        self._launch(
+            "image", "gather_image", active, self.parts_struct, np.int32(self.shape.band), self.dropped,
+            self.weights.symmetric, z,
+        )  # fmt: skip
+        return z
+
+    def penalty(self, active: Active, x: Any) -> Sums:
+        """||M . W x||_1 (active,) of any image x (B, H, W); overwrites x(v)."""
+        self._set(active, x)
+        self._launch(
+            "analysis", "masked_norm", active, self.slot, self.image_slots, self._mask(), self.l1,
+            self.weights.filters, self.weights.border.struct,
+        )  # fmt: skip
+        return self._l1(active)
+
+    def _set(self, active: Active, x: Any) -> None:
+        values = self.device.adopt(x)
+        self._launch("image", "set_image", active, self.slot, values, self.image_slots, self.weights.symmetric)
+
+    def _l1(self, active: Active) -> Sums:
+        self._total(active, self.l1, analysis_blocks(self.shape), 1, 0)
+        sums: Sums = self.device.download(self.totals)[active, 0]
+        return sums

@@ -1,0 +1,150 @@
+"""reconstruct through CudaBackend in the emulator: whole solves against the CPU."""
+
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from emulator.device import EmulatedDevice
+from fake_cupy import FakeCupy
+from models import random_model
+
+from safi_fast import Solver
+from safi_fast.bindings import device as devices
+from safi_fast.bindings.cuda import CudaBackend
+from safi_fast.bindings.device import CupyDevice
+from safi_fast.operators import Blur, Downsample, FourierMRI, Mask, ParallelBeamCT, SenseMRI, from_functions
+from safi_fast.solver.schedules import Fast
+
+HEIGHT, WIDTH = 48, 40
+LIMITS = {"schedule": Fast(outer=2, inner=8), "noise_level": 15 / 255}
+
+
+def lines(rng):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[:, rng.permutation(WIDTH)[:14]] = mask[:, 18:22] = True
+    return mask
+
+
+def coils(rng):
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / HEIGHT
+    places = rng.random((3, 2))
+    maps = np.exp(-2 * ((y - places[:, :1, None]) ** 2 + (x - places[:, 1:, None]) ** 2)) * np.exp(1j * y)
+    return (maps / np.sqrt((abs(maps) ** 2).sum(0))).astype(np.complex64)
+
+
+def operators(rng):
+    kernel = np.outer(np.hanning(7), np.hanning(5))
+    angles = np.linspace(0, np.pi, 24, endpoint=False)
+    size = (HEIGHT, WIDTH)
+    return {
+        "MRI, one coil": FourierMRI(lines(rng), mask_order="centered"),
+        "MRI, one coil, complex": FourierMRI(lines(rng), mask_order="fft", image="complex", check_order=False),
+        "SENSE": SenseMRI(coils(rng), lines(rng), mask_order="centered"),
+        "blur": Blur(kernel / kernel.sum(), size),
+        "circular blur": Blur(kernel / kernel.sum(), size, "circular"),
+        "inpainting": Mask(rng.random(size) < 0.5),
+        "super-resolution": Downsample(2, size),
+        "CT": ParallelBeamCT(size, angles, 72),
+    }
+
+
+def problem(name, count=None):
+    """An operator and its measurements of `count` images, or of one alone."""
+    rng = np.random.default_rng(7)
+    operator = operators(rng)[name]
+    front = () if count is None else (count,)
+    image = np.cumsum(rng.random((*front, HEIGHT, WIDTH)), axis=-1).astype(np.float32) / WIDTH
+    if operator.image == "complex":
+        image = image * np.exp(0.3j * image)
+    return operator, operator.apply(image) + np.float32(0.01) * operator.apply(rng.random(image.shape)).real
+
+
+NAMES = tuple(operators(np.random.default_rng(0)))
+
+
+@pytest.fixture(scope="module")
+def solvers():
+    model = random_model("safi", channels=8, kernels=(5,), composed=True, boundary="symmetric")
+    return [Solver(model, backend=backend) for backend in (CudaBackend(EmulatedDevice("plain")), "cpu")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_solve_is_that_of_the_cpu(name, solvers):
+    operator, y = problem(name)
+    box = None if operator.image == "complex" else (0.0, 1.0)
+    cuda, cpu = (s.reconstruct(y, operator, strength=0.01, box=box, **LIMITS) for s in solvers)
+    assert np.abs(cuda.image - cpu.image).max() < 1e-4
+    assert cuda.relative_gap == pytest.approx(cpu.relative_gap, rel=0.02, abs=1e-5)
+    assert cuda.status == cpu.status == "completed"
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A CuPy with two GPUs, whose arrays refuse to meet those of the host."""
+    fake = FakeCupy(gpus=2)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(devices, "_modules", {})
+    return fake
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_stay_on_the_device(name, cupy, solvers):
+    """A batch of two on the second GPU: nothing of the size of an image comes back but the result and the masks."""
+    operator, y = problem(name, 2)
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(1)))
+    box = None if operator.image == "complex" else (0.0, 1.0)
+    large = []
+    download = cupy.asnumpy
+    cupy.asnumpy = lambda values: large.append(values.shape) or download(values)
+    found = solver.reconstruct(y, operator, strength=[0.01, 0.02], box=box, **LIMITS)
+    cpu = solvers[1].reconstruct(y, operator, strength=[0.01, 0.02], box=box, **LIMITS)
+    assert np.abs(found.image - cpu.image).max() < 1e-4
+    images = [shape for shape in large if np.prod(shape) >= HEIGHT * WIDTH and len(shape) == 3]
+    assert images == [(2, HEIGHT, WIDTH)] * len(images)
+    assert len(images) <= 2  # the norm of W, which starts in the host, and the result
+
+
+def test_an_operator_of_the_caller_goes_by_way_of_the_host(cupy, solvers):
+    inner, y = problem("blur")
+    operator = from_functions(inner.apply, inner.adjoint, inner.shape_in, inner.shape_out)
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    found, cpu = (s.reconstruct(y, operator, strength=0.01, **LIMITS) for s in (solver, solvers[1]))
+    assert np.abs(found.image - cpu.image).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_operators_take_arrays_of_a_gpu(name, cupy):
+    """apply, adjoint and normal give there what they give in the host, and copies of constants are made once."""
+    operator, y = problem(name, 2)
+    x = np.random.default_rng(0).random((2, HEIGHT, WIDTH)).astype(operator._imaged)
+    for function, argument in ((operator.apply, x), (operator.adjoint, y), (operator.normal, x)):
+        expected, found = function(argument), function(cupy.asarray(np.ascontiguousarray(argument)))
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(cupy.asnumpy(found), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    again = pickle.loads(pickle.dumps(operator))
+    np.testing.assert_array_equal(again.apply(x), operator.apply(x))
+
+
+def test_images_that_end_earlier_stay_as_they_are(solvers):
+    """Under "gap" each image of a batch has its own end, on a device too."""
+    operator, y = problem("circular blur", 3)
+    y = y * np.float32([1, 0.1, 0.5])[:, None, None]
+    options = {"strength": 0.01, "tol": 1e-2, "max_outer": 3, "max_iter": 60}
+    cuda, cpu = (s.reconstruct(y, operator, **options) for s in solvers)
+    assert np.abs(cuda.image - cpu.image).max() < 1e-4
+    np.testing.assert_array_equal(cuda.inner_iterations, cpu.inner_iterations)
+    assert len(set(cuda.inner_iterations.tolist())) > 1
+
+
+def test_an_array_of_a_gpu_gets_its_image_there(cupy, solvers):
+    """The measurement goes through the host once, where it is checked; the image comes back where that was."""
+    operator, y = problem("MRI, one coil")
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    with cupy.cuda.Device(1):
+        there = cupy.asarray(y)
+    found = solver.reconstruct(there, operator, strength=0.01, **LIMITS)
+    assert found.image.device.id == 1
+    expected = solvers[1].reconstruct(y, operator, strength=0.01, **LIMITS)
+    with cupy.cuda.Device(1):
+        assert np.abs(cupy.asnumpy(found.image) - expected.image).max() < 1e-4

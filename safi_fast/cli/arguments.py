@@ -9,7 +9,6 @@ from ..values import EXPECTED, DataRange, stated_range
 from .parser import Rare
 
 SCHEDULES = ("unrolled", "converged", "gap")
-RECONSTRUCTIONS = ("gap", "fast")
 BACKENDS = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "tf32", "bf16x3")
 

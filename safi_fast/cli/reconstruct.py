@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import prepare_folder
-from .arguments import BACKENDS, RECONSTRUCTIONS, UsageError, add_box_arguments, add_range_argument, count, positive
+from .arguments import BACKENDS, UsageError, add_box_arguments, add_range_argument, count, positive
 from .options import check_box, made
 from .output import first_sentence
 from .parser import Rare
@@ -99,10 +99,12 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "--schedule",
-        choices=RECONSTRUCTIONS,
-        default="gap",
-        help="gap: until the certificate says that the image is solved (default); fast: 300 steps, to look at it",
+        "--certify",
+        action="store_const",
+        dest="schedule",
+        const="gap",
+        default="fast",
+        help="go on until the certificate says that the image is solved, instead of a fixed number of steps",
     )
     parser.add_argument(
         "--max-outer",
@@ -200,9 +202,7 @@ def run(args: argparse.Namespace) -> int:
             "the measurements), or --tune-reference FILE (the true image of the first slice)"
         )
     if options.tol is not None and options.schedule == "fast":
-        raise UsageError(
-            f"--tol is {options.tol:g}, but --schedule fast has no tolerance to reach; leave one of them out"
-        )
+        raise UsageError(f"--tol is {options.tol:g}, but a fixed number of steps has no tolerance; add --certify")
     check_box(options.case)
     jobs = _jobs(options)
     if options.plot:

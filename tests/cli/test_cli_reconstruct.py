@@ -39,11 +39,12 @@ LINES = (np.arange(W) % 3 == 0) | (abs(np.arange(W) - W // 2) < 5)
 
 @pytest.fixture
 def run(model, tmp_path, monkeypatch):
-    """Run a problem in an empty folder with the small model and few steps; returns the exit status."""
+    """Run a problem in an empty folder with the small model, few steps and --certify; returns the exit status."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments, few=True):
+    def call(*arguments, few=True, certify=True):
         steps = ("--max-outer", FEW["max_outer"], "--max-iter", FEW["max_iter"]) if few else ()
+        steps += ("--certify",) if certify else ()
         return cli.main(["reconstruct", *(str(part) for part in (*arguments, "--model", model, *steps))])
 
     return call
@@ -121,10 +122,10 @@ class TestMri:
         assert text.endswith(", not 1.5e+00: raise --max-outer)")
         assert "without" not in sentence("--tol", 0.5)
 
-    def test_fast_is_the_schedule_of_the_api(self, run, model, capsys):
+    def test_fast_is_the_default_and_the_schedule_of_the_api(self, run, model, capsys):
         np.save("k.npy", kspace_of(IMAGE))
-        tail = ("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH, "--schedule", "fast")
-        assert run(*tail, "--report", "r.json") == 0
+        tail = ("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH)
+        assert run(*tail, "--report", "r.json", certify=False) == 0
         assert capsys.readouterr().out.splitlines()[2].endswith("slices per minute")
         report = json.loads(Path("r.json").read_text())
         assert report["schedule"] == "fast"
@@ -133,8 +134,8 @@ class TestMri:
         operator = FourierMRI(LINES[None], mask_order="centered", shape=(H, W), image="complex")
         options = {"schedule": "fast", "data_range": record["data_range"], "box": None}
         np.testing.assert_array_equal(np.load("x.npy"), expected(kspace_of(IMAGE), operator, model, **options).image)
-        assert run(*tail, "--overwrite", "--tol", 0.1) == 2
-        assert "--tol is 0.1, but --schedule fast has no tolerance to reach" in capsys.readouterr().err
+        assert run(*tail, "--overwrite", "--tol", 0.1, certify=False) == 2
+        assert "--tol is 0.1, but a fixed number of steps has no tolerance; add --certify" in capsys.readouterr().err
 
     def test_orders_and_masks(self, run, model):
         full = kspace_of(IMAGE, mask=np.ones(W, bool))

@@ -129,8 +129,7 @@ def test_types_that_do_not_fit_are_told():
 
 def test_the_schedules_are_those_of_the_solver():
     """Named twice, so that --help does not import the solver."""
-    from safi_fast.cli.arguments import RECONSTRUCTIONS, SCHEDULES
+    from safi_fast.cli.arguments import SCHEDULES
     from safi_fast.solver import schedules
 
     assert set(SCHEDULES) == set(schedules.KINDS)
-    assert set(RECONSTRUCTIONS) == set(schedules.RECONSTRUCTIONS)

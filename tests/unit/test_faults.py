@@ -191,7 +191,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("safi_fast.operators.Blur", blur)
     arguments = ["reconstruct", "deblur", "in", "--kernel", "k.npy", "-o", "out", "--strength", "1e-3", "--json"]
-    assert cli.main([*arguments, "--model", "small.safetensors", "--max-outer", "2", "--tol", "1e-9"]) == 1
+    assert cli.main([*arguments, "--model", "small.safetensors", "--max-outer", "2", "--certify", "--tol", "1e-9"]) == 1
     out, err = capsys.readouterr()
     assert [record["status"] for record in json.loads(out)["files"]] == ["reconstructed", "failed", "reconstructed"]
     assert err.count("\n") == 1

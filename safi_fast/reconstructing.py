@@ -22,8 +22,8 @@ from .plausible import check_measurements
 from .solver.data_term import Measurements
 from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
-from .solver.metric import metric
 from .solver.loop import iterate
+from .solver.metric import metric
 from .solver.primal_dual import PrimalDual
 from .solver.progress import Progress, solution
 from .solver.result import Solution, per_image

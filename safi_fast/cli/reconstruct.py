@@ -102,19 +102,19 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         "--schedule",
         choices=RECONSTRUCTIONS,
         default="gap",
-        help="gap: until the certificate says that the image is solved (default); fast: 300 steps, to look at it",
+        help="gap: until the certificate says that the image is solved (default); fast: 148 or 300 steps, to look at",
     )
     parser.add_argument(
         "--max-outer",
         type=count,
         metavar="N",
-        help=Rare("outer steps, one mask each (default: at most 20; fast: 10)"),
+        help=Rare("outer steps, one mask each (default: at most 20; fast: 4)"),
     )
     parser.add_argument(
         "--max-iter",
         type=count,
         metavar="N",
-        help=Rare("inner steps under one mask (default: at most 1000; fast: 30)"),
+        help=Rare("inner steps under one mask (default: at most 1000; fast: 75, or 37)"),
     )
     parser.add_argument(
         "--tol",

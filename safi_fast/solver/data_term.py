@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,15 @@ from ..operators.base import Operator
 from ..operators.fourier import forward, inverse, real_forward, real_inverse
 from ..types import AnyArray, Box, FloatVector
 from .faults import Culprit
+from .metric import bound
 
 TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class DataTermSteps:
-    """Constants: step size of p; that of the box's dual variable, as a share of that of u; share of the largest of
-    H^T H below which is not divided when p is made for the certificate.
+    """Constants: step size of p where the operator does not say (`residual_step`); that of the box's dual variable, as
+    a share of that of u; share of the largest of H^T H below which is not divided when p is made for the certificate.
     """
 
     multiplier_sigma: float = 0.02
@@ -73,7 +75,7 @@ class Measurements:
 
 @dataclass
 class Move:
-    """x_hat and extra_hat (n, ...), and in the metric of the iteration ||x_hat - x||^2, ||extra_hat - extra||^2 (n,)."""
+    """x_hat and extra_hat (n, ...), and ||x_hat - x||^2, ||extra_hat - extra||^2 (n,) in the metric of steps."""
 
     x: AnyArray
     extra: AnyArray
@@ -88,7 +90,12 @@ class DataTerm(Protocol):
         """The other dual variable at the start, for all images."""
 
     def choose_steps(self, own: FloatVector) -> FloatVector:
-        """Step sizes of the other dual variables, where that of u times ||W||^2 is `own` (B,); what they take of P."""
+        """Step sizes of the other dual variables, where that of u times ||W||^2 is `own` (B,); the most that they take
+        of P.
+        """
+
+    def share(self) -> AnyArray:
+        """What the other dual variables take of P, so that it broadcasts to (B, H, W)."""
 
     def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
         """A step of the images listed; metric (n, H, W): P in FFT order."""
@@ -151,6 +158,10 @@ class DiagonalData:
         self.sigma = np.zeros_like(own) if self.box is None else self.constants.box_sigma * own
         return self.sigma
 
+    def share(self) -> AnyArray:
+        """That of v."""
+        return column(self.sigma, self.back)
+
     def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
         """x_hat = (P + H^T H)^-1 (P x + H^T y - z - v), written as x + (P + H^T H)^-1 (H^T y - z - v - H^T H x)."""
         spectrum = taken(self.spectrum, images)
@@ -184,17 +195,24 @@ class DualData:
 
     def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
         self.measurements, self.box, self.constants = measurements, box, constants
+        self.bound = np.stack([_bound(op) for op in measurements.operators])
 
     def start(self, x: AnyArray) -> AnyArray:
         """p = H x - y, v = 0."""
+        self.bound = like(self.bound, x)
         p = self.measurements.apply(x, np.arange(len(x))) - self.measurements.y
         return self._together(p, None if self.box is None else namespace(x).zeros_like(x))
 
     def choose_steps(self, own: FloatVector) -> FloatVector:
         """p lives on the scale of the measurements, whatever the regulariser; v moves as z does, more slowly."""
-        self.sigma = np.full_like(own, self.constants.multiplier_sigma)
+        sizes = [op.residual_step or self.constants.multiplier_sigma for op in self.measurements.operators]
+        self.sigma = np.zeros_like(own) + np.array(sizes)
         self.box_sigma = np.zeros_like(own) if self.box is None else self.constants.box_sigma * own
         return np.asarray(self.sigma * self.measurements.norm**2 + self.box_sigma)
+
+    def share(self) -> AnyArray:
+        """Those of p and of v."""
+        return column(self.sigma, self.bound) * self.bound + column(self.box_sigma, self.bound)
 
     def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
         """x_hat = x - P^-1 (z + H^T p + v); p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma)."""
@@ -235,6 +253,18 @@ class DualData:
         if not finite(x_hat):
             return "adjoint"
         return None if finite(extra_hat) else "apply"
+
+
+def _bound(operator: Operator) -> NDArray[np.float32]:
+    """(H, W) or (1, 1): a multiplier of which H^T H is not more; found once for an operator."""
+    if operator.residual_step is None or operator.image == "complex":
+        return np.full((1, 1), operator.norm**2, np.float32)
+    if operator not in _bounds:
+        _bounds[operator] = bound(operator.normal, *operator.shape_in)
+    return _bounds[operator]
+
+
+_bounds: WeakKeyDictionary[Operator, NDArray[np.float32]] = WeakKeyDictionary()
 
 
 def frequencies(x: AnyArray) -> AnyArray:

@@ -13,6 +13,8 @@ found by Lanczos iteration on Q^-1/2 W^T W Q^-1/2 for the image size, boundary i
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -40,20 +42,21 @@ def metric(engine: Engine, height: int, width: int) -> FloatArray:
 
 def _metric(engine: Engine, height: int, width: int) -> FloatArray:
     workspace = engine.workspace(1, height, width)
+    return bound(lambda x: workspace.normal_operator(x.astype(np.float32)), height, width)
 
-    def normal(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return workspace.normal_operator(x.astype(np.float32)).astype(np.float64)
 
+def bound(normal: Callable[[NDArray[Any]], NDArray[Any]], height: int, width: int) -> FloatArray:
+    """A multiplier (H, W) of which a symmetric function of images (1, H, W), nearly a convolution, is not more."""
     middle = height // 2, width // 2
     impulse = np.zeros((1, height, width))
     impulse[0, middle[0], middle[1]] = 1
-    power = fft.fft2(np.roll(normal(impulse)[0], (-middle[0], -middle[1]), (0, 1))).real.clip(0)
+    power = fft.fft2(np.roll(normal(impulse)[0].astype(np.float64), (-middle[0], -middle[1]), (0, 1))).real.clip(0)
     shape = power + FLOOR * power.max()
     root = shape**-0.5
 
-    def filtered(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        result: NDArray[np.float64] = fft.ifft2(fft.fft2(x) * root).real
+    def filtered(x: NDArray[Any]) -> NDArray[Any]:
+        result: NDArray[Any] = fft.ifft2(fft.fft2(x) * root).real
         return result
 
-    bound = SAFETY * largest_eigenvalue(lambda x: filtered(normal(filtered(x))), height, width)
-    return (bound * shape).astype(np.float32)
+    factor = SAFETY * largest_eigenvalue(lambda x: filtered(normal(filtered(x)).astype(np.float64)), height, width)
+    return np.asarray(factor * shape, np.float32)

@@ -139,6 +139,7 @@ class PrimalDual:
     ):
         self.workspace, self.measurements, self.strength, self.box = workspace, measurements, strength, box
         self.gain, self.bias = condition
+        self._full_strength = strength
         self.mask_of, self.rule = mask_of, Halpern() if steps is None else steps
         channels = self.gain.shape[1]
         # below these f is float32 rounding: of the data, and times ||x|| of W x (as in dual.DualProblem.rounding)
@@ -168,9 +169,19 @@ class PrimalDual:
         share = self.term.choose_steps(own)
         own = np.maximum(own, self.rule.least_share * share)
         self.sigma = own / self._squared_norm
-        self.metric = column(self.sigma, self.x) * self._bound + column(share, self.x)
+        self.metric = column(self.sigma, self.x) * self._bound + self.term.share()
         step = self.sigma.astype(np.float32)
         self.workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)
+
+    def scale_strength(self, factor: float) -> None:
+        """lambda of the caller times `factor` from now on; step sizes stay."""
+        self.strength = factor * self._full_strength
+        self.workspace.set_bound(np.tile(self.strength, 2 if self.parts.is_complex else 1).astype(np.float32))
+
+    @property
+    def settles_soon(self) -> bool:
+        """Whether this data term takes few steps: see schedules.Fast."""
+        return all(op.settles_soon for op in self.measurements.operators)
 
     @property
     def count(self) -> int:

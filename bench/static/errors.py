@@ -81,7 +81,7 @@ def settings(model: Model) -> tuple[int, float, float]:
 
 
 def denoised(model: Model, precision: str, noisy: np.ndarray) -> np.ndarray:
-    """The unrolled 5 x 12 steps by the kernels."""
+    """The unrolled schedule of the model by the kernels."""
     level, strength, norm = settings(model)
     solver = safi_fast.Solver(model, backend=CudaBackend(EmulatedDevice(), precision))
     sigma = float(model.noise_levels[level])
@@ -98,4 +98,5 @@ def denoised_exactly(model: Model, noisy: np.ndarray) -> np.ndarray:
         return oracle.safi_mask(x, form["convolutions"], form["splines"], gain, bias, model.mask.boundary)
 
     y = noisy.astype(np.float64)
-    return oracle.unrolled(y, strength, norm, mask_of, form["layers"], model.filters.boundary)
+    steps = {"outer": model.schedule.outer, "inner": model.schedule.inner}
+    return oracle.unrolled(y, strength, norm, mask_of, form["layers"], model.filters.boundary, **steps)

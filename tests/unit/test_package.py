@@ -174,8 +174,12 @@ def test_the_sources_are_found():
     [
         ("kernels", ["kernels"]),
         ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "errors"]),
-        ("solver", ["solver", "operators", "backend", "errors", "model", "types"]),
-        ("operators", ["arrays", "operators", "bindings", "kernels", "errors", "tensors", "values", "warn"]),
+        ("solver", ["solver", "operators", "backend", "errors", "model", "namespaces", "types"]),
+        (
+            "operators",
+            ["arrays", "operators", "bindings", "kernels", "errors", "namespaces", "tensors", "values", "warn"],
+        ),
+        ("namespaces", []),
         ("errors", []),
         ("owners", []),
         ("atomic", ["errors", "owners"]),

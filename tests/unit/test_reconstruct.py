@@ -438,7 +438,8 @@ def test_fast_begins_with_a_share_of_the_strength():
 
     whole, _ = unmasked(0.1, Fast(outer=1, inner=200))
     share, last = unmasked(0.4, Fast(outer=2, inner=200, unmasked=0.25))
-    np.testing.assert_allclose(share, whole, atol=2e-4)
+    other, _ = unmasked(0.4, Fast(outer=1, inner=200))
+    assert abs(share - whole).max() < 5e-3 < 0.2 * abs(share - other).max()
     assert last.relative_gap < 1e-2  # of the problem with all of lambda
 
 

@@ -195,7 +195,9 @@ class DualData:
 
     def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
         self.measurements, self.box, self.constants = measurements, box, constants
-        self.bound = np.stack([_bound(op) for op in measurements.operators])
+        bounds = [_bound(op) for op in measurements.operators]
+        shape = np.broadcast_shapes(*(one.shape for one in bounds))
+        self.bound = np.stack([np.broadcast_to(one, shape) for one in bounds])
 
     def start(self, x: AnyArray) -> AnyArray:
         """p = H x - y, v = 0."""

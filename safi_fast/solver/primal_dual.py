@@ -166,8 +166,8 @@ class PrimalDual:
     def choose_steps(self, factor: float = 1.0) -> None:
         """sigma of u, `factor` times the usual one, those of the data term's dual variables, and the metric of x."""
         own = factor * self._dual_step_size
-        share = self.term.choose_steps(own)
-        own = np.maximum(own, self.rule.least_share * share)
+        own = np.maximum(own, self.rule.least_share * self.term.choose_steps(own))
+        self.term.choose_steps(own)  # the box moves as u does
         self.sigma = own / self._squared_norm
         self.metric = column(self.sigma, self.x) * self._bound + self.term.share()
         step = self.sigma.astype(np.float32)

@@ -175,6 +175,10 @@ class CpuWorkspace:
         """The array itself: the kernels take it as it is."""
         return array
 
+    def set_bound(self, strength: FloatArray) -> None:
+        """lambda (B,) from now on."""
+        self.bound = np.ascontiguousarray(strength, np.float32)
+
     def anchored_step(self, active: Active, x: FloatArray, weight: FloatArray) -> tuple[FloatArray, Sums]:
         """A Halpern step of u at the image x (B, H, W), with the step size that was set (kernels/cpu/filter_bank.py).
 

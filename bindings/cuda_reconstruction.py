@@ -31,6 +31,10 @@ class CudaReconstructionWorkspace(CudaWorkspace):
         self.usual_size = np.array(step, np.float32)
         self.device.write(self.step_size, self.usual_size)
 
+    def set_bound(self, strength: FloatArray) -> None:
+        """lambda (B,) from now on."""
+        self.device.write(self.bound, np.ascontiguousarray(strength, np.float32))
+
     def anchored_step(self, active: Active, x: Any, weight: FloatArray) -> tuple[Any, Sums]:
         """A Halpern step of u at the image x (B, H, W) of the device: see kernels/cuda/analysis.cu.
 

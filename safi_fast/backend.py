@@ -96,6 +96,9 @@ class ReconstructionWorkspace(DualWorkspace, Protocol):
     def set_step(self, step: FloatArray) -> None:
         """The step size of u (B,) from now on."""
 
+    def set_bound(self, strength: FloatArray) -> None:
+        """lambda (B,) from now on."""
+
     def anchored_step(self, active: Active, x: Any, weight: FloatArray) -> tuple[Any, Sums]:
         """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
 

@@ -27,6 +27,7 @@ STRUCTURE = (
 )
 STEPS = 10  # of conjugate gradients
 SOLVED = 0.1  # relative gap
+DARK = 0.03  # of the norm of a measurement: an image that makes less is black, but for what a gap of 1e-3 leaves of it
 SAME = 0.01  # of a scalar product: applications of a linear map agree to about 1e-6
 RAYLEIGH_MEDIAN = 1.17741  # median |z| of complex z whose real numbers are standard normal
 NOT_FITTED = 1e-3  # of the root mean square: what is smaller is fitted exactly and shows no noise
@@ -66,8 +67,10 @@ def check_explained(
     worst, sentence = 0.0, ""
     for number, (x, y) in enumerate(zip(images, measurements.y, strict=True)):
         op = operator_of(measurements, number)
-        left = y - op.apply(x)
-        if gaps[number] < SOLVED and not x.any() and y.any() and not _is_noise(left):
+        seen = op.apply(x)
+        left = y - seen
+        dark = _size(seen) <= DARK * _size(y)
+        if gaps[number] < SOLVED and dark and y.any() and not _is_noise(left):
             share, found = 1.0, (
                 f"is not zero, and no noise, but its image is {meaning.low:g} everywhere: is the measurement "
                 f"negated, strength too large, "

@@ -23,6 +23,7 @@ from .solver.data_term import Measurements
 from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.loop import iterate
+from .solver.metric import metric
 from .solver.primal_dual import PrimalDual
 from .solver.progress import Progress, solution
 from .solver.result import Solution, per_image
@@ -190,7 +191,7 @@ def _solve(engine: Engine, task: Task) -> tuple[Progress, NDArray[Any], FloatArr
     measurements = Measurements(task.measurements.operators, workspace.place(task.measurements.y))
     state = PrimalDual(
         workspace, measurements, task.strength, squared_norm(engine, *x.shape[1:]), x, task.box,
-        (task.gain, task.bias), task.mask_of, task.schedule.steps,
+        (task.gain, task.bias), task.mask_of, task.schedule.steps, metric(engine, *x.shape[1:]),
     )  # fmt: skip
     progress = iterate(state, task.schedule, task.callback)
     return progress, task.range.from_unit(state.image()), workspace.masks()[: len(x)]

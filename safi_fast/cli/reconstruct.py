@@ -110,13 +110,13 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-outer",
         type=count,
         metavar="N",
-        help=Rare("outer steps, one mask each (default: at most 20; fast: 10)"),
+        help=Rare("outer steps, one mask each (default: 4; with --certify at most 20)"),
     )
     parser.add_argument(
         "--max-iter",
         type=count,
         metavar="N",
-        help=Rare("inner steps under one mask (default: at most 1000; fast: 30)"),
+        help=Rare("inner steps under one mask (default: 75, deblur and superres 37; with --certify at most 1000)"),
     )
     parser.add_argument(
         "--tol",

@@ -68,6 +68,11 @@ class Operator(ABC):
         "is it the operator of these measurements, and are they in its order?"  # where they do not fit any image
     )
 
+    residual_step: float | None = None  # step size of the dual variable of H x - y, in units of its own, where H^T H
+    # is nearly a convolution whose power falls with frequency; None where it is not, and for all that is not known
+
+    settles_soon: bool = False  # whether masks and images settle in half the steps, see solver/schedules.py
+
     on_devices: bool = False  # whether `_apply` and `_adjoint` take arrays of a GPU as well
 
     _passed: float | None = None  # the norm with which `check_operator` found this operator right

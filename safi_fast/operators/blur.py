@@ -37,6 +37,8 @@ class Blur(Operator):
     """
 
     on_devices = True
+    residual_step = 0.2
+    settles_soon = True
 
     def __init__(
         self,

@@ -28,6 +28,8 @@ class Downsample(Operator):
     """
 
     on_devices = True
+    residual_step = 0.05
+    settles_soon = True
 
     def __init__(
         self,

@@ -6,14 +6,15 @@ DualData       any H: the residual H x - y has a dual variable p of its own, x i
 
 With z = W^T u, both make a step from x and their own dual variable (`extra`) to x_hat and extra_hat, and say how far
 they moved.
-Step sizes are per image: tau for x, sigma for the dual variable; tau (sigma ||K||^2 of all dual variables together)
-<= 1.
+Step sizes are per image: sigma for each dual variable; for x a metric P, a multiplier in Fourier, which is not less
+than the sum of sigma K^T K over all dual variables (metric.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +24,19 @@ from ..operators.base import Operator
 from ..operators.fourier import forward, inverse, real_forward, real_inverse
 from ..types import AnyArray, Box, FloatVector
 from .faults import Culprit
+from .metric import bound
 
 TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class DataTermSteps:
-    """Constants: step size of p; share of the largest of H^T H below which is not divided when p is made for the
-    certificate.
+    """Constants: step size of p where the operator does not say (`residual_step`); that of the box's dual variable, as
+    a share of that of u; share of the largest of H^T H below which is not divided when p is made for the certificate.
     """
 
     multiplier_sigma: float = 0.02
+    box_sigma: float = 0.2
     spectrum_floor: float = 1e-2
 
 
@@ -72,7 +75,7 @@ class Measurements:
 
 @dataclass
 class Move:
-    """x_hat and extra_hat (n, ...), and ||x_hat - x||^2, ||extra_hat - extra||^2 (n,)."""
+    """x_hat and extra_hat (n, ...), and ||x_hat - x||^2, ||extra_hat - extra||^2 (n,) in the metric of steps."""
 
     x: AnyArray
     extra: AnyArray
@@ -86,12 +89,16 @@ class DataTerm(Protocol):
     def start(self, x: AnyArray) -> AnyArray:
         """The other dual variable at the start, for all images."""
 
-    def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
-        """sigma of the other dual variable, and sigma ||K||^2, where that of u is `own`."""
+    def choose_steps(self, own: FloatVector) -> FloatVector:
+        """Step sizes of the other dual variables, where that of u times ||W||^2 is `own` (B,); the most that they take
+        of P.
+        """
 
-    def move(
-        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
-    ) -> Move: ...
+    def share(self) -> AnyArray:
+        """What the other dual variables take of P, so that it broadcasts to (B, H, W)."""
+
+    def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
+        """A step of the images listed; metric (n, H, W): P in FFT order."""
 
     def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """A p for the certificate of the images listed; residual = H x - y, slope = H^T residual + z."""
@@ -146,27 +153,27 @@ class DiagonalData:
         """v = 0."""
         return namespace(x).zeros_like(x)
 
-    def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
-        """v moves as fast as z = W^T u does."""
-        sigma = np.zeros_like(own) if self.box is None else own
-        return sigma, sigma
+    def choose_steps(self, own: FloatVector) -> FloatVector:
+        """v moves as z = W^T u does, more slowly."""
+        self.sigma = np.zeros_like(own) if self.box is None else self.constants.box_sigma * own
+        return self.sigma
 
-    def move(
-        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
-    ) -> Move:
-        """x_hat = (1 + tau H^T H)^-1 (x + tau (H^T y - z - v)); v_hat = t - sigma clip(t / sigma), t = v + sigma (2
-        x_hat - x).
-        """
-        step = column(tau, x)
-        right = x + step * (taken(self.back, images) - z - extra)
-        x_hat = self._solve(right, step, images)
-        moved = x_hat - x
+    def share(self) -> AnyArray:
+        """That of v."""
+        return column(self.sigma, self.back)
+
+    def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
+        """x_hat = (P + H^T H)^-1 (P x + H^T y - z - v), written as x + (P + H^T H)^-1 (H^T y - z - v - H^T H x)."""
+        spectrum = taken(self.spectrum, images)
+        slope = frequencies(taken(self.back, images) - z - extra)
+        change = (slope - half(spectrum, x) * frequencies(x)) / half(metric + spectrum, x)
+        moved = image_of(change, x)
+        x_hat = x + moved
+        primal = products(moved, image_of(change * half(metric, x), x))
         if self.box is None:
-            return Move(x_hat, extra, squares(moved), np.zeros(len(x)))
-        long = column(sigma, x)
-        t = extra + long * (x_hat + moved)
-        extra_hat = t - long * clip(t / long, self.box)
-        return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
+            return Move(x_hat, extra, primal, np.zeros(len(x)))
+        v, dual = box_step(extra, x_hat + moved, self.sigma[images], self.box)
+        return Move(x_hat, v, primal, dual)
 
     def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """p = residual - H w with H^T H w about slope + v: where H measures, neither slope nor the rounding of H x is
@@ -174,47 +181,72 @@ class DiagonalData:
         """
         spectrum = taken(self.spectrum, images)
         floor = like(self.constants.spectrum_floor * self.largest[images], spectrum)
-        w = _filtered(slope + extra, spectrum / (spectrum**2 + floor**2 + TINY))
+        divided = frequencies(slope + extra) * half(spectrum / (spectrum**2 + floor**2 + TINY), slope)
+        w = image_of(divided, slope)
         return residual - self.measurements.apply(w, images)
 
     def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """The step itself does not call the operator."""
         return None
 
-    def _solve(self, right: AnyArray, step: AnyArray, images: NDArray[np.int64]) -> AnyArray:
-        return _filtered(right, 1 / (1 + step * taken(self.spectrum, images)))
-
 
 class DualData:
-    """Any H: p is the dual variable of the residual."""
+    """Any H: p is the dual variable of the residual, v that of the box; both in one array (n, N) of real numbers."""
 
     def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
         self.measurements, self.box, self.constants = measurements, box, constants
+        bounds = [_bound(op) for op in measurements.operators]
+        shape = np.broadcast_shapes(*(one.shape for one in bounds))
+        self.bound = np.stack([np.broadcast_to(one, shape) for one in bounds])
 
     def start(self, x: AnyArray) -> AnyArray:
-        """p = H x - y."""
-        return self.measurements.apply(x, np.arange(len(x))) - self.measurements.y
+        """p = H x - y, v = 0."""
+        self.bound = like(self.bound, x)
+        p = self.measurements.apply(x, np.arange(len(x))) - self.measurements.y
+        return self._together(p, None if self.box is None else namespace(x).zeros_like(x))
 
-    def steps(self, own: FloatVector, images: NDArray[np.int64]) -> tuple[FloatVector, FloatVector]:
-        """p lives on the scale of the measurements, whatever the regulariser."""
-        sigma = np.full_like(own, self.constants.multiplier_sigma)
-        return sigma, sigma * self.measurements.norm[images] ** 2
+    def choose_steps(self, own: FloatVector) -> FloatVector:
+        """p lives on the scale of the measurements, whatever the regulariser; v moves as z does, more slowly."""
+        sizes = [op.residual_step or self.constants.multiplier_sigma for op in self.measurements.operators]
+        self.sigma = np.zeros_like(own) + np.array(sizes)
+        self.box_sigma = np.zeros_like(own) if self.box is None else self.constants.box_sigma * own
+        return np.asarray(self.sigma * self.measurements.norm**2 + self.box_sigma)
 
-    def move(
-        self, x: AnyArray, extra: AnyArray, z: AnyArray, tau: FloatVector, sigma: FloatVector, images: NDArray[np.int64]
-    ) -> Move:
-        """x_hat = clip(x - tau (z + H^T p)); p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma)."""
-        step = column(tau, x)
-        x_hat = clip(x - step * (z + self.measurements.adjoint(extra, images)), self.box)
-        moved = x_hat - x
-        long = column(sigma, extra)
-        residual = self.measurements.apply(x_hat + moved, images) - taken(self.measurements.y, images)
-        extra_hat = (extra + long * residual) / (1 + long)
-        return Move(x_hat, extra_hat, squares(moved), squares(extra_hat - extra))
+    def share(self) -> AnyArray:
+        """Those of p and of v."""
+        return column(self.sigma, self.bound) * self.bound + column(self.box_sigma, self.bound)
+
+    def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
+        """x_hat = x - P^-1 (z + H^T p + v); p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma)."""
+        p, v = self._apart(extra)
+        slope = z + self.measurements.adjoint(p, images)
+        slope = slope if v is None else slope + v
+        moved = -image_of(frequencies(slope) / half(metric, x), x)
+        ahead = x + 2 * moved
+        long = column(self.sigma[images], p)
+        p_hat = (p + long * (self.measurements.apply(ahead, images) - taken(self.measurements.y, images))) / (1 + long)
+        dual = squares(p_hat - p) / self.sigma[images]
+        v_hat = None
+        if v is not None and self.box is not None:
+            v_hat, more = box_step(v, ahead, self.box_sigma[images], self.box)
+            dual = dual + more
+        return Move(x + moved, self._together(p_hat, v_hat), -products(moved, slope), dual)
+
+    def _together(self, p: AnyArray, v: AnyArray | None) -> AnyArray:
+        parts = [namespace(p).ascontiguousarray(part).reshape(len(p), -1) for part in (p, v) if part is not None]
+        return namespace(p).concatenate([part.view(np.float32) for part in parts], axis=1)
+
+    def _apart(self, extra: AnyArray) -> tuple[AnyArray, AnyArray | None]:
+        """p (n, *shape_out) and v (n, H, W) of an array made by `_together`."""
+        operator = self.measurements.operators[0]
+        count = int(np.prod(operator.shape_out)) * (2 if operator.complex else 1)
+        p = namespace(extra).ascontiguousarray(extra[:, :count]).view(operator._measured)
+        v = None if self.box is None else extra[:, count:].reshape(-1, *operator.shape_in)
+        return p.reshape(-1, *operator.shape_out), v
 
     def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """The dual variable of the residual itself."""
-        return extra
+        return self._apart(extra)[0]
 
     def culprit(self, extra: AnyArray, x_hat: AnyArray, extra_hat: AnyArray) -> Culprit | None:
         """x_hat comes from H^T, extra_hat from H; `extra` may be bad from the start, where it is H x - y."""
@@ -225,12 +257,47 @@ class DualData:
         return None if finite(extra_hat) else "apply"
 
 
-def _filtered(x: AnyArray, factor: AnyArray) -> AnyArray:
-    """Images (n, H, W) times `factor` (n, H, W) in Fourier; that of real images is even."""
+def _bound(operator: Operator) -> NDArray[np.float32]:
+    """(H, W) or (1, 1): a multiplier of which H^T H is not more; found once for an operator."""
+    if operator.residual_step is None or operator.image == "complex":
+        return np.full((1, 1), operator.norm**2, np.float32)
+    if operator not in _bounds:
+        _bounds[operator] = bound(operator.normal, *operator.shape_in)
+    return _bounds[operator]
+
+
+_bounds: WeakKeyDictionary[Operator, NDArray[np.float32]] = WeakKeyDictionary()
+
+
+def frequencies(x: AnyArray) -> AnyArray:
+    """Of images (n, H, W): all of complex ones, the half plane of real ones."""
+    return forward(x) if np.iscomplexobj(x) else real_forward(x)
+
+
+def half(factor: AnyArray, x: AnyArray) -> AnyArray:
+    """An even multiplier (n, H, W) for `frequencies(x)`."""
+    return factor if np.iscomplexobj(x) else factor[..., : x.shape[-1] // 2 + 1]
+
+
+def image_of(values: AnyArray, x: AnyArray) -> AnyArray:
+    """The inverse of `frequencies`, for an image like x."""
     if np.iscomplexobj(x):
-        return inverse(forward(x) * factor).astype(np.complex64, copy=False)
-    frequencies = real_forward(x) * factor[..., : x.shape[-1] // 2 + 1]
-    return real_inverse(frequencies, x.shape[-2:]).astype(np.float32, copy=False)
+        return inverse(values).astype(np.complex64, copy=False)
+    return real_inverse(values, x.shape[-2:]).astype(np.float32, copy=False)
+
+
+def products(a: AnyArray, b: AnyArray) -> FloatVector:
+    """Re <a, b> of each of n images, in NumPy."""
+    sums: FloatVector = to_host((a.conj() * b).real.sum(axis=(1, 2), dtype=np.float64))
+    return sums
+
+
+def box_step(v: AnyArray, ahead: AnyArray, sigma: FloatVector, box: Box) -> tuple[AnyArray, FloatVector]:
+    """v_hat = t - sigma clip(t / sigma), t = v + sigma `ahead`, and ||v_hat - v||^2 / sigma."""
+    long = column(sigma, v)
+    t = v + long * ahead
+    v_hat = t - long * clip(t / long, box)
+    return v_hat, squares(v_hat - v) / sigma
 
 
 def data_term(

@@ -9,10 +9,12 @@ restart until it converges, which takes more products than this use needs.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
 from ..backend import Engine
@@ -52,12 +54,17 @@ def check_squared_norm(value: float, step: float, engine: Engine, height: int, w
 
 def _largest_eigenvalue(engine: Engine, height: int, width: int) -> float:
     workspace = engine.workspace(1, height, width)
+    return largest_eigenvalue(lambda x: workspace.normal_operator(x.astype(np.float32)), height, width)
+
+
+def largest_eigenvalue(function: Callable[[NDArray[Any]], NDArray[Any]], height: int, width: int) -> float:
+    """Of a symmetric function of images (1, H, W), from below: Lanczos iteration from a seeded random image."""
     vector = np.random.default_rng(0).standard_normal((1, height, width))
     vector /= np.linalg.norm(vector)
     before, coupling = np.zeros_like(vector), 0.0
     diagonal, couplings = [], []
     for _ in range(STEPS):
-        product = workspace.normal_operator(vector.astype(np.float32)) - coupling * before
+        product = function(vector) - coupling * before
         diagonal.append(float(np.vdot(product, vector)))
         product -= diagonal[-1] * vector
         coupling = float(np.linalg.norm(product))

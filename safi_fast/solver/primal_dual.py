@@ -8,7 +8,7 @@ the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024,
 restarted reflected Halpern iteration). sigma follows from the ranges of u and x and from what the data term needs,
-tau from tau sigma ||K||^2 = 1 (docs/adr/0009). u stays in the workspace; what has the size of an image lies where
+the metric of x from both (metric.py, docs/adr/0009). u stays in the workspace; what has the size of an image lies where
 the workspace takes it, and is computed on there. Each image has its own step sizes, restarts and end.
 """
 
@@ -135,9 +135,11 @@ class PrimalDual:
         condition: tuple[FloatArray, FloatArray],
         mask_of: MaskOf = "magnitude",
         steps: Halpern | None = None,
+        metric: FloatArray | None = None,
     ):
         self.workspace, self.measurements, self.strength, self.box = workspace, measurements, strength, box
         self.gain, self.bias = condition
+        self._full_strength = strength
         self.mask_of, self.rule = mask_of, Halpern() if steps is None else steps
         channels = self.gain.shape[1]
         # below these f is float32 rounding: of the data, and times ||x|| of W x (as in dual.DualProblem.rounding)
@@ -153,6 +155,8 @@ class PrimalDual:
         self.least_radius = np.sqrt(squares(measurements.least_squares_step()))
         size = self.least_radius / x[0].size ** 0.5 + 1e-3
         self._squared_norm = squared_norm
+        flat = np.full(x.shape[1:], squared_norm, np.float32) if metric is None else metric
+        self._bound = like(flat, x)
         self._dual_step_size = self.rule.sigma * strength * (channels / squared_norm) ** 0.5 / size * squared_norm
         self.choose_steps()
         self.steps = np.zeros(len(x), np.int64)
@@ -160,14 +164,24 @@ class PrimalDual:
         self._is_start = True
 
     def choose_steps(self, factor: float = 1.0) -> None:
-        """sigma of u, `factor` times the usual one, and of the data term's dual variable, and tau."""
+        """sigma of u, `factor` times the usual one, those of the data term's dual variables, and the metric of x."""
         own = factor * self._dual_step_size
-        self.extra_sigma, share = self.term.steps(own, np.arange(self.count))
-        own = np.maximum(own, self.rule.least_share * share)
+        own = np.maximum(own, self.rule.least_share * self.term.choose_steps(own))
+        self.term.choose_steps(own)  # the box moves as u does
         self.sigma = own / self._squared_norm
-        self.tau = 1 / (own + share)
+        self.metric = column(self.sigma, self.x) * self._bound + self.term.share()
         step = self.sigma.astype(np.float32)
         self.workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)
+
+    def scale_strength(self, factor: float) -> None:
+        """lambda of the caller times `factor` from now on; step sizes stay."""
+        self.strength = factor * self._full_strength
+        self.workspace.set_bound(np.tile(self.strength, 2 if self.parts.is_complex else 1).astype(np.float32))
+
+    @property
+    def settles_soon(self) -> bool:
+        """Whether this data term takes few steps: see schedules.Fast."""
+        return all(op.settles_soon for op in self.measurements.operators)
 
     @property
     def count(self) -> int:
@@ -266,13 +280,12 @@ class PrimalDual:
         """One step of the images `a`, number `step` of this run."""
         weight = restarts.weights(a)
         x, extra, z = (taken(values, a) for values in (self.x, self.extra, self.z))
-        moved = self.term.move(x, extra, z, self.tau[a], self.extra_sigma[a], a)
+        moved = self.term.move(x, extra, z, taken(self.metric, a), a)
         z_new, change = self._dual_step(a, 2 * moved.x - x, weight)
         w = column(weight, z_new)
         anchored = (z_new - (1 - w) * taken(restarts.z, a)) / column(np.maximum(weight, 0.25), z_new)
         z_hat = namespace(z_new).where(w > 0, (anchored + z) / 2, z_new)
-        extra_weight = 1 / np.maximum(self.extra_sigma[a], TINY)
-        residual = np.sqrt(moved.primal / self.tau[a] + change / self.sigma[a] + moved.dual * extra_weight)
+        residual = np.sqrt(moved.primal.clip(0) + change / self.sigma[a] + moved.dual)
         lost = ~np.isfinite(residual)
         if lost.any():
             own = np.flatnonzero(lost)

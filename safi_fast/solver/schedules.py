@@ -27,8 +27,8 @@ from .primal_dual import Halpern, PrimalDual
 from .progress import InnerResult, Progress
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS
 
-COUNTS = ("outer", "inner", "falling", "check_every", "low")
-POSITIVE = ("tol", "decay", "step", "settled", "follow", "first", "growth", "last")
+COUNTS = ("outer", "inner", "falling", "check_every", "quick")
+POSITIVE = ("tol", "decay", "step", "settled", "follow", "unmasked")
 RATIO = 100.0  # of the first to the last tolerance of `Converged`
 
 
@@ -193,36 +193,33 @@ class Reconstruct:
 
 @dataclass(frozen=True)
 class Fast:
-    """For `reconstruct`: outer x inner steps, with steps of the dual variable that grow from mask to mask. The
-    certificate is taken at the end of each outer step, and not asked to be small. Raises InputError.
+    """For `reconstruct`: outer x inner steps. The certificate is taken at the end of each outer step, and not asked to
+    be small. Raises InputError.
 
-    first: factor on the step of u under the first `low` masks; `growth` times more under each later one, up to `last`.
-    Small steps of u are large steps of x, and find the coarse image; large ones settle what the masks let through.
+    quick: inner steps where H^T H is nearly a convolution of kernels as small as the image's detail (blur,
+    downsampling), which settle sooner. unmasked: times lambda in the first outer step, whose problem has no mask that
+    spares what is there; masks have this share of it on average.
     """
 
     name: ClassVar[str] = "fast"
 
-    outer: int = 10
-    inner: int = 30
-    first: float = 0.5
-    low: int = 3
-    growth: float = 1.4
-    last: float = 1.0
+    outer: int = 4
+    inner: int = 75
+    quick: int = 37
+    unmasked: float = 0.25
     steps: Halpern = field(default_factory=Halpern)
 
     def __post_init__(self) -> None:
         _check(self)
 
-    def factor(self, outer: int) -> float:
-        """On the step of u in this outer step, from 0."""
-        return float(min(self.last, self.first * self.growth ** max(0, outer - self.low + 1)))
-
     def solve(self, problem: PrimalDual, progress: Progress) -> InnerResult:
-        """x, u and the data term's dual variable live on from one mask to the next."""
+        """x, u and the data term's dual variables live on from one mask to the next."""
         if progress.outer:
             problem.next_mask(progress.active)
-        problem.choose_steps(self.factor(progress.outer))
-        return problem.run(progress.active, -np.inf, self.inner, self.inner)
+        if progress.outer <= 1 < self.outer:
+            problem.scale_strength(1.0 if progress.outer else self.unmasked)
+        count = min(self.quick, self.inner) if problem.settles_soon else self.inner
+        return problem.run(progress.active, -np.inf, count, count)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Completed with the last step."""

@@ -17,7 +17,7 @@ from safi_fast.operators import Blur, Downsample, FourierMRI, Mask, ParallelBeam
 from safi_fast.solver.schedules import Fast
 
 HEIGHT, WIDTH = 48, 40
-LIMITS = {"schedule": Fast(outer=2, inner=8), "noise_level": 15 / 255}
+LIMITS = {"schedule": Fast(outer=2, inner=8, quick=8), "noise_level": 15 / 255}
 
 
 def lines(rng):

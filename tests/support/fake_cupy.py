@@ -305,9 +305,9 @@ class FakeCupy(ModuleType):
         assert out is None or out is values
         return values._new(np.clip(values.host, low, high))
 
-    def concatenate(self, arrays):
+    def concatenate(self, arrays, axis=0):
         assert all(isinstance(array, FakeArray) for array in arrays)
-        return arrays[0]._new(np.concatenate([array.host for array in arrays]))
+        return arrays[0]._new(np.concatenate([array.host for array in arrays], axis=axis))
 
     # -- kernels and memory
     def RawModule(self, *, code, options, backend):  # noqa: N802 - CuPy's name

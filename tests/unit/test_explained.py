@@ -123,7 +123,7 @@ def test_a_black_image_is_named():
     with pytest.warns(
         match="measurement is not zero, and no noise, but its image is 0 everywhere: is the measurement neg"
     ):
-        assert not solve(y, RIGHT["blur"], box=(0.0, 1.0), max_iter=60).image.any()
+        assert solve(y, RIGHT["blur"], box=(0.0, 1.0), max_iter=60).image.max() < 0.05
     solve(0.02 * RNG.standard_normal((N, N)) - 0.01, RIGHT["blur"], strength=1.0, box=(0.0, 1.0))  # noise alone
 
 

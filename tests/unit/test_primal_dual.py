@@ -15,6 +15,7 @@ from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.operators import Blur, FourierMRI, Identity, from_functions
 from safi_fast.solver.data_term import DiagonalData, DualData, Measurements, data_term
 from safi_fast.solver.lipschitz import squared_norm
+from safi_fast.solver.metric import bound, metric
 from safi_fast.solver.primal_dual import PrimalDual
 
 SHAPE, SMALL = (16, 15), (11, 14)  # SMALL: of complex images, which have twice the unknowns
@@ -222,16 +223,16 @@ def test_forms():
 
 @pytest.mark.parametrize("strength", [1e-6, 0.1])
 def test_step_sizes(strength):
-    """tau (sigma ||W||^2 + share) = 1, and sigma ||W||^2 at least the share of the data term, however small the
+    """The metric is sigma ||W||^2 + share, and sigma ||W||^2 at least the share of the data term, however small the
     strength.
     """
     problem = Problem("blur", UNIT, strength=strength)
     state = problem.state(hidden=True)
-    own = state.sigma * squared_norm(problem.engine, *problem.shape)
-    _, share = state.term.steps(own, ONE)
-    np.testing.assert_allclose(state.tau * (own + share), 1)
-    assert own >= 0.999 * share
-    assert (own > 2 * share) == (strength == 0.1)
+    own, share = state.sigma * squared_norm(problem.engine, *problem.shape), state.term.share()[0, 0, 0]
+    np.testing.assert_allclose(state.metric[0], own[0] + share, rtol=1e-6)
+    of_residual = share - state.term.box_sigma
+    assert own >= 0.999 * of_residual
+    assert (own > 2 * of_residual) == (strength == 0.1)
 
 
 @each_form
@@ -240,7 +241,7 @@ def test_solution_is_the_references(name, hidden):
     """After many steps: f(x) - f* at float32 rounding, x near x* as far as f is curved there; the box holds."""
     problem = PROBLEMS[name]
     state = problem.state(hidden=hidden)
-    found = state.run(ONE, 1e-5, 2500, 50).certificate
+    found = state.run(ONE, 1e-5, 6000, 50).certificate
     best, lowest = problem.solution
     x = state.accepted(ONE)[0]
     reached = problem.objective(x)
@@ -330,7 +331,7 @@ def test_both_forms_reach_one_image(name):
     images, values, gaps = [], [], []
     for hidden in (False, True):
         state = problem.state(hidden=hidden)
-        found = state.run(ONE, 1e-4, 2500, 20).certificate
+        found = state.run(ONE, 1e-4, 6000, 20).certificate
         assert found.relative_gap[0] <= 1e-4
         images.append(state.accepted(ONE)[0])
         values.append(found.objective[0])
@@ -409,10 +410,37 @@ def test_mask_of_zeros():
 
 @each_form
 def test_step_sizes_use_their_whole_bound(hidden):
-    """tau (sigma ||W||^2 + the other dual variable's sigma ||K||^2) = 1."""
+    """The metric is sigma ||W||^2 and sigma ||K||^2 of the other dual variables, not more."""
     problem = PROBLEMS["mri, box"]
     state = problem.state(hidden=hidden)
-    norm = problem.operators[0].norm ** 2 if hidden else 1.0
-    whole = state.sigma * squared_norm(problem.engine, *problem.shape) + state.extra_sigma * norm
-    np.testing.assert_allclose(state.tau * whole, 1, rtol=1e-6)
+    others = state.term.sigma
+    if hidden:
+        others = others * problem.operators[0].norm ** 2 + state.term.box_sigma
+    whole = state.sigma * squared_norm(problem.engine, *problem.shape) + others
+    np.testing.assert_allclose(state.metric[0], whole[0], rtol=1e-6)
     np.testing.assert_allclose(state.workspace.step_size, state.sigma, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("boundary", "size"), [("symmetric", (30, 44)), ("zero", (41, 32))])
+def test_the_metric_bounds_the_filters(boundary, size):
+    """W^T W <= Q as matrices, the boundary included, and not by far; also with the metric of an operator."""
+    engine = CpuEngine(random_model(channels=CHANNELS, boundary=boundary))
+    workspace = engine.workspace(1, *size)
+    blur = Blur(TAPS, size)
+    for normal, multiplier in (
+        (lambda x: workspace.normal_operator(x.astype(np.float32)), metric(engine, *size)),
+        (blur.normal, bound(blur.normal, *size)),
+    ):
+        root = multiplier.astype(float) ** -0.5
+
+        def between(x, normal=normal, root=root):
+            def filtered(values):
+                return np.fft.ifft2(np.fft.fft2(values) * root).real
+
+            return filtered(normal(filtered(x)))
+
+        vector = np.random.default_rng(1).standard_normal((1, *size))
+        for _ in range(200):
+            vector = between(vector / np.linalg.norm(vector))
+        assert 0.9 < np.linalg.norm(vector) <= 1
+    assert metric(engine, *size) is metric(engine, *size)

@@ -27,6 +27,7 @@ STRUCTURE = (
 )
 STEPS = 10  # of conjugate gradients
 SOLVED = 0.1  # relative gap
+DIM = 0.1  # of white: a brighter image is not black
 DARK = 0.03  # of the norm of a measurement: an image that makes less is black, but for what a gap of 1e-3 leaves of it
 SAME = 0.01  # of a scalar product: applications of a linear map agree to about 1e-6
 RAYLEIGH_MEDIAN = 1.17741  # median |z| of complex z whose real numbers are standard normal
@@ -69,7 +70,7 @@ def check_explained(
         op = operator_of(measurements, number)
         seen = op.apply(x)
         left = y - seen
-        dark = _size(seen) <= DARK * _size(y)
+        dark = _size(seen) <= DARK * _size(y) and np.abs(x).max() <= DIM
         if gaps[number] < SOLVED and dark and y.any() and not _is_noise(left):
             share, found = 1.0, (
                 f"is not zero, and no noise, but its image is {meaning.low:g} everywhere: is the measurement "

@@ -59,7 +59,7 @@ class Tomography(Operator):
     """What the two geometries share: views, detector, kernels, norm, filtered back projection."""
 
     on_devices = True
-    residual_step = 0.05
+    residual_step = 0.03
 
     def __init__(
         self, shape: tuple[int, int], angles: ArrayLike, detectors: int, detector_spacing: float, *,

@@ -28,7 +28,6 @@ class Downsample(Operator):
     """
 
     on_devices = True
-    residual_step = 0.05
     settles_soon = True
 
     def __init__(

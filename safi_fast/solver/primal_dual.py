@@ -25,6 +25,7 @@ from ..types import Active, AnyArray, Box, FloatArray, FloatVector, MaskOf
 from .certificate import Certificate
 from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, finite, squares
 from .faults import Culprit, Fault
+from .means import DualMeans
 from .progress import InnerResult
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -161,7 +162,9 @@ class PrimalDual:
         self.choose_steps()
         self.steps = np.zeros(len(x), np.int64)
         self._accepted = x.copy()  # after the last outer step
+        self._seen = x.copy()  # what the mask is computed from
         self._is_start = True
+        self._means: DualMeans | None = None
 
     def choose_steps(self, factor: float = 1.0) -> None:
         """sigma of u, `factor` times the usual one, those of the data term's dual variables, and the metric of x."""
@@ -188,9 +191,11 @@ class PrimalDual:
         """Images of the batch."""
         return len(self.x)
 
-    def run(self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int) -> InnerResult:
+    def run(
+        self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int, means: bool = False
+    ) -> InnerResult:
         """Until the relative gap of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the
-        certificate is of x_hat.
+        certificate is of x_hat, by the last u_hat or, with `means`, by a mean where that shows more.
 
         Raises Fault where an image is no longer finite, with the step, whose values were the first, and the image
         before.
@@ -199,6 +204,7 @@ class PrimalDual:
         met, before = np.zeros(self.count, bool), self.steps.copy()
         found = [np.full(self.count, np.inf) for _ in range(3)]
         restarts, running = Restarts(self), active
+        self._means = DualMeans(self.z, self.extra) if means else None
         try:
             for step in range(1, limit + 1):
                 with np.errstate(invalid="ignore", over="ignore"):  # looked for below
@@ -227,16 +233,21 @@ class PrimalDual:
         return to_host(self._accepted.copy())
 
     def change(self, images: Active) -> FloatVector:
-        """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since the start."""
+        """||x - x_seen|| / ||x_seen||: x as accepted, x_seen what its mask was computed from; at first the start."""
         x = self.accepted(images)
-        change = relative_change(x, taken(self._accepted, images))
+        change = relative_change(x, taken(self._seen, images))
         put(self._accepted, images, x)
         self._is_start = False
         return change
 
-    def next_mask(self, active: Active) -> None:
-        """M of the accepted images, and z for the u that lives on under it."""
+    def next_mask(self, active: Active, damping: float = 0.0) -> None:
+        """M of the accepted images, or of their mean with what the last mask was computed from, which has the share
+        `damping`; and z for the u that lives on under it.
+        """
         x, gain, bias = self.accepted(active), self.gain, self.bias
+        if damping:
+            x = x + np.float32(damping) * (taken(self._seen, active) - x)
+        put(self._seen, active, x)
         images = self.parts.images(active)
         if self.parts.is_complex:
             gain, bias = np.concatenate([gain, gain]), np.concatenate([bias, bias])
@@ -254,25 +265,25 @@ class PrimalDual:
         """Of x_hat, projected onto the box, with u_hat: the duality gap, and relative to f(x).
 
         gap = 1/2 ||H x - y - p||^2 + lambda ||M . W x||_1 - <z, x> + max over x' of <H^T p + z, x - x'>  for any p;
-        here the better of p = H x - y and what the data term proposes (`DataTerm.multiplier`). Where f(x) is float32
+        here the better of p = H x - y and what the data term proposes (`DataTerm.multiplier`), and of the last u_hat
+        and a mean of them (means.py). Where f(x) is float32
         rounding, x is a minimiser: 0.
 
         x' is any image of the box. Without a box it is any image of the ball ||x' - x|| <= R, R the larger of ||x||
         and the size of the least-squares step, and the maximum is R ||H^T p + z||; f being convex, f(x) - f(x') <=
         gap ||x' - x|| / R for all others.
         """
-        x, z = self.accepted(active), taken(self.z_hat, active)
+        x = self.accepted(active)
         residual = self.measurements.apply(x, active) - taken(self.measurements.y, active)
         penalty = self.strength[active] * self._penalty(x, active)
         objective = 0.5 * squares(residual) + penalty
-        inner = to_host((x.conj() * z).real.sum(axis=(1, 2), dtype=np.float64))
-        slope = self.measurements.adjoint(residual, active) + z
-        own = self.term.multiplier(residual, slope, taken(self.extra_hat, active), active)
-        own_slope = self.measurements.adjoint(own, active) + z
-        own_gap = 0.5 * squares(residual - own) + self._furthest(own_slope, x, active)
-        gap = penalty - inner + np.minimum(self._furthest(slope, x, active), own_gap)
+        points = [(taken(self.z_hat, active), taken(self.extra_hat, active))]
+        mean = None if self._means is None else self._means.point(active)
+        points += [] if mean is None else [mean]
+        back = self.measurements.adjoint(residual, active)
+        gaps = [self._gap(x, residual, back, z, extra, active) for z, extra in points]
         rounding = self.rounding_of_data[active] + self.rounding_of_penalty[active] * np.sqrt(squares(x))
-        return Certificate(objective, gap, rounding)
+        return Certificate(objective, penalty + np.min(gaps, axis=0), rounding)
 
     # -- private ------------------------------------------------------------------------------------------------------
 
@@ -294,6 +305,8 @@ class PrimalDual:
         self._mix(a, weight, moved, restarts)
         put(self.z, a, z_new)
         restarts.note(a, weight, residual, self)
+        if self._means is not None:
+            self._means.add(a, weight, (z_hat, moved.extra))
         self.steps[a] += 1
 
     def _dual_step(self, a: Active, x: AnyArray, weight: FloatVector) -> tuple[AnyArray, FloatVector]:
@@ -322,6 +335,17 @@ class PrimalDual:
         if not finite(residual):
             return "apply"
         return None if finite(self.measurements.adjoint(residual, active)) else "adjoint"
+
+    def _gap(
+        self, x: AnyArray, residual: AnyArray, back: AnyArray, z: AnyArray, extra: AnyArray, active: Active
+    ) -> FloatVector:
+        """`certificate` by one dual point, less the penalty; back = H^T residual."""
+        slope = back + z
+        own = self.term.multiplier(residual, slope, extra, active)
+        own_slope = self.measurements.adjoint(own, active) + z
+        own_gap = 0.5 * squares(residual - own) + self._furthest(own_slope, x, active)
+        inner = to_host((x.conj() * z).real.sum(axis=(1, 2), dtype=np.float64))
+        return np.asarray(np.minimum(self._furthest(slope, x, active), own_gap) - inner)
 
     def _furthest(self, slope: AnyArray, x: AnyArray, active: Active) -> FloatVector:
         """max of <slope, x - x'> over the box, or without one over the ball around x."""

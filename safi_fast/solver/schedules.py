@@ -163,6 +163,8 @@ class Reconstruct:
     settled: float = 3.0
     first_gap: float = 0.1
     follow: float = 0.5
+    damping: float = 0.5
+    undamped: int = 2
     check_every: int = 20
     steps: Halpern = field(default_factory=Halpern)
 
@@ -180,9 +182,9 @@ class Reconstruct:
     def solve(self, problem: PrimalDual, progress: Progress) -> InnerResult:
         """x, u and the data term's dual variable live on from one mask to the next."""
         if progress.outer:
-            problem.next_mask(progress.active)
+            problem.next_mask(progress.active, self.damping if progress.outer > self.undamped else 0.0)
         tolerances = self.tolerances(progress.outer, progress.outer_residual)
-        return problem.run(progress.active, tolerances, self.inner, self.check_every)
+        return problem.run(progress.active, tolerances, self.inner, self.check_every, means=True)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Converged where gap and change are small; before the second step there is no mask to compare with."""

@@ -63,7 +63,8 @@ def jobs() -> Iterator[Job]:
             record = f"bsd68_{name.replace('-', '_')}_sigma{sigma}.json"
             yield Job(record, f"{EVALUATE}{name} --sigma {sigma} > {{out}}", (name,))
     yield from studies()
-    yield Job("fast.json", EXPERIMENT + "fast --output {out}")
+    yield Job("fast.json", EXPERIMENT + "fast tuning --output {out}")
+    yield Job("fast_test.json", EXPERIMENT + "fast test --output {out}")
     yield Job("large_halo.json", EXPERIMENT + "large halo --output {out}")
     yield Job("large_tiles.json", EXPERIMENT + "large tiles --output {out}")
     plot = "--plot docs/images/rivals.png"

@@ -43,8 +43,8 @@ class DualMeans:
 
     def point(self, a: Active) -> tuple[AnyArray, AnyArray] | None:
         """z and extra of the images `a`: of the run, or of the one before while that was longer; None: of no step."""
-        older = self._length_before[a] > self._length[a]
-        if not (older | (self._length[a] > 0)).all():
+        older = (self._length_before[a] > self._length[a]).astype(np.float64)
+        if not (older + self._length[a]).all():
             return None
         z, extra = (
             namespace(now).where(column(older, now) > 0, taken(before, a), taken(now, a))

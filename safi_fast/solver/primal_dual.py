@@ -26,6 +26,7 @@ from .certificate import Certificate
 from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, finite, squares
 from .faults import Culprit, Fault
 from .means import DualMeans
+from .mixing import Mixing
 from .progress import InnerResult
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -162,7 +163,7 @@ class PrimalDual:
         self.choose_steps()
         self.steps = np.zeros(len(x), np.int64)
         self._accepted = x.copy()  # after the last outer step
-        self._seen = x.copy()  # what the mask is computed from
+        self._mixing = Mixing(x)
         self._is_start = True
         self._means: DualMeans | None = None
 
@@ -235,19 +236,16 @@ class PrimalDual:
     def change(self, images: Active) -> FloatVector:
         """||x - x_seen|| / ||x_seen||: x as accepted, x_seen what its mask was computed from; at first the start."""
         x = self.accepted(images)
-        change = relative_change(x, taken(self._seen, images))
+        change = self._mixing.change(images, x)
         put(self._accepted, images, x)
         self._is_start = False
         return change
 
-    def next_mask(self, active: Active, damping: float = 0.0) -> None:
-        """M of the accepted images, or of their mean with what the last mask was computed from, which has the share
-        `damping`; and z for the u that lives on under it.
+    def next_mask(self, active: Active, mixed: bool = False) -> None:
+        """M of the accepted images, or of what `Mixing` makes of the last two; and z for the u that lives on under
+        it.
         """
-        x, gain, bias = self.accepted(active), self.gain, self.bias
-        if damping:
-            x = x + np.float32(damping) * (taken(self._seen, active) - x)
-        put(self._seen, active, x)
+        x, gain, bias = self._mixing.next(active, self.accepted(active), mixed), self.gain, self.bias
         images = self.parts.images(active)
         if self.parts.is_complex:
             gain, bias = np.concatenate([gain, gain]), np.concatenate([bias, bias])
@@ -371,9 +369,3 @@ class PrimalDual:
             w = column(weight, hat)
             mixed = w * (2 * hat - taken(state, a)) + (1 - w) * taken(start, a)
             put(state, a, namespace(hat).where(w > 0, mixed, hat))
-
-
-def relative_change(x: AnyArray, before: AnyArray) -> FloatVector:
-    """||x - before|| / ||before|| of each image: 0 for no change, infinite for a change from zero."""
-    change, size = np.sqrt(squares(x - before)), np.sqrt(squares(before))
-    return np.divide(change, size, out=np.where(change > 0, np.inf, 0.0), where=size > 0)

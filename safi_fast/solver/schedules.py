@@ -150,9 +150,10 @@ class Reconstruct:
     """For `reconstruct`: until relative gap <= `tol` and change from one mask to the next <= `settled` times `tol`.
     Raises InputError.
 
-    first_gap: asked at most of a convex problem; `follow`: times the last change of the image, for a problem need not
-    be solved better than its mask is known. check_every: inner steps from one certificate to the next. steps: the
-    constants of the inner iteration.
+    first_gap, decay: at most first_gap decay^k is asked of the problem with mask number k, and at most `follow` times
+    the last change of the image: a problem need not be solved better than its mask is known, but better and better, or
+    the masks never settle. unmasked: times lambda in the first outer step, as in `Fast`. check_every: inner steps from
+    one certificate to the next. steps: the constants of the inner iteration.
     """
 
     name: ClassVar[str] = "gap"
@@ -161,10 +162,10 @@ class Reconstruct:
     inner: int = 1000
     tol: float = 1e-3
     settled: float = 3.0
-    first_gap: float = 0.1
-    follow: float = 0.5
-    damping: float = 0.5
-    undamped: int = 2
+    first_gap: float = 0.2
+    decay: float = 0.5
+    follow: float = 2.0
+    unmasked: float = 0.25
     check_every: int = 20
     steps: Halpern = field(default_factory=Halpern)
 
@@ -175,14 +176,15 @@ class Reconstruct:
         """Of the relative gaps in this outer step, from 0: `tol` in the last one and where x has settled, laxer
         before.
         """
-        laxer = np.clip(self.follow * changes, self.tol, max(self.tol, self.first_gap))
+        laxer = np.clip(self.follow * changes, self.tol, max(self.tol, self.first_gap * self.decay**outer))
         settled = (changes <= self.settled * self.tol) | (outer == self.outer - 1)
         return np.where(settled, self.tol, laxer)
 
     def solve(self, problem: PrimalDual, progress: Progress) -> InnerResult:
         """x, u and the data term's dual variable live on from one mask to the next."""
         if progress.outer:
-            problem.next_mask(progress.active, self.damping if progress.outer > self.undamped else 0.0)
+            problem.next_mask(progress.active, mixed=progress.outer > 2)
+        _scale(problem, progress.outer, self)
         tolerances = self.tolerances(progress.outer, progress.outer_residual)
         return problem.run(progress.active, tolerances, self.inner, self.check_every, means=True)
 
@@ -218,14 +220,19 @@ class Fast:
         """x, u and the data term's dual variables live on from one mask to the next."""
         if progress.outer:
             problem.next_mask(progress.active)
-        if progress.outer <= 1 < self.outer:
-            problem.scale_strength(1.0 if progress.outer else self.unmasked)
+        _scale(problem, progress.outer, self)
         count = min(self.quick, self.inner) if problem.settles_soon else self.inner
         return problem.run(progress.active, -np.inf, count, count)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Completed with the last step."""
         return _all(result, COMPLETED if progress.outer == self.outer - 1 else None)
+
+
+def _scale(problem: PrimalDual, outer: int, schedule: Reconstruction) -> None:
+    """lambda of this outer step, from 0: a share of it in the first, unless it is the last as well."""
+    if outer <= 1 < schedule.outer:
+        problem.scale_strength(1.0 if outer else schedule.unmasked)
 
 
 def _all(result: InnerResult, status: str | None) -> NDArray[np.object_]:

@@ -15,7 +15,9 @@ from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.operators import Blur, FourierMRI, Identity, from_functions
 from safi_fast.solver.data_term import DiagonalData, DualData, Measurements, data_term
 from safi_fast.solver.lipschitz import squared_norm
+from safi_fast.solver.means import DualMeans
 from safi_fast.solver.metric import bound, metric
+from safi_fast.solver.mixing import Mixing
 from safi_fast.solver.primal_dual import PrimalDual
 
 SHAPE, SMALL = (16, 15), (11, 14)  # SMALL: of complex images, which have twice the unknowns
@@ -257,8 +259,9 @@ def test_solution_is_the_references(name, hidden):
 
 @each_form
 @each_problem
-def test_certificate_holds_at_every_step(name, hidden):
-    """f(x) - f* <= gap, without a box as far as x* lies in the ball, else in proportion.
+@pytest.mark.parametrize("means", [False, True], ids=["last", "means"])
+def test_certificate_holds_at_every_step(name, hidden, means):
+    """f(x) - f* <= gap, without a box as far as x* lies in the ball, else in proportion; by the mean dual points too.
 
     Never negative, and it falls to the tolerance.
     """
@@ -266,7 +269,7 @@ def test_certificate_holds_at_every_step(name, hidden):
     best, lowest = problem.solution
     state, seen = problem.state(hidden=hidden), []
     for steps in (1, 1, 1, 2, 5, 10, 20, 40, 80, 160, 320):
-        found = state.run(ONE, 0.0, steps, steps).certificate
+        found = state.run(ONE, 0.0, steps, steps, means=means).certificate
         x = state.accepted(ONE)[0]
         off = problem.objective(x) - lowest
         objective, gap = found.objective[0], found.gap[0]
@@ -444,3 +447,58 @@ def test_the_metric_bounds_the_filters(boundary, size):
             vector = between(vector / np.linalg.norm(vector))
         assert 0.9 < np.linalg.norm(vector) <= 1
     assert metric(engine, *size) is metric(engine, *size)
+
+
+def test_mean_of_a_run():
+    """Weights 1, 2, 3, ...; a weight of 0 starts anew, and the longer of the last two runs is given. Each image has its
+    own.
+    """
+    rng = np.random.default_rng(0)
+    z, extra = (rng.standard_normal((7, 2, *shape)).astype(np.float32) for shape in ((4, 3), (5,)))
+    means, everyone = DualMeans(z[0], extra[0]), np.arange(2)
+    assert means.point(everyone) is None
+    means.add(everyone, np.zeros(2), (z[0], extra[0]))
+    assert means.point(everyone) is None
+    for step in range(1, 5):  # image 1 starts anew at step 3
+        means.add(everyone, np.array([0.5, 0.0 if step == 3 else 0.5]), (z[step], extra[step]))
+    for values, found in zip((z, extra), means.point(everyone), strict=True):
+        np.testing.assert_allclose(found[0], np.average(values[1:5, 0], axis=0, weights=[1, 2, 3, 4]), rtol=1e-5)
+        np.testing.assert_allclose(found[1], np.average(values[1:3, 1], axis=0, weights=[1, 2]), rtol=1e-5)
+    for step in (5, 6):
+        means.add(ONE + 1, np.full(1, 0.5), (z[step, 1:], extra[step, 1:]))
+    for values, found in zip((z, extra), means.point(ONE + 1), strict=True):
+        np.testing.assert_allclose(found[0], np.average(values[4:7, 1], axis=0, weights=[1, 2, 3]), rtol=1e-5)
+
+
+def test_means_prove_more():
+    """The same steps, and a gap that is never larger, and smaller where that of single steps is down to rounding."""
+    falls = []
+    for steps in (37, 3000):
+        found = PROBLEMS["mri, box"].state(hidden=True).run(ONE, 0.0, steps, steps, means=True).certificate
+        alone = PROBLEMS["mri, box"].state(hidden=True).run(ONE, 0.0, steps, steps).certificate
+        np.testing.assert_array_equal(found.objective, alone.objective)
+        falls.append(found.gap[0] / alone.gap[0])
+    assert max(falls) <= 1
+    assert min(falls) < 0.7
+
+
+def test_masks_are_mixed():
+    """A linear outer iteration with the eigenvalue -1 alternates for ever, one with 0.9 creeps; mixed, both end. A
+    fixed point stays, to the last bit.
+    """
+    rng = np.random.default_rng(1)
+    point = rng.standard_normal((2, 6, 5)).astype(np.float32)
+    factors = np.array([-1.0, 0.9], np.float32).reshape(2, 1, 1)
+    seen, everyone = point + rng.standard_normal(point.shape).astype(np.float32), np.arange(2)
+    mixing, changes = Mixing(seen), []
+    for outer in range(6):
+        x = point + factors * (seen - point)
+        changes.append(mixing.change(everyone, x))
+        seen = mixing.next(everyone, x, outer > 1)
+    assert (changes[2] > 0.05).all()
+    assert changes[-1][0] < 1e-5
+    assert changes[-1][1] < 0.4 * changes[2][1]  # alone 0.9^3
+    still = Mixing(point)
+    for outer in range(4):
+        assert (still.change(everyone, point) == 0).all()
+        np.testing.assert_array_equal(still.next(everyone, point, outer > 1), point)

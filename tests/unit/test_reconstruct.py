@@ -194,9 +194,10 @@ def test_what_a_solution_says_of_its_image():
     np.testing.assert_array_equal(seen[-1], solution.image)
     masks = [np.ones_like(solution.masks)] + [oracle.mask_of(x, oracle_form(model), "zero") for x in seen[:-1]]
     np.testing.assert_allclose(solution.masks, masks[-1], atol=1e-5)
-    for record, x, mask in zip(solution.history, seen, masks, strict=True):
+    strengths = [Reconstruct().unmasked * STRENGTH, STRENGTH, STRENGTH]
+    for record, x, mask, strength in zip(solution.history, seen, masks, strengths, strict=True):
         response = mask * oracle.analysis(x.astype(float), model.filters.layers, "zero")
-        objective = 0.5 * np.sum((operator.apply(x) - y.astype(float)) ** 2) + STRENGTH * np.abs(response).sum()
+        objective = 0.5 * np.sum((operator.apply(x) - y.astype(float)) ** 2) + strength * np.abs(response).sum()
         assert record.objective == pytest.approx(objective, rel=1e-5)
     for record, (before, after) in zip(solution.history[1:], pairwise(seen), strict=True):
         change = np.linalg.norm(after.astype(float) - before) / np.linalg.norm(before.astype(float))

@@ -1,6 +1,6 @@
 """Where the outer iteration ends when its first mask is that of another image: does the result depend on the start?
 
-The iteration is that of schedule "gap": u carried over, every convex problem solved to a small duality gap.
+The iteration is that of schedule "gap": u carried over, masks mixed, each problem solved to a small duality gap.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ def end_points(solver: Solver, y: np.ndarray, sigma: float, *, outer: int) -> En
     problem = DualProblem(workspace, strength, gain, bias, solver.model.family, norm, y.size)
     everyone = np.arange(count)
     workspace.put_image(everyone, first)
-    workspace.clear_dual(everyone)
+    problem.start(everyone, zero=True, mixing=True)
+    workspace.put_image(everyone, first)
     change = np.full(count, np.inf)
     for step in range(outer):
-        problem.next_mask(everyone)
+        problem.next_mask(everyone, mixed=step > 2)
         problem.t[:] = 1
         tolerance = max(FIRST_GAP * DECAY**step, LAST_GAP)
         run_to_gap(problem, everyone, tolerance, STEPS)

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from ..backend import DualWorkspace
 from ..model import StepFactors
+from ..namespaces import put, taken
 from ..types import Active, FloatArray, FloatVector
 from .certificate import Certificate, StepSums, primal_certificate
+from .mixing import Mixing
 from .momentum import chambolle_dossal, fista
 from .progress import InnerResult
 
@@ -25,6 +27,7 @@ class DualProblem:
     (B, C), ||W||^2, pixels.
 
     t (B,): FISTA's, one where momentum starts from nothing; `run_to_gap` leaves it where it ends, for the next mask.
+    mixing: what masks are computed from, where that is not always the accepted image (`start`).
     """
 
     workspace: DualWorkspace
@@ -35,6 +38,7 @@ class DualProblem:
     squared_norm: float
     pixels: int
     t: FloatVector = field(init=False)
+    mixing: Mixing | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "t", np.ones(len(self.strength)))
@@ -54,25 +58,39 @@ class DualProblem:
         return np.asarray(self.strength * float(np.finfo(np.float32).eps) * (self.squared_norm * values) ** 0.5)
 
     def change(self, images: Active) -> FloatVector:
-        """||x - x_before|| / ||x_before|| of the accepted images since the last call; first since y."""
-        return self.workspace.outer_change(images)
+        """||x - x_before|| / ||x_before|| of the accepted images since the last call, first since y; with `mixing`
+        x_before is what the mask was computed from.
+        """
+        if self.mixing is None:
+            return self.workspace.outer_change(images)
+        return self.mixing.change(images, taken(self.workspace.image(), images))
 
     def image(self) -> Any:
         """A copy of the accepted images (B, H, W), as array of the device."""
         return self.workspace.image()
 
-    def start(self, images: Active, *, zero: bool = False) -> None:
-        """From u = v = 0, or M . W of the accepted image."""
+    def start(self, images: Active, *, zero: bool = False, mixing: bool = False) -> None:
+        """From u = v = 0, or M . W of the accepted image. mixing: `next_mask` may mix images, which must be known from
+        here on.
+        """
+        if mixing:
+            object.__setattr__(self, "mixing", Mixing(self.workspace.image()))
         if zero:
             self.workspace.clear_dual(images)
         else:
             self.workspace.start_dual(images)
         self.workspace.refresh(images)
 
-    def next_mask(self, images: Active, *, carry_over: bool = True) -> None:
-        """M of the accepted images; u lives on under it, without momentum, or starts from M . W x."""
+    def next_mask(self, images: Active, *, carry_over: bool = True, mixed: bool = False) -> None:
+        """M of the accepted images, or of what `Mixing` makes of the last two; u lives on under it, without momentum,
+        or starts from M . W x.
+        """
         if carry_over:
             self.workspace.collapse_momentum(images)
+        if self.mixing is not None:
+            whole = self.workspace.image()
+            put(whole, images, self.mixing.next(images, taken(whole, images), mixed))
+            self.workspace.put_image(images, whole)
         self.workspace.update_mask(images, self.gain, self.bias)
         if not carry_over:
             self.workspace.start_dual(images)

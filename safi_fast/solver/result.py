@@ -84,8 +84,8 @@ class Solution:
         f(x). From `reconstruct` without a box it is that over the ball ||x' - x|| <= R, R the larger of ||x|| and the
         size of one least-squares step from zero: f(x) - f(x') <= gap for all images x' of it, f(x) - f(x') <= gap
         ||x' - x|| / R for others.
-    outer_residual: ||x_k - x_{k-1}|| / ||x_{k-1}|| of the last outer step: how far the outer iteration is from its
-    fixed point.
+    outer_residual: ||x - s|| / ||s|| of the last outer step, s the image that its mask was computed from: how far the
+    outer iteration is from its fixed point.
     history: one OuterRecord per outer step. Of a colour image all of these have a value per channel, or per plane of
     luma and chroma, whose colours are clipped to the box afterwards. Of an image that was solved in tiles
     (max_memory) gap, relative_gap and outer_residual are NaN: tiles have no common certificate.

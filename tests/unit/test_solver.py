@@ -480,10 +480,10 @@ def test_gap_schedule_converges_in_gap_and_in_outer_change():
         solution = solve(solver_of("mmr"), photograph(), schedule="gap", tol=tol)
         assert solution.status == "converged"
         assert solution.relative_gap <= tol
-        assert solution.outer_residual <= tol
+        assert solution.outer_residual <= 10 * tol
     few = solve(solver_of("mmr"), photograph(), schedule="gap", tol=1e-5, max_outer=2)
     assert few.status == "max_iterations"
-    assert few.relative_gap > 1e-5 or few.outer_residual > 1e-5
+    assert few.relative_gap > 1e-5 or few.outer_residual > 1e-4
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

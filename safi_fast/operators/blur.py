@@ -37,8 +37,7 @@ class Blur(Operator):
     """
 
     on_devices = True
-    residual_step = 0.2
-    settles_soon = True
+    residual_step = 0.015
 
     def __init__(
         self,

@@ -182,7 +182,7 @@ class Reconstruct:
         if progress.outer:
             problem.next_mask(progress.active)
         tolerances = self.tolerances(progress.outer, progress.outer_residual)
-        return problem.run(progress.active, tolerances, self.inner, self.check_every)
+        return problem.run(progress.active, tolerances, self.inner, self.check_every, progress.inside)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Converged where gap and change are small; before the second step there is no mask to compare with."""
@@ -219,7 +219,7 @@ class Fast:
         if progress.outer <= 1 < self.outer:
             problem.scale_strength(1.0 if progress.outer else self.unmasked)
         count = min(self.quick, self.inner) if problem.settles_soon else self.inner
-        return problem.run(progress.active, -np.inf, count, count)
+        return problem.run(progress.active, -np.inf, count, count, progress.inside)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Completed with the last step."""

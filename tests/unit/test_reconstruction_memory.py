@@ -54,7 +54,7 @@ for side, count, limit in ((128, 1, None), (128, 3, None), (192, 4, 1.5)):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-def test_the_estimate_is_within_15_percent_of_the_measured_peak():
+def test_the_estimate_is_within_10_percent_of_the_measured_peak():
     command = [sys.executable, "-W", "ignore", "-c", PEAK]
     returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed arrays go back to the system at once
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROCESS, env=returned)
@@ -62,7 +62,7 @@ def test_the_estimate_is_within_15_percent_of_the_measured_peak():
     found = [line.split(";", 2) for line in done.stdout.splitlines()]
     assert len(found) == 12
     ratios = {case: int(estimate) / int(measured) for estimate, measured, case in found}
-    assert all(0.85 < ratio < 1.15 for ratio in ratios.values()), str(ratios)
+    assert all(0.9 < ratio < 1.1 for ratio in ratios.values()), str(ratios)
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +210,11 @@ def test_watch_sees_every_inner_step(solver):
 def test_watch_sees_certificates_on_the_way_and_images_of_all_parts(solver):
     y, operator, options = problem("one coil", 3)
     options |= {"max_iter": 60, "tol": 1e-9}
-    limit = 1.7 * solver.estimate_memory(y.shape[1:], operator=operator)
+    limit = solver.estimate_memory(y.shape, operator=operator) - 1
     seen = []
     found = solver.reconstruct(y, operator, watch=seen.append, max_memory=limit, **options)
     assert sorted({int(image) for state in seen for image in state.active}) == [0, 1, 2]
+    assert max(len(state.active) for state in seen) < 3
     last = [state for state in seen if 2 in state.active]
     assert len(last) == found.inner_iterations[2]
     gaps = [float(state.relative_gap[list(state.active).index(2)]) for state in last]

@@ -15,7 +15,7 @@ import numpy as np
 from . import denoising, memory, reconstructing, tuning
 from .arrays import ArrayKind, as_array, lies_on_gpu, to_and_fro
 from .backend import Backend, cuda_report, gpu_of, select
-from .errors import BackendError
+from .errors import BackendError, InputError, shown
 from .images import extent_of
 from .model import Model
 from .models import DEFAULT_MODEL, load_model
@@ -129,9 +129,10 @@ def estimate_memory(
     channel_axis: int | None = None,
     dtype: Any = np.float32,
     max_memory: float | None = None,
+    operator: Any = None,
     backend: str = "auto",
 ) -> int:
-    """Bytes that `denoise` of an image takes at its peak, in addition to a solver that is ready.
+    """Bytes that `denoise`, or `reconstruct` with an operator, takes at its peak, beside a solver that is ready.
 
     On the CPU the estimate lies within 15 % of what is measured, on a GPU it is rough. What is there before, Numba
     and the weights, is 140 to 220 MB. Memory that an earlier call has freed and the allocator has kept is used again,
@@ -140,11 +141,14 @@ def estimate_memory(
     Parameters
     ----------
     shape : tuple of int
-        Of the image or batch. The image itself is not counted, its result is.
+        Of the image or batch, with an operator of the measurement or batch of them. It is not counted, the result is.
     dtype : dtype
         Of the image.
+    operator : Operator or list of B
+        That of `reconstruct`. It is not counted, but for what it makes at its first use; nor is what a step of an
+        operator of your own allocates inside. Counted is a real image with a box, and no masks in the Solution.
     model, channel_axis, max_memory, backend
-        As for `denoise`.
+        As for `denoise`; `channel_axis` and `dtype` do not go with an operator.
 
     Returns
     -------
@@ -161,7 +165,9 @@ def estimate_memory(
     True
     """
     solver = _solver(_resolve(model), backend, None, os.getpid())
-    return solver.estimate_memory(shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory)
+    return solver.estimate_memory(
+        shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory, operator=operator
+    )
 
 
 @shows(reconstructing.Options, reconstructing.DEFAULTS)
@@ -215,8 +221,14 @@ def reconstruct(
         than three times that from mask to mask.
     mask_of : {"magnitude", "parts"}
         For complex images, one mask of the magnitude, or one for each of real and imaginary part.
+    max_memory : float
+        Bytes that this call may add to a solver that is ready (`estimate_memory(y.shape, operator=...)`). A batch is
+        solved in parts that fit, with the same result; what does not fit alone is refused. None: parts of about 1 GB.
     callback : callable
-        Called with an OuterState after every outer step; may raise StopIteration.
+        Called with an OuterState after every outer step; may raise StopIteration. It sees all images at once, so that
+        a batch is not solved in parts.
+    watch : callable
+        Called with an InnerState (outer, active, step, steps, relative_gap) after every inner step, in each part.
     return_masks : bool
         Put the last masks into the Solution.
 
@@ -371,8 +383,17 @@ class Solver:
         channel_axis: int | None = None,
         dtype: Any = np.float32,
         max_memory: float | None = None,
+        operator: Any = None,
     ) -> int:
         """See `safi_fast.estimate_memory`."""
+        if operator is not None:
+            if channel_axis is not None:
+                raise InputError(
+                    f"channel_axis is {shown(channel_axis)}, but with an operator shape is that of measurements; leave "
+                    f"it out"
+                )
+            with self._on_threads():
+                return reconstructing.estimate(self.model, self._engine, shape, operator, max_memory)
         extent = extent_of(shape, dtype, channel_axis)
         with self._on_threads():
             division = denoising.divide(self.model, self._engine, extent, max_memory, at_once=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, shown
 from .operators import Operator
 from .operators.base import finite, numbers
 from .types import Box
@@ -58,6 +58,27 @@ def measurements_of(measurement: Any, operators: list[Operator]) -> tuple[NDArra
         expected = ", ".join(map(str, first.shape_out))
         raise InputError(f"measurement has shape {y.shape}; expected ({expected}) or (B, {expected})")
     return y.reshape(-1, *first.shape_out), y.ndim == dimensions
+
+
+def count_of(shape: Any, operators: list[Operator]) -> int:
+    """How many measurements an array of this shape holds, (*shape_out) or (B, *shape_out). Raises InputError."""
+    wanted = operators[0].shape_out
+    try:
+        front, own = _split(tuple(int(side) for side in shape), len(wanted))
+    except (TypeError, ValueError):
+        front, own = (0,), ()
+    count = front[0] if front else 1
+    if own != wanted or len(front) > 1 or count < 1 or len(operators) not in (1, count):
+        expected = ", ".join(map(str, wanted))
+        many = f"({expected}) or (B, {expected})" if len(operators) == 1 else f"({len(operators)}, {expected})"
+        raise InputError(f"shape is {shown(shape)}; expected that of measurements, {many}")
+    return count
+
+
+def _split(shape: tuple[int, ...], last: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """All but the `last` entries, and these."""
+    first = max(0, len(shape) - last)
+    return shape[:first], shape[first:]
 
 
 def to_unit(y: NDArray[Any], operators: list[Operator], meaning: Range) -> NDArray[Any]:

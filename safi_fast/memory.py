@@ -1,7 +1,8 @@
 """How much memory a solve takes, and how images are shared out so that it stays below a limit.
 
 Counted is what a solve adds to a solver that is ready: the work space of what is solved at once, the images as float32,
-and the result in the caller's dtype. The caller's own array is there before.
+and the result in the caller's dtype. The caller's own array is there before. What `reconstruct` takes is in
+reconstruction_memory.py.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from .arrays import positive, positive_per_image
 from .backend import Engine, ReconstructionWorkspace
 from .errors import InputError, OperatorError, SolverError, shown
 from .explained import check_explained, check_steady
-from .measured import measurements_of, operators_of, start_of, to_unit
-from .memory import Extent, divide
+from .measured import count_of, measurements_of, operators_of, start_of, to_unit
 from .model import Model
 from .operators import Operator, check_operator
 from .options import defaults_of
 from .plausible import check_measurements
+from .reconstruction_memory import Unknowns, images_at_once, peak_bytes
 from .solver.data_term import Measurements
 from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
@@ -28,7 +28,7 @@ from .solver.primal_dual import PrimalDual
 from .solver.progress import Progress, solution
 from .solver.result import Solution, per_image
 from .solver.schedules import Reconstruction, reconstruct_schedule
-from .types import Box, Callback, FloatArray, FloatVector, MaskOf
+from .types import Box, Callback, FloatArray, FloatVector, MaskOf, Watch
 from .values import UNIT_BOX, DataRange, Range, box_of, stated_range
 
 
@@ -44,7 +44,9 @@ class Options(TypedDict, total=False):
     max_iter: int | None
     tol: float | None
     mask_of: MaskOf
+    max_memory: float | None
     callback: Callback | None
+    watch: Watch | None
     return_masks: bool
 
 
@@ -54,7 +56,7 @@ DEFAULTS = defaults_of(Options, data_range=1.0, box=UNIT_BOX, mask_of="magnitude
 @dataclass(frozen=True)
 class Task:
     """What is to be solved: measurements (B, *shape_out), operators (one or B), start (B, H, W), lambda (B,), mask
-    conditioning (B, C).
+    conditioning (B, C), and how many images at once.
     """
 
     measurements: Measurements
@@ -68,7 +70,9 @@ class Task:
     gain: FloatArray
     bias: FloatArray
     mask_of: MaskOf
+    at_once: int
     callback: Callback | None
+    watch: Watch | None
     return_masks: bool
 
     def part(self, images: slice) -> Task:
@@ -88,11 +92,16 @@ def solve(
     options: Options,
 ) -> Solution:
     """From the caller's measurement to the Solution: `make_task`, `run`."""
-    return run(engine, make_task(model, measurement, operator, strength, options))
+    return run(engine, make_task(model, engine, measurement, operator, strength, options))
 
 
 def make_task(
-    model: Model, measurement: Any, operator: Operator | Sequence[Operator], strength: Any, options: Options
+    model: Model,
+    engine: Engine,
+    measurement: Any,
+    operator: Operator | Sequence[Operator],
+    strength: Any,
+    options: Options,
 ) -> Task:
     """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError and OperatorError."""
     schedule = reconstruct_schedule(options["schedule"], options["max_outer"], options["max_iter"], options["tol"])
@@ -101,9 +110,11 @@ def make_task(
     operators = _checked_operators(operator, model)
     first = operators[0]
     y, single = measurements_of(measurement, operators)
+    box = _box(options["box"], first)
+    unknowns, limit = _unknowns(model, operators, len(y), options)
+    at_once = images_at_once(engine, unknowns, limit, at_once=options["callback"] is not None)
     meaning = stated_range(options["data_range"])
     y = to_unit(y, operators, meaning)
-    box = _box(options["box"], first)
     conditioned = _level(model, options["noise_level"], meaning)
     measurements = Measurements(operators, y)
     step = measurements.least_squares_step()
@@ -114,23 +125,19 @@ def make_task(
         measurements, schedule, positive_per_image("strength", strength, len(y)), step,
         start_of(options["x0"], step, first, box, meaning, single), box, meaning, single,
         np.repeat(conditioned.gain[None], len(y), axis=0), np.repeat(conditioned.bias[None], len(y), axis=0),
-        options["mask_of"], options["callback"], options["return_masks"],
+        options["mask_of"], at_once, options["callback"], options["watch"], options["return_masks"],
     )  # fmt: skip
 
 
 def run(engine: Engine, task: Task) -> Solution:
-    """Solve a task: as many images at once as `memory.divide` says; all of them where a callback wants to see them.
-
-    Raises OperatorError and SolverError where an image is no longer finite.
+    """Solve a task, in parts of as many images as it says. Raises OperatorError and SolverError where an image is no
+    longer finite.
     """
-    count, height, width = task.start.shape
-    parts = 2 if np.iscomplexobj(task.start) else 1
-    extent = Extent(task.start.itemsize, count, height, width * parts)
-    batch = divide(engine, extent, at_once=task.callback is not None).batch
+    count, batch = len(task.start), task.at_once
     solved = []
     for first in range(0, count, batch):
         try:
-            solved.append(_solve(engine, task.part(slice(first, first + batch))))
+            solved.append(_solve(engine, task.part(slice(first, first + batch)), first))
         except Fault as fault:
             raise _error(fault, task, first, whole=batch >= count) from None
     progress, images, masks = zip(*solved, strict=True)
@@ -139,6 +146,19 @@ def run(engine: Engine, task: Task) -> Solution:
     return solution(
         progress, per_image(image, task.single), np.concatenate(masks) if task.return_masks else None, task.single
     )
+
+
+def estimate(model: Model, engine: Engine, shape: Any, operator: Any, max_memory: float | None) -> int:
+    """Bytes that `reconstruct` of measurements of this shape takes at its peak, with DEFAULTS but for `max_memory` and,
+    for complex images, the box. Raises InputError.
+    """
+    operators = operators_of(operator)
+    count = count_of(shape, operators)
+    options: Options = {**DEFAULTS, "max_memory": max_memory}  # type: ignore[typeddict-item]
+    if operators[0].image == "complex":
+        options["box"] = None
+    unknowns, limit = _unknowns(model, operators, count, options)
+    return peak_bytes(engine, unknowns, images_at_once(engine, unknowns, limit, at_once=False))
 
 
 def middle_level(model: Model) -> float:
@@ -174,6 +194,13 @@ def _box(box: Any, operator: Operator) -> Box | None:
     return limits
 
 
+def _unknowns(model: Model, operators: list[Operator], count: int, options: Options) -> tuple[Unknowns, float | None]:
+    """What is to be reconstructed, and the limit of its memory."""
+    limit = None if options["max_memory"] is None else positive("max_memory", options["max_memory"])
+    channels = model.filters.channels if options["return_masks"] else 0
+    return Unknowns.of(operators, count, options["box"] is not None, channels), limit
+
+
 def _level(model: Model, noise_level: float | None, meaning: Range) -> Any:
     """The mask conditioning of the model at the stated level, else at its middle one."""
     level = middle_level(model) if noise_level is None else positive("noise_level", noise_level) / meaning.scale
@@ -184,8 +211,10 @@ def _level(model: Model, noise_level: float | None, meaning: Range) -> Any:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def _solve(engine: Engine, task: Task) -> tuple[Progress, NDArray[Any], FloatArray]:
-    """The account, the images (B, H, W) on the caller's scale, and the last masks."""
+def _solve(engine: Engine, task: Task, first: int) -> tuple[Progress, NDArray[Any], FloatArray | None]:
+    """The account, the images (B, H, W) on the caller's scale, and the last masks where they are asked for. first: the
+    number of the first image.
+    """
     workspace = _loaded(engine, task)
     x = workspace.place(task.start)
     measurements = Measurements(task.measurements.operators, workspace.place(task.measurements.y))
@@ -193,8 +222,14 @@ def _solve(engine: Engine, task: Task) -> tuple[Progress, NDArray[Any], FloatArr
         workspace, measurements, task.strength, squared_norm(engine, *x.shape[1:]), x, task.box,
         (task.gain, task.bias), task.mask_of, task.schedule.steps, metric(engine, *x.shape[1:]),
     )  # fmt: skip
-    progress = iterate(state, task.schedule, task.callback)
-    return progress, task.range.from_unit(state.image()), workspace.masks()[: len(x)]
+    progress = iterate(state, task.schedule, task.callback, task.watch and _numbered(task.watch, first))
+    masks = workspace.masks()[: len(x)] if task.return_masks else None
+    return progress, task.range.from_unit(state.image()), masks
+
+
+def _numbered(watch: Watch, first: int) -> Watch:
+    """The caller's function, which sees the numbers of images in the whole batch."""
+    return watch if first == 0 else lambda state: watch(replace(state, active=state.active + first))
 
 
 def _loaded(engine: Engine, task: Task) -> ReconstructionWorkspace:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from .solver.result import OuterState
+    from .solver.result import InnerState, OuterState
 
 FloatArray: TypeAlias = NDArray[np.float32]
 FloatVector: TypeAlias = NDArray[np.float64]  # a number per image
@@ -19,3 +19,4 @@ AnyArray: TypeAlias = Any  # of NumPy, or of the device that a solve runs on
 Box: TypeAlias = tuple[float, float]  # bounds of an image whose black is 0 and white 1
 MaskOf: TypeAlias = Literal["magnitude", "parts"]
 Callback: TypeAlias = Callable[["OuterState"], None]  # may raise StopIteration
+Watch: TypeAlias = Callable[["InnerState"], None]  # of inner steps

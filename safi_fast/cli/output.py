@@ -47,6 +47,7 @@ OPTIONS = {
     r"\bdata_range=(\d+)": r"--data-range \1",
     r"\bbox=None": "--no-box",
     r"\bstrength=\.\.\.": "--strength L",
+    r"\bmax_memory(?= is )": "--max-memory",
     r"\bcheck_order=False": "--no-order-check",
     r"\bimage='(\w+)'": r"--image \1",
     r"\bkspace_order='(\w+)'": r"--kspace-order \1",
@@ -175,10 +176,10 @@ def scientific(value: float | None) -> str:
 @contextmanager
 def progress(description: str, total: int, unit: str = "image") -> Iterator[Callable[..., None]]:
     """A bar with rate and remaining time on standard error; yields the function that counts one more image, or as many
-    as it is told.
+    as it is told. It takes what there is to say of the present one, `note`, and a `total` that is known better.
     """
     if total == 0 or not sys.stderr.isatty():
-        yield lambda count=1: None
+        yield lambda count=1, note=None, total=None: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -198,15 +199,18 @@ def progress(description: str, total: int, unit: str = "image") -> Iterator[Call
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total, rate="")
+        task = bar.add_task(description, total=total, rate="", note="")
+        current = bar.tasks[0]
 
-        def advance(count: int = 1) -> None:
-            bar.advance(task, count)
-            current = bar.tasks[0]
-            if current.elapsed and current.completed:
-                bar.update(task, rate=_rate(current.completed / current.elapsed, unit))
+        def advance(count: float = 1, note: str | None = None, total: float | None = None) -> None:
+            fields: dict[str, Any] = {} if note is None else {"note": note}
+            done = current.completed + count
+            if current.elapsed and done:
+                fields["rate"] = _rate(done / current.elapsed, unit)
+            bar.update(task, advance=count, total=total, **fields)
 
         yield advance
 

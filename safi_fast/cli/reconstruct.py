@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import prepare_folder
-from .arguments import BACKENDS, UsageError, add_box_arguments, add_range_argument, count, positive
+from .arguments import BACKENDS, UsageError, add_box_arguments, add_range_argument, count, positive, size
 from .options import check_box, made
 from .output import first_sentence
 from .parser import Rare
@@ -123,6 +123,9 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="T",
         help=Rare("of certificate and outer change (default: 1e-3)"),
+    )
+    parser.add_argument(
+        "--max-memory", type=size, metavar="SIZE", help=Rare("such as 4GB: refuse a slice that takes more")
     )
     add_range_argument(parser, "by dtype; mri, ct: estimated, see above")
     add_box_arguments(parser, "0 1, where the range is estimated 0 2; complex images have none")

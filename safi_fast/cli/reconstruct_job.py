@@ -3,8 +3,6 @@ written, drawn, and reported.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +18,10 @@ from .output import message_of, print_error, print_warning, progress, warnings_a
 from .plan import Job, natural, slice_name
 from .problems import Array, Slice, Study
 from .reconstruct_options import Options
+from .reconstruct_progress import Meter, words
 from .sharing import Skipped, Turn, Turns
 
 if TYPE_CHECKING:
-    from ..solver.result import OuterState
     from ..tuning import Tuning
 
 LOW, HIGH, CANDIDATES = 1e-5, 1e-2, 7  # strengths to try, times ||H||^2
@@ -119,19 +117,19 @@ def process(job: Job, study: Study, runner: Runner, place: str, only: set[Path])
     groups = [[number] for number in numbers] if job.is_folder else [numbers]
     targets = {_target(job, group[0], study.count, options): group for group in groups}
     targets = {target: group for target, group in targets.items() if not only or target in only}
-    steps = options.outer * sum(map(len, targets.values()))
-    with _bar(f"{place} {job.source.name}", steps) as advance:
-        return [_in_turn(job, study, target, group, runner, advance) for target, group in targets.items()]
+    meter = Meter(options, sum(map(len, targets.values())))
+    with progress(f"{place} {job.source.name}", meter.total, meter.unit) as meter.advance:
+        return [_in_turn(job, study, target, group, runner, meter) for target, group in targets.items()]
 
 
-def _in_turn(job: Job, study: Study, target: Path, group: list[int], runner: Runner, advance: Any) -> dict[str, Any]:
+def _in_turn(job: Job, study: Study, target: Path, group: list[int], runner: Runner, meter: Meter) -> dict[str, Any]:
     """The record of one output, which is made here unless it exists or another process makes it."""
     try:
         turn = runner.turns.take(target)
         if turn is not True:
-            advance(runner.options.outer * len(group))
+            meter.skip(len(group))
             return _record_of_turn(job, target, turn, slices=group)
-        return _reconstruct(job, study, target, group, runner, advance)
+        return _reconstruct(job, study, target, group, runner, meter)
     except (SafiError, MemoryError) as error:
         return job.failure(error, target)
     finally:
@@ -139,12 +137,12 @@ def _in_turn(job: Job, study: Study, target: Path, group: list[int], runner: Run
 
 
 def _reconstruct(
-    job: Job, study: Study, target: Path, group: list[int], runner: Runner, advance: Any
+    job: Job, study: Study, target: Path, group: list[int], runner: Runner, meter: Meter
 ) -> dict[str, Any]:
     """Solve the slices of one output and write it; its record."""
     results, details = [], []
     for number in group:
-        result, facts = _solve(job, study, number, runner, advance)
+        result, facts = _solve(job, study, number, runner, meter)
         results.append(result)
         details.append(facts)
     written = study.write(target, np.stack(results))
@@ -178,17 +176,11 @@ def _target(job: Job, number: int, slices: int, options: Options) -> Path:
     return job.target / slice_name(job.source, number, slices, f".{options.format}")
 
 
-def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) -> tuple[Array, dict[str, Any]]:
+def _solve(job: Job, study: Study, number: int, runner: Runner, meter: Meter) -> tuple[Array, dict[str, Any]]:
     """One slice: the image and what the report says of it."""
     options, strength = runner.options, runner.strength()
     made = study.slice(number)
-    seen = 0
-
-    def step(_: "OuterState") -> None:
-        nonlocal seen
-        seen += 1
-        advance(1)
-
+    meter.begin(made.measurement.size // int(np.prod(made.operator.shape_out)))
     start = time.perf_counter()
     with warnings_as_lines():
         solution = runner.solver().reconstruct(
@@ -196,12 +188,12 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, advance: Any) ->
             made.operator,
             strength=strength,
             x0=made.x0,
-            callback=step,
+            watch=meter.watch,
             return_masks=options.plot is not None,
             **_options(options, study),
         )
     seconds = time.perf_counter() - start
-    advance(options.outer - seen)
+    meter.end()
     history = [(float(np.max(r.relative_gap)), float(np.max(r.outer_residual))) for r in solution.history]
     certificate = "relative duality gap over a ball" if study.box is None else "relative duality gap"
     facts = {
@@ -231,6 +223,7 @@ def _options(options: Options, study: Study) -> dict[str, Any]:
         max_iter=options.max_iter,
         tol=options.tol,
         mask_of=study.mask_of,
+        max_memory=options.max_memory,
     )
     return {"data_range": study.range, "box": study.box, **given}
 
@@ -255,7 +248,10 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     at_once = max(1, PIXELS_AT_ONCE // int(np.prod(operator.shape_in)))
     scores: list[float] = []
     by = ""
-    with _bar("choosing the strength", len(tried)) as advance, warnings_as_lines(silent=True):  # the solve says it
+    with (
+        progress("choosing the strength", len(tried), "strength") as advance,
+        warnings_as_lines(silent=True),
+    ):  # the solve says it
         for part in np.split(tried, range(at_once, len(tried), at_once)):
             found = runner.solver().tune_strength(
                 y,
@@ -265,6 +261,7 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
                 noise_std=None if options.noise_std is None else options.noise_std * study.noise_unit,
                 holdout=options.holdout,
                 x0=None if x0 is None else np.stack([x0] * len(part)),
+                watch=lambda state: advance(0, note=words(state)),
                 **_options(options, study),
             )
             scores, by = [*scores, *found.scores.tolist()], found.by
@@ -348,12 +345,6 @@ def _shown(image: Array, meaning: Range) -> Array:
     """(H, W) or (H, W, 3) on [0, 1] for a picture: magnitudes of complex numbers."""
     values = meaning.to_unit(np.abs(image) if np.iscomplexobj(image) else image)
     return np.moveaxis(values, 0, -1) if values.ndim == 3 else values
-
-
-@contextmanager
-def _bar(description: str, total: int) -> Iterator[Any]:
-    with progress(description, total, unit="step") as advance:
-        yield advance
 
 
 def _record_of_turn(job: Job, target: Path, turn: Turn, **facts: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Options:
     max_outer: int | None
     max_iter: int | None
     tol: float | None
+    max_memory: float | None
     format: str | None
     slices: tuple[int, int] | None
     overwrite: bool
@@ -54,3 +55,10 @@ class Options:
         from ..solver.schedules import RECONSTRUCTIONS
 
         return self.max_outer or RECONSTRUCTIONS[self.schedule]().outer
+
+    @property
+    def inner(self) -> int:
+        """The most inner steps of a mask."""
+        from ..solver.schedules import RECONSTRUCTIONS
+
+        return self.max_iter or RECONSTRUCTIONS[self.schedule]().inner

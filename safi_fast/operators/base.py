@@ -155,6 +155,11 @@ class Operator(ABC):
         return
 
     @property
+    def kept_bytes(self) -> int:
+        """Memory that it keeps from its first use on, beside what it was made with."""
+        return 0
+
+    @property
     def spectrum(self) -> NDArray[np.float32] | None:
         """(H, W) in FFT order: H^T H x = ifft2(spectrum * fft2(x)), or None where H^T H is not of this form."""
         return None

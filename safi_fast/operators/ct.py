@@ -101,6 +101,11 @@ class Tomography(Operator):
     def _projector(self) -> Any:
         return _binding().CpuProjector(self._tables())
 
+    @property
+    def kept_bytes(self) -> int:
+        """Tables of the projector: two numbers for each edge of a cell, and two for the cell."""
+        return 4 * 4 * len(self.angles) * (self.detectors + 1)
+
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         result: NDArray[Any] = self._projector_of(x).project(x)
         return result

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..types import Active, Array, Callback, FloatVector
+from ..types import Active, Array, Callback, FloatVector, Watch
 from .faults import Fault
 from .progress import InnerResult, Progress
 from .result import OuterState
@@ -46,11 +46,13 @@ class Schedule(Protocol[P]):
         """The status of each active image that ends with this outer step, None for one that goes on."""
 
 
-def iterate(problem: P, schedule: Schedule[P], callback: Callback | None = None) -> Progress:
-    """Until every image has ended, or the schedule's outer steps are made. Raises Fault where an image is no longer
-    finite.
+def iterate(
+    problem: P, schedule: Schedule[P], callback: Callback | None = None, watch: Watch | None = None
+) -> Progress:
+    """Until every image has ended, or the schedule's outer steps are made. watch: sees inner steps, where the schedule
+    tells of them. Raises Fault where an image is no longer finite.
     """
-    progress = Progress(problem.count)
+    progress = Progress(problem.count, watch)
     for progress.outer in range(schedule.outer):
         try:
             result = schedule.solve(problem, progress)

@@ -14,7 +14,9 @@ the workspace takes it, and is computed on there. Each image has its own step si
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from .means import DualMeans
 from .mixing import Mixing
 from .progress import InnerResult
 
+Tell: TypeAlias = Callable[[Active, int, int, FloatVector | None], None]  # `Progress.inside`
 TINY = float(np.finfo(np.float32).tiny)
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
@@ -193,10 +196,17 @@ class PrimalDual:
         return len(self.x)
 
     def run(
-        self, active: Active, tolerance: float | FloatVector, limit: int, check_every: int, means: bool = False
+        self,
+        active: Active,
+        tolerance: float | FloatVector,
+        limit: int,
+        check_every: int,
+        tell: Tell | None = None,
+        means: bool = False,
     ) -> InnerResult:
         """Until the relative gap of an image is at most `tolerance` (one for all, or (B,)), or `limit` steps; the
-        certificate is of x_hat, by the last u_hat or, with `means`, by a mean where that shows more.
+        certificate is of x_hat, by the last u_hat or, with `means`, by a mean where that shows more. tell: called after
+        each step.
 
         Raises Fault where an image is no longer finite, with the step, whose values were the first, and the image
         before.
@@ -210,9 +220,12 @@ class PrimalDual:
             for step in range(1, limit + 1):
                 with np.errstate(invalid="ignore", over="ignore"):  # looked for below
                     self._step(running, restarts, step)
-                    if step % check_every and step != limit:
-                        continue
-                    certificate = self._checked_certificate(running, step)
+                    check = step % check_every == 0 or step == limit
+                    certificate = self._checked_certificate(running, step) if check else None
+                if tell is not None:
+                    tell(running, step, limit, None if certificate is None else certificate.relative_gap)
+                if certificate is None:
+                    continue
                 for values, new in zip(found, (certificate.objective, certificate.gap, certificate.floor), strict=True):
                     values[running] = new
                 met[running] = certificate.relative_gap <= tolerances[running]

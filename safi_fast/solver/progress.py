@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..types import Active, FloatVector
+from ..types import Active, FloatVector, Watch
 from .certificate import Certificate
 from .faults import require_finite
-from .result import CONVERGED, MAX_ITERATIONS, STOPPED, OuterRecord, Solution, joined_history, per_image
+from .result import CONVERGED, MAX_ITERATIONS, STOPPED, InnerState, OuterRecord, Solution, joined_history, per_image
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Progress:
     0.
     """
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, watch: Watch | None = None):
+        self.watch = watch
         self.active: Active = np.arange(count)
         self.status = np.full(count, MAX_ITERATIONS, dtype=object)
         self.outer_iterations = np.zeros(count, np.int64)
@@ -41,6 +42,15 @@ class Progress:
         self.outer_residual = np.full(count, np.inf)
         self.history: list[OuterRecord] = []
         self.outer = 0
+
+    def inside(self, images: Active, step: int, steps: int, certified: FloatVector | None) -> None:
+        """Inner step `step` of at most `steps` was made for these images; certified: their relative gaps, where a
+        certificate was taken.
+        """
+        if certified is not None:
+            self.relative_gap[images] = certified
+        if self.watch is not None:
+            self.watch(InnerState(self.outer, images, step, steps, self.relative_gap[images]))
 
     def enter(self, result: InnerResult) -> None:
         """The result of one convex problem. Raises Fault where it is not finite."""

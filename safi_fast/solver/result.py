@@ -127,3 +127,20 @@ class OuterState:
     active: NDArray[np.int64]
     record: OuterRecord
     image: Callable[[], NDArray[Any]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class InnerState:
+    """What `watch` of `reconstruct` sees after each inner step.
+
+    outer: 0, 1, ..., as in OuterState; active: indices of the images that made the step, of the whole batch.
+    step, steps: inner steps made under this mask, and at most; "fast" makes exactly so many.
+    relative_gap: of each of `active`, of the last certificate, under this mask or an earlier one; infinite before the
+    first. "gap" takes one every 20 steps, "fast" at the end of each mask.
+    """
+
+    outer: int
+    active: NDArray[np.int64]
+    step: int
+    steps: int
+    relative_gap: NDArray[np.float64]

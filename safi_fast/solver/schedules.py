@@ -190,7 +190,8 @@ class Reconstruct:
             problem.next_mask(progress.active, mixed=progress.outer > 2)
         _scale(problem, progress.outer, self)
         tolerances = self.tolerances(progress.outer, progress.outer_residual)
-        return problem.run(progress.active, tolerances, self.inner, self.check_every, means=True)
+        inner, often = self.inner, self.check_every
+        return problem.run(progress.active, tolerances, inner, often, progress.inside, means=True)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Converged where gap and change are small; before the second step there is no mask to compare with."""
@@ -226,7 +227,7 @@ class Fast:
             problem.next_mask(progress.active)
         _scale(problem, progress.outer, self)
         count = min(self.quick, self.inner) if problem.settles_soon else self.inner
-        return problem.run(progress.active, -np.inf, count, count)
+        return problem.run(progress.active, -np.inf, count, count, progress.inside)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Completed with the last step."""

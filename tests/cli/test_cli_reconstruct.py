@@ -3,6 +3,7 @@ resuming, reports, errors.
 """
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -632,6 +633,54 @@ class TestFiles:
         error = capsys.readouterr().err
         assert "1/1 k.npy" in error
         assert "2/2" in error
+        assert "mask" in error
+
+    def test_progress_within_a_slice(self, run, monkeypatch):
+        """What the bar is told: inner steps of the fixed number, or masks with steps and gap beside them."""
+        np.save("k.npy", np.stack([kspace_of(IMAGE), kspace_of(IMAGE[::-1])])[:, None])
+        told = []
+
+        @contextmanager
+        def bar(description, total, unit):
+            told.append((total, unit))
+            yield lambda count=1, **facts: told.append((count, facts))
+
+        monkeypatch.setattr(reconstruct_job, "progress", bar)
+        assert run("mri", "k.npy", "-o", "x.npy", "--strength", STRENGTH, certify=False) == 0
+        (total, unit), *steps = told
+        assert (total, unit) == (2 * 2 * 20, "step")
+        assert [count for count, _ in steps] == ([1] * 40 + [0]) * 2
+        assert steps[0][1]["note"] == "mask 1, step 1 of 20"
+        assert steps[39][1]["note"].startswith("mask 2, step 20 of 20, gap ")
+        told.clear()
+        assert run("mri", "k.npy", "-o", "y.npy", "--strength", STRENGTH) == 0
+        assert told[0] == (2 * 2, "mask")
+        assert sum(count for count, _ in told[1:]) == 4
+        assert told[20][1]["note"].startswith("mask 1, step 20 of 20, gap ")
+
+    def test_the_total_is_that_of_the_operator(self, run, monkeypatch):
+        """Blur and downsampling make fewer steps than others, in each of three channels."""
+        Image.fromarray((255 * np.stack([IMAGE] * 3, -1).clip(0, 1)).astype(np.uint8)).save("a.png")
+        np.save("h.npy", np.ones((3, 3)) / 9)
+        told = []
+
+        @contextmanager
+        def bar(description, total, unit):
+            yield lambda count=1, **facts: told.append((count, facts.get("total")))
+
+        monkeypatch.setattr(reconstruct_job, "progress", bar)
+        arguments = ("deblur", "a.png", "-o", "b.png", "--kernel", "h.npy", "--strength", STRENGTH, "--max-outer", 2)
+        assert run(*arguments, few=False, certify=False) == 0
+        assert told[0] == (0, 2 * 37)
+        assert sum(count for count, _ in told) == pytest.approx(2 * 37)
+
+    def test_a_slice_that_is_too_large_is_refused_with_the_figure(self, run, capsys):
+        np.save("k.npy", kspace_of(IMAGE))
+        tail = ("-o", "x.npy", "--strength", STRENGTH, "--max-memory")
+        assert run("mri", "k.npy", *tail, "100KB") == 1
+        error = capsys.readouterr().err
+        assert "--max-memory is 1e+05 bytes, but 1 image(s) of 36 x 32 pixels need at least " in error
+        assert run("mri", "k.npy", *tail, "100MB") == 0
 
 
 def test_help(capsys):

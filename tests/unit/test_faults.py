@@ -115,7 +115,7 @@ def test_the_image_of_a_batch_is_named(solver, monkeypatch):
         solver.reconstruct(y, operators, strength=1e-3, tol=1e-9)
     assert caught.value.image is None or caught.value.image.shape == y.shape
     after(operators[3], "apply", 40)
-    monkeypatch.setattr("safi_fast.reconstructing.divide", lambda *_, **__: type("Division", (), {"batch": 2}))
+    monkeypatch.setattr("safi_fast.reconstructing.images_at_once", lambda *_, **__: 2)
     with pytest.raises(OperatorError, match=r"image 3, for") as caught:
         solver.reconstruct(y, operators, strength=1e-3, tol=1e-9)
     assert caught.value.image is None

@@ -148,7 +148,8 @@ def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
     layers = (left.take("filters"),) if "filters" in tensors else left.numbered("filters", at_least=2)
     filters = FilterBank(layers, _text(metadata, "boundary"))
     if family not in FAMILIES:
-        raise ModelError(f"family is {family!r}; expected {' or '.join(FAMILIES)}")
+        known = " or ".join(FAMILIES)
+        raise ModelError(f"family is {family!r}; expected {known} (import the module that adds another to FAMILIES)")
     mask = FAMILIES[family].read(left)
     strength = Strength(left.take("strength.unrolled", np.float64), left.take("strength.converged", np.float64))
     levels = left.take("noise_levels", np.float64)

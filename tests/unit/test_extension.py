@@ -151,6 +151,16 @@ def test_a_mask_family(monkeypatch, tmp_path):
     np.testing.assert_allclose(solution.masks[0], expected, rtol=1e-5)
 
 
+def test_a_file_of_a_family_without_an_entry_is_refused(monkeypatch, tmp_path):
+    base = random_model()
+    gains = np.full((len(base.noise_levels), base.filters.channels), 2, np.float32)
+    with monkeypatch.context() as entry:
+        entry.setitem(FAMILIES, Brightness.family, Brightness)
+        save_model(replace(base, family="brightness", mask=Brightness(gains)), tmp_path / "toy.safetensors")
+    with pytest.raises(safi_fast.ModelError, match=r"family is 'brightness'; .*import the module that adds another"):
+        read_model(tmp_path / "toy.safetensors")
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [

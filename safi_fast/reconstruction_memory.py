@@ -5,8 +5,8 @@ measurements (as float32 or complex64), beside the work space of the filter bank
 images take two):
 
     of all images        measurements on [0, 1]; the start and one least-squares step; results
-    of those at once     x, z, their anchors, x_hat, z_hat, the accepted image, the metric; p (the size of a
-                         measurement) or H^T y; with a box v (an image): iterate, anchor and hat
+    of those at once     x, z, their anchors and hats, means of z, the accepted image, three of `Mixing`, the metric;
+                         p (the size of a measurement) or H^T y; with a box v (an image): iterate, anchor, hat, means
     during a step        what the update of each makes
 
 The caller's measurements and the arrays of an operator are there before; what an operator keeps from its first use on
@@ -24,10 +24,10 @@ from .errors import InputError
 from .memory import Extent, divide
 from .operators import Operator
 
-IMAGES = 13  # of those at once: held, and the most that a step makes
-BOUNDED = 6  # of them with a box: v and what its update makes
+IMAGES = 18  # of those at once: held, and the most that a step makes
+BOUNDED = 8  # of them with a box: v and what its update makes
 UNIFORM = 2  # H^T y and its product, where H^T H is diagonal in Fourier
-RESIDUALS = 6  # measurements of those at once: p, its anchor and hat, and what its update makes
+RESIDUALS = 8  # measurements of those at once: p, its anchor, hat and means, and what its update makes
 DIAGONAL_RESIDUALS = 3  # where p is made for the certificate alone
 SHARED = 3  # images of all: start, step, result
 FINISHED = 6  # of all, when results are put together and compared with the measurements

@@ -37,6 +37,7 @@ class Blur(Operator):
     """
 
     on_devices = True
+    recordable = True
     residual_step = 0.2
     settles_soon = True
 

@@ -9,7 +9,7 @@ from emulator.device import EmulatedDevice
 from fake_cupy import FakeCupy
 from models import random_model
 
-from safi_fast import Solver
+from safi_fast import SafiError, Solver
 from safi_fast.bindings import device as devices
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice
@@ -103,6 +103,78 @@ def test_images_stay_on_the_device(name, cupy, solvers):
     images = [shape for shape in large if np.prod(shape) >= HEIGHT * WIDTH and len(shape) == 3]
     assert images == [(2, HEIGHT, WIDTH)] * len(images)
     assert len(images) <= 2  # the norm of W, which starts in the host, and the result
+    assert len(cupy.replays) == LIMITS["schedule"].outer  # a graph for each mask's steps but the first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_steps_of_a_mask_ask_the_host_nothing(name, cupy, solvers):
+    """Four times as many steps make as many copies to the host, and as many graphs."""
+    operator, y = problem(name, 2)
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    box = None if operator.image == "complex" else (0.0, 1.0)
+    counts = []
+    for steps in (3, 3, 12):  # the first makes what is kept
+        before = cupy.downloads, len(cupy.replays)
+        solver.reconstruct(
+            y, operator, strength=0.01, box=box, noise_level=0.05, schedule=Fast(outer=2, inner=steps, quick=steps)
+        )
+        counts.append((cupy.downloads - before[0], len(cupy.replays) - before[1]))
+    assert counts[1] == counts[2]
+
+
+def test_without_graphs_the_steps_are_launched_as_they_are(cupy, solvers):
+    """CUDA may refuse a capture; an operator that says nothing of graphs is not recorded at all."""
+    operator, y = problem("SENSE", 2)
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    options = {"strength": 0.01, "box": None, **LIMITS}
+    recorded = solver.reconstruct(y, operator, **options)
+    assert cupy.replays
+    cupy.replays.clear()
+    cupy.failures["end_capture"] = cupy.error(901)
+    np.testing.assert_array_equal(solver.reconstruct(y, operator, **options).image, recorded.image)
+    cupy.failures.clear()
+    operator.recordable = False
+    np.testing.assert_array_equal(solver.reconstruct(y, operator, **options).image, recorded.image)
+    assert not cupy.replays
+
+
+def test_recorded_steps_of_images_that_are_left(cupy, solvers):
+    """Under "gap", where images of a batch end one by one."""
+    operator, y = problem("inpainting", 3)
+    y = y * np.float32([1, 0.1, 0.5])[:, None, None]
+    options = {"strength": 0.01, "tol": 1e-2, "max_outer": 3, "max_iter": 60}
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    cuda, cpu = (s.reconstruct(y, operator, **options) for s in (solver, solvers[1]))
+    assert np.abs(cuda.image - cpu.image).max() < 1e-4
+    np.testing.assert_array_equal(cuda.inner_iterations, cpu.inner_iterations)
+    assert len(set(cuda.inner_iterations.tolist())) > 1
+    assert cupy.replays
+
+
+@pytest.mark.parametrize("method", ["apply", "adjoint"])
+def test_a_value_that_is_not_finite_is_reported_as_on_the_cpu(method, cupy, solvers):
+    """The step, the image and the method, although the device is asked only after all steps of a mask."""
+    inner, y = problem("blur", 2)
+    messages = []
+    for solver in (Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0))), solvers[1]):
+        calls = {"apply": 0, "adjoint": 0}
+
+        def damaged(name, calls=calls):
+            def function(array):
+                result = getattr(inner, name)(array)
+                calls[name] += name == method and array.ndim == 3 and len(array) == 2
+                if calls[name] == 5:
+                    result[1, 3, 4] = np.nan
+                return result
+
+            return function
+
+        operator = from_functions(damaged("apply"), damaged("adjoint"), inner.shape_in, inner.shape_out)
+        with pytest.raises(SafiError) as raised:
+            solver.reconstruct(y, operator, strength=0.01, **LIMITS)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    assert "image 1" in messages[0]
 
 
 def test_an_operator_of_the_caller_goes_by_way_of_the_host(cupy, solvers):

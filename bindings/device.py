@@ -116,8 +116,18 @@ class CupyDevice:
         self.number = int(cupy.cuda.Device(number).id)
 
     @property
+    def cupy(self) -> Any:
+        """The module."""
+        return self._cupy
+
+    @property
     def multiprocessors(self) -> int:
         return int(self._here().attributes["MultiProcessorCount"])
+
+    @property
+    def clock_rate(self) -> float:
+        """The highest of its multiprocessors, in Hz."""
+        return 1000.0 * int(self._here().attributes["ClockRate"])
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         with self._here():

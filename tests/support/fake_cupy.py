@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import operator
 import threading
+import time
 import weakref
 from contextlib import contextmanager
 from functools import partial
@@ -208,6 +209,8 @@ class FakeCupy(ModuleType):
             Device=lambda number=None: FakeGpu(self, number),
             Stream=lambda non_blocking=False: FakeStream(self),
             get_current_stream=lambda: self.streams[-1],
+            Event=FakeEvent,
+            get_elapsed_time=lambda begin, end: 1000 * (end.time - begin.time),
             runtime=runtime,
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             MemoryPool=lambda: SimpleNamespace(malloc=object()),
@@ -374,13 +377,23 @@ class FakeGpu:
     def __init__(self, cupy: FakeCupy, number: int | None):
         self.cupy = cupy
         self.id = cupy.current if number is None else number
-        self.attributes = {"MultiProcessorCount": 4 + self.id}
+        self.attributes = {"MultiProcessorCount": 4 + self.id, "ClockRate": 1_500_000}
 
     def __enter__(self):
         self.before, self.cupy.current = self.cupy.current, self.id
 
     def __exit__(self, *_error):
         self.cupy.current = self.before
+
+
+class FakeEvent:
+    """cupy.cuda.Event: by the clock of the host."""
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        pass
 
 
 class FakeStream:

@@ -5,7 +5,8 @@
 
 A step is the sum of what it launches, each the longest of its instructions, its shared memory and its bytes.
 Handwritten kernels: instructions of the machine code, sectors and wavefronts of the emulator, which runs a step of one
-slice with 8 channels (32 on tensor cores), times what that is less than 64. Mask layers: static_cuda.json, by pixels.
+slice of 96 x 96 with 8 channels (32 on tensor cores), times what that is less than 320 x 320 (in tiles) and 64. Mask
+layers: static_cuda.json, by pixels.
 Array functions and transforms: bytes by formula, every array read and written once, a 2-D transform in two passes.
 Nothing here was measured.
 """
@@ -33,6 +34,7 @@ from safi_fast.solver.schedules import Fast
 RECORD, DOCUMENT = RESULTS / "static_reconstruct.json", ROOT / "docs" / "gpu.md"
 SIDE, COILS, SLICES = 320, 8, 64
 PIXELS = SIDE * SIDE
+EMULATED = 96  # whole tiles
 PARTS = 2  # real and imaginary part: images of the workspace for a complex slice
 BANDWIDTH, PEAK = 3.35e12, 67e12  # of an H100 SXM: HBM3 in bytes/s, float32 without tensor cores in FLOP/s
 CLOCK = PEAK / (cuda.MULTIPROCESSORS * cuda.LANES * 2)
@@ -64,18 +66,16 @@ class Line:
 # ------------------------------------------------------------------------------------------------------------- emulated
 def measure_traffic(precision: str) -> dict[str, dict]:
     """Sectors and wavefronts by kernel of one step of one complex slice with 64 channels."""
-    group = 8 if precision == "float32" else 32
-    device = EmulatedDevice("check", profiled=True, time_limit=900)
-    workspace = (
-        CudaBackend(device, precision).prepare(smallest_model(group)).reconstruction_workspace(PARTS, SIDE, SIDE)
-    )
-    zeros = np.zeros((PARTS, SIDE, SIDE), np.float32)
-    workspace.load(zeros, np.ones(PARTS, np.float32), np.ones(PARTS, np.float32), (-np.inf, np.inf))
+    group, side = (8 if precision == "float32" else 32), EMULATED
+    device = EmulatedDevice("check", profiled=True, time_limit=600)
+    engine = CudaBackend(device, precision).prepare(smallest_model(group))
+    workspace = engine.reconstruction_workspace(PARTS, side, side)
+    ones = np.ones(PARTS, np.float32)
+    workspace.load(np.zeros((PARTS, side, side), np.float32), ones, ones, (-np.inf, np.inf))
     workspace.clear_dual(np.arange(PARTS))
-    workspace.mask = device.ones((PARTS, group, SIDE, workspace.shape.stride), np.float32)
+    workspace.mask = device.ones((PARTS, group, side, workspace.shape.stride), np.float32)
     workspace.has_mask = True
-    x = np.zeros((1, SIDE, SIDE), np.complex64)
-    rows = np.zeros((1, 2 * COILS * PIXELS), np.float32)
+    x, rows = np.zeros((1, side, side), np.complex64), np.zeros((1, 2 * COILS * side * side), np.float32)
     iteration = workspace.iteration(x, x, rows, None, None)
     iteration.set_steps(np.ones(1), None, np.ones(1))
     iteration.begin(0.2, 0.4, 3)
@@ -85,13 +85,21 @@ def measure_traffic(precision: str) -> dict[str, dict]:
         iteration.move_rows(EVERYONE, rows, rows)
         iteration.finish(EVERYONE, -1.0)
     rows_of = device.profile(clear=False)
-    more = cuda.CHANNELS / group
-    return {
-        kernel: asdict(
-            total([row for row in rows_of if row.kernel == kernel], lambda _, k=kernel: more if k in FILTER_BANK else 1)
-        )
-        for kernel in (*FILTER_BANK, *IMAGE_KERNELS)
-    }
+    found = {}
+    for kernel in (*FILTER_BANK, *IMAGE_KERNELS):
+        more = blocks(kernel, precision, SIDE) / blocks(kernel, precision, side)
+        more *= cuda.CHANNELS / group if kernel in FILTER_BANK else 1
+        found[kernel] = asdict(total([r for r in rows_of if r.kernel == kernel], lambda _, scale=more: scale))
+    summands = shape(precision).splits - workspace.shape.splits  # which a step with fewer channels does not have
+    found["mix_images"]["sectors"] += summands * PARTS * PIXELS * 4 / cuda.SECTOR
+    return found
+
+
+def blocks(kernel: str, precision: str, side: int) -> float:
+    """Of an image of this side, or its pixels where blocks have as many each."""
+    if kernel not in FILTER_BANK:
+        return side * side
+    return launch_for(kernel, replace(shape(precision), height=side, width=side), 1).grid[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- the rows
@@ -189,7 +197,7 @@ def mask_lines(precision: str) -> list[Line]:
         rates = {"memory": cuda.BANDWIDTH / BANDWIDTH}
         limits = {name: value * scale * rates.get(name, cuda.CLOCK / CLOCK) for name, value in parts.items()}
         limit = max(limits, key=lambda name: limits[name])
-        said = f"{row['instructions_per_pixel']:.4g} instructions, {layers} of {times} masks, 2 parts"
+        said = f"{row['instructions_per_pixel']:.4g} instructions a part, layers {layers}, masks {times}"
         lines.append(Line(f"mask: {kernel}", 0, layers * times, limits[limit], limit, said))
     return lines
 
@@ -240,6 +248,7 @@ def main() -> None:
         traffic = json.loads(RECORD.read_text(encoding="utf-8"))["traffic"]
     else:
         traffic = {precision: measure_traffic(precision) for precision in PRECISIONS}
+        print("emulated", flush=True)
     results = {
         "about": "static, not measured: an upper bound of slices a second, see docs/gpu.md",
         "command": "python -m bench.static.reconstruct", "image": f"{SIDE} x {SIDE}, {COILS} coils, {SLICES} slices",

@@ -89,7 +89,7 @@ class CudaIteration:
             "halpern", "extrapolate", self._parts(active), self.workspace.slot, self.workspace.image_slots,
             np.int32(self.count), self._floats(moved), self._floats(slope), self._floats(self.x),
             self._floats(self.x_hat), self._floats(self.ahead), *rows[:2], np.int64(self.row.width), np.int64(first),
-            rows[2], self.low, self.high, self.workspace.weights.symmetric, self.sums,
+            rows[2], self.low, self.high, self.workspace.weights.symmetric, self.counts, self.sums,
         )  # fmt: skip
 
     def move_rows(self, active: Active, seen: Any, y: Any) -> None:
@@ -97,7 +97,7 @@ class CudaIteration:
         seen, y = self._floats(seen), self._floats(y)
         how = launch_for("move_rows", Shape(1, seen.size // self.count, 8, 1), len(active))
         lengths = np.int64(self.row.width), np.int64(seen.size // self.count)
-        arguments = (seen, y, self.rows, self.rows_hat, *lengths, self.row_step, self.row_sums)
+        arguments = (seen, y, self.rows, self.rows_hat, *lengths, self.row_step, self.counts, self.row_sums)
         self._launch("move_rows", how, active, *arguments)
         self._total(active, self.row_sums, how.grid[0], 1, 3)
 

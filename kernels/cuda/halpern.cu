@@ -1,6 +1,6 @@
 // extrapolate, move_rows, restart, mix_images, mix_rows: what a step of `reconstruct` does beside W, H and the Fourier transforms.
 //
-// One step of the restarted Halpern iteration (safi_fast/solver/primal_dual.py) on an image b, its variables x, z = W^T u and rows
+// One step of the restarted Halpern iteration (safi_fast/solver/halpern.py) on an image b, its variables x, z = W^T u and rows
 // of dual variables (p of the measurements, then v of the box):
 //
 //     extrapolate   x_hat = x + moved,  ahead = x + 2 moved;  into the slot that anchored_step filters, with its halo
@@ -13,11 +13,11 @@
 //     mix_rows      the same for p and v
 //
 // restart sets mixing = w of this step, which the last two read, and weight = w of the next, which anchored_step reads. An image
-// whose residual is not finite keeps its state from then on: `lost` is the step that saw it, from 1, else 0.
+// whose residual is not finite keeps its state, and x_hat and p_hat, from then on: `lost` is the step that saw it, from 1, else 0.
 //
 // Shapes: x, z, ahead, moved, slope (count, H, W), complex ones with real and imaginary part side by side: the workspace has
 // batch = parts * count images, real parts first. Rows (count, row); sums as in image.cu. weight, mixing (batch).
-// Twin: solver/primal_dual.py, HostIteration. Cost per pixel: 40 bytes and the halo, and 56 with the summands of synthesis.
+// Twin: solver/halpern.py, HostSteps. Cost per pixel: 40 bytes and the halo, and 56 with the summands of synthesis.
 // Launch: extrapolate, mix_images as image.cu; move_rows, mix_rows grid (ceil(n / 1024), 1, images), block 256; restart as advance.
 #include "image.cuh"
 
@@ -34,10 +34,10 @@ extrapolate(const int* __restrict__ active, const int* __restrict__ slot, float*
             const float* __restrict__ moved, const float* __restrict__ slope, const float* __restrict__ x,
             float* __restrict__ x_hat, float* __restrict__ ahead, const float* __restrict__ rows, float* __restrict__ rows_hat,
             long long row, long long first, const float* __restrict__ box_step, float low, float high, int symmetric,
-            double* __restrict__ sums, Geometry g) {
+            const int* __restrict__ counts, double* __restrict__ sums, Geometry g) {
     const Pixel at = pixel(active, g);
     double total[2] = {};
-    if (at.inside) {
+    if (at.inside && !counts[at.image % count * 3 + 2]) {
         const long long i = iterate_at(at, count, g);
         const float step = moved[i], there = x[i] + step, beyond = there + step;
         x_hat[i] = there;
@@ -58,8 +58,9 @@ extrapolate(const int* __restrict__ active, const int* __restrict__ slot, float*
 extern "C" __global__ void __launch_bounds__(THREADS)
 move_rows(const int* __restrict__ active, const float* __restrict__ seen, const float* __restrict__ y,
           const float* __restrict__ rows, float* __restrict__ rows_hat, long long row, long long length,
-          const float* __restrict__ row_step, double* __restrict__ sums) {
+          const float* __restrict__ row_step, const int* __restrict__ counts, double* __restrict__ sums) {
     const int image = active[blockIdx.z];
+    if (counts[3 * image + 2]) length = 0;
     const float step = row_step[image];
     double total[1] = {};
     for (int k = 0; k < PER_THREAD; k++) {

@@ -700,7 +700,7 @@ def extrapolate(bench, box, joined=False):
     bench.launch(
         "halpern", "extrapolate", bench.put(slot), planes, np.int32(1 if joined else bench.batch),
         *(together(bench, values, joined) for values in (moved, slope, x)), x_hat, ahead,
-        *(boxed if box else rowless), low, high, bench.symmetric, sums,
+        *(boxed if box else rowless), low, high, bench.symmetric, bench.put(np.zeros((bench.batch, 3), np.int32)), sums,
         writes=[
             (x_hat, places(bench, joined)), (ahead, places(bench, joined)), (planes, bench.region(slot)),
             (rows_hat, (bench.active[:, None], np.arange(first, row)) if box else bench.active[:0]),
@@ -749,7 +749,7 @@ def move_rows(bench):
     sums = bench.blank((bench.batch, ceil_div(row, 1024), 1), np.float64)
     bench.launch(
         "halpern", "move_rows", *(bench.per_image(values) for values in (seen, y, p)), p_hat, np.int64(row),
-        np.int64(shorter), bench.per_image(step), sums, geometry=False,
+        np.int64(shorter), bench.per_image(step), bench.put(np.zeros((bench.batch, 3), np.int32)), sums, geometry=False,
         writes=[(p_hat, (bench.active[:, None], np.arange(shorter))), (sums, bench.active)],
     )  # fmt: skip
     for b in bench.active:

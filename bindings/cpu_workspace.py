@@ -175,7 +175,9 @@ class CpuWorkspace:
         """The array itself: the kernels take it as it is."""
         return array
 
-    def iteration(self, *_arguments: Any) -> None:
+    def iteration(
+        self, x: Any, z: Any, rows: Any | None, box: tuple[float, float] | None, box_first: int | None
+    ) -> None:
         """None: the solver makes the steps in NumPy."""
         return
 

@@ -29,7 +29,7 @@ __device__ __forceinline__ long long iterate_at(const Pixel& at, int count, cons
     return (at.image % count * pixels + index) * (g.batch / count) + at.image / count;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 extrapolate(const int* __restrict__ active, const int* __restrict__ slot, float* __restrict__ image, int count,
             const float* __restrict__ moved, const float* __restrict__ slope, const float* __restrict__ x,
             float* __restrict__ x_hat, float* __restrict__ ahead, const float* __restrict__ rows, float* __restrict__ rows_hat,

@@ -787,7 +787,7 @@ def restart(bench, joined=False):
     bench.active_list = bench.put(images.astype(np.int32))
     steps = 90  # the first ones fall quickly, the others not at all
     for number in range(steps):
-        sums = (0.5 + bench.rng.random((bench.batch, width))) * 0.4 ** min(number, 12)
+        sums = (0.5 + bench.rng.random((bench.batch, width))) * 0.2 ** min(number, 12)
         sums[:, 1] *= -1
         sums[:, 1] *= -1 if number % 7 == 0 else 1  # which counts as zero
         if number == steps - 1:

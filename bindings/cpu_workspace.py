@@ -175,6 +175,12 @@ class CpuWorkspace:
         """The array itself: the kernels take it as it is."""
         return array
 
+    def iteration(
+        self, x: Any, z: Any, rows: Any | None, box: tuple[float, float] | None, box_first: int | None
+    ) -> None:
+        """None: the solver makes the steps in NumPy."""
+        return
+
     def set_bound(self, strength: FloatArray) -> None:
         """lambda (B,) from now on."""
         self.bound = np.ascontiguousarray(strength, np.float32)

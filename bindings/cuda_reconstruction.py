@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cuda_iteration import CudaIteration
 from .cuda_weights import CudaWeights
 from .cuda_workspace import Active, CudaWorkspace, FloatArray, Sums
 from .launch import analysis_blocks
@@ -25,6 +26,12 @@ class CudaReconstructionWorkspace(CudaWorkspace):
     def place(self, array: NDArray[Any]) -> Any:
         """A copy of an array of the host on the device."""
         return self.device.upload(array)
+
+    def iteration(
+        self, x: Any, z: Any, rows: Any | None, box: tuple[float, float] | None, box_first: int | None
+    ) -> CudaIteration:
+        """What the steps of a solver launch beside the operator and the Fourier transforms."""
+        return CudaIteration(self, x, z, rows, box, box_first)
 
     def set_step(self, step: FloatArray) -> None:
         """The step size of u (B,) from now on."""
@@ -43,10 +50,7 @@ class CudaReconstructionWorkspace(CudaWorkspace):
         """
         self._set(active, x)
         self.device.write(self.weight, np.ascontiguousarray(weight, np.float32))
-        self._launch(
-            "analysis", "anchored_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size,
-            self.bound, self.weight, self.l1, self.weights.filters, self.weights.border.struct,
-        )  # fmt: skip
+        self._anchored_step(active)
         z = self.adjoint_of_dual(active)
         return z, self._l1(active)
 
@@ -69,6 +73,12 @@ class CudaReconstructionWorkspace(CudaWorkspace):
             self.weights.filters, self.weights.border.struct,
         )  # fmt: skip
         return self._l1(active)
+
+    def _anchored_step(self, active: Active) -> None:
+        self._launch(
+            "analysis", "anchored_step", active, self.slot, self.image_slots, self.dual, self._mask(), self.step_size,
+            self.bound, self.weight, self.l1, self.weights.filters, self.weights.border.struct,
+        )  # fmt: skip
 
     def _set(self, active: Active, x: Any) -> None:
         values = self.device.adopt(x)

@@ -55,6 +55,8 @@ class Device(Protocol):
     def number(self) -> int | None:
         """Of the GPU; None for the emulator."""
 
+    captures_arrays: bool  # whether `capture` also takes functions of an array library
+
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         """An array of undefined values."""
 
@@ -104,6 +106,8 @@ class Device(Protocol):
 class CupyDevice:
     """A GPU through CuPy: memory from its pool, kernels compiled by NVRTC, launches on the caller's current stream."""
 
+    captures_arrays = True
+
     def __init__(self, number: int | None = None):
         """number: of the GPU, by default the current one. Imports CuPy."""
         import cupy
@@ -112,8 +116,18 @@ class CupyDevice:
         self.number = int(cupy.cuda.Device(number).id)
 
     @property
+    def cupy(self) -> Any:
+        """The module."""
+        return self._cupy
+
+    @property
     def multiprocessors(self) -> int:
         return int(self._here().attributes["MultiProcessorCount"])
+
+    @property
+    def clock_rate(self) -> float:
+        """The highest of its multiprocessors, in Hz."""
+        return 1000.0 * int(self._here().attributes["ClockRate"])
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         with self._here():
@@ -166,19 +180,22 @@ class CupyDevice:
     def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
         """See Device: a CUDA graph, replayed on the stream that is current then.
 
-        Where CUDA refuses it, `launch` itself.
+        Where CUDA refuses it, `launch` itself. Functions of CuPy are captured too, if they were called before: what
+        they allocate comes from a pool of the graph's own, and plans of transforms stay with it; their arguments are
+        the caller's to keep.
         """
-        cuda = self._cupy.cuda
+        cuda, pool = self._cupy.cuda, self._cupy.cuda.MemoryPool()
         launched: list[tuple[CupyKernel, tuple[Any, ...]]] = []
         _capture.launched = launched
         try:
-            with self._here():
+            with self._here(), cuda.using_allocator(pool.malloc):
                 graph = self._record(launch)
         except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError):
             return launch
         finally:
             del _capture.launched
-        return _Replay(self, graph, launched)
+        plans = tuple(self._cupy.fft.config.get_plan_cache())
+        return _Replay(self, graph, (launched, pool, plans))
 
     def _record(self, launch: Callable[[], None]) -> Any:
         stream = self._cupy.cuda.Stream(non_blocking=True)
@@ -265,11 +282,11 @@ class CupyKernel:
 class _Replay:
     """Launches a CUDA graph.
 
-    The graph knows addresses only, so this keeps the kernels and arrays that it was made with.
+    The graph knows addresses only, so this keeps what it was made with: kernels and arrays, memory and plans.
     """
 
-    def __init__(self, device: CupyDevice, graph: Any, launched: list[tuple[CupyKernel, tuple[Any, ...]]]):
-        self._device, self._graph, self._launched = device, graph, launched
+    def __init__(self, device: CupyDevice, graph: Any, owned: tuple[Any, ...]):
+        self._device, self._graph, self._owned = device, graph, owned
 
     def __call__(self) -> None:
         with self._device._here():

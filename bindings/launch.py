@@ -123,6 +123,11 @@ def _by_images(shape: Shape, images: int) -> Launch:
     return Launch((ceil_div(images, PIXEL_THREADS), 1, 1), (PIXEL_THREADS, 1, 1))
 
 
+def _by_rows(shape: Shape, images: int) -> Launch:
+    """The row of an image has height x width floats."""
+    return Launch((ceil_div(shape.height * shape.width, 4 * PIXEL_THREADS), 1, images), (PIXEL_THREADS, 1, 1))
+
+
 _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "analysis": _by_eight_channels,
     "masked_norm": _by_eight_channels,
@@ -137,6 +142,11 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "get_image": _by_pixels,
     "gather_image": _by_pixels,
     "image_step": _by_pixels,
+    "extrapolate": _by_pixels,
+    "mix_images": _by_pixels,
+    "move_rows": _by_rows,
+    "mix_rows": _by_rows,
+    "restart": _by_images,
     "primal_sums": _by_pixels,
     "outer_sums": _by_pixels,
     "clear_dual": _by_fours,

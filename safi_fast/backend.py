@@ -7,6 +7,7 @@ Images of a batch are numbered 0 .. B - 1; `active` (int64) lists those that a c
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -87,11 +88,63 @@ class DualWorkspace(Protocol):
         """W^T W x (B, H, W), without mask; overwrites the state. NumPy in and out."""
 
 
+class Iteration(Protocol):
+    """The variables of a Halpern iteration of B images on a device, and the launches of its steps.
+
+    x, z (B, H, W) and rows (B, N), dual variables of the data term: iterates; x_hat, z_hat, rows_hat: after the last
+    step's map. rows are None where there are none.
+    """
+
+    x: Any
+    z: Any
+    rows: Any
+    x_hat: Any
+    z_hat: Any
+    rows_hat: Any
+    ahead: Any
+
+    @property
+    def records(self) -> bool:
+        """Whether steps with array functions in them can be recorded."""
+
+    def set_steps(self, sigma: NDArray[np.float64], box: NDArray[Any] | None, rows: NDArray[Any] | None) -> None:
+        """Step sizes (B,) of u, and of the dual variables in the rows."""
+
+    def begin(self, fall: float, share: float, least: int) -> None:
+        """A run: every image starts anew, and restarts by this rule, see `solver.halpern.Halpern`."""
+
+    def key(self, active: Active) -> tuple[bytes, bool]:
+        """What a recorded step depends on."""
+
+    def record(self, steps: Callable[[], None]) -> Callable[[], None]:
+        """`steps`, made before, as something to replay."""
+
+    def extrapolate(self, active: Active, moved: Any, slope: Any) -> None:
+        """x_hat = x + moved, ahead = x + 2 moved (B, H, W), and the dual variable of the box."""
+
+    def move_rows(self, active: Active, seen: Any, y: Any) -> None:
+        """The dual variable of H x - y, where `seen` (B, *shape_out) is H ahead."""
+
+    def finish(self, active: Active, sign: float) -> None:
+        """u, the restart rule with sign <moved, slope> in the residual, and all variables mixed with their anchors."""
+
+    def lost(self) -> NDArray[np.int64]:
+        """(B,) the step of this run, from 1, whose residual was not finite; 0: none. Waits for the device."""
+
+
 class ReconstructionWorkspace(DualWorkspace, Protocol):
     """For a general forward operator: u and M as above, while the solver holds the images."""
 
     def place(self, array: NDArray[Any]) -> Any:
         """An array of the host where the kernels are: images (B, H, W) go in and out there."""
+
+    def iteration(
+        self, x: Any, z: Any, rows: Any | None, box: tuple[float, float] | None, box_first: int | None
+    ) -> Iteration | None:
+        """The steps as launches on the device, starting from these arrays; None where the solver makes them.
+
+        box_first: the place in a row at which the dual variable of the box begins, None without a box.
+        """
 
     def set_step(self, step: FloatArray) -> None:
         """The step size of u (B,) from now on."""

@@ -3,7 +3,9 @@
     make bench-gpu OPTIONS="--teacher FILE --parity"   # python -m bench.experiments.gpu --output bench/results/gpu.json
 
 Kernels: CUDA events around many launches of one kernel, the best of several rounds. Denoising: wall clock around the
-unrolled schedule of the shipped model, the median of several runs, images in host memory or on the GPU. With --teacher
+unrolled schedule of the shipped model, the median of several runs, images in host memory or on the GPU. Reconstruction:
+schedule "fast" on slices of 320 x 320 from 8 coils, every fourth line sampled. BM3D on the GPU where bm3d-cupy or
+bm3d-triton is installed. With --teacher
 FILE the network of that file (see safi_fast/training/teachers.py) denoises the same batches, in float32 with and
 without TF32 and in float16. With --parity one image is solved on the CPU too, at the end. The static bounds hold for an
 H100 only. Every part is written as it ends, one that fails is a row with an error, and one that has not begun after
@@ -32,18 +34,19 @@ from bench import RESULTS
 from bench.data.problems import SIGMA, noisy_photograph
 from bench.report import gpu as tables
 from bench.report import measure
+from safi_fast.bindings.clock import SECONDS, Timer, event_timer
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice, Device
 from safi_fast.bindings.launch import PRECISIONS
 from safi_fast.models import load_model
+from safi_fast.operators import SenseMRI
 
 HEIGHT, WIDTH = 321, 481
+SIDE, COILS, STRENGTH = 320, 8, 1e-3  # of reconstruction
 KERNEL_BATCHES = (1, 64)
 BATCHES = (1, 4, 16, 64, 256)
-LAUNCHES, ROUNDS = 10, 3  # of a kernel
 RUNS = 7  # of a whole call, at most
 WARM = 16  # images that warm up for any number: they are solved a few at a time
-SECONDS = 1.0  # after which a measurement is not repeated
 LIMIT = 100.0  # seconds, after which no part begins but parity
 KERNELS = ("dual_step", "synthesis", "image_step", "analysis", "convolution")
 STATIC = RESULTS / "static_cuda.json"
@@ -51,7 +54,6 @@ AGREEMENT = {"float32": 1e-4, "tf32": 1e-3, "bf16x3": 2e-5}  # with the CPU in a
 LONGEST_ERROR = 300  # characters; a compiler may say thousands
 NETWORK_PRECISIONS = ("float32", "tf32", "float16")
 
-Timer = Callable[[Callable[[], None]], float]  # seconds of one call
 Row = dict[str, Any]
 Rows = Callable[[], Iterator[Row]]
 
@@ -75,31 +77,6 @@ def find_device() -> CupyDevice | str:
     except Exception as error:  # CuPy's own types, which are not at hand without it
         return f"No GPU was found: {' '.join(str(error).split())}."
     return device
-
-
-def event_timer(cupy: Any) -> Timer:
-    """Seconds by CUDA events: the best round of LAUNCHES calls, after one round of warming up; fewer rounds where they
-    take long.
-    """
-
-    def seconds(call: Callable[[], None]) -> float:
-        best, spent = float("inf"), 0.0
-        for number in range(1 + ROUNDS):
-            begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-            begin.record()
-            for _ in range(LAUNCHES):
-                call()
-            end.record()
-            end.synchronize()
-            taken = cupy.cuda.get_elapsed_time(begin, end) / 1000
-            spent += taken
-            if number:
-                best = min(best, taken / LAUNCHES)
-            if number and spent > SECONDS:
-                break
-        return best
-
-    return seconds
 
 
 def time_kernels(device: Device, timer: Timer, precision: str, batch: int, size: tuple[int, int]) -> dict[str, float]:
@@ -174,6 +151,62 @@ def time_network(path: Path, batch: int, precision: str, where: str = "cuda") ->
     return median_of(call)
 
 
+def slices(batch: int, side: int = SIDE, coils: int = COILS) -> tuple[Any, np.ndarray]:
+    """A SENSE operator and measurements (B, C, H, W) of photographs with a phase."""
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    turn = 2 * np.pi * np.arange(coils)[:, None, None] / coils
+    maps = np.exp(-2 * ((y - np.cos(turn) / 2) ** 2 + (x - np.sin(turn) / 2) ** 2)) * np.exp(1j * (x + turn))
+    maps /= np.sqrt((np.abs(maps) ** 2).sum(0))
+    lines = np.zeros((side, side), bool)
+    lines[:, ::4] = lines[:, : side // 26] = lines[:, -side // 26 :] = True
+    operator = SenseMRI(maps.astype(np.complex64), lines, mask_order="fft", check_order=False)
+    image = noisy_photograph(side, side) * np.exp(0.5j * x)
+    return operator, np.stack([operator.apply(image.astype(np.complex64))] * batch)
+
+
+def time_reconstruction(precision: str, batch: int, backend: str = "cuda") -> float:
+    """Seconds of schedule "fast" on `batch` slices."""
+    operator, measured = slices(batch, SIDE, COILS)
+    solver = safi_fast.Solver(backend=backend, precision=precision)
+
+    def solve(some: Any) -> None:
+        solver.reconstruct(some, operator, strength=STRENGTH, box=None, schedule="fast")
+
+    return median_of(lambda: solve(measured), warm=lambda: solve(measured[:1]))
+
+
+def time_bm3d_cupy(batch: int) -> float:
+    """Seconds of bm3d-cupy, image by image as it takes them."""
+    import cupy
+    from bm3d_cupy import bm3d_gpu
+
+    noisy = cupy.asarray(noisy_photograph(HEIGHT, WIDTH))
+
+    def call() -> None:
+        for _ in range(batch):
+            bm3d_gpu(noisy, SIGMA)
+        cupy.cuda.get_current_stream().synchronize()
+
+    return median_of(call)
+
+
+def time_bm3d_triton(batch: int) -> float:
+    """Seconds of bm3d-triton on a batch."""
+    import torch
+    from bm3d_triton import denoise
+
+    noisy = torch.from_numpy(batch_of(batch))[:, None].to("cuda")
+
+    def call() -> None:
+        denoise(noisy, SIGMA)
+        torch.cuda.synchronize()
+
+    return median_of(call)
+
+
+BM3D: dict[str, Callable[[int], float]] = {"bm3d-cupy": time_bm3d_cupy, "bm3d-triton": time_bm3d_triton}
+
+
 def release_memory(device: Device) -> None:
     """What CuPy and torch keep for the next call, which the other one may need."""
     device.release_memory()
@@ -228,6 +261,21 @@ def denoising_rows(precision: str, batch: int, upload: Any) -> Iterator[Row]:
     yield throughput("denoise", "host" if upload is None else "GPU", precision, batch, seconds)
 
 
+def reconstruction_rows(precision: str, batch: int) -> Iterator[Row]:
+    """One: complex slices; measurements are checked in host memory, wherever they come from."""
+    seconds = time_reconstruction(precision, batch)
+    yield throughput("reconstruct", "host", precision, batch, seconds)
+
+
+def bm3d_rows(batch: int) -> Iterator[Row]:
+    """One: BM3D on this GPU, or that no library of it is here."""
+    for package, seconds in BM3D.items():
+        if version_of(package) is not None:
+            yield throughput(package, "GPU", "float32", batch, seconds(batch))
+            return
+    yield {"what": f"BM3D {batch}", "left_out": f"none of {', '.join(BM3D)} is installed"}
+
+
 def network_rows(path: Path, precision: str, batch: int) -> Iterator[Row]:
     """One: the network in torch."""
     yield throughput(path.stem, "GPU", precision, batch, time_network(path, batch, precision))
@@ -259,6 +307,10 @@ def parts_of(device: Device, cupy: Any, teacher: Path | None, parity: bool) -> l
             Part(f"{teacher.stem} {images} {p}", partial(network_rows, teacher, p, images)) for p in NETWORK_PRECISIONS
         ]
 
+    def others(images: int) -> list[Part]:
+        solves = [Part(f"reconstruct {images} {p}", partial(reconstruction_rows, p, images)) for p in PRECISIONS]
+        return [*solves, Part(f"BM3D {images}", partial(bm3d_rows, images))]
+
     kernels = [
         Part(f"kernels {n} {p}", partial(kernel_rows, device, timer, p, n)) for n in KERNEL_BATCHES for p in PRECISIONS
     ]
@@ -268,8 +320,10 @@ def parts_of(device: Device, cupy: Any, teacher: Path | None, parity: bool) -> l
         *kernels,
         *(part for images in small for part in denoising(images)),
         *(part for images in small for part in network(images)),
+        *(part for images in small for part in others(images)),
         *denoising(large),
         *network(large),
+        *others(large),
         *(agreement if parity else []),
     ]
 

@@ -19,7 +19,7 @@ from bench.data.cases import Case, abdomen, brain, levin, noise, photograph, sev
 from bench.report import measure
 from safi_fast.operators import Blur, Downsample, Mask
 from safi_fast.solver.data_term import DataTermSteps
-from safi_fast.solver.primal_dual import Halpern
+from safi_fast.solver.halpern import Halpern
 
 SETTINGS = ((0.0, 0.04), (1.0, 0.04), (0.0, 0.02), (1.0, 0.02))  # least_share, multiplier_sigma; first what it was
 OUTER, INNER = 8, 1500

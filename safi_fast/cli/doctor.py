@@ -24,6 +24,9 @@ LEAST_GAIN = 1.0  # dB; any working model gains several on this image
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `safi-fast doctor`."""
     add_json_argument(parser)
+    parser.add_argument(
+        "--gpu", action="store_true", help="time the kernels on the GPU and compare its results with the CPU"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,11 +46,15 @@ def run(args: argparse.Namespace) -> int:
         ],
         "self_check": check,
     }
+    if args.gpu:
+        from . import doctor_gpu
+
+        report["gpu"] = doctor_gpu.report()
     if args.json:
         print_json(report)
     else:
         _print(report)
-    return 0 if check["passed"] else 1
+    return 0 if check["passed"] and report.get("gpu", check)["passed"] else 1
 
 
 def self_check() -> dict[str, Any]:
@@ -151,5 +158,9 @@ def _print(report: dict[str, Any]) -> None:
         text += f": {check['psnr_noisy']:.2f} to {check['psnr']:.2f} dB with {check['model']} on {check['backend']}"
         text += f" in {check['seconds']:.2f} s (compilation included), relative gap {scientific(check['relative_gap'])}"
     lines.append(("self-check", text))
+    if "gpu" in report:
+        from . import doctor_gpu
+
+        lines += doctor_gpu.lines(report["gpu"])
     for label, value in lines:
         print(f"{label:13}  {value}")

@@ -37,6 +37,7 @@ class Blur(Operator):
     """
 
     on_devices = True
+    recordable = True
     residual_step = 0.015
 
     def __init__(

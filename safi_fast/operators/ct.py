@@ -59,6 +59,7 @@ class Tomography(Operator):
     """What the two geometries share: views, detector, kernels, norm, filtered back projection."""
 
     on_devices = True
+    recordable = True
     residual_step = 0.03
 
     def __init__(

@@ -28,6 +28,7 @@ class Downsample(Operator):
     """
 
     on_devices = True
+    recordable = True
     settles_soon = True
 
     def __init__(

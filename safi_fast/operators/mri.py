@@ -42,6 +42,7 @@ class _CartesianMRI(Operator):
     """What one coil and several have in common: the mask, its order, and transforms of (..., H, W)."""
 
     on_devices = True
+    recordable = True
 
     def __init__(
         self,

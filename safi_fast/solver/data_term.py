@@ -100,6 +100,24 @@ class DataTerm(Protocol):
     def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
         """A step of the images listed; metric (n, H, W): P in FFT order."""
 
+    sign: float  # of <moved, slope> of `direction` in ||x_hat - x||^2
+
+    @property
+    def box_first(self) -> int | None:
+        """Where v begins in `extra` of an image, None without a box."""
+
+    @property
+    def step_sizes(self) -> tuple[FloatVector, FloatVector | None]:
+        """(B,) of v and of p; None where there is no p."""
+
+    def fixed(self, metric: AnyArray, x: AnyArray, images: NDArray[np.int64]) -> tuple[AnyArray, ...]:
+        """What `direction` needs in every step of the images listed; metric (n, H, W): P in FFT order."""
+
+    def direction(
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, fixed: tuple[AnyArray, ...], images: NDArray[np.int64]
+    ) -> tuple[AnyArray, AnyArray]:
+        """x_hat - x of the images listed, and an image whose product with it is ||x_hat - x||^2 in the metric."""
+
     def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """A p for the certificate of the images listed; residual = H x - y, slope = H^T residual + z."""
 
@@ -138,6 +156,8 @@ def clip(x: AnyArray, box: Box | None) -> AnyArray:
 class DiagonalData:
     """Exact: (1 + tau H^T H)^-1 by Fourier multipliers; v is the dual variable of the box (none without a box)."""
 
+    sign = 1.0
+
     def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
         self.measurements, self.box, self.constants = measurements, box, constants
         ops = measurements.operators
@@ -158,18 +178,37 @@ class DiagonalData:
         self.sigma = np.zeros_like(own) if self.box is None else self.constants.box_sigma * own
         return self.sigma
 
+    @property
+    def box_first(self) -> int | None:
+        """See `DataTerm`."""
+        return None if self.box is None else 0
+
+    @property
+    def step_sizes(self) -> tuple[FloatVector, None]:
+        """See `DataTerm`."""
+        return self.sigma, None
+
     def share(self) -> AnyArray:
         """That of v."""
         return column(self.sigma, self.back)
 
-    def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
-        """x_hat = (P + H^T H)^-1 (P x + H^T y - z - v), written as x + (P + H^T H)^-1 (H^T y - z - v - H^T H x)."""
+    def fixed(self, metric: AnyArray, x: AnyArray, images: NDArray[np.int64]) -> tuple[AnyArray, ...]:
+        """See `DataTerm`: H^T y, H^T H, P, and their sum."""
         spectrum = taken(self.spectrum, images)
-        slope = frequencies(taken(self.back, images) - z - extra)
-        change = (slope - half(spectrum, x) * frequencies(x)) / half(metric + spectrum, x)
-        moved = image_of(change, x)
-        x_hat = x + moved
-        primal = products(moved, image_of(change * half(metric, x), x))
+        return taken(self.back, images), half(spectrum, x), half(metric, x), half(metric + spectrum, x)
+
+    def direction(
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, fixed: tuple[AnyArray, ...], images: NDArray[np.int64]
+    ) -> tuple[AnyArray, AnyArray]:
+        """x_hat = (P + H^T H)^-1 (P x + H^T y - z - v), written as x + (P + H^T H)^-1 (H^T y - z - v - H^T H x)."""
+        back, spectrum, metric, both = fixed
+        change = (frequencies(back - z - extra) - spectrum * frequencies(x)) / both
+        return image_of(change, x), image_of(change * metric, x)
+
+    def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
+        """Along `direction`, and v as the box asks."""
+        moved, weighted = self.direction(x, extra, z, self.fixed(metric, x, images), images)
+        x_hat, primal = x + moved, products(moved, weighted)
         if self.box is None:
             return Move(x_hat, extra, primal, np.zeros(len(x)))
         v, dual = box_step(extra, x_hat + moved, self.sigma[images], self.box)
@@ -192,6 +231,8 @@ class DiagonalData:
 
 class DualData:
     """Any H: p is the dual variable of the residual, v that of the box; both in one array (n, N) of real numbers."""
+
+    sign = -1.0
 
     def __init__(self, measurements: Measurements, box: Box | None, constants: DataTermSteps):
         self.measurements, self.box, self.constants = measurements, box, constants
@@ -216,12 +257,23 @@ class DualData:
         """Those of p and of v."""
         return column(self.sigma, self.bound) * self.bound + column(self.box_sigma, self.bound)
 
-    def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
-        """x_hat = x - P^-1 (z + H^T p + v); p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma)."""
+    def fixed(self, metric: AnyArray, x: AnyArray, images: NDArray[np.int64]) -> tuple[AnyArray, ...]:
+        """See `DataTerm`: P."""
+        return (half(metric, x),)
+
+    def direction(
+        self, x: AnyArray, extra: AnyArray, z: AnyArray, fixed: tuple[AnyArray, ...], images: NDArray[np.int64]
+    ) -> tuple[AnyArray, AnyArray]:
+        """x_hat = x - P^-1 (z + H^T p + v), and that slope."""
         p, v = self._apart(extra)
         slope = z + self.measurements.adjoint(p, images)
         slope = slope if v is None else slope + v
-        moved = -image_of(frequencies(slope) / half(metric, x), x)
+        return -image_of(frequencies(slope) / fixed[0], x), slope
+
+    def move(self, x: AnyArray, extra: AnyArray, z: AnyArray, metric: AnyArray, images: NDArray[np.int64]) -> Move:
+        """Along `direction`; p_hat = (p + sigma (H (2 x_hat - x) - y)) / (1 + sigma), and v as the box asks."""
+        moved, slope = self.direction(x, extra, z, self.fixed(metric, x, images), images)
+        p, v = self._apart(extra)
         ahead = x + 2 * moved
         long = column(self.sigma[images], p)
         p_hat = (p + long * (self.measurements.apply(ahead, images) - taken(self.measurements.y, images))) / (1 + long)
@@ -231,6 +283,17 @@ class DualData:
             v_hat, more = box_step(v, ahead, self.box_sigma[images], self.box)
             dual = dual + more
         return Move(x + moved, self._together(p_hat, v_hat), -products(moved, slope), dual)
+
+    @property
+    def box_first(self) -> int | None:
+        """See `DataTerm`."""
+        operator = self.measurements.operators[0]
+        return None if self.box is None else int(np.prod(operator.shape_out)) * (2 if operator.complex else 1)
+
+    @property
+    def step_sizes(self) -> tuple[FloatVector, FloatVector]:
+        """See `DataTerm`."""
+        return self.box_sigma, self.sigma
 
     def _together(self, p: AnyArray, v: AnyArray | None) -> AnyArray:
         parts = [namespace(p).ascontiguousarray(part).reshape(len(p), -1) for part in (p, v) if part is not None]

@@ -15,7 +15,6 @@ the workspace takes it, and is computed on there. Each image has its own step si
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -25,8 +24,9 @@ from ..backend import ReconstructionWorkspace
 from ..namespaces import like, namespace, put, taken, to_host
 from ..types import Active, AnyArray, Box, FloatArray, FloatVector, MaskOf
 from .certificate import Certificate
-from .data_term import DataTermSteps, Measurements, Move, clip, column, data_term, finite, squares
+from .data_term import Measurements, clip, column, data_term, finite, squares
 from .faults import Culprit, Fault
+from .halpern import DeviceSteps, Halpern, HostSteps
 from .means import DualMeans
 from .mixing import Mixing
 from .progress import InnerResult
@@ -34,25 +34,6 @@ from .progress import InnerResult
 Tell: TypeAlias = Callable[[Active, int, int, FloatVector | None], None]  # `Progress.inside`
 TINY = float(np.finfo(np.float32).tiny)
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
-
-
-@dataclass(frozen=True)
-class Halpern:
-    """Constants of the iteration.
-
-    restart_fall, restart_length, least_run: start anew when the residual is this share of what it was after the last
-    start, or the run is this share of all steps so far; not before so many steps.
-    sigma: times lambda sqrt(C) / (rms(x) ||W||): x and u move over their ranges in comparable numbers of steps.
-    least_share: sigma ||W||^2 is not less than this share of what the data term takes of tau: where that is much
-    (CT), a small sigma gains nothing.
-    """
-
-    restart_fall: float = 0.2
-    restart_length: float = 0.4
-    least_run: int = 3
-    sigma: float = 2.0
-    least_share: float = 1.0
-    data: DataTermSteps = field(default_factory=DataTermSteps)
 
 
 class Parts:
@@ -85,41 +66,6 @@ class Parts:
     def add(self, values: NDArray[np.float64], active: Active) -> FloatVector:
         """Sums of the parts (len(images(active)),) to sums of images."""
         return values[: len(active)] + values[len(active) :] if self.is_complex else values
-
-
-class Restarts:
-    """When each image's iteration starts anew, and the anchor (x, extra, z) that it is pulled to until then."""
-
-    def __init__(self, state: PrimalDual):
-        count, self.rule = state.count, state.rule
-        self.run_length, self.total = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self.first, self.last = np.full(count, np.inf), np.full(count, np.inf)
-        self.fresh = np.ones(count, bool)
-        self.x, self.extra, self.z = state.x.copy(), state.extra.copy(), state.z.copy()
-
-    def weights(self, a: Active) -> FloatVector:
-        """w of the next step: 0 where it starts anew."""
-        due = self.fresh[a] | (
-            (self.run_length[a] > self.rule.least_run)
-            & (
-                (self.last[a] <= self.rule.restart_fall * self.first[a])
-                | (self.run_length[a] > self.rule.restart_length * self.total[a] + 20)
-            )
-        )
-        return np.where(due, 0.0, (self.run_length[a] + 1) / (self.run_length[a] + 2))
-
-    def note(self, a: Active, weight: FloatVector, residual: FloatVector, state: PrimalDual) -> None:
-        """The step that was made with these weights: ||T(s) - s|| of it, and the state that it left."""
-        restarted = weight == 0
-        again = a[restarted]
-        if len(again):
-            for anchor, now in ((self.x, state.x), (self.extra, state.extra), (self.z, state.z)):
-                put(anchor, again, taken(now, again))
-        self.last[a] = residual
-        self.first[a] = np.where(restarted | (self.run_length[a] == 0), residual, self.first[a])
-        self.run_length[a] = np.where(restarted, 0, self.run_length[a] + 1)
-        self.fresh[a] = False
-        self.total[a] += 1
 
 
 class PrimalDual:
@@ -156,6 +102,7 @@ class PrimalDual:
         self.extra = self.term.start(x)
         self.z = namespace(x).zeros_like(x)
         self.x_hat, self.extra_hat, self.z_hat = self.x, self.extra, self.z
+        self.device_steps: DeviceSteps | None = None
         # the size of an image, wherever x starts
         self.least_radius = np.sqrt(squares(measurements.least_squares_step()))
         size = self.least_radius / x[0].size ** 0.5 + 1e-3
@@ -164,6 +111,7 @@ class PrimalDual:
         self._bound = like(flat, x)
         self._dual_step_size = self.rule.sigma * strength * (channels / squared_norm) ** 0.5 / size * squared_norm
         self.choose_steps()
+        self.device_steps = DeviceSteps.of(self)
         self.steps = np.zeros(len(x), np.int64)
         self._accepted = x.copy()  # after the last outer step
         self._mixing = Mixing(x)
@@ -179,6 +127,8 @@ class PrimalDual:
         self.metric = column(self.sigma, self.x) * self._bound + self.term.share()
         step = self.sigma.astype(np.float32)
         self.workspace.set_step(np.concatenate([step, step]) if self.parts.is_complex else step)
+        if self.device_steps is not None:
+            self.device_steps.set_steps()
 
     def scale_strength(self, factor: float) -> None:
         """lambda of the caller times `factor` from now on; step sizes stay."""
@@ -214,24 +164,24 @@ class PrimalDual:
         tolerances = np.broadcast_to(tolerance, self.count)
         met, before = np.zeros(self.count, bool), self.steps.copy()
         found = [np.full(self.count, np.inf) for _ in range(3)]
-        restarts, running = Restarts(self), active
-        self._means = DualMeans(self.z, self.extra) if means else None
+        running, made = active, 0
+        watch = None if tell is None else (lambda step: tell(running, step, limit, None))
+        self._means = DualMeans(self.z, self.extra) if means and self.device_steps is None else None
+        steps = HostSteps(self, self._means) if self.device_steps is None else self.device_steps.begin()
         try:
-            for step in range(1, limit + 1):
-                with np.errstate(invalid="ignore", over="ignore"):  # looked for below
-                    self._step(running, restarts, step)
-                    check = step % check_every == 0 or step == limit
-                    certificate = self._checked_certificate(running, step) if check else None
+            while len(running) and made < limit:
+                count = min(check_every, limit - made)
+                with np.errstate(invalid="ignore", over="ignore"):  # looked for by the steps and below
+                    steps.run(running, made, count, watch)
+                    made += count
+                    self.steps[running] += count
+                    certificate = self._checked_certificate(running, made)
                 if tell is not None:
-                    tell(running, step, limit, None if certificate is None else certificate.relative_gap)
-                if certificate is None:
-                    continue
+                    tell(running, made, limit, certificate.relative_gap)
                 for values, new in zip(found, (certificate.objective, certificate.gap, certificate.floor), strict=True):
                     values[running] = new
                 met[running] = certificate.relative_gap <= tolerances[running]
                 running = running[~met[running]]
-                if not len(running):
-                    break
         except Fault as fault:
             fault.image = None if self._is_start else self.image()
             raise
@@ -298,36 +248,6 @@ class PrimalDual:
 
     # -- private ------------------------------------------------------------------------------------------------------
 
-    def _step(self, a: Active, restarts: Restarts, step: int) -> None:
-        """One step of the images `a`, number `step` of this run."""
-        weight = restarts.weights(a)
-        x, extra, z = (taken(values, a) for values in (self.x, self.extra, self.z))
-        moved = self.term.move(x, extra, z, taken(self.metric, a), a)
-        z_new, change = self._dual_step(a, 2 * moved.x - x, weight)
-        w = column(weight, z_new)
-        anchored = (z_new - (1 - w) * taken(restarts.z, a)) / column(np.maximum(weight, 0.25), z_new)
-        z_hat = namespace(z_new).where(w > 0, (anchored + z) / 2, z_new)
-        residual = np.sqrt(moved.primal.clip(0) + change / self.sigma[a] + moved.dual)
-        lost = ~np.isfinite(residual)
-        if lost.any():
-            own = np.flatnonzero(lost)
-            raise Fault(a[lost], step, self.term.culprit(*(taken(v, own) for v in (extra, moved.x, moved.extra))))
-        self._store_hats(a, moved.x, moved.extra, z_hat)
-        self._mix(a, weight, moved, restarts)
-        put(self.z, a, z_new)
-        restarts.note(a, weight, residual, self)
-        if self._means is not None:
-            self._means.add(a, weight, (z_hat, moved.extra))
-        self.steps[a] += 1
-
-    def _dual_step(self, a: Active, x: AnyArray, weight: FloatVector) -> tuple[AnyArray, FloatVector]:
-        """u at the images x: W^T u, and ||u_hat - u||^2."""
-        weights = np.zeros(self.parts.count, np.float32)
-        weights[a] = weight
-        everywhere = np.concatenate([weights, weights]) if self.parts.is_complex else weights
-        z, change = self.workspace.anchored_step(self.parts.images(a), self.parts.split(x, a), everywhere)
-        return self.parts.join(z, a), self.parts.add(change, a)
-
     def _checked_certificate(self, active: Active, steps: int) -> Certificate:
         """`certificate`; raises Fault where it is not finite, which one of the operator's own values may be the cause
         of.
@@ -368,17 +288,3 @@ class PrimalDual:
 
     def _penalty(self, x: AnyArray, active: Active) -> FloatVector:
         return self.parts.add(self.workspace.penalty(self.parts.images(active), self.parts.split(x, active)), active)
-
-    def _store_hats(self, a: Active, x: AnyArray, extra: AnyArray, z: AnyArray) -> None:
-        if len(a) == len(self.x):
-            self.x_hat, self.extra_hat, self.z_hat = x, extra, z
-        else:
-            self.x_hat, self.extra_hat, self.z_hat = self.x_hat.copy(), self.extra_hat.copy(), self.z_hat.copy()
-            for whole, new in ((self.x_hat, x), (self.extra_hat, extra), (self.z_hat, z)):
-                put(whole, a, new)
-
-    def _mix(self, a: Active, weight: FloatVector, moved: Move, anchor: Restarts) -> None:
-        for state, hat, start in ((self.x, moved.x, anchor.x), (self.extra, moved.extra, anchor.extra)):
-            w = column(weight, hat)
-            mixed = w * (2 * hat - taken(state, a)) + (1 - w) * taken(start, a)
-            put(state, a, namespace(hat).where(w > 0, mixed, hat))

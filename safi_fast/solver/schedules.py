@@ -23,7 +23,8 @@ from ..errors import InputError, shown
 from ..model import Model, StepFactors
 from ..types import FloatVector
 from .dual import DualProblem, run_fixed, run_published, run_to_gap
-from .primal_dual import Halpern, PrimalDual
+from .halpern import Halpern
+from .primal_dual import PrimalDual
 from .progress import InnerResult, Progress
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS
 

@@ -116,6 +116,31 @@ BUGS = {
         "convolution", "bias[at.image * g.channels + at.channel + o]", "bias[at.image * g.channels + o]",
         "convolution, last"
     ),
+    # steps of reconstruct
+    "extrapolate: the filters see x_hat": Bug("halpern", "at.x, beyond, symmetric", "at.x, there, symmetric",
+        "extrapolate"),
+    "extrapolate: parts one after the other": Bug(
+        "halpern", "+ index) * (g.batch / count) + at.image / count", "+ index) + at.image / count * pixels",
+        "extrapolate, parts of one image"
+    ),
+    "extrapolate: v where the row begins": Bug("halpern", "* row + first + (at.flat", "* row + (at.flat", "extrapolate",
+        caught={"plain": WRONG, "check": "uninitialised|off by|elsewhere"}),
+    "move_rows: the sum without its step": Bug("halpern", "total[0] /= step;", "", "move rows"),
+    "restart: only the first part of a complex image": Bug(
+        "halpern", "primal += sign * totals[part * width + 1];", "primal = sign * totals[part * width + 1];",
+        "restart, parts of one image"
+    ),
+    "restart: longer runs than asked for": Bug("halpern", "steps > least &&", "steps > least + 1 &&", "restart"),
+    "restart: runs of any length": Bug("halpern", "|| steps > share * total + 20.0", "", "restart"),
+    "restart: a residual that is not finite goes on": Bug("halpern", "residual - residual != 0.0", "false", "restart"),
+    "mix_images: a lost image is mixed": Bug("halpern", "|| counts[at.image % count * 3 + 2]) return;", ") return;",
+        "mix images"),
+    "mix_images: the anchor of z is z_hat": Bug("halpern", "z_hat[i] = z_anchor[i] = z_new;", "z_hat[i] = z_new;",
+        "mix images"),
+    "mix_rows: no guard at the end of a row": Bug(
+        "halpern", "if (place >= row) break;", "", "mix rows",
+        caught={"check": f"{OUTSIDE}|{RACE}", "sanitize": f"{OUTSIDE}|{WRONG}"},
+    ),
     # tails
     "convolution: no guard in x": Bug(
         "convolution", "if (at.x + group * GAP < g.width) {", "{", "convolution",

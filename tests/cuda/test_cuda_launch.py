@@ -51,7 +51,7 @@ def test_every_image_gets_its_blocks(name):
     """Two images get twice the blocks of one, or as many threads where a thread has an image of its own."""
     for shape in SHAPES:
         one, two = (math.prod(launch_for(name, shape, images).grid) for images in (1, 2))
-        assert two == (one if name in ("advance", "stop") else 2 * one)
+        assert two == (one if name in ("advance", "stop", "restart") else 2 * one)
     assert launch_for("advance", SHAPES[0], 257).grid == (2, 1, 1)
 
 
@@ -72,6 +72,11 @@ def test_grid_covers_the_image(shape):
     for name in ("set_image", "get_image", "gather_image", "image_step", "primal_sums", "outer_sums"):
         threads = launch_for(name, shape, 1).grid[0] * PIXEL_THREADS
         assert threads - PIXEL_THREADS < height * width <= threads
+    for name in ("extrapolate", "mix_images"):
+        assert launch_for(name, shape, 5) == launch_for("image_step", shape, 5)
+    for name in ("move_rows", "mix_rows"):
+        floats = 4 * launch_for(name, shape, 1).grid[0] * PIXEL_THREADS
+        assert floats - 4 * PIXEL_THREADS < height * width <= floats
     for name in ("clear_dual", "collapse_momentum"):
         floats = launch_for(name, shape, 1).grid[0] * PIXEL_THREADS * 4
         assert floats - 4 * PIXEL_THREADS < channels * height * shape.stride <= floats

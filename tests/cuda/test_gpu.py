@@ -19,12 +19,14 @@ import pytest
 from fake_cupy import CompileException, FakeArray, FakeCupy
 from models import random_model
 from patience import PROCESS
+from reconstructions import problem
 
 import safi_fast
 from safi_fast import BackendError, InputError, Solver, api, backend, denoise
 from safi_fast.bindings import device as devices
 from safi_fast.bindings import gpu
 from safi_fast.memory import BATCH_BYTES
+from safi_fast.solver.schedules import Fast
 from safi_fast.weights import save_model
 
 SIGMA = 25 / 255
@@ -574,6 +576,26 @@ def test_the_cuda_backend_through_cupy(cupy, monkeypatch, family):
     assert all(options[0] == "-std=c++17" for _, options, _ in cupy.compiled)
 
 
+# ---------------------------------------------------------------------------------------------- whole reconstructions
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", ["MRI, one coil", "SENSE", "CT", "blur"])
+def test_reconstruct_on_a_gpu(name, count, gpu):
+    """The shipped model, schedule "fast", against the CPU; with and without graphs."""
+    operator, y = problem(name, count)
+    box = None if operator.image == "complex" else (0.0, 1.0)
+    options = {"strength": 0.01, "box": box, "schedule": Fast(outer=3, inner=20, quick=20)}
+    cpu = Solver(backend="cpu").reconstruct(y, operator, **options)
+    solver = Solver(backend="cuda")
+    recorded = solver.reconstruct(y, operator, **options)
+    assert np.abs(recorded.image - cpu.image).max() < 1e-4
+    assert recorded.relative_gap == pytest.approx(cpu.relative_gap, rel=0.02, abs=1e-5)
+    again = solver.reconstruct(y, operator, **options)
+    np.testing.assert_array_equal(again.image, recorded.image)
+    operator.recordable = False
+    np.testing.assert_allclose(solver.reconstruct(y, operator, **options).image, recorded.image, rtol=0, atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------- real processes without a GPU
 needs_no_driver = pytest.mark.skipif(gpu.driver_version() is not None, reason="this machine has an NVIDIA driver")
 BLOCK_CUPY = """
@@ -668,10 +690,11 @@ def test_real_cupy_agrees_with_what_is_used_of_it():
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, RuntimeError)
     assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
+    assert list(cupy.fft.config.get_plan_cache()) == []
     for owner, names in {
         cupy: "RawModule abs array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite "
         "maximum median moveaxis zeros",
-        cupy.cuda: "Device Stream get_current_stream nvrtc",
+        cupy.cuda: "Device Event MemoryPool Stream get_current_stream get_elapsed_time nvrtc using_allocator",
         cupy.cuda.runtime: "getDeviceCount getDeviceProperties runtimeGetVersion",
         cupy.cuda.Stream: "begin_capture end_capture synchronize",
         cupy.cuda.Device: "attributes id",

@@ -8,58 +8,16 @@ import pytest
 from emulator.device import EmulatedDevice
 from fake_cupy import FakeCupy
 from models import random_model
+from reconstructions import HEIGHT, WIDTH, operators, problem
 
-from safi_fast import Solver
+from safi_fast import SafiError, Solver
 from safi_fast.bindings import device as devices
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice
-from safi_fast.operators import Blur, Downsample, FourierMRI, Mask, ParallelBeamCT, SenseMRI, from_functions
+from safi_fast.operators import from_functions
 from safi_fast.solver.schedules import Fast
 
-HEIGHT, WIDTH = 48, 40
 LIMITS = {"schedule": Fast(outer=2, inner=8, quick=8), "noise_level": 15 / 255}
-
-
-def lines(rng):
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[:, rng.permutation(WIDTH)[:14]] = mask[:, 18:22] = True
-    return mask
-
-
-def coils(rng):
-    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / HEIGHT
-    places = rng.random((3, 2))
-    maps = np.exp(-2 * ((y - places[:, :1, None]) ** 2 + (x - places[:, 1:, None]) ** 2)) * np.exp(1j * y)
-    return (maps / np.sqrt((abs(maps) ** 2).sum(0))).astype(np.complex64)
-
-
-def operators(rng):
-    kernel = np.outer(np.hanning(7), np.hanning(5))
-    angles = np.linspace(0, np.pi, 24, endpoint=False)
-    size = (HEIGHT, WIDTH)
-    return {
-        "MRI, one coil": FourierMRI(lines(rng), mask_order="centered"),
-        "MRI, one coil, complex": FourierMRI(lines(rng), mask_order="fft", image="complex", check_order=False),
-        "SENSE": SenseMRI(coils(rng), lines(rng), mask_order="centered"),
-        "blur": Blur(kernel / kernel.sum(), size),
-        "circular blur": Blur(kernel / kernel.sum(), size, "circular"),
-        "inpainting": Mask(rng.random(size) < 0.5),
-        "super-resolution": Downsample(2, size),
-        "CT": ParallelBeamCT(size, angles, 72),
-    }
-
-
-def problem(name, count=None):
-    """An operator and its measurements of `count` images, or of one alone."""
-    rng = np.random.default_rng(7)
-    operator = operators(rng)[name]
-    front = () if count is None else (count,)
-    image = np.cumsum(rng.random((*front, HEIGHT, WIDTH)), axis=-1).astype(np.float32) / WIDTH
-    if operator.image == "complex":
-        image = image * np.exp(0.3j * image)
-    return operator, operator.apply(image) + np.float32(0.01) * operator.apply(rng.random(image.shape)).real
-
-
 NAMES = tuple(operators(np.random.default_rng(0)))
 
 
@@ -103,6 +61,86 @@ def test_images_stay_on_the_device(name, cupy, solvers):
     images = [shape for shape in large if np.prod(shape) >= HEIGHT * WIDTH and len(shape) == 3]
     assert images == [(2, HEIGHT, WIDTH)] * len(images)
     assert len(images) <= 2  # the norm of W, which starts in the host, and the result
+    assert len(cupy.replays) == LIMITS["schedule"].outer  # a graph for each mask's steps but the first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_steps_of_a_mask_ask_the_host_nothing(name, cupy, solvers):
+    """Four times as many steps make as many copies to the host, and as many graphs."""
+    operator, y = problem(name, 2)
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    box = None if operator.image == "complex" else (0.0, 1.0)
+    counts = []
+    for steps in (3, 3, 12):  # the first makes what is kept
+        before = cupy.downloads, len(cupy.replays)
+        solver.reconstruct(
+            y, operator, strength=0.01, box=box, noise_level=0.05, schedule=Fast(outer=2, inner=steps, quick=steps)
+        )
+        counts.append((cupy.downloads - before[0], len(cupy.replays) - before[1]))
+    assert counts[1] == counts[2]
+
+
+def test_without_graphs_the_steps_are_launched_as_they_are(cupy, solvers):
+    """CUDA may refuse a capture; an operator that says nothing of graphs is not recorded at all."""
+    operator, y = problem("SENSE", 2)
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    options = {"strength": 0.01, "box": None, **LIMITS}
+    recorded = solver.reconstruct(y, operator, **options)
+    assert cupy.replays
+    cupy.replays.clear()
+    cupy.failures["end_capture"] = cupy.error(901)
+    np.testing.assert_array_equal(solver.reconstruct(y, operator, **options).image, recorded.image)
+    cupy.failures.clear()
+    operator.recordable = False
+    np.testing.assert_array_equal(solver.reconstruct(y, operator, **options).image, recorded.image)
+    assert not cupy.replays
+
+
+def test_recorded_steps_of_images_that_are_left(cupy, solvers):
+    """Under "gap", where images of a batch end one by one."""
+    operator, y = problem("circular blur", 3)
+    y = y * np.float32([1, 0.1, 0.5])[:, None, None]
+    options = {"strength": 0.01, "tol": 1e-2, "max_outer": 3, "max_iter": 60}
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    cuda, cpu = (s.reconstruct(y, operator, **options) for s in (solver, solvers[1]))
+    assert np.abs(cuda.image - cpu.image).max() < 1e-4
+    np.testing.assert_array_equal(cuda.inner_iterations, cpu.inner_iterations)
+    assert len(set(cuda.inner_iterations.tolist())) > 1
+    assert cupy.replays
+
+
+@pytest.mark.parametrize("share", [0.8, 0.9])
+@pytest.mark.parametrize("method", ["apply", "adjoint"])
+def test_a_value_that_is_not_finite_is_reported_as_on_the_cpu(method, share, cupy, solvers):
+    """The step, the image and the method, although the device is asked only after all steps of a mask."""
+    inner, y = problem("blur", 2)
+    cuda, cpu = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0))), solvers[1]
+
+    def solve(solver, damaged_call):
+        """How many calls of the method were made."""
+        calls = dict.fromkeys(("apply", "adjoint"), 0)
+
+        def function(name):
+            def called(array):
+                calls[name] += 1
+                result = getattr(inner, name)(array)
+                if name == method and calls[name] == damaged_call:
+                    result[..., 3, 4] = np.nan
+                return result
+
+            return called
+
+        operator = from_functions(function("apply"), function("adjoint"), inner.shape_in, inner.shape_out)
+        solver.reconstruct(y, operator, strength=0.01, **LIMITS)
+        return calls[method]
+
+    number, messages = int(share * solve(cpu, 0)), []
+    for solver in (cuda, cpu):
+        with pytest.raises(SafiError) as raised:
+            solve(solver, number)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    assert f"{method} gave values that are not finite at outer step" in messages[0]
 
 
 def test_an_operator_of_the_caller_goes_by_way_of_the_host(cupy, solvers):

@@ -23,6 +23,7 @@ from bench.experiments import gpu
 from bench.report import gpu as report
 from bench.report.markdown import with_tables
 from bench.static import cuda as static
+from bench.static import reconstruct
 from safi_fast import api
 from safi_fast.bindings.cpu import CpuBackend
 
@@ -257,6 +258,39 @@ def test_bench_times_whole_solves(monkeypatch, solvers):
     assert solvers["cuda", "tf32"].waited == 1 + gpu.RUNS
 
 
+def test_bench_times_reconstruction(monkeypatch, solvers):
+    """Of small slices, by the CPU's kernels; BM3D by what is installed."""
+    for name, value in (("SIDE", 28), ("COILS", 2), ("RUNS", 1)):
+        monkeypatch.setattr(gpu, name, value)
+    (row,) = gpu.reconstruction_rows("float32", 2)
+    assert (row["what"], row["arrays"], row["images"]) == ("reconstruct", "host", 2)
+    assert row["images_per_second"] == pytest.approx(2e6 / row["us"], rel=0.01)
+    operator, measured = gpu.slices(3, 28, 2)
+    assert measured.shape == (3, 2, 28, 28)
+    assert np.abs(operator.adjoint(measured)).max() > 0.1
+    monkeypatch.setattr(gpu, "BM3D", {"numpy": lambda batch: 0.5})
+    (row,) = gpu.bm3d_rows(4)
+    assert (row["what"], row["images_per_second"]) == ("numpy", 8)
+
+
+def test_the_bound_of_reconstruct_adds_up():
+    """The rows make the sum, the document shows it, and it is within the ceilings that it names."""
+    results = json.loads(reconstruct.RECORD.read_text())
+    document = (ROOT / "docs" / "gpu.md").read_text()
+    shown = with_tables(document, results, {"reconstruct": reconstruct.table})
+    assert shown == document, "run: python -m bench.static.reconstruct --reuse"
+    for precision in reconstruct.PRECISIONS:
+        found = results["bounds"][precision]
+        whole = sum(row["ms_of_solve"] for row in found["rows"])
+        assert whole == pytest.approx(found["solve_ms"], rel=1e-3)
+        assert found["slices_per_second"] == pytest.approx(64e3 / whole, rel=1e-3)
+        for kernel in reconstruct.FILTER_BANK:  # no less than each value of u and M once
+            (row,) = (row for row in found["rows"] if row["what"] == kernel)
+            least = {"anchored_step": 16, "synthesis": 8 - 4}[kernel] * 64 * 2 * 64 * 320**2 / 3.35e6
+            assert row["us"] > least
+            assert results["traffic"][precision][kernel]["sectors"] * 32 >= least / 64 * 3.35e6
+
+
 def test_bench_compares_with_the_cpu(monkeypatch, solvers):
     assert {"float32": agreed.AGREEMENT, **agreed.TENSOR_AGREEMENT} == gpu.AGREEMENT
     (row,) = gpu.parity_rows("bf16x3")
@@ -321,13 +355,14 @@ def test_whole_report(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=lambda: next(ticks), strftime=lambda _: "today"))
     monkeypatch.setattr(gpu, "time_kernels", lambda *_: {"dual_step": 100.0, "iteration": 300.0})
     monkeypatch.setattr(gpu, "denoising_rows", lambda *_: part_that_fails())
+    monkeypatch.setattr(gpu, "reconstruction_rows", lambda *_: part_that_fails())
     monkeypatch.setattr(gpu, "difference_from_cpu", lambda precision: 1e-5)
     monkeypatch.setattr(gpu.measure, "write_json", lambda where, record: written.append((where, len(record["rows"]))))
     words = ["gpu", "--output", str(path), "--parity", "--seconds", "130", "--teacher", "net.safetensors"]
     monkeypatch.setattr(sys, "argv", words)
     assert gpu.main() == 0
     # six parts of kernels are in time, and nothing else but parity
-    parts = 6 + (2 * 3 + 3) * len(gpu.BATCHES) + 3
+    parts = 6 + (2 * 3 + 3 + 3 + 1) * len(gpu.BATCHES) + 3
     assert len(written) == parts
     assert written[0] == (path, 2)
     said = capsys.readouterr().out
@@ -340,6 +375,8 @@ def test_whole_report(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "No network beside it" in said
     assert "| denoise 256 tf32 GPU | MemoryError: none left |" in said
+    assert "| reconstruct 256 tf32 | MemoryError: none left |" in said
+    assert "| BM3D 256 | none of bm3d-cupy, bm3d-triton is installed |" in said
     assert "net" not in said.partition("\n\n\n")[2]
 
 

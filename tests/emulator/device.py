@@ -43,6 +43,7 @@ class EmulatedDevice:
     """
 
     number = None  # it is no GPU
+    captures_arrays = False  # its arrays are NumPy's, whose functions run at once
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ KERNELS = {  # by file
     "convolution": ("convolution",),
     "depthwise": ("depthwise",),
     "state": ("totals", "advance", "stop", "clear_dual", "collapse_momentum"),
+    "halpern": ("extrapolate", "move_rows", "restart", "mix_images", "mix_rows"),
 }
 NO_BOX = (-np.inf, np.inf)
 
@@ -659,6 +660,247 @@ def collapse_momentum(bench):
         old = np.where(np.isnan(before[b]), u[b], before[b])
         exact, rounded = (t(u[b]) + carried[b] * (t(u[b]) - t(old)) for t in (np.float64, np.float32))
         yield Result("u", actual, exact, rounded, twin=twin("collapse_momentum", bench.model, u[b], old, carried[b]))
+
+
+# ------------------------------------------------------------------------------------------------ steps of reconstruct
+def together(bench, values, joined):
+    """(B, H, W) as the iteration has it: as it is, or as one image whose pixels have B parts side by side. Those that
+    are not active are NaN."""
+    values = bench._only_active(values)
+    return bench.put(np.ascontiguousarray(np.moveaxis(values, 0, -1)) if joined else values)
+
+
+def apart(bench, array, b, joined):
+    """One image of it."""
+    return bench.read(np.moveaxis(array, -1, 0) if joined else array, b)
+
+
+def places(bench, joined):
+    """The index of what belongs to the active images."""
+    return (..., bench.active) if joined else bench.active
+
+
+@case("extrapolate", box=True)
+@case("extrapolate, no box", box=False)
+@case("extrapolate, parts of one image", box=False, joined=True)
+def extrapolate(bench, box, joined=False):
+    """x_hat, the image that the filters see with its halo, v in rows after three other values, and both sums."""
+    slot, (low, high), first = bench.slots(), np.float32((0.2, 0.8)), 3
+    x, slope, v = bench.images(), bench.images() - np.float32(0.5), bench.images() - np.float32(0.5)
+    moved, length = 0.3 * bench.normal(*x.shape), np.float32(0.2) + bench.uniform(bench.batch)
+    row, pixels = first + bench.height * bench.width, bench.height * bench.width
+    rows = np.full((bench.batch, row), np.nan, np.float32)
+    rows[:, first:] = v.reshape(bench.batch, -1)
+    shape = (*bench.size, bench.batch) if joined else x.shape
+    x_hat, ahead, rows_hat = bench.blank(shape), bench.blank(shape), bench.blank((bench.batch, row))
+    planes = bench.image_planes((slot, np.zeros_like(x)))
+    sums = bench.blank((bench.batch, image_blocks(bench.shape), 2), np.float64)
+    boxed = (bench.put(rows), rows_hat, np.int64(row), np.int64(first), bench.per_image(length))
+    rowless = (None, None, np.int64(row), np.int64(first), None)
+    bench.launch(
+        "halpern", "extrapolate", bench.put(slot), planes, np.int32(1 if joined else bench.batch),
+        *(together(bench, values, joined) for values in (moved, slope, x)), x_hat, ahead,
+        *(boxed if box else rowless), low, high, bench.symmetric, bench.put(np.zeros((bench.batch, 3), np.int32)), sums,
+        writes=[
+            (x_hat, places(bench, joined)), (ahead, places(bench, joined)), (planes, bench.region(slot)),
+            (rows_hat, (bench.active[:, None], np.arange(first, row)) if box else bench.active[:0]),
+            (sums, bench.active),
+        ],
+    )  # fmt: skip
+    for b in bench.active:
+        exact, rounded = (
+            extrapolated(*(kind(values[b]) for values in (x, moved, slope, v)), length[b], (low, high) if box else None)
+            for kind in (np.float64, np.float32)
+        )
+        yield Result("x_hat", apart(bench, x_hat, b, joined), exact["x_hat"], rounded["x_hat"])
+        yield Result("ahead", apart(bench, ahead, b, joined), exact["ahead"], rounded["ahead"])
+        seen = bench.read(planes, (slot[b], b, slice(None), slice(0, bench.width + 2 * bench.halo)))
+        yield Result("x of the filters", seen, *(bench.extended(found["ahead"]) for found in (exact, rounded)))
+        if box:
+            v_hat = bench.read(rows_hat, (b, slice(first, first + pixels))).reshape(bench.size)
+            scale = np.abs(v[b]).max() + length[b] * np.abs(exact["ahead"]).max()  # what cancels in it
+            yield Result("v_hat", v_hat, exact["v_hat"], rounded["v_hat"], scale=scale)
+        for i in range(2):
+            yield Result(
+                f"sum {i}", bench.read(sums, b).sum(0)[i], exact["sums"][i], rounded["sums"][i], scale=exact["sizes"][i]
+            )
+
+
+def extrapolated(x, moved, slope, v, length, box):
+    """In the type of x."""
+    x_hat, ahead = x + moved, x + 2 * moved
+    v_hat, change, size = v, np.zeros_like(v), 0.0
+    if box is not None:
+        t = v + length * ahead
+        v_hat = t - length * np.clip(t / length, *box)
+        change, size = v_hat - v, np.abs(t).max()
+    sums = (moved.astype(float) * slope).sum(), (change.astype(float) ** 2).sum() / length
+    sizes = np.abs(moved * slope).sum(), 2 * size * np.abs(change).sum() / length
+    return {"x_hat": x_hat, "ahead": ahead, "v_hat": v_hat, "sums": sums, "sizes": sizes}
+
+
+@case("move rows")
+def move_rows(bench):
+    """Rows of more floats than measurements, and than a block takes."""
+    shorter = bench.height * bench.width - 2
+    row, step = shorter + 2, np.float32(0.02) + bench.uniform(bench.batch)
+    p, seen, y = bench.normal(bench.batch, row), bench.normal(bench.batch, shorter), bench.normal(bench.batch, shorter)
+    p_hat = bench.blank(p.shape)
+    sums = bench.blank((bench.batch, ceil_div(row, 1024), 1), np.float64)
+    bench.launch(
+        "halpern", "move_rows", *(bench.per_image(values) for values in (seen, y, p)), p_hat, np.int64(row),
+        np.int64(shorter), bench.per_image(step), bench.put(np.zeros((bench.batch, 3), np.int32)), sums, geometry=False,
+        writes=[(p_hat, (bench.active[:, None], np.arange(shorter))), (sums, bench.active)],
+    )  # fmt: skip
+    for b in bench.active:
+        both = []
+        for kind in (np.float64, np.float32):
+            start, size = kind(p[b, :shorter]), kind(step[b])
+            both.append((start + size * (kind(seen[b]) - kind(y[b]))) / (1 + size))
+        yield Result("p_hat", bench.read(p_hat, (b, slice(0, shorter))), *both, scale=np.abs(p[b]).max())
+        change = [((hat - p[b, :shorter]).astype(float) ** 2).sum() / step[b] for hat in both]
+        size = 2 * np.abs(p[b]).max() * np.abs(both[0] - p[b, :shorter]).sum() / step[b]
+        yield Result("||p_hat - p||^2 / s", bench.read(sums, b).sum(), *change, scale=size)
+
+
+RULE = (0.2, 0.4, 3)  # fall, share, least
+
+
+@case("restart")
+@case("restart, parts of one image", joined=True)
+def restart(bench, joined=False):
+    """Several steps in a row beside `Restarts` of the solver: runs that fall, that are long, one that is lost."""
+    from safi_fast.solver.halpern import Halpern, Restarts
+
+    count = 1 if joined else bench.batch
+    images = bench.active[:1] * 0 if joined else bench.active
+    sigma, width = 0.5 + bench.rng.random(count), 4
+    weight, mixing = bench.put(np.zeros(bench.batch, np.float32)), bench.blank(bench.batch)
+    residuals, counts = bench.put(np.zeros((count, 2))), bench.put(np.zeros((count, 3), np.int32))
+    there = bench.put(np.zeros((bench.batch, width)))
+    host = Restarts.__new__(Restarts)
+    host.rule = Halpern(restart_fall=RULE[0], restart_length=RULE[1], least_run=RULE[2])
+    host.run_length, host.total = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    host.first, host.last, host.fresh = np.full(count, np.inf), np.full(count, np.inf), np.ones(count, bool)
+    host.x = host.extra = host.z = host
+    listed = bench.active_list
+    bench.active_list = bench.put(images.astype(np.int32))
+    steps = 90  # the first ones fall quickly, the others not at all
+    for number in range(steps):
+        sums = (0.5 + bench.rng.random((bench.batch, width))) * 0.2 ** min(number, 12)
+        sums[:, 1] *= -1
+        sums[:, 1] *= -1 if number % 7 == 0 else 1  # which counts as zero
+        if number == steps - 1:
+            sums[images[0], 2] = np.nan
+        bench.device.write(there, sums)
+        expected = host.weights(images)
+        bench.launch(
+            "halpern", "restart", np.int32(len(images)), np.int32(count), there, np.int32(width), np.float64(-1),
+            bench.put(sigma), np.float64(RULE[0]), np.float64(RULE[1]), np.int32(RULE[2]), weight, mixing, residuals,
+            counts, writes=[(array, Ellipsis) for array in (weight, mixing, residuals, counts)],
+        )  # fmt: skip
+        own = sums.reshape(-1, count, width)
+        residual = np.sqrt(
+            np.maximum(-own[..., 1].sum(0), 0) + own[..., 0].sum(0) / sigma + own[0, :, 2] + own[0, :, 3]
+        )[images]
+        if number == steps - 1:
+            assert bench.read(counts)[images[0], 2] == steps, "wrong: not lost"
+            break
+        used = bench.peek(mixing)[images]
+        np.testing.assert_allclose(used, expected, rtol=1e-6, err_msg=f"wrong weight of step {number}")
+        note(host, images, expected, residual)
+        np.testing.assert_allclose(
+            bench.read(residuals)[images, 1], host.last[images], rtol=1e-12, err_msg="wrong residual"
+        )
+    bench.active_list = listed
+    yield from ()
+
+
+def note(host, images, weight, residual):
+    """`Restarts.note` without images."""
+    restarted = weight == 0
+    host.last[images] = residual
+    host.first[images] = np.where(restarted | (host.run_length[images] == 0), residual, host.first[images])
+    host.run_length[images] = np.where(restarted, 0, host.run_length[images] + 1)
+    host.fresh[images] = False
+    host.total[images] += 1
+
+
+def weights_and_lost(bench, count):
+    """mixing (B,) with 0 for the first active image; counts, of which the last active image, if not the only one, is
+    lost."""
+    mixing = np.float32(0.1) + np.float32(0.8) * bench.uniform(bench.batch)
+    counts = np.zeros((count, 3), np.int32)
+    if count > 1 and len(bench.active) > 1:
+        counts[bench.active[-1], 2] = 7
+    mixing[bench.active[0]] = 0
+    return mixing, counts
+
+
+def mixed(w, hat, now, anchor):
+    """(state, anchor) in the type of `hat`."""
+    kind = hat.dtype.type
+    w = kind(w)
+    return (hat, hat) if w == 0 else (w * (2 * hat - now) + (1 - w) * anchor, anchor)
+
+
+@case("mix images", tiled=False)
+@case("mix images, tiles", tiled=True)
+@case("mix images, parts of one image", tiled=False, joined=True)
+def mix_images(bench, tiled, joined=False):
+    """From random summands: x, z and their anchors, and z_hat; a lost image stays as it is."""
+    values, sizes, summands = random_summands(bench, tiled)
+    there = bench.per_image(values)
+    parts = np.array([(*sizes, bench.device.address(there))], layout.PARTS)
+    nothing = np.zeros((bench.batch, *bench.size), np.float32)
+    off = np.where(ring_of(bench), bench.images(), 0).astype(np.float32) if bench.shape.band else nothing
+    dropped = bench.per_image(np.where(ring_of(bench), off, np.nan)) if bench.shape.band else None
+    count = 1 if joined else bench.batch
+    mixing, counts = weights_and_lost(bench, count)
+    start = {name: bench.images() for name in ("x_hat", "x", "x_anchor", "z", "z_hat", "z_anchor")}
+    arrays = {name: together(bench, values, joined) for name, values in start.items()}
+    bench.launch(
+        "halpern", "mix_images", parts, np.int32(bench.shape.band), dropped, bench.symmetric, np.int32(count),
+        bench.per_image(mixing), bench.put(counts), *arrays.values(),
+        writes=[(arrays[name], places(bench, joined)) for name in start if name != "x_hat"],
+    )  # fmt: skip
+    zero = np.zeros(bench.size, np.float32)
+    for b in bench.active:
+        lost, w = counts[0 if joined else b, 2], mixing[b]
+        found = []
+        for kind in (np.float64, np.float32):
+            inputs = [kind(values) for values in (summands[b], off[b], zero, zero, zero, zero)]
+            z_new = moved(bench, inputs, np.float32(0), *np.float32(NO_BOX))["z"]
+            own = {name: kind(values[b]) for name, values in start.items()}
+            x, x_anchor = mixed(w, own["x_hat"], own["x"], own["x_anchor"])
+            weight = kind(w)
+            anchored = ((z_new - (1 - weight) * own["z_anchor"]) / max(weight, kind(0.25)) + own["z"]) / 2
+            new = {
+                "x": x, "x_anchor": x_anchor, "z": z_new, "z_hat": anchored if w else z_new,
+                "z_anchor": own["z_anchor"] if w else z_new,
+            }  # fmt: skip
+            found.append(own if lost else own | new)
+        for name in start:
+            actual = apart(bench, arrays[name], b, joined)
+            yield Result(name, actual, found[0][name], found[1][name], ulps=0 if lost else 8)
+
+
+@case("mix rows")
+def mix_rows(bench):
+    """As mix images."""
+    mixing, counts = weights_and_lost(bench, bench.batch)
+    hat, now, anchor = (bench.normal(bench.batch, bench.height * bench.width) for _ in range(3))
+    there = [bench.per_image(values) for values in (hat, now, anchor)]
+    bench.launch(
+        "halpern", "mix_rows", np.int64(hat.shape[1]), bench.per_image(mixing), bench.put(counts), *there,
+        geometry=False, writes=[(array, bench.active) for array in there[1:]],
+    )  # fmt: skip
+    for b in bench.active:
+        both = [mixed(mixing[b], kind(hat[b]), kind(now[b]), kind(anchor[b])) for kind in (np.float64, np.float32)]
+        if counts[b, 2]:
+            both = [(now[b], anchor[b])] * 2
+        for i, name in enumerate(("now", "anchor")):
+            yield Result(name, bench.read(there[1 + i], b), both[0][i], both[1][i], ulps=8)
 
 
 # ---------------------------------------------------------------------------------------------------------- W^T, whole

@@ -12,7 +12,9 @@ from __future__ import annotations
 import itertools
 import operator
 import threading
+import time
 import weakref
+from contextlib import contextmanager
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -78,78 +80,88 @@ class FakeArray:
         return (self[i] for i in range(len(self)))
 
     def __bool__(self):
-        return bool(self.host)
+        return bool(self._seen())
 
     def __float__(self):
-        return float(self.host)
+        return float(self._seen())
 
     def __int__(self):
-        return int(self.host)
+        return int(self._seen())
+
+    def _seen(self):
+        self.cupy.refuse_in_capture()
+        return self.host
 
     def __getitem__(self, key):
-        return self._view(self.host[_host(key)])
+        return self._part(lambda: self.host[_host(key)])
 
     def __setitem__(self, key, value):
         self._refuse_host(value)
-        self.host[_host(key)] = _host(value)
+        self.cupy.run(lambda: self.host.__setitem__(_host(key), _host(value)))
 
     def __invert__(self):
-        return self._new(~self.host)
+        return self._with(operator.invert, self)
 
     def __abs__(self):
-        return self._new(abs(self.host))
+        return self._with(abs, self)
 
     def __neg__(self):
-        return self._new(-self.host)
+        return self._with(operator.neg, self)
 
     def _with(self, function, *arguments):
         for argument in arguments:
             self._refuse_host(argument)
-        return self._new(function(*map(_host, arguments)))
+        return self._new(lambda: function(*map(_host, arguments)))
 
     def _refuse_host(self, value):
         if isinstance(value, np.ndarray) and value.ndim:
             raise TypeError(f"Unsupported type {type(value)}")
 
     def astype(self, dtype, copy=True):
-        return self if not copy and self.dtype == dtype else self._new(self.host.astype(dtype))
+        return self if not copy and self.dtype == dtype else self._new(lambda: self.host.astype(dtype))
 
     def reshape(self, *shape):
-        return self._view(self.host.reshape(*shape))
+        return self._part(lambda: self.host.reshape(*shape))
 
     def all(self):
-        return self._new(self.host.all())
+        return self._new(lambda: self.host.all())
 
     def sum(self, axis=None, dtype=None):
-        return self._new(self.host.sum(axis=axis, dtype=dtype))
+        return self._new(lambda: self.host.sum(axis=axis, dtype=dtype))
 
     def conj(self):
-        return self._new(self.host.conj())
+        return self._new(lambda: self.host.conj())
 
     def copy(self):
-        return self._new(self.host.copy())
+        return self._new(lambda: self.host.copy())
 
     def view(self, dtype):
         return self._view(self.host.view(dtype))
 
     def mean(self, axis):
-        return self._new(self.host.mean(axis=axis))
+        return self._new(lambda: self.host.mean(axis=axis))
 
     def min(self):
-        return self._new(self.host.min())
+        return self._new(lambda: self.host.min())
 
     def max(self):
-        return self._new(self.host.max())
+        return self._new(lambda: self.host.max())
 
     def set(self, values):
+        self.cupy.refuse_in_capture()
         self.cupy.require_current(self)
         assert values.flags.c_contiguous
         self.cupy.emulator.write(self.host, values)
 
-    def _new(self, values):
+    def _new(self, compute):
         """The result of a computation, which takes place on the current GPU."""
         self.cupy.require_current(self)
-        return self.cupy.array(np.asarray(values))
+        return self.cupy.computed(compute)
+
+    def _part(self, take):
+        """A view, or a copy where that is none."""
+        values = take()
+        return self._view(values) if np.shares_memory(values, self.host) or not values.size else self._new(take)
 
     def _view(self, values):
         return FakeArray(self.cupy, values, self.gpu)
@@ -182,6 +194,7 @@ class FakeCupy(ModuleType):
         self.downloads = 0
         self.freed: list[str] = []
         self.compiled: list[tuple[str, tuple[str, ...], int]] = []
+        self.allocator: Any = None  # what a capture takes its memory from
         self.replays: list[int] = []  # the stream of each
         self.properties = {"name": b"Fake GPU", "totalGlobalMem": 80 * 2**30, "major": 9, "minor": 0}
         self.float32 = np.float32
@@ -196,8 +209,12 @@ class FakeCupy(ModuleType):
             Device=lambda number=None: FakeGpu(self, number),
             Stream=lambda non_blocking=False: FakeStream(self),
             get_current_stream=lambda: self.streams[-1],
+            Event=FakeEvent,
+            get_elapsed_time=lambda begin, end: 1000 * (end.time - begin.time),
             runtime=runtime,
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
+            MemoryPool=lambda: SimpleNamespace(malloc=object()),
+            using_allocator=self.using_allocator,
             compiler=SimpleNamespace(CompileException=CompileException),
             nvrtc=SimpleNamespace(getVersion=lambda: self.answer("nvrtc", (13, 0))),
         )
@@ -224,8 +241,35 @@ class FakeCupy(ModuleType):
         if array.gpu != self.current:
             raise ValueError(f"array on GPU {array.gpu}, but the current one is GPU {self.current}")
 
+    # -- captures: what is computed on arrays is done again at every replay, in the same memory
+    @property
+    def captured(self) -> list[Any] | None:
+        return self.streams[-1].captured
+
+    def refuse_in_capture(self) -> None:
+        if self.captured is not None:
+            raise CUDARuntimeError(900)  # cudaErrorStreamCaptureUnsupported
+
+    def run(self, action) -> None:
+        action() if self.captured is None else self.captured.append(action)
+
+    def computed(self, compute) -> FakeArray:
+        """A new array of what `compute` gives; in a capture of memory that nobody else gets."""
+        array = FakeArray(self, self.emulator.upload(np.asarray(compute())), self.current)
+        if self.captured is not None:
+            assert self.allocator is not None, "memory of a graph from the pool of all"
+            self.captured.append(lambda: array.host.__setitem__(..., compute()))
+        return array
+
+    @contextmanager
+    def using_allocator(self, allocator):
+        before, self.allocator = self.allocator, allocator
+        yield
+        self.allocator = before
+
     # -- arrays
     def array(self, values, dtype=None, order="C"):
+        self.refuse_in_capture()
         host = np.asarray(values.host if isinstance(values, FakeArray) else values, dtype)
         return FakeArray(self, self.emulator.upload(host), self.current)
 
@@ -242,9 +286,10 @@ class FakeCupy(ModuleType):
     def ascontiguousarray(self, values, dtype=None):
         if values.flags.c_contiguous and dtype in (None, values.dtype.type):
             return values
-        return values._new(np.ascontiguousarray(values.host, dtype))
+        return values._new(lambda: np.ascontiguousarray(values.host, dtype))
 
     def asnumpy(self, values):
+        self.refuse_in_capture()
         self.downloads += 1
         self.require_current(values)
         return self.emulator.download(values.host)
@@ -254,26 +299,26 @@ class FakeCupy(ModuleType):
 
     def zeros(self, shape, dtype=float):
         self.answer("zeros", None)
-        return FakeArray(self, self.emulator.zeros(shape, dtype), self.current)
+        return self.computed(lambda: np.zeros(shape, dtype))
 
     def ones(self, shape, dtype=float):
         self.answer("ones", None)
         return FakeArray(self, self.emulator.ones(shape, dtype), self.current)
 
     def isfinite(self, values):
-        return values._new(np.isfinite(values.host))
+        return values._new(lambda: np.isfinite(values.host))
 
     def moveaxis(self, values, source, target):
         return values._view(np.moveaxis(values.host, source, target))
 
     def maximum(self, one, other):
-        return one._new(np.maximum(one.host, other.host))
+        return one._new(lambda: np.maximum(one.host, other.host))
 
     def abs(self, values):
         return abs(values)
 
     def median(self, values):
-        return values._new(np.median(values.host))
+        return values._new(lambda: np.median(values.host))
 
     def _through(self, name, *arguments, **options):
         """A function of NumPy on what lies on this GPU: no array of the host among its arguments."""
@@ -282,11 +327,15 @@ class FakeCupy(ModuleType):
         for value in flat:
             first._refuse_host(value)
         function = operator.attrgetter(name)(np)
-        arguments = [list(map(_host, one)) if isinstance(one, list) else _host(one) for one in arguments]
-        result = function(*arguments, **options)
         single = (np.complex64, np.float32) if name.startswith("fft.") else ()
         kinds = {np.dtype(np.complex128): single[:1], np.dtype(np.float64): single[1:]}
-        return first._new(result.astype(*kinds.get(result.dtype) or (result.dtype,)))
+
+        def compute():
+            there = [list(map(_host, one)) if isinstance(one, list) else _host(one) for one in arguments]
+            result = function(*there, **options)
+            return result.astype(*kinds.get(result.dtype) or (result.dtype,))
+
+        return first._new(compute)
 
     def __getattr__(self, name):
         if name in ("where", "stack", "zeros_like", "roll"):
@@ -296,18 +345,19 @@ class FakeCupy(ModuleType):
     @property
     def fft(self):
         names = ("fftn", "ifftn", "rfft2", "irfft2", "fftshift", "ifftshift")
-        return SimpleNamespace(**{name: partial(self._through, f"fft.{name}") for name in names})
+        config = SimpleNamespace(get_plan_cache=lambda: [])
+        return SimpleNamespace(config=config, **{name: partial(self._through, f"fft.{name}") for name in names})
 
     def empty_like(self, values):
-        return values._new(np.full_like(values.host, np.nan))
+        return values._new(lambda: np.full_like(values.host, np.nan))
 
     def clip(self, values, low, high, out=None):
         assert out is None or out is values
-        return values._new(np.clip(values.host, low, high))
+        return values._new(lambda: np.clip(values.host, low, high))
 
     def concatenate(self, arrays, axis=0):
         assert all(isinstance(array, FakeArray) for array in arrays)
-        return arrays[0]._new(np.concatenate([array.host for array in arrays], axis=axis))
+        return arrays[0]._new(lambda: np.concatenate([array.host for array in arrays], axis=axis))
 
     # -- kernels and memory
     def RawModule(self, *, code, options, backend):  # noqa: N802 - CuPy's name
@@ -327,13 +377,23 @@ class FakeGpu:
     def __init__(self, cupy: FakeCupy, number: int | None):
         self.cupy = cupy
         self.id = cupy.current if number is None else number
-        self.attributes = {"MultiProcessorCount": 4 + self.id}
+        self.attributes = {"MultiProcessorCount": 4 + self.id, "ClockRate": 1_500_000}
 
     def __enter__(self):
         self.before, self.cupy.current = self.cupy.current, self.id
 
     def __exit__(self, *_error):
         self.cupy.current = self.before
+
+
+class FakeEvent:
+    """cupy.cuda.Event: by the clock of the host."""
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        pass
 
 
 class FakeStream:

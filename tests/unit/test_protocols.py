@@ -62,7 +62,9 @@ def test_what_the_protocols_ask_for():
     """An empty protocol would be kept by anything."""
     dual, more = members(backend.DualWorkspace), members(backend.ReconstructionWorkspace)
     assert {"load", "step", "steps", "measure", "put_image", "masks"} <= set(dual)
-    assert set(more) - set(dual) == {"place", "set_step", "set_bound", "anchored_step", "adjoint_of_dual", "penalty"}
+    assert set(more) - set(dual) == {
+        "place", "iteration", "set_step", "set_bound", "anchored_step", "adjoint_of_dual", "penalty"
+    }  # fmt: skip
     assert set(members(backend.Backend)) == {"name", "device", "prepare", "to_host", "on_threads"}
 
 

@@ -104,11 +104,11 @@ def make_task(
     options: Options,
 ) -> Task:
     """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError and OperatorError."""
-    schedule = reconstruct_schedule(options["schedule"], options["max_outer"], options["max_iter"], options["tol"])
     if options["mask_of"] not in get_args(MaskOf):
         raise InputError(f"mask_of is {shown(options['mask_of'])}; expected 'magnitude' or 'parts'")
     operators = _checked_operators(operator, model)
-    first = operators[0]
+    first, limits = operators[0], (options["max_outer"], options["max_iter"], options["tol"])
+    schedule = reconstruct_schedule(options["schedule"], *limits, any(op.settles_slowly for op in operators))
     y, single = measurements_of(measurement, operators)
     box = _box(options["box"], first)
     unknowns, limit = _unknowns(model, operators, len(y), options)

@@ -110,7 +110,7 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-outer",
         type=count,
         metavar="N",
-        help=Rare("outer steps, one mask each (default: 4; with --certify at most 20)"),
+        help=Rare("outer steps, one mask each (default: 4, 8 for inpaint; with --certify at most 20)"),
     )
     parser.add_argument(
         "--max-iter",

@@ -52,9 +52,9 @@ class Options:
     @property
     def outer(self) -> int:
         """The most outer steps of a slice."""
-        from ..solver.schedules import RECONSTRUCTIONS
+        from ..solver.schedules import reconstruct_schedule
 
-        return self.max_outer or RECONSTRUCTIONS[self.schedule]().outer
+        return reconstruct_schedule(self.schedule, self.max_outer, slowly=self.problem == "inpaint").outer
 
     @property
     def inner(self) -> int:

@@ -73,6 +73,8 @@ class Operator(ABC):
 
     settles_soon: bool = False  # whether masks and images settle in half the steps, see solver/schedules.py
 
+    settles_slowly: bool = False  # whether they take twice the masks: what is missing is filled in from afar
+
     on_devices: bool = False  # whether `_apply` and `_adjoint` take arrays of a GPU as well
 
     recordable: bool = False  # whether those only launch kernels on a GPU, so that a CUDA graph can repeat them: no

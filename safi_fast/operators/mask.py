@@ -26,6 +26,7 @@ class Mask(Operator):
     averages = True
     on_devices = True
     recordable = True
+    settles_slowly = True
 
     def __init__(self, mask: Any, *, image: Image = "real"):
         """mask: (H, W), boolean or of 0 and 1. Raises InputError, OperatorError for a mask without a single True."""

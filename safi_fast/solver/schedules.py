@@ -28,7 +28,7 @@ from .primal_dual import PrimalDual
 from .progress import InnerResult, Progress
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS
 
-COUNTS = ("outer", "inner", "falling", "check_every", "quick")
+COUNTS = ("outer", "inner", "falling", "check_every", "quick", "slow")
 POSITIVE = ("tol", "decay", "step", "settled", "follow", "unmasked")
 RATIO = 100.0  # of the first to the last tolerance of `Converged`
 
@@ -206,9 +206,9 @@ class Fast:
     """For `reconstruct`: outer x inner steps. The certificate is taken at the end of each outer step, and not asked to
     be small. Raises InputError.
 
-    quick: inner steps where H^T H is nearly a convolution of kernels as small as the image's detail (blur,
-    downsampling), which settle sooner. unmasked: times lambda in the first outer step, whose problem has no mask that
-    spares what is there; masks have this share of it on average.
+    quick: inner steps where `Operator.settles_soon` (downsampling). slow: outer steps where `Operator.settles_slowly`
+    (missing pixels), for a schedule by name and without max_outer. unmasked: times lambda in the first outer step,
+    whose problem has no mask that spares what is there; masks have this share of it on average.
     """
 
     name: ClassVar[str] = "fast"
@@ -216,6 +216,7 @@ class Fast:
     outer: int = 4
     inner: int = 75
     quick: int = 37
+    slow: int = 8
     unmasked: float = 0.25
     steps: Halpern = field(default_factory=Halpern)
 
@@ -289,16 +290,21 @@ def schedule_for(
 
 
 def reconstruct_schedule(
-    schedule: str | Reconstruction | None, max_outer: Any = None, max_iter: Any = None, tol: Any = None
+    schedule: str | Reconstruction | None,
+    max_outer: Any = None,
+    max_iter: Any = None,
+    tol: Any = None,
+    slowly: bool = False,
 ) -> Reconstruction:
-    """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives. Raises
-    InputError.
+    """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives; slowly:
+    for an operator that `settles_slowly`. Raises InputError.
     """
     chosen: Reconstruction
     if isinstance(schedule, tuple(RECONSTRUCTIONS.values())):
         chosen = schedule  # type: ignore[assignment]
     elif schedule is None or (isinstance(schedule, str) and schedule in RECONSTRUCTIONS):
         chosen = RECONSTRUCTIONS[schedule or Reconstruct.name]()
+        chosen = replace(chosen, outer=chosen.slow) if slowly and isinstance(chosen, Fast) else chosen
     else:
         names = ", ".join(map(repr, RECONSTRUCTIONS))
         kinds = " or ".join(kind.__name__ for kind in RECONSTRUCTIONS.values())

@@ -690,7 +690,7 @@ def test_real_cupy_agrees_with_what_is_used_of_it():
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, RuntimeError)
     assert issubclass(cupy.cuda.driver.CUDADriverError, RuntimeError)
     assert issubclass(cupy.cuda.compiler.CompileException, Exception)
-    assert list(cupy.fft.config.get_plan_cache()) == []
+    assert callable(cupy.fft.config.get_plan_cache)
     for owner, names in {
         cupy: "RawModule abs array asarray asnumpy ascontiguousarray concatenate empty from_dlpack isfinite "
         "maximum median moveaxis zeros",

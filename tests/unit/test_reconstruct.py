@@ -421,9 +421,20 @@ def test_fast_makes_its_steps(name):
 
 def test_fast_takes_fewer_steps_where_they_settle_sooner():
     options = {"schedule": Fast(inner=5, quick=3), "strength": 0.1, "max_outer": None, "max_iter": None}
-    for name, steps in (("identity", 4 * 5), ("blur", 4 * 3)):
-        found = run(OPERATORS[name], measured(OPERATORS[name]), **options)
-        assert found.inner_iterations == steps, name
+    for operator, steps in ((OPERATORS["identity"], 4 * 5), (Downsample(3, SHAPE), 4 * 3)):
+        found = run(operator, measured(operator), **options)
+        assert found.inner_iterations == steps, operator.name
+
+
+def test_fast_takes_more_masks_for_missing_pixels():
+    """By name and without max_outer; a schedule by value is taken at its word."""
+    known = Mask(np.random.default_rng(0).random(SHAPE) < 0.5)
+    options = {"strength": 0.1, "max_outer": None, "max_iter": 2}
+    counts = [
+        run(known, measured(known), **{**options, **more}).outer_iterations
+        for more in ({"schedule": "fast"}, {"schedule": "fast", "max_outer": 3}, {"schedule": Fast()})
+    ]
+    assert counts == [Fast().slow, 3, Fast().outer]
 
 
 def test_fast_begins_with_a_share_of_the_strength():

@@ -6,6 +6,7 @@ MMR).
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -191,8 +192,8 @@ class MmrMask(Rebuilt):
 class PlainMask(Protocol):
     """A mask generator that no backend has kernels for: `evaluate` makes its masks in NumPy, on the CPU backend alone.
 
-    A class in FAMILIES under its `family` can be part of a Model and of a weights file; the other members are those
-    of SafiMask.
+    A class in FAMILIES under its `family` can be part of a Model and of a weights file; that asks for the classmethod
+    `read(source)` as well, which makes one of a MaskSource.
     """
 
     @property
@@ -208,13 +209,17 @@ class PlainMask(Protocol):
     ) -> NDArray[np.float32]:
         """Masks (C, H, W) on [0, 1] of an image (H, W); gain, bias (C,) as `at` gives them."""
 
-    def check(self, boundary: str, levels: int) -> None: ...
+    def check(self, boundary: str, levels: int) -> None:
+        """Raise ModelError where it does not fit a filter bank of this boundary and so many noise levels."""
 
-    def at(self, rows: list[int], weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    def at(self, rows: list[int], weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """gain and bias (C,) between two noise levels: of a table (K, C), `weights @ table[rows]`."""
 
-    def tensors(self) -> dict[str, NDArray[Any]]: ...
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """float32 arrays of a weights file; their names begin with "mask."."""
 
-    def header(self) -> dict[str, str]: ...
+    def header(self) -> dict[str, str]:
+        """Texts of a weights file; their names begin with "mask_"."""
 
 
 class MaskSource(Protocol):
@@ -231,6 +236,38 @@ class MaskSource(Protocol):
 
 Mask: TypeAlias = SafiMask | MmrMask | PlainMask
 FAMILIES: dict[str, Any] = {kind.family: kind for kind in (SafiMask, MmrMask)}
+
+
+ARGUMENTS = {
+    "evaluate": ("image", "gain", "bias"),
+    "check": ("boundary", "levels"),
+    "at": ("rows", "weights"),
+    "tensors": (),
+    "header": (),
+    "read": ("source",),
+}  # of the methods of a PlainMask
+
+
+def check_members(mask: Any) -> None:
+    """Raise ModelError for a mask of a family of the caller's that is no PlainMask: all that it lacks, at once."""
+    if isinstance(mask, (SafiMask, MmrMask)):
+        return
+    wrong = [name for name in ("channels", "reach") if not isinstance(getattr(mask, name, None), (int, np.integer))]
+    methods = {name: f"{name}({', '.join(names)})" for name, names in ARGUMENTS.items()}
+    wrong += [text for name, text in methods.items() if not _takes(getattr(mask, name, None), ARGUMENTS[name])]
+    if wrong:
+        raise ModelError(
+            f"the mask {type(mask).__name__} has no {', '.join(wrong)}; a mask has the whole numbers channels and "
+            f"reach, and {', '.join(methods.values())}"
+        )
+
+
+def _takes(method: Any, arguments: tuple[str, ...]) -> bool:
+    try:
+        inspect.signature(method).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def check_levels(name: str, values: NDArray[Any], levels: int) -> None:

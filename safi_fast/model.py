@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, ModelError, shown
-from .masks import FAMILIES, Mask, check_levels
+from .masks import FAMILIES, Mask, check_levels, check_members
 from .parts import BOUNDARIES, Rebuilt, kernels_of, one_of, tensor_of
 
 SCHEDULES = ("unrolled", "converged", "gap")
@@ -189,9 +189,14 @@ class Model(Rebuilt):
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
             raise ModelError(f"the model's name is {self.name!r}; expected a line of text")
-        one_of("family", self.family, tuple(FAMILIES))
+        if self.family not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise ModelError(
+                f"family is {shown(self.family)}; expected one of {known} (another has its entry in masks.FAMILIES)"
+            )
         if not isinstance(self.mask, FAMILIES[self.family]):
             raise ModelError(f"family is {self.family!r}, but the mask is a {type(self.mask).__name__}")
+        check_members(self.mask)
         if self.mask.channels != self.filters.channels:
             raise ModelError(f"the mask has {self.mask.channels} channels and the filter bank {self.filters.channels}")
         levels = tensor_of("noise_levels", self.noise_levels, np.float64, ("K",))
@@ -256,9 +261,20 @@ class Model(Rebuilt):
             s[row] ** (1 - t) * s[above] ** t for s in (self.strength.unrolled, self.strength.converged)
         )
         weights = np.array([1 - t, t], np.float32)
-        gain, bias = self.mask.at([row, above], weights)
-        gain.flags.writeable = bias.flags.writeable = False
-        return Conditioned(float(unrolled), float(converged), gain, bias)
+        return Conditioned(float(unrolled), float(converged), *self._mask_at([row, above], weights))
+
+    def _mask_at(
+        self, rows: list[int], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """gain and bias of the mask, read-only. Raises ModelError where they are none."""
+        found, channels = self.mask.at(rows, weights), self.filters.channels
+        if not isinstance(found, tuple) or [np.shape(part) for part in found] != 2 * [(channels,)]:
+            what = [np.shape(part) for part in found] if isinstance(found, tuple) else type(found).__name__
+            raise ModelError(
+                f"at of the {self.family!r} mask gave {what}; expected gain and bias, two arrays (C,) = ({channels},)"
+            )
+        gain, bias = found
+        return tensor_of("mask.gain", gain, np.float32, ("C",)), tensor_of("mask.bias", bias, np.float32, ("C",))
 
     def _position(self, sigma: float | None, strength_given: bool, argument: str) -> float:
         """Where sigma lies among the noise levels: 0 at the first, K - 1 at the last."""

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from .atomic import is_folder, reason, write_atomically
 from .errors import ModelError
-from .masks import FAMILIES, MmrMask
+from .masks import FAMILIES, MmrMask, SafiMask
 from .model import FilterBank, Model, Schedule, StepFactors, Strength, fingerprint_of
 
 FORMAT = "safi_fast"
@@ -49,6 +49,8 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
         raise ModelError(
             f"the model's metadata has {', '.join(taken)}, which the weights file sets itself; leave them out"
         )
+    _check_own(model, "tensors", "tensors", "mask.", np.ndarray)
+    _check_own(model, "header", "texts", "mask_", str)
     write_atomically(path, save(model.tensors(), {**model.metadata, **_header(model)}), ModelError)
 
 
@@ -77,10 +79,19 @@ def _header(model: Model) -> dict[str, str]:
         "noise_range": f"{levels[0]:.6g} to {levels[-1]:.6g}",
         "sha256": model.fingerprint,
     }
-    own = model.mask.header()
-    if wrong := [key for key in own if not key.startswith("mask_")]:
-        raise ModelError(f"header of the {model.family!r} mask has {', '.join(wrong)}; its texts begin with mask_")
-    return {**header, **own}
+    return {**header, **model.mask.header()}
+
+
+def _check_own(model: Model, method: str, what: str, start: str, kind: type) -> None:
+    """What the mask adds to the file must not be taken for a part of another."""
+    own = getattr(model.mask, method)()
+    if not isinstance(own, dict):
+        raise ModelError(f"{method} of the {model.family!r} mask gave {type(own).__name__}; expected a dict")
+    if wrong := [str(key) for key in own if not str(key).startswith(start)]:
+        raise ModelError(f"{method} of the {model.family!r} mask has {', '.join(wrong)}; its {what} begin with {start}")
+    for key, value in own.items():
+        if not isinstance(value, kind):
+            raise ModelError(f"{key} of the {model.family!r} mask is {type(value).__name__}; expected {kind.__name__}")
 
 
 def _version(model: Model) -> str:
@@ -157,8 +168,10 @@ def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
     steps = None
     if metadata["format_version"] != "1" and any(name.startswith("steps.") for name in tensors):
         steps = StepFactors(left.take("steps.size"), left.take("steps.momentum"))
-    left.check_nothing_left()
-    further = {key: text for key, text in metadata.items() if key not in HEADER}
+    left.check_nothing_left(
+        "" if isinstance(mask, (SafiMask, MmrMask)) else f"; read of the {family!r} mask did not take() it"
+    )
+    further = {key: text for key, text in metadata.items() if key not in HEADER | mask.header().keys()}
     model = Model(
         _text(metadata, "name"), family, filters, mask, strength, levels, _schedule(metadata), further, lipschitz, steps
     )
@@ -203,9 +216,9 @@ class _Source:
             raise ModelError(f"tensor {name} has shape {array.shape}; expected ()")
         return float(array)
 
-    def check_nothing_left(self) -> None:
+    def check_nothing_left(self, hint: str) -> None:
         if self.tensors:
-            raise ModelError(f"tensor {min(self.tensors)} is unknown in a model of this kind")
+            raise ModelError(f"tensor {min(self.tensors)} is unknown in a model of this kind{hint}")
 
 
 def _text(metadata: dict[str, str], key: str) -> str:

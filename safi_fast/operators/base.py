@@ -35,6 +35,20 @@ SAFETY = 1.02
 CONVERGED = 1e-5  # a coupling below this share of the largest eigenvalue is float32 rounding
 
 
+class _Missing:
+    """A shape that `Operator.__init__` has not set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, operator: Operator | None, owner: type) -> Any:
+        if operator is None:
+            return self
+        raise OperatorError(
+            f"{owner.__name__} has no {self.name} yet: its __init__ first calls super().__init__(shape_in, shape_out)"
+        )
+
+
 class Operator(ABC):
     """A forward operator.
 
@@ -42,6 +56,9 @@ class Operator(ABC):
     `spectrum` where H^T H is diagonal in Fourier space, `norm` where it is known in closed form, and `_norm_bound`
     where only a bound of it is known; `_lots` and `_without` where measurements belong together or some are none.
     """
+
+    shape_in: tuple[int, int] = _Missing()  # type: ignore[assignment]
+    shape_out: tuple[int, ...] = _Missing()  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -101,7 +118,9 @@ class Operator(ABC):
 
     def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
         """(B, H, W) to (B, H, W)."""
-        return self._adjoint(self._apply(x).astype(self._measured, copy=False))
+        y = self._fitting("_apply", x, self._apply(x), self.shape_out)
+        measured: NDArray[Any] = y.astype(self._measured, copy=False)
+        return self._fitting("_adjoint", measured, self._adjoint(measured), self.shape_in)
 
     def _norm_bound(self) -> float:
         """An upper bound of the norm."""
@@ -128,19 +147,21 @@ class Operator(ABC):
     def apply(self, x: Any) -> NDArray[Any]:
         """H x for x (..., H, W). Raises InputError for a wrong shape or a complex x where images are real."""
         array = self._checked("x", x, self.shape_in, self._imaged)
-        result: NDArray[Any] = self._where(self._apply, array.reshape(-1, *self.shape_in))
+        result = self._batch("_apply", array.reshape(-1, *self.shape_in), self.shape_out)
         return result.astype(self._measured, copy=False).reshape(*array.shape[:-2], *self.shape_out)
 
     def adjoint(self, y: Any) -> NDArray[Any]:
         """H^T y for y (..., *shape_out). Raises InputError."""
         array = self._checked("y", y, self.shape_out, self._measured)
         front = array.shape[: array.ndim - len(self.shape_out)]
-        return self._as_image(self._where(self._adjoint, array.reshape(-1, *self.shape_out)), front)
+        return self._as_image(self._batch("_adjoint", array.reshape(-1, *self.shape_out), self.shape_in), front)
 
     def normal(self, x: Any) -> NDArray[Any]:
         """H^T H x for x (..., H, W), often cheaper than adjoint(apply(x)). Raises InputError."""
         array = self._checked("x", x, self.shape_in, self._imaged)
-        return self._as_image(self._where(self._normal, array.reshape(-1, *self.shape_in)), array.shape[:-2])
+        return self._as_image(
+            self._batch("_normal", array.reshape(-1, *self.shape_in), self.shape_in), array.shape[:-2]
+        )
 
     def check_measurement(self, y: Any) -> NDArray[Any]:
         """y (..., *shape_out) in the form that a solve uses: float32 or complex64, finite; `y` itself where it has it.
@@ -185,6 +206,20 @@ class Operator(ABC):
         if value == 0:
             raise OperatorError(f"{self.name}: H^T H maps a random image to zero; it has no measurements")
         return min(SAFETY * value, self._norm_bound())
+
+    def _batch(self, method: str, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """What a method of the subclass gives for a batch. Raises OperatorError."""
+        return self._fitting(method, array, self._where(getattr(self, method), array), shape)
+
+    def _fitting(self, method: str, array: NDArray[Any], result: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        """`result`, which `method` gave for `array`. Raises OperatorError unless it is (B, *shape)."""
+        found = getattr(result, "shape", None)
+        if found != (len(array), *shape):
+            given = type(result).__name__ if found is None else f"shape {tuple(found)}"
+            raise OperatorError(
+                f"{self.name}: {method} of a batch {array.shape} gave {given}; expected {(len(array), *shape)}"
+            )
+        return result  # type: ignore[no-any-return]
 
     def _where(self, function: Callable[[Any], Any], array: Any) -> Any:
         """function(array) on the device of the array, by way of the host where this operator knows no other."""

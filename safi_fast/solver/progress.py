@@ -10,10 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError, shown
 from ..types import Active, FloatVector, Watch
 from .certificate import Certificate
 from .faults import require_finite
-from .result import CONVERGED, MAX_ITERATIONS, STOPPED, InnerState, OuterRecord, Solution, joined_history, per_image
+from .result import (
+    CONVERGED,
+    MAX_ITERATIONS,
+    STATUS_MESSAGES,
+    STOPPED,
+    InnerState,
+    OuterRecord,
+    Solution,
+    joined_history,
+    per_image,
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,11 @@ class Progress:
 
     def enter(self, result: InnerResult) -> None:
         """The result of one convex problem. Raises Fault where it is not finite."""
+        if not isinstance(result, InnerResult):
+            raise InputError(
+                f"solve of the schedule gave {type(result).__name__}; expected the InnerResult of inner steps, such as "
+                f"run_fixed"
+            )
         images, certificate = self.active, result.certificate
         require_finite(images, (certificate.objective, certificate.gap), outer=self.outer, steps=result.steps)
         self.outer_iterations[images] += 1
@@ -72,9 +88,15 @@ class Progress:
         return self.history[-1]
 
     def finish(self, outcome: NDArray[np.object_]) -> None:
-        """The status of each active image that ends here; None: it goes on."""
-        ends = np.array([status is not None for status in outcome])
-        self.status[self.active[ends]] = outcome[ends]
+        """The status of each active image that ends here; None: it goes on. Raises InputError."""
+        statuses = np.asarray(outcome, dtype=object)
+        if statuses.shape != self.active.shape or not all(s is None or s in STATUS_MESSAGES for s in statuses):
+            raise InputError(
+                f"outcome of the schedule gave {shown(outcome)}; expected for each of {len(self.active)} active images "
+                f"None or one of {', '.join(STATUS_MESSAGES)}"
+            )
+        ends = np.array([status is not None for status in statuses])
+        self.status[self.active[ends]] = statuses[ends]
         self.active = self.active[~ends]
 
     def stop(self) -> None:

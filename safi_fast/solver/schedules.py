@@ -13,7 +13,7 @@ of `reconstruct`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -265,7 +265,8 @@ def schedule_for(
     Raises InputError.
     """
     chosen: Schedule
-    if isinstance(schedule, tuple(KINDS.values())):
+    if isinstance(schedule, tuple(kind for kind in KINDS.values() if isinstance(kind, type))):
+        _check_kind(type(schedule))
         chosen = schedule  # type: ignore[assignment]
     else:
         chosen = _by_name(model, model.schedule.name if schedule is None else schedule)
@@ -286,7 +287,9 @@ def schedule_for(
     }
     if tol is not None and not hasattr(chosen, "tol"):
         raise InputError(f"tol has no meaning for schedule={chosen.name!r}, which has no tolerance; leave it out")
-    return replace(chosen, **{name: value for name, value in limits.items() if value is not None})
+    limited = replace(chosen, **{name: value for name, value in limits.items() if value is not None})
+    _check(limited)  # kinds of the caller's may not do so themselves
+    return limited
 
 
 def reconstruct_schedule(
@@ -323,13 +326,32 @@ def reconstruct_schedule(
 
 def _by_name(model: Model, name: Any) -> Schedule:
     if not isinstance(name, str) or name not in KINDS:
+        hint = " (another kind has its entry in solver.schedules.KINDS)" if hasattr(name, "solve") else ""
         raise InputError(
-            f"schedule is {shown(name)}; expected one of {', '.join(KINDS)}, a value of one of these kinds, or None"
+            f"schedule is {shown(name)}; expected one of {', '.join(KINDS)}, a value of one of these kinds, or "
+            f"None{hint}"
         )
+    _check_kind(KINDS[name])
     trained, kind = model.schedule, KINDS[name]()
     if name == trained.name:
         kind = replace(kind, outer=trained.outer, inner=trained.inner)
     return replace(kind, steps=model.steps) if isinstance(kind, Unrolled) else kind
+
+
+def _check_kind(kind: Any) -> None:
+    """Raise InputError for an entry of KINDS that is no schedule: all that it lacks, at once."""
+    if not isinstance(kind, type):
+        raise InputError(f"schedule {shown(kind)} in KINDS is a value; expected its class")
+    own = fields(kind) if is_dataclass(kind) else ()
+    wrong = [name for name in ("outer", "inner", "step") if name not in {entry.name for entry in own}]
+    wrong += [name for name in ("name", "solve", "outcome") if getattr(kind, name, None) is None]
+    wrong += [f"default of {e.name}" for e in own if e.init and e.default is e.default_factory is MISSING]
+    if wrong:
+        raise InputError(
+            f"schedule {kind.__name__} has no {', '.join(wrong)}; a schedule is a frozen dataclass whose fields have "
+            f"defaults: outer, inner and step, beside a ClassVar name, solve(problem, progress) and "
+            f"outcome(progress, result)"
+        )
 
 
 def count(name: str, value: Any) -> int:

@@ -369,7 +369,7 @@ def test_whole_report(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("Fake GPU; static bound")
     assert "| tf32 | dual_step | 100.0 us | 60.9 us | 1.64 |" in said
-    assert "| net 256 float16 | 1020 s were over; --seconds is 130 |" in said
+    assert "| net 256 float16 | 1340 s were over; --seconds is 130 |" in said
     assert "| difference from the CPU, bf16x3 | 1e-05, at most 2e-05 |" in said
     monkeypatch.setattr(sys, "argv", ["gpu", "--seconds", "1e9"])
     assert gpu.main() == 1

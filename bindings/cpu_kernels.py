@@ -18,6 +18,7 @@ from ..kernels.cpu.filter_bank import analysis, anchored_step, dual_step, masked
 from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_sums, set_image
 from ..kernels.cpu.state import collapse_momentum
 from ..kernels.cpu.tile import EXTRA, GROUP, WORK
+from .aligned import checked, debugging, is_kernel
 
 __all__ = [
     "BINS",
@@ -45,3 +46,6 @@ __all__ = [
     "small_floats",
     "synthesis",
 ]
+
+if debugging():
+    globals().update({name: checked(kernel) for name, kernel in globals().items() if is_kernel(kernel)})

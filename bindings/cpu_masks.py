@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.cpu.arguments import Geometry, MixWork, Place, Smoothing
+from . import aligned
 from .cpu_kernels import BINS, GROUP, convolution, depthwise, features, get_num_threads, small_floats
 from .cpu_weights import MmrWeights, SafiWeights, per_image
 
@@ -34,7 +35,7 @@ def work_floats(groups: int) -> tuple[int, int, int, int]:
 def work_space(groups: int) -> MixWork:
     """For all threads."""
     threads = get_num_threads()
-    return MixWork(*(np.zeros(threads * size, np.float32) for size in work_floats(groups)))
+    return MixWork(*(aligned.zeros(threads * size) for size in work_floats(groups)))
 
 
 def safi_mask(

@@ -18,7 +18,6 @@ from .cpu_kernels import (
     GROUP,
     SUMS,
     TILE,
-    WORK,
     analysis,
     anchored_step,
     collapse_momentum,
@@ -31,6 +30,7 @@ from .cpu_kernels import (
     primal_sums,
     set_image,
     synthesis,
+    work_floats,
 )
 from .cpu_masks import Chain, mmr_mask, safi_mask, work_space
 from .cpu_weights import CpuWeights, MmrWeights, SafiWeights, check_plain, flat, plain_lanes
@@ -40,7 +40,11 @@ Active = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
-WORK_FLOATS = (WORK, WORK, EXTRA)  # of one thread's work space for the filter bank: re, im, extra
+
+def bank_floats(groups: int) -> tuple[int, int, int]:
+    """Floats of one thread's work space for the filter bank: re, im, extra."""
+    floats = int(work_floats(groups))
+    return floats, floats, EXTRA
 
 
 class CpuWorkspace:
@@ -69,7 +73,7 @@ class CpuWorkspace:
         self.reference = np.zeros((batch, height, width), np.float32)
         self.carried = np.zeros(batch, np.float32)  # v = u + carried (u - u_previous)
         threads = get_num_threads()
-        self.work = Work(*(aligned.zeros(threads * size) for size in WORK_FLOATS))
+        self.work = Work(*(aligned.zeros(threads * size) for size in bank_floats(weights.groups)))
         self._mix_work: MixWork | None = None
 
     # -- data ---------------------------------------------------------------------------------------------------------

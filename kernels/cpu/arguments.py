@@ -50,7 +50,7 @@ class Mask(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """The composed filters as spectra re, im (G, 32, 32, 16) of the tiles, and the taps that layer-wise zero padding
+    """The composed filters as spectra re, im (G, kx, ky, 16) of the 32 x 32 tiles, and the taps that layer-wise zero padding
     drops.
 
     band: pixels from the border on in which taps are dropped; those of a position class are numbers tap_first[class]

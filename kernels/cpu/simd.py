@@ -16,6 +16,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 LANES = 16
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = ir.IntType(32)
+_TO_READ = (0, 3, 1)  # of a prefetch: to be read, into all caches, data
 
 
 class Float32x16(types.Type):
@@ -82,6 +83,21 @@ def store(typing_context, array, offset, value):
 
 
 @intrinsic
+def prefetch(typing_context, array, offset):
+    """Ask for the cache line of array[offset], which may lie outside, before it is read."""
+
+    def emit(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, _INDEX, _INDEX, _INDEX])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [address, *(ir.Constant(_INDEX, value) for value in _TO_READ)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
+
+
+@intrinsic
 def splat(typing_context, value):
     """The scalar in all 16 lanes."""
 
@@ -106,6 +122,16 @@ def fma(typing_context, a, b, c):
         return _call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, args)
 
     return float32x16(float32x16, float32x16, float32x16), emit
+
+
+@intrinsic
+def negative(typing_context, a):
+    """-a."""
+
+    def emit(context, builder, sig, args):
+        return builder.fneg(args[0])
+
+    return float32x16(float32x16), emit
 
 
 @intrinsic

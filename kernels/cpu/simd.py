@@ -230,6 +230,59 @@ def lane_sum(typing_context, a):
     return types.float32(float32x16), emit
 
 
+def _shuffled(builder, a, b, lanes):
+    """The lanes of a (0 ..) and b (LANES ..) by number."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INDEX, LANES), lanes))
+
+
+def _rows(context, builder, array_type, array, offset, pitch):
+    """Addresses of 16 vectors, `pitch` floats apart."""
+    places = [builder.add(offset, builder.mul(pitch, ir.Constant(pitch.type, row))) for row in range(LANES)]
+    return [_address(context, builder, array_type, array, place) for place in places]
+
+
+@intrinsic
+def lane_sums(typing_context, array, offset):
+    """Lane i is the `lane_sum` of array[offset + 16 i : offset + 16 i + 16], added in the same order."""
+
+    def emit(context, builder, sig, args):
+        pitch = ir.Constant(args[1].type, LANES)
+        vectors = [builder.load(address, align=4) for address in _rows(context, builder, sig.args[0], *args, pitch)]
+        width = LANES
+        while width > 1:
+            half = width // 2
+            left = [lane for lane in range(2 * LANES) if lane % width < half]
+            right = [lane for lane in range(2 * LANES) if lane % width >= half]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [builder.fadd(_shuffled(builder, *p, left), _shuffled(builder, *p, right)) for p in pairs]
+            width = half
+        return vectors[0]
+
+    return float32x16(array, types.intp), emit
+
+
+@intrinsic
+def transpose(typing_context, source, first, target, to, pitch):
+    """target[to + i pitch + k] = source[first + k pitch + i] for i, k < 16."""
+
+    def emit(context, builder, sig, args):
+        source, first, target, to, pitch = args
+        rows = [builder.load(a, align=4) for a in _rows(context, builder, sig.args[0], source, first, pitch)]
+        side = LANES // 2
+        while side:  # swap the off-diagonal blocks of this side
+            low = [lane if not lane & side else lane - side + LANES for lane in range(LANES)]
+            high = [lane + side if not lane & side else lane + LANES for lane in range(LANES)]
+            for i in (row for row in range(LANES) if not row & side):
+                a, b = rows[i], rows[i + side]
+                rows[i], rows[i + side] = _shuffled(builder, a, b, low), _shuffled(builder, a, b, high)
+            side //= 2
+        for row, address in zip(rows, _rows(context, builder, sig.args[2], target, to, pitch), strict=True):
+            builder.store(row, address, align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp, types.intp), emit
+
+
 SATURATION = 30.0  # masks below 1e-13 act like 0, but their products would be denormal numbers, which are slow
 _LOG2_E = 1.4426950408889634
 # exp2 on [-1/2, 1/2]: the Taylor coefficients ln(2)^n / n!, relative error below 2e-7

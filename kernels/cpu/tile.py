@@ -26,7 +26,7 @@ from numba import get_thread_id, njit
 
 from .arguments import Bank, Floats, Geometry, Numbers, Work
 from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
-from .simd import Vector, fma, lane_sum, load, splat, store
+from .simd import Vector, fma, lane_sums, load, splat, store, transpose
 
 GROUP = 32  # channels in a group
 PIXELS = TILE * TILE
@@ -98,10 +98,11 @@ def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: 
     """2-D transform of one 32 x 32 image at `source`; the result lies transposed at `target`."""
     fft32(re, im, source, TILE, scratch, line)
     fft32(re, im, source + 16, TILE, scratch, line)
-    for row in range(TILE):
-        for column in range(TILE):
-            re[target + column * TILE + row] = re[source + row * TILE + column]
-            im[target + column * TILE + row] = im[source + row * TILE + column]
+    for row in range(0, TILE, 16):
+        for column in range(0, TILE, 16):
+            first, to = source + row * TILE + column, target + column * TILE + row
+            transpose(re, first, re, to, TILE)
+            transpose(im, first, im, to, TILE)
     fft32(re, im, target, TILE, scratch, line)
     fft32(re, im, target + 16, TILE, scratch, line)
 
@@ -112,11 +113,11 @@ def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) ->
     re, im, extra = work.re, work.im, work.extra
     at, patch = tile.work + IMAGE, tile.more + PATCH
     for row in range(TILE):
-        for column in range(TILE):
-            value = image[first + row * pitch + column]
-            re[at + row * TILE + column] = value
-            im[at + row * TILE + column] = 0
-            extra[patch + row * TILE + column] = value
+        for column in range(0, TILE, 16):
+            value, to = load(image, first + row * pitch + column), row * TILE + column
+            store(re, at + to, value)
+            store(im, at + to, splat(0.0))
+            store(extra, patch + to, value)
     _transform_image(re, im, at, tile.work + SPECTRUM, extra, tile.more + SCRATCH)
 
 
@@ -208,9 +209,9 @@ def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) 
                 _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
                 _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
         spectrum = tile.work + SPECTRUM + kx * TILE
-        for ky in range(TILE):
-            re[spectrum + ky] = lane_sum(load(re, total + ky * 16))
-            im[spectrum + ky] = lane_sum(load(im, total + ky * 16))
+        for ky in range(0, TILE, 16):
+            store(re, spectrum + ky, lane_sums(re, total + ky * 16))
+            store(im, spectrum + ky, lane_sums(im, total + ky * 16))
 
 
 @njit(**_OPTIONS)
@@ -235,11 +236,11 @@ def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, 
     _synthesise_columns(tile, geometry, bank, work)
     image = tile.work + IMAGE
     _transform_image(im, re, tile.work + SPECTRUM, image, extra, tile.more + SCRATCH)
-    for pixel in range(PIXELS):
-        tiles[first + pixel] = re[image + pixel]
-    if tile.on_border:
-        for pixel in range(PIXELS):
-            tiles[first + pixel] -= lane_sum(load(extra, tile.more + BORDER_TOTAL + pixel * 16))
+    for pixel in range(0, PIXELS, 16):
+        value = load(re, image + pixel)
+        if tile.on_border:
+            value = value - lane_sums(extra, tile.more + BORDER_TOTAL + pixel * 16)
+        store(tiles, first + pixel, value)
 
 
 @njit(**_OPTIONS)

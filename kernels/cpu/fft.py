@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .arguments import Floats
-from .simd import Vector, fma, load, negative, splat, store
+from .arguments import PART, Floats
+from .simd import Vector, fma, load, negative, splat, spread, store
 
 TILE = 32  # side of the tiles of the filter bank
 SMALL_TILE = 16  # side of the tiles of the mask generator's convolutions
@@ -28,7 +28,6 @@ SIN = np.sin(_ANGLES).astype(np.float32)
 _HALF_ROOT = np.float32(np.sqrt(0.5))
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-_INLINE = {"nogil": True, "error_model": "numpy", "forceinline": True}  # compiled with each function that it is part of
 
 Four = tuple[Vector, Vector, Vector, Vector, Vector, Vector, Vector, Vector]
 Eight = tuple[
@@ -37,27 +36,25 @@ Eight = tuple[
 ]  # fmt: skip
 
 
-@njit(**_INLINE)
-def _butterfly4(
-    ar: Vector, ai: Vector, br: Vector, bi: Vector, cr: Vector, ci: Vector, dr: Vector, di: Vector
-) -> Four:
+@njit(**PART, forceinline=True)
+def _butterfly4(ar: Vector, ai: Vector, br: Vector, bi: Vector, cr: Vector, ci: Vector, dr: Vector, di: Vector) -> Four:
     """Transform of length 4 of a, b, c, d."""
     pr, pi, qr, qi = ar + cr, ai + ci, ar - cr, ai - ci
     rr, ri, sr, si = br + dr, bi + di, br - dr, bi - di
     return pr + rr, pi + ri, qr + si, qi - sr, pr - rr, pi - ri, qr - si, qi + sr
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def _store_turned(
     scratch: Floats, real: int, imaginary: int, position: int, xr: Vector, xi: Vector, angle: int
 ) -> None:
     """scratch[position] = x * exp(-2 pi i angle / 32)."""
-    c, s = splat(COS[angle]), splat(SIN[angle])
+    c, s = spread(COS, angle), spread(SIN, angle)
     store(scratch, real + position * 16, fma(xr, c, xi * s))
     store(scratch, imaginary + position * 16, fma(xi, c, negative(xr * s)))
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def _store_stage(scratch: Floats, base: int, length: int, j: int, four: Four) -> None:
     """The outputs of a first stage, times the twiddles exp(-2 pi i j m / N)."""
     quarter, turn, imaginary = length // 4, TILE // length * j, base + length * 16
@@ -68,16 +65,13 @@ def _store_stage(scratch: Floats, base: int, length: int, j: int, four: Four) ->
     _store_turned(scratch, base, imaginary, 3 * quarter + j, four[6], four[7], 3 * turn)
 
 
-@njit(**_INLINE)
-def radix4(
-    scratch: Floats, base: int, j: int,
-    ar: Vector, ai: Vector, br: Vector, bi: Vector, cr: Vector, ci: Vector, dr: Vector, di: Vector,
-) -> None:  # fmt: skip
+@njit(**PART, forceinline=True)
+def radix4(scratch: Floats, base: int, j: int, elements: Four) -> None:
     """First stage of a transform of 32 on the elements j, j + 8, j + 16, j + 24."""
-    _store_stage(scratch, base, TILE, j, _butterfly4(ar, ai, br, bi, cr, ci, dr, di))
+    _store_stage(scratch, base, TILE, j, _butterfly4(*elements))
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def load4(re: Floats, im: Floats, offset: int, stride: int, j: int, hop: int) -> Four:
     """Elements j, j + hop, j + 2 hop, j + 3 hop of a line."""
     o, step = offset + j * stride, hop * stride
@@ -87,7 +81,7 @@ def load4(re: Floats, im: Floats, offset: int, stride: int, j: int, hop: int) ->
     )  # fmt: skip
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def first_stage(re: Floats, im: Floats, offset: int, stride: int, count: int, scratch: Floats, base: int) -> None:
     """`radix4` of a line whose elements from `count` >= 16 on are zero and not read."""
     zero = splat(0.0)
@@ -96,14 +90,14 @@ def first_stage(re: Floats, im: Floats, offset: int, stride: int, count: int, sc
         ar, ai, br, bi = load(re, o), load(im, o), load(re, o + hop), load(im, o + hop)
         if j + 24 < count:
             cr, ci = load(re, o + 2 * hop), load(im, o + 2 * hop)
-            radix4(scratch, base, j, ar, ai, br, bi, cr, ci, load(re, o + 3 * hop), load(im, o + 3 * hop))
+            radix4(scratch, base, j, (ar, ai, br, bi, cr, ci, load(re, o + 3 * hop), load(im, o + 3 * hop)))
         elif j + 16 < count:
-            radix4(scratch, base, j, ar, ai, br, bi, load(re, o + 2 * hop), load(im, o + 2 * hop), zero, zero)
+            radix4(scratch, base, j, (ar, ai, br, bi, load(re, o + 2 * hop), load(im, o + 2 * hop), zero, zero))
         else:
-            radix4(scratch, base, j, ar, ai, br, bi, zero, zero, zero, zero)
+            radix4(scratch, base, j, (ar, ai, br, bi, zero, zero, zero, zero))
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def radix8(scratch: Floats, base: int, g: int) -> Eight:
     """Second stage of a transform of 32: the bins g, g + 4, ... g + 28, real and imaginary parts in turn."""
     c, r, i = splat(_HALF_ROOT), base + g * 128, base + LINE + g * 128
@@ -122,7 +116,7 @@ def radix8(scratch: Floats, base: int, g: int) -> Eight:
     return e0r, e0i, d0r, d0i, e1r, e1i, d1r, d1i, e2r, e2i, d2r, d2i, e3r, e3i, d3r, d3i
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def last_stage(re: Floats, im: Floats, offset: int, stride: int, count: int, scratch: Floats, base: int) -> None:
     """`radix8` into a line, whose elements from `count` >= 16 on are not needed; some of them are written."""
     for g in range(4):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from numba import njit, prange
 
-from .arguments import Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work
+from .arguments import PART, Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work
 from .simd import Vector, absolute, fma, lane_sum, load, maximum, minimum, splat, store
 from .tile import (
     GROUP,
@@ -34,7 +34,7 @@ from .tile import (
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None:
     plane, pitch = image.slot[tile.image] * geometry.batch + tile.image, geometry.pitch
     corner = geometry.halo - geometry.support // 2
@@ -42,7 +42,7 @@ def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None
     load_image(image.values, first, pitch, tile, work)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _channels_at(plane: int, group: int, row: int, tile: Tile, geometry: Geometry) -> int:
     """Where the lanes of a row of the tile begin in an array (planes, G, H, W, 32)."""
     line = (plane * geometry.groups + group) * geometry.height + tile.top + row
@@ -136,7 +136,7 @@ def synthesis(
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _update_lanes(
     q: Vector,
     dual: Floats,
@@ -160,7 +160,7 @@ def _update_lanes(
     return u, absolute(q)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _clipped_lanes(
     q: Vector, dual: Floats, current: int, mask: Mask, pixel: int, size: float, bound: float
 ) -> tuple[Vector, Vector]:
@@ -173,7 +173,7 @@ def _clipped_lanes(
     return moved, moved - u
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _restart_lanes(
     q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
 ) -> tuple[Vector, Vector]:
@@ -184,7 +184,7 @@ def _restart_lanes(
     return moved, difference * difference
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _anchor_lanes(
     q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
 ) -> tuple[Vector, Vector]:
@@ -196,9 +196,7 @@ def _anchor_lanes(
     return u, difference * difference
 
 
-@njit(
-    nogil=True, error_model="numpy", forceinline=True
-)  # compiled with each kernel that it is part of, so never kept alone
+@njit(**PART, forceinline=True)
 def _step_tile(
     move: Callable[..., tuple[Vector, Vector]], tile: Tile, image: Place, dual: Place, mask: Mask, step: Step,
     share: Floats, geometry: Geometry, bank: Bank, work: Work,

@@ -7,16 +7,19 @@ four NEON ones. Arrays are flat float32; offsets count elements.
 
 import operator
 
-from llvmlite import ir
-from numba import types
+from llvmlite import binding, ir
+from numba import config, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
+# Whether the processor keeps 32 such vectors, which takes AVX-512: loops that hold sums in registers go by it.
+WIDE = (
+    "avx512f" in config.CPU_FEATURES if config.CPU_FEATURES else binding.get_host_cpu_features().get("avx512f", False)
+)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = ir.IntType(32)
-_TO_READ = (0, 3, 1)  # of a prefetch: to be read, into all caches, data
 
 
 class Float32x16(types.Type):
@@ -83,21 +86,6 @@ def store(typing_context, array, offset, value):
 
 
 @intrinsic
-def prefetch(typing_context, array, offset):
-    """Ask for the cache line of array[offset], which may lie outside, before it is read."""
-
-    def emit(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [address.type, _INDEX, _INDEX, _INDEX])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(function, [address, *(ir.Constant(_INDEX, value) for value in _TO_READ)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), emit
-
-
-@intrinsic
 def splat(typing_context, value):
     """The scalar in all 16 lanes."""
 
@@ -107,6 +95,19 @@ def splat(typing_context, value):
         return builder.shuffle_vector(first, first, zeros)
 
     return float32x16(types.float32), emit
+
+
+@intrinsic
+def spread(typing_context, array, offset):
+    """array[offset] in all 16 lanes. Unlike splat(array[offset]) it does not ask whether the offset is negative."""
+
+    def emit(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        value = builder.load(builder.gep(data, [args[1]]), align=4)
+        first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INDEX, 0))
+        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
+
+    return float32x16(array, types.intp), emit
 
 
 def _call(builder, name, result, args):

@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 from numba import get_thread_id, njit
 
-from .arguments import Bank, Floats, Geometry, Numbers, Work
+from .arguments import PART, Bank, Floats, Geometry, Numbers, Work
 from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
-from .simd import Vector, fma, lane_sums, load, splat, store, transpose
+from .simd import Vector, fma, lane_sums, load, splat, spread, store, transpose
 
 GROUP = 32  # channels in a group
 PIXELS = TILE * TILE
@@ -45,7 +45,6 @@ BORDER_TOTAL = PATCH + PIXELS  # lane by lane, the border part of the synthesis,
 EXTRA = BORDER_TOTAL + PIXELS * 16
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-_INLINE = {"nogil": True, "error_model": "numpy", "forceinline": True}  # compiled with each function that it is part of
 
 
 class Tile(NamedTuple):
@@ -72,14 +71,14 @@ def work_floats(groups: int) -> int:
     return LANES_AT + groups * LANES
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def tiles_of(geometry: Geometry) -> int:
     """Tiles of an image."""
     inner = TILE + 1 - geometry.support
     return ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     """The tile of a work item, for the thread that asks."""
     inner = TILE + 1 - geometry.support
@@ -90,10 +89,20 @@ def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     near = top < band or left < band or top + inner > geometry.height - band or left + inner > geometry.width - band
     rows, columns = min(inner, geometry.height - top), min(inner, geometry.width - left)
     number = image * per_image + tile
-    return Tile(image, number, top, left, rows, columns, band > 0 and near, thread * work_floats(geometry.groups), thread * EXTRA)
+    return Tile(
+        image,
+        number,
+        top,
+        left,
+        rows,
+        columns,
+        band > 0 and near,
+        thread * work_floats(geometry.groups),
+        thread * EXTRA,
+    )
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: Floats, line: int) -> None:
     """2-D transform of one 32 x 32 image at `source`; the result lies transposed at `target`."""
     fft32(re, im, source, TILE, scratch, line)
@@ -107,7 +116,7 @@ def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: 
     fft32(re, im, target + 16, TILE, scratch, line)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) -> None:
     """Read the 32 x 32 tile whose corner is image[first] and transform it."""
     re, im, extra = work.re, work.im, work.extra
@@ -121,14 +130,14 @@ def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) ->
     _transform_image(re, im, at, tile.work + SPECTRUM, extra, tile.more + SCRATCH)
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def _filtered(bank: Bank, at: int, xr: Vector, xi: Vector) -> tuple[Vector, Vector]:
     """X P at one frequency, imaginary part first: the transform back is the one forward with its parts swapped."""
     pr, pi = load(bank.re, at), load(bank.im, at)
     return fma(pr, xi, pi * xr), pr * xr - pi * xi
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Filter the loaded tile with the 32 filters of a group, up to the transform of its rows."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -136,15 +145,15 @@ def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work
     for kx in range(TILE):
         x, p = tile.work + SPECTRUM + kx * TILE, (group * TILE + kx) * LINE
         for j in range(8):
-            ai, ar = _filtered(bank, p + j * 16, splat(re[x + j]), splat(im[x + j]))
-            bi, br = _filtered(bank, p + j * 16 + 128, splat(re[x + j + 8]), splat(im[x + j + 8]))
-            ci, cr = _filtered(bank, p + j * 16 + 256, splat(re[x + j + 16]), splat(im[x + j + 16]))
-            di, dr = _filtered(bank, p + j * 16 + 384, splat(re[x + j + 24]), splat(im[x + j + 24]))
-            radix4(extra, scratch, j, ai, ar, bi, br, ci, cr, di, dr)
+            ai, ar = _filtered(bank, p + j * 16, spread(re, x + j), spread(im, x + j))
+            bi, br = _filtered(bank, p + j * 16 + 128, spread(re, x + j + 8), spread(im, x + j + 8))
+            ci, cr = _filtered(bank, p + j * 16 + 256, spread(re, x + j + 16), spread(im, x + j + 16))
+            di, dr = _filtered(bank, p + j * 16 + 384, spread(re, x + j + 24), spread(im, x + j + 24))
+            radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
         last_stage(im, re, lanes + kx * 16, PITCH, inner, extra, scratch)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """A row of W x of a group, 32 channels of each pixel: at ROW, of which valid columns count."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -154,7 +163,7 @@ def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank
         _correct_analysis(group, row, tile, geometry, bank, work)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def begin_synthesis(tile: Tile, work: Work) -> None:
     """Forget the border part of the tile before."""
     if tile.on_border:
@@ -163,7 +172,7 @@ def begin_synthesis(tile: Tile, work: Work) -> None:
             extra[total + i] = 0
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the row at ROW, of which valid columns count, for what W^T v is made of."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -177,7 +186,7 @@ def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: B
     last_stage(re, im, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
 
 
-@njit(**_INLINE)
+@njit(**PART, forceinline=True)
 def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, group: int) -> None:
     """TOTAL += conj(P) V at one frequency."""
     pr, pi = load(bank.re, at), load(bank.im, at)
@@ -189,7 +198,7 @@ def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, g
         store(work.im, to, fma(pr, vi, load(work.im, to)) - pi * vr)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The sum over groups and lanes of conj(P) V, at SPECTRUM."""
     re, im, extra = work.re, work.im, work.extra
@@ -214,7 +223,7 @@ def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) 
             store(im, spectrum + ky, lane_sums(im, total + ky * 16))
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
     """Zero the rows of the groups outside the valid ones."""
     re, im, zero = work.re, work.im, splat(0.0)
@@ -226,7 +235,7 @@ def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
                 store(im, lanes + row * PITCH + column * 16, zero)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The 32 x 32 pixels of `tiles` that the rows of all groups add to W^T v, corner `reach` pixels up and left of the
     tile.
@@ -243,7 +252,7 @@ def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, 
         store(tiles, first + pixel, value)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _position(index: int, length: int, band: int) -> int:
     """0 .. band - 1 from the near border on, `band` in the middle, band + 1 .. 2 band up to the far border."""
     if index < band:
@@ -251,12 +260,12 @@ def _position(index: int, length: int, band: int) -> int:
     return max(band, 2 * band + 1 + index - length)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _position_class(y: int, x: int, geometry: Geometry, band: int) -> int:
     return _position(y, geometry.height, band) * (2 * band + 1) + _position(x, geometry.width, band)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the dropped intermediate values off the row of W x, at its pixels that lie in the band."""
     re, im, extra = work.re, work.im, work.extra
@@ -274,7 +283,7 @@ def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank
         store(im, at, qi)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _correct_synthesis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The adjoint of `_correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
     re, im, extra = work.re, work.im, work.extra

@@ -3,7 +3,7 @@
     data          photographs, noise, published weights, the inverse problems
     methods       what is compared: classical methods, layer-wise PyTorch, the published nested scheme, a float64 judge
     experiments   commands: python -m bench.experiments.race --help
-    static        what the machine code of the CUDA kernels says about their time, without a GPU
+    static        what the machine code of the kernels says about processors and GPUs that are not at hand
     report        clocks, records of runs, and the tables, pages and pictures made from them
     results       what was measured, with its command
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from ..model import Model
 from . import threads
+from .blocking import pairs_of
 from .cpu_kernels import SMALL_TILE, SUMS, TILE, get_num_threads
-from .cpu_masks import PAIRS, work_floats
+from .cpu_masks import work_floats
 from .cpu_weights import CpuWeights, SafiWeights
-from .cpu_workspace import WORK_FLOATS, CpuWorkspace
+from .cpu_workspace import CpuWorkspace, bank_floats
 
 
 class CpuEngine:
@@ -49,11 +50,12 @@ class CpuEngine:
     def _work_floats(self, batch: int, height: int, width: int) -> int:
         """Work space of the threads that find work; that of the others is never written."""
         count, tiles = get_num_threads(), self.weights.padded_size(height, width)[2]
-        floats = min(count, batch * tiles) * sum(WORK_FLOATS)
+        floats = min(count, batch * tiles) * sum(bank_floats(self.weights.groups))
         if isinstance(self.weights.mask, SafiWeights):
             inner = SMALL_TILE + 1 - max(layer.support for layer in self.weights.mask.layers)
             pairs = -(-(-(-height // inner) * -(-width // inner)) // 2)
-            floats += min(count, batch * -(-pairs // PAIRS)) * sum(work_floats(self.weights.groups))
+            sets = -(-pairs // pairs_of(self.weights.channels))
+            floats += min(count, batch * sets) * sum(work_floats(self.weights.groups))
         return floats
 
 

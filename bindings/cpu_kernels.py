@@ -17,7 +17,8 @@ from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, anchored_step, dual_step, masked_norm, synthesis
 from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_sums, set_image
 from ..kernels.cpu.state import collapse_momentum
-from ..kernels.cpu.tile import EXTRA, GROUP, WORK
+from ..kernels.cpu.tile import EXTRA, GROUP, work_floats
+from .aligned import checked, debugging, is_kernel
 
 __all__ = [
     "BINS",
@@ -26,7 +27,6 @@ __all__ = [
     "SMALL_TILE",
     "SUMS",
     "TILE",
-    "WORK",
     "analysis",
     "anchored_step",
     "collapse_momentum",
@@ -44,4 +44,8 @@ __all__ = [
     "set_image",
     "small_floats",
     "synthesis",
+    "work_floats",
 ]
+
+if debugging():
+    globals().update({name: checked(kernel) for name, kernel in globals().items() if is_kernel(kernel)})

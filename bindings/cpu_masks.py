@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.cpu.arguments import Geometry, MixWork, Place, Smoothing
+from . import aligned
+from .blocking import pairs_of
 from .cpu_kernels import BINS, GROUP, convolution, depthwise, features, get_num_threads, small_floats
 from .cpu_weights import MmrWeights, SafiWeights, per_image
 
 FloatArray = NDArray[np.float32]
-
-PAIRS = 24  # tile pairs that share one pass over the spectra of a mask layer: 3 MB of channels per thread at C = 64
 
 
 class Chain(NamedTuple):
@@ -27,14 +27,15 @@ class Chain(NamedTuple):
 
 def work_floats(groups: int) -> tuple[int, int, int, int]:
     """Floats of one thread's work space for convolutions: re, im, small_re, small_im of kernels/cpu/convolution.py."""
-    large, small = BINS * (PAIRS * groups * GROUP + 16), int(small_floats(groups))
+    channels = groups * GROUP
+    large, small = BINS * (pairs_of(channels) * channels + 16), int(small_floats(groups))
     return large, large, small, small
 
 
 def work_space(groups: int) -> MixWork:
     """For all threads."""
     threads = get_num_threads()
-    return MixWork(*(np.zeros(threads * size, np.float32) for size in work_floats(groups)))
+    return MixWork(*(aligned.zeros(threads * size) for size in work_floats(groups)))
 
 
 def safi_mask(
@@ -42,6 +43,7 @@ def safi_mask(
 ) -> None:
     """M = sigmoid(s3(V3 * s2(V2 * s1(gain V1 * x))) + bias); gain and bias are (B, C)."""
     geometry, layers = chain.geometry, weights.layers
+    pairs = pairs_of(geometry.groups * GROUP)
     gains, biases = (per_image(values, geometry.groups * GROUP) for values in (gain, bias))
     places = [chain.mask, chain.spare] * (len(layers) + 1)
     places = places[len(layers) % 2 :]  # so that the last layer writes the mask
@@ -49,7 +51,7 @@ def safi_mask(
     for i, layer in enumerate(layers):
         last = i == len(layers) - 1
         bank = weights.splines[i + 1]
-        convolution(chain.active, places[i], places[i + 1], layer, bank, biases, last, PAIRS, geometry, work)
+        convolution(chain.active, places[i], places[i + 1], layer, bank, biases, last, pairs, geometry, work)
 
 
 def mmr_mask(chain: Chain, weights: MmrWeights, scale: FloatArray) -> None:

@@ -11,6 +11,7 @@ from ..errors import ModelError
 from ..kernels.cpu.arguments import Bank, Mixing, Spline, Taps
 from ..masks import MmrMask, PlainMask, SafiMask
 from ..model import FilterBank, Model
+from .aligned import aligned
 from .border import border_taps
 from .cpu_kernels import GROUP, SMALL_TILE, TILE
 
@@ -27,9 +28,14 @@ def flat(values: NDArray[Any]) -> FloatArray:
     return np.ascontiguousarray(values, np.float32).reshape(-1)
 
 
+def in_lanes(values: NDArray[Any]) -> FloatArray:
+    """`flat`, on a cache line: what the kernels read in lanes."""
+    return aligned(flat(values))
+
+
 def per_image(values: NDArray[Any], channels: int) -> FloatArray:
     """(B, C), channels padded."""
-    return flat(padded(values.T, channels).T)
+    return in_lanes(padded(values.T, channels).T)
 
 
 def check_plain(values: Any, model: Model, size: tuple[int, int]) -> None:
@@ -52,7 +58,7 @@ def plain_lanes(values: NDArray[Any], channels: int) -> FloatArray:
 def spline_bank(values: NDArray[Any], low: float, channels: int) -> Spline:
     """(C, n) values at uniform knots on [low, 1]: the first coefficient and the differences, over all channels."""
     wide = padded(values.astype(np.float64), channels)
-    table = flat(np.column_stack([wide[:, 0], np.diff(wide, axis=1)]).T)
+    table = in_lanes(np.column_stack([wide[:, 0], np.diff(wide, axis=1)]).T)
     pieces = values.shape[1] - 1
     scale = pieces / (1.0 - low)
     return Spline(table, pieces + 1, np.float32(-low * scale), np.float32(scale))
@@ -60,18 +66,23 @@ def spline_bank(values: NDArray[Any], low: float, channels: int) -> Spline:
 
 def taps_of(weight: NDArray[Any], channels: int) -> Taps:
     """(C, k, k), one kernel for each channel."""
-    return Taps(flat(padded(weight, channels).transpose(1, 2, 0)), weight.shape[-1])
+    return Taps(in_lanes(padded(weight, channels).transpose(1, 2, 0)), weight.shape[-1])
 
 
 def filter_bank(filters: FilterBank, channels: int) -> Bank:
     """The composed filters as spectra, and the taps that layer-wise zero padding drops near the border."""
     spectra = np.conj(np.fft.fft2(padded(filters.composed().astype(np.float64), channels), (TILE, TILE))) / TILE**2
-    pairs = spectra.reshape(-1, 2, 16, TILE * TILE)
+    pairs = spectra.transpose(0, 2, 1).reshape(-1, 2, 16, TILE * TILE)
     packed = (pairs[:, 0] + 1j * pairs[:, 1]).transpose(0, 2, 1)
     taps = border_taps(filters.layers, filters.band)
     tap_at = (taps.offset_y * TILE + taps.offset_x).astype(np.int32)
     return Bank(
-        flat(packed.real), flat(packed.imag), taps.band, taps.first, tap_at, flat(padded(taps.weights.T, channels).T)
+        in_lanes(packed.real),
+        in_lanes(packed.imag),
+        taps.band,
+        taps.first,
+        tap_at,
+        in_lanes(padded(taps.weights.T, channels).T),
     )
 
 
@@ -90,7 +101,7 @@ def mixing(kernel: NDArray[np.float64], symmetric: bool, channels: int) -> Mixin
     matrices = np.zeros((bins, channels, channels), np.complex64)
     c_out, c_in = kernel.shape[:2]
     matrices[:, :c_in, :c_out] = spectra.reshape(c_out, c_in, bins).transpose(2, 1, 0)
-    return Mixing(flat(matrices.real), flat(matrices.imag), kernel.shape[-1], symmetric)
+    return Mixing(in_lanes(matrices.real), in_lanes(matrices.imag), kernel.shape[-1], symmetric)
 
 
 class SafiWeights:

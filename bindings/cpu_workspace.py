@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.cpu.arguments import Box, Geometry, Mask, MixWork, Place, Step, Work
+from . import aligned
 from .cpu_kernels import (
     EXTRA,
     GROUP,
     SUMS,
     TILE,
-    WORK,
     analysis,
     anchored_step,
     collapse_momentum,
@@ -30,6 +30,7 @@ from .cpu_kernels import (
     primal_sums,
     set_image,
     synthesis,
+    work_floats,
 )
 from .cpu_masks import Chain, mmr_mask, safi_mask, work_space
 from .cpu_weights import CpuWeights, MmrWeights, SafiWeights, check_plain, flat, plain_lanes
@@ -39,7 +40,11 @@ Active = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
-WORK_FLOATS = (WORK, WORK, EXTRA)  # of one thread's work space for the filter bank: re, im, extra
+
+def bank_floats(groups: int) -> tuple[int, int, int]:
+    """Floats of one thread's work space for the filter bank: re, im, extra."""
+    floats = int(work_floats(groups))
+    return floats, floats, EXTRA
 
 
 class CpuWorkspace:
@@ -55,12 +60,12 @@ class CpuWorkspace:
         support, halo, symmetric = weights.support, weights.halo, weights.symmetric
         rows, pitch, tile_count = weights.padded_size(height, width)
         self.geometry = Geometry(batch, height, width, weights.groups, support, halo, rows, pitch, symmetric)
-        self.image_slots = np.zeros((4, batch, rows, pitch), np.float32)
+        self.image_slots = aligned.zeros((4, batch, rows, pitch))
         self.z = np.zeros((2, batch, height, width), np.float32)
-        self.dual = np.zeros((2, batch, weights.groups, height, width, GROUP), np.float32)
+        self.dual = aligned.zeros((2, batch, weights.groups, height, width, GROUP))
         self.mask: FloatArray | None = None
         self.has_mask = False
-        self.tiles = np.empty(batch * tile_count * TILE * TILE, np.float32)
+        self.tiles = aligned.empty(batch * tile_count * TILE * TILE)
         self.l1 = np.zeros((batch, tile_count))
         self.sums = np.zeros((batch, height, SUMS))
         self.slot = np.zeros(batch, np.int64)
@@ -68,7 +73,7 @@ class CpuWorkspace:
         self.reference = np.zeros((batch, height, width), np.float32)
         self.carried = np.zeros(batch, np.float32)  # v = u + carried (u - u_previous)
         threads = get_num_threads()
-        self.work = Work(*(np.zeros(threads * size, np.float32) for size in WORK_FLOATS))
+        self.work = Work(*(aligned.zeros(threads * size) for size in bank_floats(weights.groups)))
         self._mix_work: MixWork | None = None
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -252,7 +257,7 @@ class CpuWorkspace:
         Needs collapsed momentum: the spare slot of u is scratch.
         """
         if self.mask is None:
-            self.mask = np.empty((self.batch, self.weights.groups, self.height, self.width, GROUP), np.float32)
+            self.mask = aligned.empty((self.batch, self.weights.groups, self.height, self.width, GROUP))
             self.mask[np.setdiff1d(np.arange(self.batch), active)] = 1  # the kernels write the others whole
         chain = Chain(
             active,

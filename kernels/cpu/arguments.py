@@ -16,6 +16,10 @@ Sums = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 Small = NDArray[np.int32]
 
+# Options of what is compiled as a part of a kernel alone: nobody calls it from Python. With `forceinline` it is
+# compiled with each function that it is part of, and never kept alone.
+PART = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 class Geometry(NamedTuple):
     """Sizes of a batch: `support` is the side of the composed filters, an image has `rows` of `pitch` floats with its
@@ -50,8 +54,8 @@ class Mask(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """The composed filters as spectra re, im (G, 32, 32, 16) of the tiles, and the taps that layer-wise zero padding
-    drops.
+    """The composed filters as spectra re, im (G, kx, ky, 16) of the 32 x 32 tiles, and the taps that layer-wise zero
+    padding drops.
 
     band: pixels from the border on in which taps are dropped; those of a position class are numbers tap_first[class]
     up to tap_first[class + 1], at the places tap_at of a tile (both int32), with tap_weights (taps, G, 32).

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from numba import get_thread_id, njit, prange
 
-from .arguments import Floats, Geometry, Mixing, MixWork, Numbers, Place, Spline
+from .arguments import PART, Floats, Geometry, Mixing, MixWork, Numbers, Place, Spline
 from .fft import SMALL_TILE, fft16
-from .simd import Vector, fma, load, sigmoid, splat, store
+from .simd import WIDE, Vector, fma, load, negative, sigmoid, splat, spread, store
 from .spline import spline
 from .tile import GROUP
 
@@ -54,7 +54,7 @@ def small_floats(groups: int) -> int:
     return MIXED + BLOCK * groups * GROUP
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def mirror(index: int, length: int) -> int:
     """The half-sample symmetric extension."""
     if index < 0:
@@ -64,7 +64,7 @@ def mirror(index: int, length: int) -> int:
     return index
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _load_tile(
     source: Floats,
     plane: int,
@@ -88,7 +88,7 @@ def _load_tile(
             store(small, at + row * SMALL_PITCH + column * 16, value)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _transform(re: Floats, im: Floats, at: int, scratch: Floats) -> None:
     for row in range(SMALL_TILE):
         fft16(re, im, at + row * SMALL_PITCH, 16, scratch, at + SMALL_SCRATCH)
@@ -96,14 +96,14 @@ def _transform(re: Floats, im: Floats, at: int, scratch: Floats) -> None:
         fft16(re, im, at + column * 16, SMALL_PITCH, scratch, at + SMALL_SCRATCH)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _multiply_add(kr: Vector, ki: Vector, xr: Vector, xi: Vector, re: Vector, im: Vector) -> tuple[Vector, Vector]:
     """(re, im) + (kr + i ki) (xr + i xi)."""
-    return fma(kr, xr, re) - ki * xi, fma(kr, xi, fma(ki, xr, im))
+    return fma(negative(ki), xi, fma(kr, xr, re)), fma(kr, xi, fma(ki, xr, im))
 
 
-@njit(**_OPTIONS)
-def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
+@njit(**PART, cache=True)
+def _mix_six(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """Mix the channels of six pairs at one frequency into the 16 outputs that start at `lanes`."""
     re, im, spectra_re, spectra_im = work.re, work.im, layer.re, layer.im
     z = splat(0.0)
@@ -112,17 +112,17 @@ def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int
         at = matrix + channel * channels + lanes
         kr, ki = load(spectra_re, at), load(spectra_im, at)
         x = first + channel
-        ar, ai = _multiply_add(kr, ki, splat(re[x]), splat(im[x]), ar, ai)
+        ar, ai = _multiply_add(kr, ki, spread(re, x), spread(im, x), ar, ai)
         x += channels
-        br, bi = _multiply_add(kr, ki, splat(re[x]), splat(im[x]), br, bi)
+        br, bi = _multiply_add(kr, ki, spread(re, x), spread(im, x), br, bi)
         x += channels
-        cr, ci = _multiply_add(kr, ki, splat(re[x]), splat(im[x]), cr, ci)
+        cr, ci = _multiply_add(kr, ki, spread(re, x), spread(im, x), cr, ci)
         x += channels
-        dr, di = _multiply_add(kr, ki, splat(re[x]), splat(im[x]), dr, di)
+        dr, di = _multiply_add(kr, ki, spread(re, x), spread(im, x), dr, di)
         x += channels
-        er, ei = _multiply_add(kr, ki, splat(re[x]), splat(im[x]), er, ei)
+        er, ei = _multiply_add(kr, ki, spread(re, x), spread(im, x), er, ei)
         x += channels
-        fr, fi = _multiply_add(kr, ki, splat(re[x]), splat(im[x]), fr, fi)
+        fr, fi = _multiply_add(kr, ki, spread(re, x), spread(im, x), fr, fi)
     to = target + lanes
     for vr, vi in ((ar, ai), (br, bi), (cr, ci), (dr, di), (er, ei), (fr, fi)):
         store(work.small_re, to, vr)
@@ -130,21 +130,68 @@ def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int
         to += channels
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
+def _mix_two(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
+    """The same for two pairs: as much as fits where a vector of 16 lanes takes two or four registers."""
+    re, im, spectra_re, spectra_im = work.re, work.im, layer.re, layer.im
+    z = splat(0.0)
+    ar, ai, br, bi = z, z, z, z
+    for channel in range(channels):
+        at = matrix + channel * channels + lanes
+        kr, ki = load(spectra_re, at), load(spectra_im, at)
+        x = first + channel
+        ar, ai = _multiply_add(kr, ki, spread(re, x), spread(im, x), ar, ai)
+        x += channels
+        br, bi = _multiply_add(kr, ki, spread(re, x), spread(im, x), br, bi)
+    to = target + lanes
+    for vr, vi in ((ar, ai), (br, bi)):
+        store(work.small_re, to, vr)
+        store(work.small_im, to, vi)
+        to += channels
+
+
+@njit(**PART, cache=True)
+def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
+    """Mix a block of pairs in register tiles. The sums are the same either way, bit for bit."""
+    if WIDE:
+        _mix_six(first, channels, layer, matrix, lanes, work, target)
+    else:
+        for pair in range(0, BLOCK * channels, 2 * channels):
+            _mix_two(first + pair, channels, layer, matrix, lanes, work, target + pair)
+
+
+@njit(**PART, cache=True)
+def _mix_frequency(frequency: int, matrix: int, pairs: Pairs, channels: int, layer: Mixing, work: MixWork) -> None:
+    """Replace the channels of the pairs at one frequency by the matrix that begins at `matrix` times them."""
+    mixed = pairs.at + MIXED
+    for start in range(0, pairs.held, BLOCK):
+        first = pairs.base + frequency * pairs.pitch + start * channels
+        for lanes in range(0, channels, 16):
+            _mix_block(first, channels, layer, matrix, lanes, work, mixed)
+        for i in range(0, BLOCK * channels, 16):
+            store(work.re, first + i, load(work.small_re, mixed + i))
+            store(work.im, first + i, load(work.small_im, mixed + i))
+
+
+@njit(**PART, cache=True)
 def _mix(pairs: Pairs, channels: int, layer: Mixing, work: MixWork) -> None:
-    """Replace the channels of the pairs at every frequency by V times them."""
-    re, im, small_re, small_im, mixed = work.re, work.im, work.small_re, work.small_im, pairs.at + MIXED
+    """Replace the channels of the pairs at every frequency by V times them.
+
+    The kernels are real, so the matrix at -f is the conjugate of that at f, which is still at hand: conj(K) X is K
+    times X with real and imaginary parts swapped, swapped again.
+    """
+    swapped = MixWork(work.im, work.re, work.small_im, work.small_re)
     for frequency in range(BINS):
-        for start in range(0, pairs.held, BLOCK):
-            first = pairs.base + frequency * pairs.pitch + start * channels
-            for lanes in range(0, channels, 16):
-                _mix_block(first, channels, layer, frequency * channels * channels, lanes, work, mixed)
-            for i in range(0, BLOCK * channels, 16):
-                store(re, first + i, load(small_re, mixed + i))
-                store(im, first + i, load(small_im, mixed + i))
+        ky, kx = frequency // SMALL_TILE, frequency % SMALL_TILE
+        opposite = (SMALL_TILE - ky) % SMALL_TILE * SMALL_TILE + (SMALL_TILE - kx) % SMALL_TILE
+        if opposite >= frequency:
+            matrix = frequency * channels * channels
+            _mix_frequency(frequency, matrix, pairs, channels, layer, work)
+            if opposite > frequency:
+                _mix_frequency(opposite, matrix, pairs, channels, layer, swapped)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _load_pairs(source: Place, pairs: Pairs, layer: Mixing, geometry: Geometry, work: MixWork) -> None:
     """The spectra of the tile pairs, frequency by frequency, all channels of a pair side by side."""
     re, im, small_re, small_im, at = work.re, work.im, work.small_re, work.small_im, pairs.at
@@ -167,7 +214,7 @@ def _load_pairs(source: Place, pairs: Pairs, layer: Mixing, geometry: Geometry, 
                 store(im, to, load(small_im, where))
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _store_pairs(
     output: Place,
     pairs: Pairs,

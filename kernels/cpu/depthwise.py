@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from numba import njit, prange
 
-from .arguments import Floats, Geometry, Numbers, Place, Smoothing, Spline, Taps
+from .arguments import PART, Floats, Geometry, Numbers, Place, Smoothing, Spline, Taps
 from .convolution import mirror
 from .simd import Vector, fma, load, maximum, minimum, splat, store
 from .spline import spline
@@ -20,7 +20,7 @@ from .tile import GROUP
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _correlate_at(
     source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, how: Smoothing, geometry: Geometry
 ) -> Vector:
@@ -42,7 +42,7 @@ def _correlate_at(
     return total
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _folded_at(
     source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, how: Smoothing, geometry: Geometry
 ) -> Vector:
@@ -58,7 +58,7 @@ def _folded_at(
     return total
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _four_pixels(
     source: Floats, first: int, row_floats: int, lanes: int, groups: int, taps: Taps, adjoint: bool
 ) -> tuple[Vector, Vector, Vector, Vector]:
@@ -79,7 +79,7 @@ def _four_pixels(
     return a, b, c, d
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _finish(value: Vector, profiled: bool, scale: Floats, image: int, bank: Spline, groups: int, lanes: int) -> Vector:
     if profiled:
         value = spline(value * load(scale, image * groups * GROUP + lanes), bank, groups, lanes)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from numba import njit, prange
 
-from .arguments import Floats, Geometry, Numbers, Place, Spline, Taps
-from .simd import Vector, fma, load, splat, store
+from .arguments import PART, Floats, Geometry, Numbers, Place, Spline, Taps
+from .simd import Vector, fma, load, splat, spread, store
 from .spline import spline
 from .tile import GROUP
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _four_pixels(
     image: Floats, first: int, pitch: int, taps: Taps, lanes: int, groups: int
 ) -> tuple[Vector, Vector, Vector, Vector]:
@@ -27,10 +27,10 @@ def _four_pixels(
         for column in range(kernel):
             weight = load(weights, (row * kernel + column) * groups * GROUP + lanes)
             at = first + row * pitch + column
-            a = fma(weight, splat(image[at]), a)
-            b = fma(weight, splat(image[at + 1]), b)
-            c = fma(weight, splat(image[at + 2]), c)
-            d = fma(weight, splat(image[at + 3]), d)
+            a = fma(weight, spread(image, at), a)
+            b = fma(weight, spread(image, at + 1), b)
+            c = fma(weight, spread(image, at + 2), c)
+            d = fma(weight, spread(image, at + 3), d)
     return a, b, c, d
 
 

@@ -15,27 +15,26 @@ from collections.abc import Callable
 
 from numba import njit, prange
 
-from .arguments import Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work
+from .arguments import PART, Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work
 from .simd import Vector, absolute, fma, lane_sum, load, maximum, minimum, splat, store
 from .tile import (
     GROUP,
-    LANES_AT,
-    PITCH,
+    ROW,
     Tile,
-    analyse_group,
+    analyse_columns,
+    analyse_row,
     begin_synthesis,
-    clear_outside,
     finish_synthesis,
     load_image,
     locate,
-    synthesise_group,
+    synthesise_row,
     tiles_of,
 )
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None:
     plane, pitch = image.slot[tile.image] * geometry.batch + tile.image, geometry.pitch
     corner = geometry.halo - geometry.support // 2
@@ -43,7 +42,7 @@ def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None
     load_image(image.values, first, pitch, tile, work)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _channels_at(plane: int, group: int, row: int, tile: Tile, geometry: Geometry) -> int:
     """Where the lanes of a row of the tile begin in an array (planes, G, H, W, 32)."""
     line = (plane * geometry.groups + group) * geometry.height + tile.top + row
@@ -67,13 +66,14 @@ def analysis(
         re, im, values, to = work.re, work.im, mask.values, output.values
         _load_tile(image, tile, geometry, work)
         for group in range(geometry.groups):
-            analyse_group(group, tile, geometry, bank, work)
+            analyse_columns(group, tile, geometry, bank, work)
             for row in range(tile.rows):
+                analyse_row(group, row, tile, geometry, bank, work)
                 pixel = _channels_at(tile.image, group, row, tile, geometry)
                 plane = output.slot[tile.image] * geometry.batch + tile.image
                 target = _channels_at(plane, group, row, tile, geometry)
                 for column in range(tile.columns):
-                    at = tile.work + LANES_AT + row * PITCH + column * 16
+                    at = tile.work + ROW + column * 16
                     for half in range(2):
                         shift = column * GROUP + half * 16
                         q = load(re, at) if half == 0 else load(im, at)
@@ -93,12 +93,13 @@ def masked_norm(
         _load_tile(image, tile, geometry, work)
         total = 0.0
         for group in range(geometry.groups):
-            analyse_group(group, tile, geometry, bank, work)
+            analyse_columns(group, tile, geometry, bank, work)
             for row in range(tile.rows):
+                analyse_row(group, row, tile, geometry, bank, work)
                 pixel = _channels_at(tile.image, group, row, tile, geometry)
                 row_sum = splat(0.0)
                 for column in range(tile.columns):
-                    at = tile.work + LANES_AT + row * PITCH + column * 16
+                    at = tile.work + ROW + column * 16
                     qr, qi = absolute(load(re, at)), absolute(load(im, at))
                     if mask.present:
                         qr = qr * load(values, pixel + column * GROUP)
@@ -118,13 +119,12 @@ def synthesis(
         re, im, values, u = work.re, work.im, mask.values, dual.values
         begin_synthesis(tile, work)
         for group in range(geometry.groups):
-            clear_outside(tile, work)
             for row in range(tile.rows):
                 pixel = _channels_at(tile.image, group, row, tile, geometry)
                 plane = dual.slot[tile.image] * geometry.batch + tile.image
                 source = _channels_at(plane, group, row, tile, geometry)
                 for column in range(tile.columns):
-                    at = tile.work + LANES_AT + row * PITCH + column * 16
+                    at = tile.work + ROW + column * 16
                     shift = column * GROUP
                     ur, ui = load(u, source + shift), load(u, source + shift + 16)
                     if mask.present:
@@ -132,11 +132,11 @@ def synthesis(
                         ui = ui * load(values, pixel + shift + 16)
                     store(re, at, ur)
                     store(im, at, ui)
-            synthesise_group(group, tile, geometry, bank, work)
-        finish_synthesis(tiles, tile, work)
+                synthesise_row(group, row, tile, geometry, bank, work)
+        finish_synthesis(tiles, tile, geometry, bank, work)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _update_lanes(
     q: Vector,
     dual: Floats,
@@ -160,7 +160,7 @@ def _update_lanes(
     return u, absolute(q)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _clipped_lanes(
     q: Vector, dual: Floats, current: int, mask: Mask, pixel: int, size: float, bound: float
 ) -> tuple[Vector, Vector]:
@@ -173,7 +173,7 @@ def _clipped_lanes(
     return moved, moved - u
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _restart_lanes(
     q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
 ) -> tuple[Vector, Vector]:
@@ -184,7 +184,7 @@ def _restart_lanes(
     return moved, difference * difference
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _anchor_lanes(
     q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
 ) -> tuple[Vector, Vector]:
@@ -196,9 +196,7 @@ def _anchor_lanes(
     return u, difference * difference
 
 
-@njit(
-    nogil=True, error_model="numpy", forceinline=True
-)  # compiled with each kernel that it is part of, so never kept alone
+@njit(**PART, forceinline=True)
 def _step_tile(
     move: Callable[..., tuple[Vector, Vector]], tile: Tile, image: Place, dual: Place, mask: Mask, step: Step,
     share: Floats, geometry: Geometry, bank: Bank, work: Work,
@@ -215,14 +213,15 @@ def _step_tile(
     _load_tile(image, tile, geometry, work)
     total = 0.0
     for group in range(geometry.groups):
-        analyse_group(group, tile, geometry, bank, work)
+        analyse_columns(group, tile, geometry, bank, work)
         for row in range(tile.rows):
+            analyse_row(group, row, tile, geometry, bank, work)
             pixel = _channels_at(b, group, row, tile, geometry)
             current = _channels_at(slot * geometry.batch + b, group, row, tile, geometry)
             other = _channels_at((1 - slot) * geometry.batch + b, group, row, tile, geometry)
             row_sum = splat(0.0)
             for column in range(tile.columns):
-                at, i = tile.work + LANES_AT + row * PITCH + column * 16, column * GROUP
+                at, i = tile.work + ROW + column * 16, column * GROUP
                 ur, size_r = move(load(re, at), u, current + i, other + i, mask, pixel + i, size, bound, part)
                 i += 16
                 ui, size_i = move(load(im, at), u, current + i, other + i, mask, pixel + i, size, bound, part)
@@ -230,8 +229,7 @@ def _step_tile(
                 store(im, at, ui)
                 row_sum = row_sum + size_r + size_i
             total += lane_sum(row_sum)
-        clear_outside(tile, work)
-        synthesise_group(group, tile, geometry, bank, work)
+            synthesise_row(group, row, tile, geometry, bank, work)
     return total
 
 
@@ -251,7 +249,7 @@ def dual_step(
     for item in prange(len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         l1[tile.number] = _step_tile(_update_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
-        finish_synthesis(tiles, tile, work)
+        finish_synthesis(tiles, tile, geometry, bank, work)
 
 
 @njit(parallel=True, **_OPTIONS)
@@ -274,4 +272,4 @@ def anchored_step(
         else:
             total = _step_tile(_anchor_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
         l1[tile.number] = total
-        finish_synthesis(tiles, tile, work)
+        finish_synthesis(tiles, tile, geometry, bank, work)

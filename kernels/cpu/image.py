@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from .arguments import Box, Floats, Geometry, Numbers, Place, Sums
+from .arguments import PART, Box, Floats, Geometry, Numbers, Place, Sums
 from .fft import TILE
 
 SUMS = 5
@@ -28,7 +28,7 @@ SUMS = 5
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _add_extended_row(
     tiles: Floats, b: int, row: int, inner: int, tile_rows: int, tile_columns: int, line: Floats
 ) -> None:
@@ -44,7 +44,7 @@ def _add_extended_row(
                 line[left + column] += tiles[first + column]
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Floats) -> None:
     """line[reach : reach + width] = row `row` of W^T u, the extension of the boundary folded back."""
     height, width = geometry.height, geometry.width
@@ -62,13 +62,13 @@ def _gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Float
             line[reach + width - 1 - column] += line[reach + width + column]
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _row_at(plane: int, row: int, geometry: Geometry) -> int:
     """Where a row of a plane begins, behind its halo."""
     return (plane * geometry.rows + row + geometry.halo) * geometry.pitch + geometry.halo
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _extend_row(image: Floats, plane: int, row: int, geometry: Geometry) -> None:
     """Mirror a finished row of x into the halo; with zero padding the halo stays zero."""
     if not geometry.symmetric:

@@ -7,13 +7,17 @@ four NEON ones. Arrays are flat float32; offsets count elements.
 
 import operator
 
-from llvmlite import ir
-from numba import types
+from llvmlite import binding, ir
+from numba import config, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
+# Whether the processor keeps 32 such vectors, which takes AVX-512: loops that hold sums in registers go by it.
+WIDE = (
+    "avx512f" in config.CPU_FEATURES if config.CPU_FEATURES else binding.get_host_cpu_features().get("avx512f", False)
+)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = ir.IntType(32)
 
@@ -93,6 +97,19 @@ def splat(typing_context, value):
     return float32x16(types.float32), emit
 
 
+@intrinsic
+def spread(typing_context, array, offset):
+    """array[offset] in all 16 lanes. Unlike splat(array[offset]) it does not ask whether the offset is negative."""
+
+    def emit(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        value = builder.load(builder.gep(data, [args[1]]), align=4)
+        first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INDEX, 0))
+        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
+
+    return float32x16(array, types.intp), emit
+
+
 def _call(builder, name, result, args):
     function_type = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
@@ -106,6 +123,16 @@ def fma(typing_context, a, b, c):
         return _call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, args)
 
     return float32x16(float32x16, float32x16, float32x16), emit
+
+
+@intrinsic
+def negative(typing_context, a):
+    """-a."""
+
+    def emit(context, builder, sig, args):
+        return builder.fneg(args[0])
+
+    return float32x16(float32x16), emit
 
 
 @intrinsic
@@ -202,6 +229,59 @@ def lane_sum(typing_context, a):
         return builder.extract_element(value, ir.Constant(_INDEX, 0))
 
     return types.float32(float32x16), emit
+
+
+def _shuffled(builder, a, b, lanes):
+    """The lanes of a (0 ..) and b (LANES ..) by number."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INDEX, LANES), lanes))
+
+
+def _rows(context, builder, array_type, array, offset, pitch):
+    """Addresses of 16 vectors, `pitch` floats apart."""
+    places = [builder.add(offset, builder.mul(pitch, ir.Constant(pitch.type, row))) for row in range(LANES)]
+    return [_address(context, builder, array_type, array, place) for place in places]
+
+
+@intrinsic
+def lane_sums(typing_context, array, offset):
+    """Lane i is the `lane_sum` of array[offset + 16 i : offset + 16 i + 16], added in the same order."""
+
+    def emit(context, builder, sig, args):
+        pitch = ir.Constant(args[1].type, LANES)
+        vectors = [builder.load(address, align=4) for address in _rows(context, builder, sig.args[0], *args, pitch)]
+        width = LANES
+        while width > 1:
+            half = width // 2
+            left = [lane for lane in range(2 * LANES) if lane % width < half]
+            right = [lane for lane in range(2 * LANES) if lane % width >= half]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [builder.fadd(_shuffled(builder, *p, left), _shuffled(builder, *p, right)) for p in pairs]
+            width = half
+        return vectors[0]
+
+    return float32x16(array, types.intp), emit
+
+
+@intrinsic
+def transpose(typing_context, source, first, target, to, pitch):
+    """target[to + i pitch + k] = source[first + k pitch + i] for i, k < 16."""
+
+    def emit(context, builder, sig, args):
+        source, first, target, to, pitch = args
+        rows = [builder.load(a, align=4) for a in _rows(context, builder, sig.args[0], source, first, pitch)]
+        side = LANES // 2
+        while side:  # swap the off-diagonal blocks of this side
+            low = [lane if not lane & side else lane - side + LANES for lane in range(LANES)]
+            high = [lane + side if not lane & side else lane + LANES for lane in range(LANES)]
+            for i in (row for row in range(LANES) if not row & side):
+                a, b = rows[i], rows[i + side]
+                rows[i], rows[i + side] = _shuffled(builder, a, b, low), _shuffled(builder, a, b, high)
+            side //= 2
+        for row, address in zip(rows, _rows(context, builder, sig.args[2], target, to, pitch), strict=True):
+            builder.store(row, address, align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp, types.intp), emit
 
 
 SATURATION = 30.0  # masks below 1e-13 act like 0, but their products would be denormal numbers, which are slow

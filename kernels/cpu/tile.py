@@ -13,7 +13,9 @@ Border of layer-wise zero padding: the composed filter is exact but within `band
 cascade drops intermediate values that lie outside the image. `BorderTaps` (bindings) lists, for each of the (2 band +
 1)^2 positions relative to the border, the taps that have to be taken off again.
 
-Work space of one thread: `re`, `im` (WORK floats each) and `extra` (EXTRA floats), at the offsets below.
+Work space of one thread: `re`, `im` (`work_floats` each) and `extra` (EXTRA floats), at the offsets below. Only columns
+of the tile are kept in it as a whole; a row goes through its transform, what a kernel does with its pixels, and the
+transform back while it lies in the first cache.
 """
 
 from __future__ import annotations
@@ -22,22 +24,23 @@ from typing import NamedTuple
 
 from numba import get_thread_id, njit
 
-from .arguments import Bank, Floats, Geometry, Numbers, Work
-from .fft import TILE, fft32
-from .simd import fma, lane_sum, load, splat, store
+from .arguments import PART, Bank, Floats, Geometry, Numbers, Work
+from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
+from .simd import Vector, fma, lane_sums, load, splat, spread, store, transpose
 
 GROUP = 32  # channels in a group
 PIXELS = TILE * TILE
 PITCH = (TILE + 1) * 16  # floats in a row of lanes; an odd number of lines keeps columns out of one cache set
 
 IMAGE = 0  # in re, im: the tile of the image
-SPECTRUM = IMAGE + PIXELS  # its spectrum, transposed [kx, ky]
-TOTAL = SPECTRUM + PIXELS  # lane by lane, the sum over groups of conj(P) V [ky, kx]
-LANES_AT = TOTAL + PIXELS * 16  # the current group, in pixels or frequencies
-WORK = LANES_AT + TILE * PITCH
+SPECTRUM = IMAGE + PIXELS  # its spectrum, transposed [kx, ky]; then that of W^T v
+ROW = SPECTRUM + PIXELS  # the row in work, in pixels
+TOTAL = ROW + LINE  # lane by lane, a column of the sum over groups of conj(P) V
+LANES_AT = TOTAL + LINE  # the groups, rows in pixels or frequencies
+LANES = TILE * PITCH  # of one group
 
 SCRATCH = 0  # in extra: one line of the transform
-PATCH = SCRATCH + 2 * TILE * 16  # the tile of the image in pixels
+PATCH = SCRATCH + 2 * LINE  # the tile of the image in pixels
 BORDER_TOTAL = PATCH + PIXELS  # lane by lane, the border part of the synthesis, in pixels
 EXTRA = BORDER_TOTAL + PIXELS * 16
 
@@ -63,13 +66,19 @@ class Tile(NamedTuple):
 
 
 @njit(**_OPTIONS)
+def work_floats(groups: int) -> int:
+    """Floats of re, and of im, of one thread's work space."""
+    return LANES_AT + groups * LANES
+
+
+@njit(**PART, cache=True)
 def tiles_of(geometry: Geometry) -> int:
     """Tiles of an image."""
     inner = TILE + 1 - geometry.support
     return ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     """The tile of a work item, for the thread that asks."""
     inner = TILE + 1 - geometry.support
@@ -80,89 +89,81 @@ def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     near = top < band or left < band or top + inner > geometry.height - band or left + inner > geometry.width - band
     rows, columns = min(inner, geometry.height - top), min(inner, geometry.width - left)
     number = image * per_image + tile
-    return Tile(image, number, top, left, rows, columns, band > 0 and near, thread * WORK, thread * EXTRA)
+    return Tile(
+        image,
+        number,
+        top,
+        left,
+        rows,
+        columns,
+        band > 0 and near,
+        thread * work_floats(geometry.groups),
+        thread * EXTRA,
+    )
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: Floats, line: int) -> None:
     """2-D transform of one 32 x 32 image at `source`; the result lies transposed at `target`."""
     fft32(re, im, source, TILE, scratch, line)
     fft32(re, im, source + 16, TILE, scratch, line)
-    for row in range(TILE):
-        for column in range(TILE):
-            re[target + column * TILE + row] = re[source + row * TILE + column]
-            im[target + column * TILE + row] = im[source + row * TILE + column]
+    for row in range(0, TILE, 16):
+        for column in range(0, TILE, 16):
+            first, to = source + row * TILE + column, target + column * TILE + row
+            transpose(re, first, re, to, TILE)
+            transpose(im, first, im, to, TILE)
     fft32(re, im, target, TILE, scratch, line)
     fft32(re, im, target + 16, TILE, scratch, line)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) -> None:
     """Read the 32 x 32 tile whose corner is image[first] and transform it."""
     re, im, extra = work.re, work.im, work.extra
     at, patch = tile.work + IMAGE, tile.more + PATCH
     for row in range(TILE):
-        for column in range(TILE):
-            value = image[first + row * pitch + column]
-            re[at + row * TILE + column] = value
-            im[at + row * TILE + column] = 0
-            extra[patch + row * TILE + column] = value
+        for column in range(0, TILE, 16):
+            value, to = load(image, first + row * pitch + column), row * TILE + column
+            store(re, at + to, value)
+            store(im, at + to, splat(0.0))
+            store(extra, patch + to, value)
     _transform_image(re, im, at, tile.work + SPECTRUM, extra, tile.more + SCRATCH)
 
 
-@njit(**_OPTIONS)
-def _analyse(group: int, inner: int, tile: Tile, bank: Bank, work: Work) -> None:
-    """Filter the loaded tile with the 32 filters of a group; outputs [row, column] < inner lie at LANES_AT."""
-    re, im, extra, filters_re, filters_im = work.re, work.im, work.extra, bank.re, bank.im
-    lanes, spectrum, line = tile.work + LANES_AT, tile.work + SPECTRUM, tile.more + SCRATCH
-    for ky in range(TILE):
-        for kx in range(TILE):
-            at = (group * PIXELS + ky * TILE + kx) * 16
-            pr, pi = load(filters_re, at), load(filters_im, at)
-            xr = splat(re[spectrum + kx * TILE + ky])
-            xi = splat(im[spectrum + kx * TILE + ky])
-            to = lanes + ky * PITCH + kx * 16
-            store(re, to, pr * xr - pi * xi)
-            store(im, to, fma(pr, xi, pi * xr))
+@njit(**PART, forceinline=True)
+def _filtered(bank: Bank, at: int, xr: Vector, xi: Vector) -> tuple[Vector, Vector]:
+    """X P at one frequency, imaginary part first: the transform back is the one forward with its parts swapped."""
+    pr, pi = load(bank.re, at), load(bank.im, at)
+    return fma(pr, xi, pi * xr), pr * xr - pi * xi
+
+
+@njit(**PART, cache=True)
+def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Filter the loaded tile with the 32 filters of a group, up to the transform of its rows."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
+    inner, lanes = TILE + 1 - geometry.support, tile.work + LANES_AT + group * LANES
     for kx in range(TILE):
-        fft32(im, re, lanes + kx * 16, PITCH, extra, line)
-    for row in range(inner):
-        fft32(im, re, lanes + row * PITCH, 16, extra, line)
+        x, p = tile.work + SPECTRUM + kx * TILE, (group * TILE + kx) * LINE
+        for j in range(8):
+            ai, ar = _filtered(bank, p + j * 16, spread(re, x + j), spread(im, x + j))
+            bi, br = _filtered(bank, p + j * 16 + 128, spread(re, x + j + 8), spread(im, x + j + 8))
+            ci, cr = _filtered(bank, p + j * 16 + 256, spread(re, x + j + 16), spread(im, x + j + 16))
+            di, dr = _filtered(bank, p + j * 16 + 384, spread(re, x + j + 24), spread(im, x + j + 24))
+            radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
+        last_stage(im, re, lanes + kx * 16, PITCH, inner, extra, scratch)
 
 
-@njit(**_OPTIONS)
-def _synthesise(group: int, inner: int, tile: Tile, bank: Bank, work: Work) -> None:
-    """Add conj(P) V of the group at LANES_AT to TOTAL. Rows and columns from `inner` on must be zero."""
-    re, im, extra, filters_re, filters_im = work.re, work.im, work.extra, bank.re, bank.im
-    lanes, total, line = tile.work + LANES_AT, tile.work + TOTAL, tile.more + SCRATCH
-    for row in range(inner):
-        fft32(re, im, lanes + row * PITCH, 16, extra, line)
-    for kx in range(TILE):
-        fft32(re, im, lanes + kx * 16, PITCH, extra, line)
-    for ky in range(TILE):
-        for kx in range(TILE):
-            at = (group * PIXELS + ky * TILE + kx) * 16
-            pr, pi = load(filters_re, at), load(filters_im, at)
-            source = lanes + ky * PITCH + kx * 16
-            vr, vi = load(re, source), load(im, source)
-            to = total + (ky * TILE + kx) * 16
-            if group == 0:
-                store(re, to, fma(pi, vi, pr * vr))
-                store(im, to, pr * vi - pi * vr)
-            else:
-                store(re, to, fma(pi, vi, fma(pr, vr, load(re, to))))
-                store(im, to, fma(pr, vi, load(im, to)) - pi * vr)
-
-
-@njit(**_OPTIONS)
-def analyse_group(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
-    """W x of the loaded tile and 32 channels at LANES_AT: valid rows and columns count."""
-    _analyse(group, TILE + 1 - geometry.support, tile, bank, work)
+@njit(**PART, cache=True)
+def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """A row of W x of a group, 32 channels of each pixel: at ROW, of which valid columns count."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
+    first_stage(im, re, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
+    last_stage(im, re, tile.work + ROW, 16, TILE + 1 - geometry.support, extra, scratch)
     if tile.on_border:
-        _correct_analysis(group, tile, geometry, bank, work)
+        _correct_analysis(group, row, tile, geometry, bank, work)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def begin_synthesis(tile: Tile, work: Work) -> None:
     """Forget the border part of the tile before."""
     if tile.on_border:
@@ -171,44 +172,87 @@ def begin_synthesis(tile: Tile, work: Work) -> None:
             extra[total + i] = 0
 
 
-@njit(**_OPTIONS)
-def synthesise_group(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
-    """Add what the 32 channels at LANES_AT give to W^T v; lanes outside the valid rows and columns must be zero."""
+@njit(**PART, cache=True)
+def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Take the row at ROW, of which valid columns count, for what W^T v is made of."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
+    inner, line = TILE + 1 - geometry.support, tile.work + ROW
     if tile.on_border:
-        _correct_synthesis(group, tile, geometry, bank, work)
-    _synthesise(group, TILE + 1 - geometry.support, tile, bank, work)
+        _correct_synthesis(group, row, tile, geometry, bank, work)
+    for column in range(tile.columns, inner):
+        store(re, line + column * 16, splat(0.0))
+        store(im, line + column * 16, splat(0.0))
+    first_stage(re, im, line, 16, inner, extra, scratch)
+    last_stage(re, im, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
 
 
-@njit(**_OPTIONS)
-def finish_synthesis(tiles: Floats, tile: Tile, work: Work) -> None:
-    """The 32 x 32 pixels of `tiles` that the tile adds to W^T v, corner `reach` pixels up and left of the tile."""
+@njit(**PART, forceinline=True)
+def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, group: int) -> None:
+    """TOTAL += conj(P) V at one frequency."""
+    pr, pi = load(bank.re, at), load(bank.im, at)
+    if group == 0:
+        store(work.re, to, fma(pi, vi, pr * vr))
+        store(work.im, to, pr * vi - pi * vr)
+    else:
+        store(work.re, to, fma(pi, vi, fma(pr, vr, load(work.re, to))))
+        store(work.im, to, fma(pr, vi, load(work.im, to)) - pi * vr)
+
+
+@njit(**PART, cache=True)
+def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """The sum over groups and lanes of conj(P) V, at SPECTRUM."""
+    re, im, extra = work.re, work.im, work.extra
+    inner, total, scratch = TILE + 1 - geometry.support, tile.work + TOTAL, tile.more + SCRATCH
+    for kx in range(TILE):
+        for group in range(geometry.groups):
+            first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16, PITCH, inner, extra, scratch)
+            p = (group * TILE + kx) * LINE
+            for g in range(4):
+                bins, to, at = radix8(extra, scratch, g), total + g * 16, p + g * 16
+                _add_bin(work, to, bins[0], bins[1], bank, at, group)
+                _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
+                _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
+                _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
+                _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
+                _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
+                _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
+                _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
+        spectrum = tile.work + SPECTRUM + kx * TILE
+        for ky in range(0, TILE, 16):
+            store(re, spectrum + ky, lane_sums(re, total + ky * 16))
+            store(im, spectrum + ky, lane_sums(im, total + ky * 16))
+
+
+@njit(**PART, cache=True)
+def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
+    """Zero the rows of the groups outside the valid ones."""
+    re, im, zero = work.re, work.im, splat(0.0)
+    for group in range(geometry.groups):
+        lanes = tile.work + LANES_AT + group * LANES
+        for row in range(tile.rows, TILE + 1 - geometry.support):
+            for column in range(TILE):
+                store(re, lanes + row * PITCH + column * 16, zero)
+                store(im, lanes + row * PITCH + column * 16, zero)
+
+
+@njit(**PART, cache=True)
+def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """The 32 x 32 pixels of `tiles` that the rows of all groups add to W^T v, corner `reach` pixels up and left of the
+    tile.
+    """
     re, im, extra, first = work.re, work.im, work.extra, tile.number * PIXELS
-    total, spectrum, image = tile.work + TOTAL, tile.work + SPECTRUM, tile.work + IMAGE
-    for ky in range(TILE):
-        for kx in range(TILE):
-            at = total + (ky * TILE + kx) * 16
-            re[spectrum + kx * TILE + ky] = lane_sum(load(re, at))
-            im[spectrum + kx * TILE + ky] = lane_sum(load(im, at))
-    _transform_image(im, re, spectrum, image, extra, tile.more + SCRATCH)
-    for pixel in range(PIXELS):
-        tiles[first + pixel] = re[image + pixel]
-    if tile.on_border:
-        for pixel in range(PIXELS):
-            tiles[first + pixel] -= lane_sum(load(extra, tile.more + BORDER_TOTAL + pixel * 16))
+    _clear_rows(tile, geometry, work)
+    _synthesise_columns(tile, geometry, bank, work)
+    image = tile.work + IMAGE
+    _transform_image(im, re, tile.work + SPECTRUM, image, extra, tile.more + SCRATCH)
+    for pixel in range(0, PIXELS, 16):
+        value = load(re, image + pixel)
+        if tile.on_border:
+            value = value - lane_sums(extra, tile.more + BORDER_TOTAL + pixel * 16)
+        store(tiles, first + pixel, value)
 
 
-@njit(**_OPTIONS)
-def clear_outside(tile: Tile, work: Work) -> None:
-    """Zero the lanes of the tile outside its valid rows and columns."""
-    re, im, lanes = work.re, work.im, tile.work + LANES_AT
-    zero = splat(0.0)
-    for row in range(TILE):
-        for column in range(tile.columns if row < tile.rows else 0, TILE):
-            store(re, lanes + row * PITCH + column * 16, zero)
-            store(im, lanes + row * PITCH + column * 16, zero)
-
-
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _position(index: int, length: int, band: int) -> int:
     """0 .. band - 1 from the near border on, `band` in the middle, band + 1 .. 2 band up to the far border."""
     if index < band:
@@ -216,42 +260,40 @@ def _position(index: int, length: int, band: int) -> int:
     return max(band, 2 * band + 1 + index - length)
 
 
-@njit(**_OPTIONS)
+@njit(**PART, cache=True)
 def _position_class(y: int, x: int, geometry: Geometry, band: int) -> int:
     return _position(y, geometry.height, band) * (2 * band + 1) + _position(x, geometry.width, band)
 
 
-@njit(**_OPTIONS)
-def _correct_analysis(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
-    """Take the dropped intermediate values off W x at the pixels of the tile that lie in the band."""
+@njit(**PART, cache=True)
+def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Take the dropped intermediate values off the row of W x, at its pixels that lie in the band."""
     re, im, extra = work.re, work.im, work.extra
     tap_first, tap_at, tap_weights = bank.tap_first, bank.tap_at, bank.tap_weights
-    for row in range(tile.rows):
-        for column in range(tile.columns):
-            kind = _position_class(tile.top + row, tile.left + column, geometry, bank.band)
-            at = tile.work + LANES_AT + row * PITCH + column * 16
-            qr, qi = load(re, at), load(im, at)
-            for tap in range(tap_first[kind], tap_first[kind + 1]):
-                x = splat(-extra[tile.more + PATCH + row * TILE + column + tap_at[tap]])
-                weight = (tap * geometry.groups + group) * GROUP
-                qr = fma(load(tap_weights, weight), x, qr)
-                qi = fma(load(tap_weights, weight + 16), x, qi)
-            store(re, at, qr)
-            store(im, at, qi)
+    for column in range(tile.columns):
+        kind = _position_class(tile.top + row, tile.left + column, geometry, bank.band)
+        at = tile.work + ROW + column * 16
+        qr, qi = load(re, at), load(im, at)
+        for tap in range(tap_first[kind], tap_first[kind + 1]):
+            x = splat(-extra[tile.more + PATCH + row * TILE + column + tap_at[tap]])
+            weight = (tap * geometry.groups + group) * GROUP
+            qr = fma(load(tap_weights, weight), x, qr)
+            qi = fma(load(tap_weights, weight + 16), x, qi)
+        store(re, at, qr)
+        store(im, at, qi)
 
 
-@njit(**_OPTIONS)
-def _correct_synthesis(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+@njit(**PART, cache=True)
+def _correct_synthesis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The adjoint of `_correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
     re, im, extra = work.re, work.im, work.extra
     tap_first, tap_at, tap_weights = bank.tap_first, bank.tap_at, bank.tap_weights
-    for row in range(tile.rows):
-        for column in range(tile.columns):
-            kind = _position_class(tile.top + row, tile.left + column, geometry, bank.band)
-            at = tile.work + LANES_AT + row * PITCH + column * 16
-            vr, vi = load(re, at), load(im, at)
-            for tap in range(tap_first[kind], tap_first[kind + 1]):
-                weight = (tap * geometry.groups + group) * GROUP
-                to = tile.more + BORDER_TOTAL + (row * TILE + column + tap_at[tap]) * 16
-                total = fma(load(tap_weights, weight), vr, load(extra, to))
-                store(extra, to, fma(load(tap_weights, weight + 16), vi, total))
+    for column in range(tile.columns):
+        kind = _position_class(tile.top + row, tile.left + column, geometry, bank.band)
+        at = tile.work + ROW + column * 16
+        vr, vi = load(re, at), load(im, at)
+        for tap in range(tap_first[kind], tap_first[kind + 1]):
+            weight = (tap * geometry.groups + group) * GROUP
+            to = tile.more + BORDER_TOTAL + (row * TILE + column + tap_at[tap]) * 16
+            total = fma(load(tap_weights, weight), vr, load(extra, to))
+            store(extra, to, fma(load(tap_weights, weight + 16), vi, total))

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         "cpu": processor_name(),
         "cores": _cores(),
         "threads": _threads(),
+        "caches": _caches(),
         "backends": [
             {"name": name, "available": available, "reason": reason} for name, available, reason in describe_backends()
         ],
@@ -146,10 +147,25 @@ def _threads() -> int | None:
         return None
 
 
+def _caches() -> dict[str, Any]:
+    """Bytes of the caches, and the tile pairs in a set that follow from them."""
+    from ..bindings import blocking
+
+    try:
+        pairs: dict[str, Any] = {f"pairs_of_{channels}": blocking.pairs_of(channels) for channels in (32, 64)}
+    except SafiError as error:
+        pairs = {"pairs": str(error)}
+    return {**blocking.caches()._asdict(), **pairs}
+
+
 def _print(report: dict[str, Any]) -> None:
     lines = [("safi-fast", report["safi-fast"]), ("python", report["python"])]
     lines += [(name, version or "not installed") for name, version in report["packages"].items()]
     lines += [("cpu", report["cpu"]), ("cores", str(report["cores"])), ("threads", str(report["threads"]))]
+    caches = report["caches"]
+    sizes = " + ".join(f"{caches[name] // 1024}" for name in ("first", "second", "third"))
+    pairs = ", ".join(str(value) for name, value in caches.items() if name.startswith("pairs"))
+    lines.append(("caches", f"{sizes} KB a CPU ({caches['source']}); tile pairs of a mask convolution: {pairs}"))
     for backend in report["backends"]:
         lines.append((f"backend {backend['name']}", f"{'yes' if backend['available'] else 'no'}: {backend['reason']}"))
     check = report["self_check"]

@@ -28,7 +28,8 @@ ROOMS = {"data": {"data", "report"}, "methods": {"data", "methods", "report"}, "
 PUBLIC = {"_replace"}  # of named tuples
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "bench" / "experiments").glob("[!_]*.py"))
 COMMANDS = [f"bench.experiments.{name}" for name in EXPERIMENTS]
-COMMANDS += ["bench.data.photographs", "bench.report.cards", "bench.report.scaling", "bench.static.cuda"]
+COMMANDS += ["bench.data.photographs", "bench.report.cards", "bench.report.scaling"]
+COMMANDS += ["bench.static.cpu", "bench.static.cuda"]
 
 
 def named(path):

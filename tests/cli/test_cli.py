@@ -607,6 +607,8 @@ class TestDoctor:
         assert report["backends"][1] == {"name": "cuda", "available": False, "reason": "There is no GPU."}
         assert report["self_check"]["passed"]
         assert report["cores"] >= 1
+        assert report["caches"]["second"] > 0
+        assert report["caches"]["pairs_of_64"] % 6 == 0
 
     @pytest.mark.parametrize("gap", [float("nan"), -0.1])
     def test_an_impossible_gap_fails(self, solver, capsys, gap):

@@ -3,8 +3,8 @@
 import numpy as np
 from models import random_model
 
+from safi_fast.bindings.blocking import pairs_of
 from safi_fast.bindings.cpu import CpuEngine
-from safi_fast.bindings.cpu_masks import PAIRS
 from safi_fast.bindings.cpu_weights import dilated, mixing, per_image, spline_bank, taps_of
 from safi_fast.kernels.cpu.arguments import Geometry, Place, Smoothing
 from safi_fast.kernels.cpu.convolution import convolution
@@ -62,7 +62,8 @@ def convolve(x, weight, dilation, boundary, splines, bias=None):
     offsets = np.zeros((batch, channels), np.float32) if bias is None else bias
     convolution(
         np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot),
-        mixing(kernel, boundary == "symmetric", wide), splines, per_image(offsets, wide), bias is not None, PAIRS,
+        mixing(kernel, boundary == "symmetric", wide), splines, per_image(offsets, wide), bias is not None,
+        pairs_of(wide),
         geometry_of(batch, height, width, channels), helper.mix_work(),
     )  # fmt: skip
     assert np.isnan(output[slot, np.arange(batch)]).all(), "the other slot was written"

@@ -88,7 +88,7 @@ def functions() -> dict[str, Any]:
     from safi_fast.kernels.cpu.arguments import Mixing, MixWork
 
     # made anew: Numba shows no code that it has from its cache
-    kernels = fft.fft32, convolution._mix_six, convolution._mix_two
+    kernels = fft.fft32, convolution.mix_six, convolution.mix_two
     line, six, two = (numba.njit(nogil=True, error_model="numpy")(kernel.py_func) for kernel in kernels)
     values = zeros(4096)
     line(values, values.copy(), 0, 16, values.copy(), 0)

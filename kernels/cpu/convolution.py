@@ -103,7 +103,7 @@ def _multiply_add(kr: Vector, ki: Vector, xr: Vector, xi: Vector, re: Vector, im
 
 
 @njit(**PART, cache=True)
-def _mix_six(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
+def mix_six(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """Mix the channels of six pairs at one frequency into the 16 outputs that start at `lanes`."""
     re, im, spectra_re, spectra_im = work.re, work.im, layer.re, layer.im
     z = splat(0.0)
@@ -131,7 +131,7 @@ def _mix_six(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, 
 
 
 @njit(**PART, cache=True)
-def _mix_two(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
+def mix_two(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """The same for two pairs: as much as fits where a vector of 16 lanes takes two or four registers."""
     re, im, spectra_re, spectra_im = work.re, work.im, layer.re, layer.im
     z = splat(0.0)
@@ -154,10 +154,10 @@ def _mix_two(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, 
 def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """Mix a block of pairs in register tiles. The sums are the same either way, bit for bit."""
     if WIDE:
-        _mix_six(first, channels, layer, matrix, lanes, work, target)
+        mix_six(first, channels, layer, matrix, lanes, work, target)
     else:
         for pair in range(0, BLOCK * channels, 2 * channels):
-            _mix_two(first + pair, channels, layer, matrix, lanes, work, target + pair)
+            mix_two(first + pair, channels, layer, matrix, lanes, work, target + pair)
 
 
 @njit(**PART, cache=True)

@@ -39,6 +39,7 @@ def denoise(
     *,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
+    precision: str = "float32",
     return_solution: bool = False,
     **options: Unpack[denoising.Options],
 ) -> Any:
@@ -56,6 +57,8 @@ def denoise(
         A Model, the name of a shipped one (`list_models`) or a weights file. None: "safi-gray".
     backend : {"auto", "cpu", "cuda"}
         "cuda": on the GPU of the image, else the current one. "auto": CUDA where a GPU can run it, else the CPU.
+    precision : {"float32", "tf32", "bf16x3"}
+        Of the products in the heavy convolutions on a GPU; the last two run on tensor cores (docs/gpu.md).
     return_solution : bool
         Return a Solution (image, status, gap, ...) instead of the image.
     data_range : float or (low, high)
@@ -106,7 +109,7 @@ def denoise(
     ModelError
         For an unusable model.
     BackendError
-        Where the backend cannot run.
+        Where the backend cannot run; OutOfMemoryError where it has no memory for a single image.
     SolverError
         Where values stop being finite in mid-run.
 
@@ -118,7 +121,7 @@ def denoise(
     >>> bool(clean.std() < noisy.std() / 2)
     True
     """
-    solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
+    solver = _solver(_resolve(model), backend, precision, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(image, sigma, return_solution=return_solution, **options)
 
 
@@ -131,6 +134,7 @@ def estimate_memory(
     max_memory: float | None = None,
     operator: Any = None,
     backend: str = "auto",
+    precision: str = "float32",
 ) -> int:
     """Bytes that `denoise`, or `reconstruct` with an operator, takes at its peak, beside a solver that is ready.
 
@@ -147,7 +151,7 @@ def estimate_memory(
     operator : Operator or list of B
         That of `reconstruct`. It is not counted, but for what it makes at its first use; nor is what a step of an
         operator of your own allocates inside. Counted is a real image with a box, and no masks in the Solution.
-    model, channel_axis, max_memory, backend
+    model, channel_axis, max_memory, backend, precision
         As for `denoise`; `channel_axis` and `dtype` do not go with an operator.
 
     Returns
@@ -164,7 +168,7 @@ def estimate_memory(
     >>> safi_fast.estimate_memory((512, 512)) > 100e6
     True
     """
-    solver = _solver(_resolve(model), backend, None, os.getpid())
+    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
     return solver.estimate_memory(
         shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory, operator=operator
     )
@@ -178,6 +182,7 @@ def reconstruct(
     strength: Any,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
+    precision: str = "float32",
     **options: Unpack[reconstructing.Options],
 ) -> Solution:
     """Reconstruct an image from measurements y = H x + noise with a learned, structure-adaptive regulariser (SAFI).
@@ -199,6 +204,8 @@ def reconstruct(
     backend : {"auto", "cpu", "cuda"}
         Where it runs; auto: on a GPU where one can be used. Operators that are no operators of this package, and
         those of its adapters, compute on the CPU there as well, between two copies.
+    precision : {"float32", "tf32", "bf16x3"}
+        As for `denoise`.
     noise_level : float
         Standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should
         expect. None: the middle of the model's levels.
@@ -263,7 +270,7 @@ def reconstruct(
     >>> bool(abs(found.image - image).mean() < 0.02)
     True
     """
-    solver = _solver(_resolve(model), backend, None, os.getpid())
+    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
     return solver.reconstruct(measurement, operator, strength=strength, **options)
 
 
@@ -278,6 +285,7 @@ def tune_strength(
     seed: int = 0,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
+    precision: str = "float32",
     **options: Unpack[reconstructing.Options],
 ) -> Tuning:
     """The strength among `candidates` that fits best: by a known image, the noise, or measurements that are left out.
@@ -313,7 +321,7 @@ def tune_strength(
     ------
     As `reconstruct`.
     """
-    solver = _solver(_resolve(model), backend, None, os.getpid())
+    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
     return solver.tune_strength(
         measurement,
         operator,
@@ -358,7 +366,7 @@ class Solver:
         self._engine = self.backend.prepare(self.model)
         self._asked_for = backend if isinstance(backend, str) else backend.name
         self._gpu = gpu_of(self.backend)
-        self._to_host = None if self.backend.device is None else self.backend.to_host
+        self._device = None if self.backend.device is None else self.backend
         self._threads = threads
         with self._on_threads():
             pass  # refuses a wrong number now
@@ -372,8 +380,10 @@ class Solver:
         self._require_reachable(image)
         array, kind = as_array("image", image)
         self._require_same_gpu(kind)
-        with kind.place(), self._on_threads():
-            solution = denoising.solve(self.model, self._engine, array, kind, sigma, every, self._to_host)
+        with kind.place(), self._on_threads(), memory.explained("image"):
+            solution = denoising.solve(
+                self.model, self._engine, array, kind, sigma, every, self._device, account=return_solution
+            )
         return solution if return_solution else solution.image
 
     def estimate_memory(
@@ -406,7 +416,7 @@ class Solver:
         """See `safi_fast.reconstruct`."""
         every = filled("reconstruct", reconstructing.DEFAULTS, options)
         measured, back = to_and_fro("measurement", measurement)
-        with ArrayKind("cupy", self._gpu).place(), self._on_threads():
+        with ArrayKind("cupy", self._gpu).place(), self._on_threads(), memory.explained("measurement"):
             found = reconstructing.solve(self.model, self._engine, measured, operator, strength, every)
         return replace(found, image=back(found.image))
 
@@ -470,7 +480,10 @@ class Solver:
         return stream(images, per_image, solve, count("read_ahead", read_ahead))
 
     def release_memory(self) -> None:
-        """Give back the GPU memory that CuPy keeps for the next call: all its free blocks. Does nothing on the CPU."""
+        """Give back the GPU memory that is kept for the next call: work spaces with their graphs, and all free blocks
+        of CuPy's. Does nothing on the CPU.
+        """
+        self._engine.release()
         device = self.backend.device
         if device is not None:
             device.release_memory()
@@ -499,10 +512,10 @@ class Solver:
 
 
 @lru_cache(maxsize=4)
-def _solver(model: Model, backend: str, gpu: int | None, process: int) -> Solver:
+def _solver(model: Model, backend: str, precision: str, gpu: int | None, process: int) -> Solver:
     """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
-        return Solver(model, backend=backend)
+        return Solver(model, backend=backend, precision=precision)
 
 
 def _gpu_to_use(image: Any, backend: str) -> int | None:

@@ -25,7 +25,7 @@ import safi_fast
 from safi_fast import BackendError, InputError, Solver, api, backend, denoise
 from safi_fast.bindings import device as devices
 from safi_fast.bindings import gpu
-from safi_fast.memory import BATCH_BYTES
+from safi_fast.bindings.cpu import BATCH_BYTES
 from safi_fast.solver.schedules import Fast
 from safi_fast.weights import save_model
 

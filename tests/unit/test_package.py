@@ -173,7 +173,7 @@ def test_the_sources_are_found():
     ("package", "allowed"),
     [
         ("kernels", ["kernels"]),
-        ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "errors"]),
+        ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "errors", "warn"]),
         ("solver", ["solver", "operators", "backend", "errors", "model", "namespaces", "types"]),
         (
             "operators",

@@ -328,6 +328,13 @@ class CupyDevice:
         return self._cupy.cuda.Device(self.number)
 
 
+def device_count() -> int:
+    """How many GPUs CuPy sees."""
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
 class CupyModule:
     """The kernels of one text, compiled for one GPU."""
 

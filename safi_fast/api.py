@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import operator as operators
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import denoising, memory, reconstructing, tuning
-from .arrays import ArrayKind, as_array, lies_on_gpu, to_and_fro
-from .backend import Backend, cuda_report, gpu_of, select
+from .arrays import ArrayKind, as_array, finish_launches, lies_on_gpu, to_and_fro
+from .backend import Backend, cuda_report, gpu_count, gpu_of, select
 from .errors import BackendError, InputError, shown
 from .images import extent_of
 from .model import Model
@@ -285,7 +286,6 @@ def tune_strength(
     seed: int = 0,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
-    precision: str = "float32",
     **options: Unpack[reconstructing.Options],
 ) -> Tuning:
     """The strength among `candidates` that fits best: by a known image, the noise, or measurements that are left out.
@@ -321,7 +321,7 @@ def tune_strength(
     ------
     As `reconstruct`.
     """
-    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
+    solver = _solver(_resolve(model), backend, "float32", None, os.getpid())
     return solver.tune_strength(
         measurement,
         operator,
@@ -344,6 +344,7 @@ class Solver:
         backend: str | Backend = "auto",
         precision: str = "float32",
         threads: int | None = None,
+        devices: Literal["all"] | Sequence[int] | None = None,
     ):
         """Make a model ready.
 
@@ -356,13 +357,18 @@ class Solver:
         threads : int
             Of the CPU kernels and of the operators' Fourier transforms. None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS,
             else the CPUs that this process may use (docs/large-images.md). No effect on a GPU.
+        devices : "all" or list of int
+            GPUs on which `denoise_batch` solves images in turn, each image on one of them; all else runs on the first.
+            "all": as many as there are, none for the CPU. None: CuPy's current one.
 
         Raises
         ------
         ModelError, InputError, BackendError
         """
         self.model = _resolve(model)
-        self.backend = select(backend, precision)
+        numbers = _devices(devices, backend)
+        with ArrayKind("cupy", numbers[0]).place():
+            self.backend = select(backend, precision)
         self._engine = self.backend.prepare(self.model)
         self._asked_for = backend if isinstance(backend, str) else backend.name
         self._gpu = gpu_of(self.backend)
@@ -370,6 +376,9 @@ class Solver:
         self._threads = threads
         with self._on_threads():
             pass  # refuses a wrong number now
+        self._others = [
+            Solver(self.model, backend="cuda", precision=precision, devices=[number or 0]) for number in numbers[1:]
+        ]
 
     @shows(denoising.Options, denoising.DEFAULTS)
     def denoise(
@@ -457,13 +466,14 @@ class Solver:
     ) -> Iterator[Any]:
         """`denoise` for a stream of images of any shapes: an iterator over the results, in the order of the images.
 
-        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another, while
-        the caller uses the
-        result before: reading, solving and writing overlap, and a callback is called in the second thread. Both
-        threads start with the
-        first `next` and stop when the iterator is closed or dropped. At most read_ahead + 2 images and 3 results are
-        alive at once. Every result is the one of
-        `denoise`, bit for bit.
+        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another (one for
+        each GPU), while the caller uses the result before: reading, solving and writing overlap, and a callback is
+        called in the second thread. The threads start with the first `next` and stop when the iterator is closed or
+        dropped. At most read_ahead + 2 images and 3 results are alive at once, and 4 more for each further GPU. Every
+        result is the one of `denoise`, bit for bit.
+
+        On a GPU, images are whole before they are solved and results before they are given out, whatever stream they
+        come from or go to; what makes images in another thread of the caller's has to wait for its own streams.
 
         sigma, strength: a number, or an iterable with one for each image. read_ahead: images that wait to be solved.
         options: as for `denoise`; return_solution=True gives Solutions.
@@ -473,11 +483,23 @@ class Solver:
         with self._on_threads() as threads:
             pass  # those of the thread that calls
 
-        def solve(image: Any, **settings: Any) -> Any:
-            with ArrayKind("cupy", self._gpu).place(), self._on_threads(threads):
-                return self.denoise(image, **settings, **options)
+        def on(solver: Solver) -> Callable[..., Any]:
+            def solve(image: Any, **settings: Any) -> Any:
+                with ArrayKind("cupy", solver._gpu).place(), solver._on_threads(threads):
+                    return solver.denoise(image, **settings, **options)
 
-        return stream(images, per_image, solve, count("read_ahead", read_ahead))
+            return solve
+
+        solvers = [on(solver) for solver in (self, *self._others)]
+        return stream(images, per_image, solvers, count("read_ahead", read_ahead), self._complete)
+
+    def _complete(self, value: Any) -> None:
+        """Where a value may lie on the GPU, wait for what the calling thread has launched there: what takes it works on
+        another stream.
+        """
+        if self._gpu is not None and not isinstance(value, np.ndarray):
+            for solver in (self, *self._others):
+                finish_launches(solver._gpu)  # type: ignore[arg-type]
 
     def release_memory(self) -> None:
         """Give back the GPU memory that is kept for the next call: work spaces with their graphs, and all free blocks
@@ -523,6 +545,28 @@ def _gpu_to_use(image: Any, backend: str) -> int | None:
     if backend == "cpu" or not lies_on_gpu(image) or not cuda_report().available:
         return None
     return as_array("image", image)[1].gpu
+
+
+def _devices(devices: Any, backend: Any) -> Sequence[int | None]:
+    """The GPUs of a Solver, the first of them None where that is CuPy's current one or there is none. Raises
+    InputError.
+    """
+    if devices is None:
+        return [None]
+    if not isinstance(backend, str) or backend == "cpu":
+        raise InputError(f"devices is {shown(devices)}, but backend is {shown(backend)}; expected 'auto' or 'cuda'")
+    there = gpu_count()
+    if isinstance(devices, str) and devices == "all":
+        return list(range(there)) or [None]
+    try:
+        numbers = [operators.index(number) for number in devices]
+    except TypeError:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= number < there for number in numbers):
+        raise InputError(
+            f"devices is {shown(devices)}; expected 'all' or different numbers of GPUs, of which there are {there}"
+        )
+    return list(numbers)
 
 
 def _resolve(model: Model | str | PathLike[str] | None) -> Model:

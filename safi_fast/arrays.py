@@ -64,6 +64,17 @@ def lies_on_gpu(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
+def finish_launches(gpu: int) -> None:
+    """Wait for what this thread has launched on its current streams of a GPU, CuPy's and torch's: other threads, and
+    other streams, may then use its results.
+    """
+    cupy, torch = importlib.import_module("cupy"), sys.modules.get("torch")
+    with cupy.cuda.Device(gpu):
+        cupy.cuda.get_current_stream().synchronize()
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.current_stream(gpu).synchronize()
+
+
 def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
     """The argument `name` as a NumPy array, or a CuPy array where it lies on a GPU, and the kind to give results back
     in.

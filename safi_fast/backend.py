@@ -293,6 +293,15 @@ def cuda_report() -> BackendReport:
     return _known_cuda(os.getpid())
 
 
+def gpu_count() -> int:
+    """How many GPUs CuPy sees; 0 where the CUDA backend cannot run."""
+    if not (_driver_is_here() and cuda_report().available):
+        return 0
+    from .bindings.device import device_count
+
+    return device_count()
+
+
 def gpu_of(backend: Backend) -> int | None:
     """The number of the GPU whose arrays the backend takes and gives; None where those are NumPy arrays."""
     return None if backend.device is None else backend.device.number

@@ -256,10 +256,11 @@ class _Copies:
         """Solved images where the caller's are, at once."""
         return images if self.device is None else self.device.to_host(images)
 
-    def back(self, images: Any) -> Callable[[], Any]:
+    def back(self, chunk: slice, images: Any) -> Callable[[], Any]:
         """Solved images begin their way to the caller's; those before have arrived."""
-        if self.device is None:
-            return lambda: images
+        if self.device is None or chunk.stop == len(self.stack):
+            there = self.whole(images)
+            return lambda: there
         if self._going is not None:
             self._going()
         self._going = _Later(self.device.fetch(images))
@@ -270,7 +271,7 @@ def _solve_whole(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> P
     y = copies.part(chunk)
     workspace = engine.workspace(*y.shape)
     progress = _solve(workspace, task, y, chunk, copies)
-    image, masks = copies.back(workspace.image()), workspace.masks() if task.return_masks else None
+    image, masks = copies.back(chunk, workspace.image()), workspace.masks() if task.return_masks else None
     engine.keep(workspace)
     return progress, image, masks
 

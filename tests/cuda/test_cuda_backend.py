@@ -13,6 +13,7 @@ import safi_fast.api as api
 from safi_fast import Solver, load_model
 from safi_fast.bindings.cpu import CpuBackend
 from safi_fast.bindings.cuda import CudaBackend
+from safi_fast.bindings.cuda_workspace import CudaWorkspace
 from safi_fast.solver.lipschitz import squared_norm
 
 SIZE = (48, 40)
@@ -217,6 +218,7 @@ def test_an_image_alone_equals_the_same_in_a_batch(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["safi, symmetric", "mmr, one smoothing layer"])
 def test_images_that_are_done_do_not_change_the_others(monkeypatch, name):
+    monkeypatch.setattr(CudaWorkspace, "check_every", 1)
     """The gap schedule drops images as they finish; the last one must not notice."""
     y, strength = noisy(3), np.array([0.001, 0.02, 0.06])
     solver = solver_of(monkeypatch, model_of(name), "plain")

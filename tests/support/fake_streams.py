@@ -1,7 +1,7 @@
 """Streams, events and memory of a CuPy that is not there (fake_cupy.py), as unkind as CUDA may be.
 
-Work on a lazy stream is not done before somebody waits for it; then it is done in the order of that stream, with what it
-was told to wait for and nothing else. So whoever reads on one stream what another has not finished reads NaN, every
+Work on a lazy stream is not done before somebody waits for it; then it is done in the order of that stream, with what
+it was told to wait for and nothing else. So whoever reads on one stream what another has not finished reads NaN, every
 time, where a GPU would give the right value on most days. The null stream and streams that are not non_blocking wait
 for each other, as CUDA's do.
 """
@@ -77,6 +77,8 @@ class FakeStream:
                     if other is not self and other.waiting and self._waits_for(other):
                         self.waiting.append(other.record().wait)
                 self.waiting.append(action)
+                if self.world.hasty and self.non_blocking:
+                    self.drain()
 
     def _waits_for(self, other: FakeStream) -> bool:
         null = 0 in (self.number, other.number)
@@ -118,6 +120,7 @@ class FakeStream:
     def synchronize(self):
         self.world.answer("synchronize", None)
         self.world.counts["syncs"] += 1
+        self.enqueue(_nothing)  # which comes after what blocks this stream
         self.drain()
 
 
@@ -131,10 +134,9 @@ class FakeEvent:
 
     def record(self, stream=None):
         self.time = time.perf_counter()
-        if stream is None or not stream.world.lazy:
-            return
         self.stream, self.place = stream, lambda: None
-        stream.waiting.append(self.place)
+        if stream is not None and stream.world.lazy:
+            stream.waiting.append(self.place)
 
     def wait(self):
         """In the order of another stream, without the host."""
@@ -150,11 +152,12 @@ class FakeEvent:
 class FakeWorld:
     """Streams and memory of all GPUs; each thread has its own current GPU and stream.
 
-    lazy: see above. limit: bytes of a GPU that arrays may have. counts: what was asked of CUDA.
+    lazy: see above. hasty: streams that wait for nobody do their work at once instead, before that of others is done.
+    limit: bytes of a GPU that arrays may have. counts: what was asked of CUDA.
     """
 
     def __init__(self):
-        self.lazy, self.limit = False, 80 * 2**30
+        self.lazy, self.hasty, self.limit = False, False, 80 * 2**30
         self.lock = threading.RLock()
         self.failures: dict[str, Exception] = {}
         self.counts: Counter[str] = Counter()
@@ -192,4 +195,9 @@ class FakeWorld:
     def wait(self) -> None:
         """The host looks at a value: it waits for the current stream."""
         self.counts["syncs"] += 1
+        self.stream.enqueue(_nothing)
         self.stream.drain()
+
+
+def _nothing() -> None:
+    """No work."""

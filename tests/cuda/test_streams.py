@@ -9,6 +9,7 @@ import pytest
 from fake_cupy import FakeCupy
 from fake_streams import FakeEvent, FakeStream
 from models import random_model
+from patience import PROCESS
 from reconstructions import problem
 
 from safi_fast import BackendError, InputError, OutOfMemoryError, Solver, api, backend, denoise
@@ -34,6 +35,9 @@ def cupy(monkeypatch):
     monkeypatch.setattr(backend, "_driver_is_here", lambda: True)
     api._solver.cache_clear()
     yield fake
+    for thread in threading.enumerate():  # of batches that were left
+        if thread.name == "safi_fast.ahead":
+            thread.join(PROCESS)
     api._solver.cache_clear()
 
 

@@ -456,6 +456,7 @@ class FakeKernel:
         for value, parameter in zip(args, self._kernel._types, strict=True):
             null = parameter.is_pointer and isinstance(value, POINTER) and value == 0
             if isinstance(value, FakeArray):  # a graph knows addresses and keeps no array
+                self.cupy.require_current(value)
                 values.append(weakref.ref(value) if recorded else lambda value=value: value)
             else:
                 values.append(None if null else value)

@@ -25,6 +25,11 @@ def tensor_options(precision: str, block: int) -> tuple[str, ...]:
     return (f"-DCHANNEL_BLOCK={block}", *(("-DBF16X3",) if precision == "bf16x3" else ()))
 
 
+def planes_option(planes: int) -> tuple[str, ...]:
+    """Option of the kernels that read or write images; none for one plane."""
+    return (f"-DPLANES={planes}",) if planes > 1 else ()
+
+
 class Spline:
     """A bank of splines on the device."""
 
@@ -42,7 +47,8 @@ class Border:
         bank = model.filters
         taps = border_taps(bank.layers, bank.band)
         numbers = layout.tap_numbers(taps.first, taps.offset_y, taps.offset_x, bank.support)
-        corrections = layout.padded(taps.weights.T, channels).T
+        corrections = layout.padded(np.moveaxis(taps.weights, -1, 0), channels)  # (C, taps), (C, taps, P)
+        corrections = np.moveaxis(corrections, 0, -1)
         arrays = (taps.first, taps.offset_y, taps.offset_x, numbers, np.ascontiguousarray(corrections, np.float32))
         self.arrays = [device.upload(array if array.size else np.zeros(1, array.dtype)) for array in arrays]
         self.struct = np.array([(taps.band, 0, *map(device.address, self.arrays))], layout.BORDER)
@@ -51,14 +57,17 @@ class Border:
 class Convolution:
     """One layer of a SAFI mask generator."""
 
-    def __init__(self, device: Device, weight: NDArray[Any], dilation: int, shape: Shape):
+    def __init__(self, device: Device, weight: NDArray[Any], dilation: int, shape: Shape, *, first: bool):
+        """first: from the image."""
         self.size = launch.Kernel(weight.shape[-1], dilation)
         self.reach = (self.size.side - 1) * dilation // 2
         self.options: tuple[str, ...] = (f"-DSUPPORT={self.size.side}", f"-DDILATION={dilation}")
-        c_in = 1 if weight.shape[1] == 1 else shape.channels
+        c_in = shape.planes if first else shape.channels
         filled = np.zeros((shape.channels, c_in, *weight.shape[2:]), np.float32)
         filled[: weight.shape[0], : weight.shape[1]] = weight
-        if shape.tensor and c_in > 1:
+        if first:
+            self.options += planes_option(shape.planes)
+        if shape.tensor and not first:
             block = launch.channel_block("convolution", shape, self.size)
             self.weights = device.upload(layout.convolution_slabs(filled, block, shape.precision))
             self.options += tensor_options(shape.precision, block)
@@ -71,7 +80,9 @@ class SafiWeights:
 
     def __init__(self, device: Device, mask: SafiMask, shape: Shape):
         pairs = zip(mask.convolutions, mask.dilations, strict=True)
-        self.layers = [Convolution(device, weight, dilation, shape) for weight, dilation in pairs]
+        self.layers = [
+            Convolution(device, weight, dilation, shape, first=not i) for i, (weight, dilation) in enumerate(pairs)
+        ]
         last = len(mask.splines) - 1
         self.splines = [Spline(device, v, -1.0, shape.channels, last=i == last) for i, v in enumerate(mask.splines)]
         self.symmetric = np.int32(mask.boundary == "symmetric")
@@ -95,16 +106,19 @@ class CudaWeights:
         bank = model.filters
         self.channels = ceil_to(bank.channels, layout.BLOCK if precision == "float32" else layout.DEPTH)
         self.symmetric = np.int32(bank.boundary == "symmetric")
+        self.planes = bank.planes
         shape, composed = self.shape(1, 1), bank.composed()
-        support = (f"-DSUPPORT={bank.support}",)
+        planes = planes_option(self.planes)
+        support = (f"-DSUPPORT={bank.support}", *planes)
         self.options: dict[str, tuple[str, ...]] = dict.fromkeys(("analysis", "synthesis", "border"), support)
+        self.options["image"] = planes
         if shape.tensor:
             blocks = {file: launch.channel_block(file, shape) for file in ("analysis", "synthesis")}
             self.options |= {file: support + tensor_options(precision, block) for file, block in blocks.items()}
             self.filters = device.upload(layout.analysis_slabs(composed, self.channels, blocks["analysis"], precision))
             self.taps = device.upload(layout.synthesis_slabs(composed, self.channels, blocks["synthesis"], precision))
         else:
-            self.filters = device.upload(layout.by_eight(composed[:, None], self.channels))
+            self.filters = device.upload(layout.by_eight(composed, self.channels))
             self.taps = device.upload(layout.synthesis_taps(composed, self.channels))
         self.border = Border(device, model, self.channels)
         self.mask: SafiWeights | MmrWeights
@@ -120,7 +134,7 @@ class CudaWeights:
     def shape(self, height: int, width: int) -> Shape:
         """Sizes of one image for the launches."""
         bank = self.model.filters
-        return Shape(height, width, self.channels, bank.support, bank.band, self.precision)
+        return Shape(height, width, self.channels, bank.support, bank.band, self.precision, self.planes)
 
     def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
         """A kernel of kernels/cuda/<file>.cu, or of <file>_tensor.cu where there is one and the precision asks for

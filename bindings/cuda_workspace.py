@@ -55,19 +55,21 @@ class CudaWorkspace:
             [(batch, height, width, shape.stride, weights.halo, rows, pitch, weights.channels)], layout.GEOMETRY
         )
         device, channels, spread = self.device, weights.channels, bank.support - 1
-        self.image_slots = device.zeros((4, batch, rows, pitch), np.float32)
-        self.z = device.zeros((2, batch, height, width), np.float32)
+        planes = weights.planes
+        self.images = (batch, height, width) if planes == 1 else (batch, planes, height, width)  # shape of a batch
+        self.image_slots = device.zeros((4, batch * planes, rows, pitch), np.float32)
+        self.z = device.zeros((2, *self.images), np.float32)
         self.dual = device.zeros((2, batch, channels, height, shape.stride), np.float32)
         self.mask: Any = None
         self.has_mask = False
-        self.y, self.reference = (device.empty((batch, height, width), np.float32) for _ in range(2))
+        self.y, self.reference = (device.empty(self.images, np.float32) for _ in range(2))
         tile_y, tile_x = (launch.WARP_ROWS, launch.TILE) if shape.tensor else (0, 0)
         extended = (tile_y + spread, tile_x + spread) if shape.tensor else (height + spread, width + spread)
         tiles = launch_for("synthesis", shape, 1).grid[0] if shape.tensor else 1
-        self.parts = device.empty((batch, shape.splits, tiles, *extended), np.float32)
+        self.parts = device.empty((batch * planes, shape.splits, tiles, *extended), np.float32)
         sizes = (shape.splits, bank.support, tile_y, tile_x, device.address(self.parts))
         self.parts_struct = np.array([sizes], layout.PARTS)
-        self.dropped = device.empty((batch, height, width), np.float32) if bank.band else None
+        self.dropped = device.empty(self.images, np.float32) if bank.band else None
         self.l1 = device.empty((batch, analysis_blocks(shape)), np.float64)
         self.sums = device.empty((batch, image_blocks(shape), STEP_SUMS), np.float64)
         self.totals = device.zeros((batch, 1 + STEP_SUMS), np.float64)
@@ -132,7 +134,7 @@ class CudaWorkspace:
 
     def image(self) -> Any:
         """The accepted images (B, H, W), a new array of the device."""
-        values = self.device.empty((self.batch, self.height, self.width), np.float32)
+        values = self.device.empty(self.images, np.float32)
         self._launch("image", "get_image", np.arange(self.batch), self._accepted(), self.image_slots, values)
         return values
 

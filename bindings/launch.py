@@ -18,7 +18,7 @@ TENSOR_ROWS, WARP_ROWS = 16, 8  # rows of a block of analysis_tensor, and of the
 SLAB_BYTES = 1024  # weights of 16 outputs and 16 inputs
 TAPS_PITCH = 56  # of synthesis_tensor
 MAX_SHARED_BYTES = 98 * 1024  # of a block on every GPU from compute capability 8.0 on, less 1 KiB for what is static
-MAX_IMAGES = 65535  # of a launch: they are the z of the grid
+MAX_IMAGES = 65535  # of a launch: they, or their planes, are the z of the grid
 ENOUGH_BLOCKS = 1024  # of one image in synthesis: several for each multiprocessor of a large GPU
 
 
@@ -42,7 +42,7 @@ class Kernel:
 @dataclass(frozen=True)
 class Shape:
     """One image and the filter bank: pixels, channels (as padded), side of the composed filters, band of layer-wise
-    zero padding, precision.
+    zero padding, precision, planes of the image.
     """
 
     height: int
@@ -51,6 +51,7 @@ class Shape:
     support: int
     band: int = 0
     precision: str = "float32"
+    planes: int = 1
 
     @property
     def tensor(self) -> bool:
@@ -111,7 +112,7 @@ def _by_eight_channels(shape: Shape, images: int) -> Launch:
 
 
 def _by_pixels(shape: Shape, images: int) -> Launch:
-    return Launch((_pixel_blocks(shape), 1, images), (PIXEL_THREADS, 1, 1))
+    return Launch((_pixel_blocks(shape), 1, images * shape.planes), (PIXEL_THREADS, 1, 1))
 
 
 def _by_fours(shape: Shape, images: int) -> Launch:
@@ -136,8 +137,10 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "features": _by_eight_channels,
     "convolution": _by_eight_channels,
     "depthwise": lambda shape, images: Launch((_tiles(shape), shape.channels, images), (THREADS, 1, 1)),
-    "synthesis": lambda shape, images: Launch((_synthesis_tiles(shape), shape.splits, images), (THREADS, 1, 1)),
-    "synthesis_border": lambda shape, images: Launch((ceil_div(shape.ring, 4), 1, images), (THREADS, 1, 1)),
+    "synthesis": lambda shape, images: Launch(
+        (_synthesis_tiles(shape), shape.splits * shape.planes, images), (THREADS, 1, 1)
+    ),
+    "synthesis_border": lambda shape, images: Launch((ceil_div(shape.ring, 4), 1, images * shape.planes), (THREADS, 1, 1)),
     "set_image": _by_pixels,
     "get_image": _by_pixels,
     "gather_image": _by_pixels,
@@ -189,7 +192,8 @@ def channel_block(kernel: str, shape: Shape, size: Kernel | None = None) -> int:
 def _analysis_bytes(shape: Shape, block: int, size: Kernel | None) -> int:
     slabs = ceil_div(shape.support, 16)
     tile = (TENSOR_ROWS + shape.support - 1) * (TILE + 16 * slabs)
-    return shape.support * slabs * block // 16 * SLAB_BYTES + 4 * tile * (2 if shape.precision == "bf16x3" else 1)
+    plane = shape.support * slabs * block // 16 * SLAB_BYTES + 4 * tile * (2 if shape.precision == "bf16x3" else 1)
+    return shape.planes * plane
 
 
 def _synthesis_bytes(shape: Shape, block: int, size: Kernel | None) -> int:
@@ -223,4 +227,4 @@ def analysis_blocks(shape: Shape) -> int:
 
 def image_blocks(shape: Shape) -> int:
     """Partial sums per image that the kernels of image.cu write."""
-    return _pixel_blocks(shape)
+    return shape.planes * _pixel_blocks(shape)

@@ -38,10 +38,10 @@ def by_eight(weights: NDArray[Any], channels: int) -> NDArray[Any]:
 
 
 def synthesis_taps(composed: NDArray[Any], channels: int) -> NDArray[Any]:
-    """(C, K, K) to (C, K, K rounded up to a multiple of 4), rows and columns reversed."""
-    support = composed.shape[-1]
-    taps = np.zeros((channels, support, -(-support // 4) * 4), np.float32)
-    taps[: len(composed), :, :support] = composed[:, ::-1, ::-1]
+    """(C, P, K, K) to (C, P, K, K rounded up to a multiple of 4), rows and columns reversed."""
+    _, planes, support, _ = composed.shape
+    taps = np.zeros((channels, planes, support, -(-support // 4) * 4), np.float32)
+    taps[: len(composed), ..., :support] = composed[..., ::-1, ::-1]
     return taps
 
 
@@ -103,20 +103,26 @@ def slabs(matrix: NDArray[Any], precision: str) -> NDArray[Any]:
 
 
 def analysis_slabs(composed: NDArray[Any], channels: int, block: int, precision: str) -> NDArray[Any]:
-    """(C, K, K) to (C / block, K, row slabs, block / 16, 2, 32, 4): outputs are channels, inputs the taps of a row."""
-    support = composed.shape[-1]
-    taps = np.zeros((channels, support, -(-support // DEPTH) * DEPTH), np.float32)
-    taps[: len(composed), :, :support] = composed
-    rows = taps.reshape(channels // block, block, support, -1).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(slabs(rows, precision).transpose(0, 1, 3, 2, 4, 5, 6))
+    """(C, P, K, K) to (C / block, P, K, row slabs, block / 16, 2, 32, 4): outputs are channels, inputs the taps of a
+    row.
+    """
+    rows = _rows(composed, channels, block).transpose(0, 2, 3, 1, 4)
+    return np.ascontiguousarray(slabs(rows, precision).transpose(0, 1, 2, 4, 3, 5, 6, 7))
 
 
 def synthesis_slabs(composed: NDArray[Any], channels: int, block: int, precision: str) -> NDArray[Any]:
-    """(C, K, K) to (C / block, K, tap slabs, block / 16, 2, 32, 4): outputs are the taps of a row, inputs channels."""
-    support = composed.shape[-1]
-    taps = np.zeros((channels, support, -(-support // DEPTH) * DEPTH), np.float32)
-    taps[: len(composed), :, :support] = composed
-    return slabs(taps.reshape(channels // block, block, support, -1).transpose(0, 2, 3, 1), precision)
+    """(C, P, K, K) to (C / block, P, K, tap slabs, block / 16, 2, 32, 4): outputs are the taps of a row, inputs
+    channels.
+    """
+    return slabs(_rows(composed, channels, block).transpose(0, 2, 3, 4, 1), precision)
+
+
+def _rows(composed: NDArray[Any], channels: int, block: int) -> NDArray[Any]:
+    """(C, P, K, K) to (C / block, block, P, K, K rounded up to a multiple of 16)."""
+    _, planes, support, _ = composed.shape
+    taps = np.zeros((channels, planes, support, -(-support // DEPTH) * DEPTH), np.float32)
+    taps[: len(composed), ..., :support] = composed
+    return taps.reshape(channels // block, block, planes, support, -1)
 
 
 def convolution_slabs(weights: NDArray[Any], block: int, precision: str) -> NDArray[Any]:

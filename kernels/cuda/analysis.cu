@@ -10,7 +10,7 @@
 //                   l1 = sum (u_hat - u)^2
 //
 // Twin: kernels/cpu/filter_bank.py. Cost per pixel and channel: K^2 multiply-adds; dual_step and
-// anchored_step read two duals and M once and write one, 16 bytes. filters (C / 8, K * K, 8); l1 (B, blocks of an image) float64, one summand per block.
+// anchored_step read two duals and M once and write one, 16 bytes. filters (C / 8, P, K * K, 8); l1 (B, blocks of an image) float64, one summand per block.
 // Launch: grid (32 x 32 tiles, C / 8, active images), block 128, static shared memory. Options: SUPPORT.
 #include "direct.cuh"
 
@@ -24,20 +24,20 @@ __device__ __forceinline__ void load_tile(Tile& tile, const float* __restrict__ 
         const bool inside = y < g.rows && x < g.pitch;
         tile.pixels[row * SPAN_PITCH + column] = inside ? __ldg(image + first + (long long)y * g.pitch + x) : 0.0f;
     }
-    load_weights(tile, filters + (long long)at.channel * TAPS);
+    load_weights(tile, filters);
     __syncthreads();
 }
 
 // Take the intermediate values that layer-wise zero padding drops off W x, at the thread's pixels that lie in the band.
-__device__ __forceinline__ void correct(float (&q)[GROUPS * GROUP][OC], const Tile& tile, const Place& at, const Geometry& g,
-                                        const Border& border) {
+__device__ __forceinline__ void correct(float (&q)[GROUPS * GROUP][OC], const Tile& tile, int p_image, const Place& at,
+                                        const Geometry& g, const Border& border) {
     for (int p = 0; p < GROUPS * GROUP; p++) {
         const int x = at.x + p / GROUP * GAP + p % GROUP;
         if (at.y >= g.height || x >= g.width || !in_band(at.y, x, border.band, g)) continue;
         const int kind = position_class(at.y, x, border.band, g);
         for (int tap = border.first[kind]; tap < border.first[kind + 1]; tap++) {
             const float pixel = tile.pixels[(at.y - at.top + border.row[tap]) * SPAN_PITCH + x - at.left + border.column[tap]];
-            const float* weight = border.weights + (long long)tap * g.channels + at.channel;
+            const float* weight = border.weights + ((long long)tap * PLANES + p_image) * g.channels + at.channel;
 #pragma unroll
             for (int other = 0; other < GROUPS * GROUP; other++)    // q must be indexed by constants to stay in registers
                 if (other == p)
@@ -51,15 +51,20 @@ __device__ __forceinline__ void correct(float (&q)[GROUPS * GROUP][OC], const Ti
 __device__ __forceinline__ void filter(float (&q)[GROUPS * GROUP][OC], const Place& at, int slot, const float* __restrict__ image,
                                        const float* __restrict__ filters, const Border& border, const Geometry& g) {
     __shared__ Tile tile;
-    load_tile(tile, image, filters, slot * g.batch + at.image, at, g);
 #pragma unroll
     for (int p = 0; p < GROUPS * GROUP; p++)
 #pragma unroll
         for (int c = 0; c < OC; c++) q[p][c] = 0.0f;
-    if (!warp_inside(at, g)) return;
-    accumulate(q, tile);
-    if (border.band > 0) correct(q, tile, at, g, border);
-    clear_outside(q, at, g);
+#pragma unroll 1
+    for (int plane = 0; plane < PLANES; plane++) {
+        if (plane > 0) __syncthreads();
+        load_tile(tile, image, filters + ((long long)blockIdx.y * PLANES + plane) * (TAPS * OC),
+                  (slot * g.batch + at.image) * PLANES + plane, at, g);
+        if (!warp_inside(at, g)) continue;
+        accumulate(q, tile);
+        if (border.band > 0) correct(q, tile, plane, at, g, border);
+    }
+    if (warp_inside(at, g)) clear_outside(q, at, g);
 }
 
 // value = M . W x for four pixels of channel c.

@@ -4,7 +4,8 @@
 // A block makes 16 x 32 pixels of CHANNEL_BLOCK channels: its weights come by asynchronous copies in two halves, so that the first
 // rows of the filters are used while the last ones still arrive. A warp makes 2 rows, one after the other; a product takes 16 taps
 // of a row of the filter (zeros from SUPPORT on) from neighbouring pixels of one row of the image.
-// filters (C / CHANNEL_BLOCK, SUPPORT, row slabs, CHANNEL_BLOCK / 16, 2, 32, 4) words; l1 as in analysis.cu.
+// The tiles of all planes lie in shared memory at once.
+// filters (C / CHANNEL_BLOCK, P, SUPPORT, row slabs, CHANNEL_BLOCK / 16, 2, 32, 4) words; l1 as in analysis.cu.
 // Launch: grid (16 x 32 tiles, C / CHANNEL_BLOCK, active images), block 256, dynamic shared memory of the slabs and the image tile.
 // Options: SUPPORT, CHANNEL_BLOCK (16, 32, 48 or 64), BF16X3.
 #include "filter_bank.cuh"
@@ -12,14 +13,15 @@
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, TILE_Y = 16, TILE_X = 32;
 constexpr int M = CHANNEL_BLOCK / DEPTH, N = TILE_X / 8, REACH = SUPPORT / 2;
-constexpr int ROW_SLABS = (SUPPORT + DEPTH - 1) / DEPTH, ROW_WORDS = ROW_SLABS * M * SLAB, HALF = (SUPPORT + 1) / 2;
+constexpr int ROW_SLABS = (SUPPORT + DEPTH - 1) / DEPTH, ROW_WORDS = ROW_SLABS * M * SLAB, HALF = (PLANES * SUPPORT + 1) / 2;
 constexpr int SPAN_Y = TILE_Y + SUPPORT - 1, SPAN_X = TILE_X + ROW_SLABS * DEPTH;
 
 #ifdef BF16X3
-constexpr int PLANES = 2;
+constexpr int TILE_WORDS = 2 * SPAN_Y * SPAN_X;
 #else
-constexpr int PLANES = 1;
+constexpr int TILE_WORDS = SPAN_Y * SPAN_X;
 #endif
+constexpr int ROWS = PLANES * SUPPORT;                 // of the filters, plane after plane
 
 struct Place {
     int image, channel, top, left;
@@ -60,19 +62,21 @@ __device__ __forceinline__ Values neighbours(const uint32_t* row, int x, int sla
 #endif
 }
 
-// q += rows first .. last - 1 of the filters for row `row` of the tile.
+// q += rows first .. last - 1 of the filters of all planes for row `row` of the tiles.
 __device__ __forceinline__ void accumulate(float (&q)[M][N][4], const uint32_t* slabs, const uint32_t* tile, int row, int first,
                                            int last) {
 #pragma unroll 1
-    for (int ky = first; ky < last; ky++)
+    for (int i = first; i < last; i++) {
+        const int plane = PLANES == 1 ? 0 : i / SUPPORT, ky = i - plane * SUPPORT;
 #pragma unroll
         for (int slab = 0; slab < ROW_SLABS; slab++) {
             Values values[N];
 #pragma unroll
-            for (int n = 0; n < N; n++) values[n] = neighbours(tile + (row + ky) * SPAN_X, 8 * n, slab);
+            for (int n = 0; n < N; n++) values[n] = neighbours(tile + plane * TILE_WORDS + (row + ky) * SPAN_X, 8 * n, slab);
 #pragma unroll
-            for (int m = 0; m < M; m++) multiply(q[m], slabs + ky * ROW_WORDS + (slab * M + m) * SLAB, values);
+            for (int m = 0; m < M; m++) multiply(q[m], slabs + i * ROW_WORDS + (slab * M + m) * SLAB, values);
         }
+    }
 }
 
 // Take the intermediate values that layer-wise zero padding drops, and clear what lies outside the image.
@@ -89,9 +93,9 @@ __device__ __forceinline__ void finish(float (&q)[M][N][4], const float* __restr
                 for (int m = 0; m < M; m++) q[m][n][i] = 0.0f, q[m][n][i + 2] = 0.0f;
             } else if (in_band(y, x, border.band, g)) {
                 const int kind = position_class(y, x, border.band, g);
-                for (int tap = border.first[kind]; tap < border.first[kind + 1]; tap++) {
-                    const float pixel =
-                        __ldg(image + image_element(plane, y + border.row[tap] - REACH, x + border.column[tap] - REACH, g));
+                for (int tap = border.first[kind] * PLANES; tap < border.first[kind + 1] * PLANES; tap++) {
+                    const int number = tap / PLANES, down = border.row[number] - REACH, right = border.column[number] - REACH;
+                    const float pixel = __ldg(image + image_element(plane + tap % PLANES, y + down, x + right, g));
                     const float* weight = border.weights + (long long)tap * g.channels + at.channel + group;
 #pragma unroll
                     for (int m = 0; m < M; m++) {
@@ -108,14 +112,16 @@ template <class Use>
 __device__ __forceinline__ void filter(const Place& at, int slot, const float* __restrict__ image,
                                        const uint32_t* __restrict__ filters, const Border& border, const Geometry& g, Use use) {
     DYNAMIC_SHARED(uint32_t, slabs);
-    uint32_t* tile = slabs + SUPPORT * ROW_WORDS;
-    const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4, plane = slot * g.batch + at.image;
-    const uint32_t* from = filters + (long long)blockIdx.y * SUPPORT * ROW_WORDS;
+    uint32_t* tile = slabs + ROWS * ROW_WORDS;
+    const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    const int plane = (slot * g.batch + at.image) * PLANES;
+    const uint32_t* from = filters + (long long)blockIdx.y * ROWS * ROW_WORDS;
     copy_slabs<THREADS>(slabs, from, HALF * ROW_SLABS * M);
     cp_async_commit();
-    copy_slabs<THREADS>(slabs + HALF * ROW_WORDS, from + HALF * ROW_WORDS, (SUPPORT - HALF) * ROW_SLABS * M);
+    copy_slabs<THREADS>(slabs + HALF * ROW_WORDS, from + HALF * ROW_WORDS, (ROWS - HALF) * ROW_SLABS * M);
     cp_async_commit();
-    load_tile(tile, image, plane, at, g);
+#pragma unroll
+    for (int p = 0; p < PLANES; p++) load_tile(tile + p * TILE_WORDS, image, plane + p, at, g);
     for (int row = warp; row < TILE_Y; row += WARPS) {
         float q[M][N][4] = {};
         if (row == warp) {
@@ -128,7 +134,7 @@ __device__ __forceinline__ void filter(const Place& at, int slot, const float* _
             __syncthreads();
         }
         if (at.top + row >= g.height) continue;
-        accumulate(q, slabs, tile, row, HALF, SUPPORT);
+        accumulate(q, slabs, tile, row, HALF, ROWS);
         finish(q, image, plane, at.top + row, at, border, g);
         const long long step = 8LL * g.height * g.stride, first = element(0, at.channel + group, at.top + row, at.left + 2 * quad, g);
 #pragma unroll

@@ -1,6 +1,6 @@
-// features: the first layer of the SAFI mask generator, s(gain . (V x)), one image in, C channels out.
+// features: the first layer of the SAFI mask generator, s(gain . (V x)), the planes of an image in, C channels out.
 //
-// Twin: kernels/cpu/features.py. weights (C / 8, K * K, 8); gain (B, C); output (planes, C, H, stride) at output_slot.
+// Twin: kernels/cpu/features.py. weights (C / 8, P, K * K, 8); gain (B, C); output (planes, C, H, stride) at output_slot.
 // Launch: grid (32 x 32 tiles, C / 8, active images), block 128, static shared memory. Options: SUPPORT, DILATION.
 #include "direct.cuh"
 #include "spline.cuh"
@@ -12,17 +12,21 @@ features(const int* __restrict__ active, const int* __restrict__ slot, const flo
     __shared__ Tile tile;
     const Place at = place(active, g);
     const int corner = g.halo - REACH;
-    const long long first = (long long)(slot[at.image] * g.batch + at.image) * g.rows * g.pitch;
-    for (int i = threadIdx.x; i < SPAN_Y * SPAN_X; i += THREADS) {
-        const int y = at.top + i / SPAN_X + corner, x = at.left + i % SPAN_X + corner;
-        const bool inside = y < g.rows && x < g.pitch;
-        tile.pixels[i / SPAN_X * SPAN_PITCH + i % SPAN_X] = inside ? __ldg(image + first + (long long)y * g.pitch + x) : 0.0f;
-    }
-    load_weights(tile, weights + (long long)at.channel * TAPS);
-    __syncthreads();
     float q[GROUPS * GROUP][OC] = {};
+#pragma unroll 1
+    for (int source = 0; source < PLANES; source++) {
+        if (source > 0) __syncthreads();
+        const long long first = ((long long)(slot[at.image] * g.batch + at.image) * PLANES + source) * g.rows * g.pitch;
+        for (int i = threadIdx.x; i < SPAN_Y * SPAN_X; i += THREADS) {
+            const int y = at.top + i / SPAN_X + corner, x = at.left + i % SPAN_X + corner;
+            const bool inside = y < g.rows && x < g.pitch;
+            tile.pixels[i / SPAN_X * SPAN_PITCH + i % SPAN_X] = inside ? __ldg(image + first + (long long)y * g.pitch + x) : 0.0f;
+        }
+        load_weights(tile, weights + ((long long)blockIdx.y * PLANES + source) * (TAPS * OC));
+        __syncthreads();
+        if (at.y < g.height) accumulate(q, tile);
+    }
     if (at.y >= g.height) return;
-    accumulate(q, tile);
     const int plane = output_slot[at.image] * g.batch + at.image;
 #pragma unroll
     for (int c = 0; c < OC; c++) {

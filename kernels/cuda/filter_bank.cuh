@@ -1,14 +1,19 @@
 // What the kernels share: sizes, where an element lies, the border of layer-wise zero padding, sums of a block.
 //
-// Shapes (float32, C order), B images of height x width pixels:
-//     image    (4, B, rows, pitch)   x with a halo of `halo` pixels: slots 0, 1 hold x(v), slots 2, 3 hold x(u)
+// Shapes (float32, C order), B images of height x width pixels in P planes under one mask:
+//     image    (4, B, P, rows, pitch)  x with a halo of `halo` pixels: slots 0, 1 hold x(v), slots 2, 3 hold x(u)
 //     dual     (2, B, C, H, stride)  u, two slots; stride is the width rounded up to a multiple of 8, the columns from the
 //                                    width on are zero
 //     mask     (B, C, H, stride)     M in [0, 1]; null where there is none; the columns from the width on are finite
-//     y, z     (B, H, W), (2, B, H, W)
+//     y, z     (B, P, H, W), (2, B, P, H, W)
 // `active` lists the images of a launch; slot[b] is the slot that holds the current state of image b.
+//
+// Option (-D): PLANES, the planes P of an image; 1 unless given.
 #pragma once
 #include "device.cuh"
+#ifndef PLANES
+#define PLANES 1
+#endif
 
 // One batch, as every kernel gets it.
 struct Geometry {
@@ -20,7 +25,7 @@ __device__ __forceinline__ long long element(int plane, int c, int y, int x, con
     return (((long long)plane * g.channels + c) * g.height + y) * g.stride + x;
 }
 
-// Pixel (y, x) of plane `plane` of `image`.
+// Pixel (y, x) of plane `plane` of all in `image`.
 __device__ __forceinline__ long long image_element(int plane, int y, int x, const Geometry& g) {
     return ((long long)plane * g.rows + y + g.halo) * g.pitch + x + g.halo;
 }
@@ -52,7 +57,7 @@ struct Border {
     const int* __restrict__ row;         // (taps) rows from the upper left corner of the filter
     const int* __restrict__ column;      // (taps)
     const int* __restrict__ tap_of;      // (classes, K * K) the number of a tap, -1 where nothing is corrected
-    const float* __restrict__ weights;   // (taps, C)
+    const float* __restrict__ weights;   // (taps, P, C)
 };
 
 // N neighbouring floats of shared memory, N a multiple of 4, read 16 bytes at a time.

@@ -1,4 +1,4 @@
-// set_image, get_image, gather_image, image_step, primal_sums, outer_sums: everything that happens to images, one thread per pixel.
+// set_image, get_image, gather_image, image_step, primal_sums, outer_sums: everything that happens to images, one thread per pixel of a plane.
 //
 // image_step adds up the summands of W^T (M . u), moves x, and measures what the stopping rules and the certificate need. With
 // z = W^T (M . u), x(u) = clip(y - z, low, high) and x0 the extrapolated image that the dual step started from:
@@ -10,23 +10,23 @@
 // The primal-dual part (x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0 and the rest: see the twin, kernels/cpu/image.py.
 // With `refresh` the state stays in its slot and momentum is zero; otherwise it goes to the other slot, and `advance` follows.
 //
-// momentum (steps, B), row turn[b]; sums (B, blocks, 5 or 2) float64, one row per block; dropped (B, H, W) is what synthesis_border
+// momentum (steps, B), row turn[b]; sums (B, P, blocks, 5 or 2) float64, one row per block; dropped (B, P, H, W) is what synthesis_border
 // takes off; where the band of the border is 0 it is not read. Cost: about 50 bytes per pixel.
-// Launch: grid (ceil(H W / 256), 1, active images), block 256, static shared memory.
+// Launch: grid (ceil(H W / 256), 1, P active images), block 256, static shared memory.
 #include "image.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 set_image(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ values,
           float* __restrict__ image, int symmetric, Geometry g) {
     const Pixel at = pixel(active, g);
-    if (at.inside) store_extended(image, slot[at.image] * g.batch + at.image, at.y, at.x, values[at.flat], symmetric, g);
+    if (at.inside) store_extended(image, slot[at.owner] * g.batch * PLANES + at.image, at.y, at.x, values[at.flat], symmetric, g);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 get_image(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ image,
           float* __restrict__ values, Geometry g) {
     const Pixel at = pixel(active, g);
-    if (at.inside) values[at.flat] = image[image_element(slot[at.image] * g.batch + at.image, at.y, at.x, g)];
+    if (at.inside) values[at.flat] = image[image_element(slot[at.owner] * g.batch * PLANES + at.image, at.y, at.x, g)];
 }
 
 // z = W^T u from the summands of synthesis, for a solver that keeps its images itself.
@@ -43,12 +43,13 @@ image_step(const int* __restrict__ active, const int* __restrict__ slot, int ref
            float low, float high, const float* __restrict__ momentum, const int* __restrict__ turn, int symmetric,
            double* __restrict__ sums, Geometry g) {
     const Pixel at = pixel(active, g);
-    const int source = slot[at.image], target = refresh ? source : 1 - source;
+    const int source = slot[at.owner], target = refresh ? source : 1 - source;
     double total[5] = {};
     if (at.inside) {
-        const float factor = refresh ? 0.0f : momentum[turn[at.image] * g.batch + at.image];
-        const long long pixels = (long long)g.batch * g.height * g.width;
-        const int old_plane = source * g.batch + at.image, new_plane = target * g.batch + at.image, primal = 2 * g.batch;
+        const float factor = refresh ? 0.0f : momentum[turn[at.owner] * g.batch + at.owner];
+        const int planes = g.batch * PLANES;
+        const long long pixels = (long long)planes * g.height * g.width;
+        const int old_plane = source * planes + at.image, new_plane = target * planes + at.image, primal = 2 * planes;
         const float z_new = folded_here(parts, band, dropped, at, symmetric, g);
         const float here = y[at.flat], z_old = z[source * pixels + at.flat];
         const float x0 = image[image_element(old_plane, at.y, at.x, g)];
@@ -73,9 +74,9 @@ primal_sums(const int* __restrict__ active, const int* __restrict__ slot, const 
     const Pixel at = pixel(active, g);
     double total[2] = {};
     if (at.inside) {
-        const int plane = slot[at.image] * g.batch + at.image;
-        const float x = image[image_element(2 * g.batch + plane, at.y, at.x, g)], difference = x - y[at.flat];
-        total[0] = z[slot[at.image] * (long long)g.batch * g.height * g.width + at.flat] * x;
+        const int plane = slot[at.owner] * g.batch * PLANES + at.image;
+        const float x = image[image_element(2 * g.batch * PLANES + plane, at.y, at.x, g)], difference = x - y[at.flat];
+        total[0] = z[slot[at.owner] * (long long)g.batch * PLANES * g.height * g.width + at.flat] * x;
         total[1] = 0.5f * difference * difference;
     }
     write_sums(sums, total, at.image);
@@ -88,7 +89,7 @@ outer_sums(const int* __restrict__ active, const int* __restrict__ slot, const f
     const Pixel at = pixel(active, g);
     double total[2] = {};
     if (at.inside) {
-        const float x = image[image_element(slot[at.image] * g.batch + at.image, at.y, at.x, g)];
+        const float x = image[image_element(slot[at.owner] * g.batch * PLANES + at.image, at.y, at.x, g)];
         const float before = reference[at.flat], difference = x - before;
         total[0] = static_cast<double>(difference) * difference;
         total[1] = static_cast<double>(before) * before;

@@ -1,4 +1,4 @@
-// What kernels with one thread per pixel share: the summands of synthesis added up and folded, halos, places, sums of an image.
+// What kernels with one thread per pixel of a plane share: the summands of synthesis added up and folded, halos, places, sums of an image.
 #pragma once
 #include "filter_bank.cuh"
 
@@ -67,15 +67,16 @@ __device__ __forceinline__ void store_extended(float* __restrict__ image, int pl
 }
 
 struct Pixel {
-    int image, y, x;
-    long long flat;                      // in a (B, H, W) array
+    int owner, image, y, x;              // owner: the image; image: the plane of it, among those of all images
+    long long flat;                      // in a (B, P, H, W) array
     bool inside;
 };
 
 __device__ __forceinline__ Pixel pixel(const int* __restrict__ active, const Geometry& g) {
     const long long pixels = (long long)g.height * g.width, index = (long long)blockIdx.x * THREADS + threadIdx.x;
     Pixel at;
-    at.image = active[blockIdx.z];
+    at.owner = active[blockIdx.z / PLANES];
+    at.image = at.owner * PLANES + blockIdx.z % PLANES;
     at.inside = index < pixels;
     at.y = static_cast<int>(index / g.width);
     at.x = static_cast<int>(index % g.width);
@@ -90,7 +91,7 @@ __device__ __forceinline__ float folded_here(const Parts& parts, int band, const
     return band > 0 && in_band(at.y, at.x, band + parts.support / 2, g) ? z - dropped[at.flat] : z;
 }
 
-// sums[image, block, :] = the block's sums of `values`.
+// sums[image, block, :] = the block's sums of `values`; those of the planes of an image follow each other.
 template <int N>
 __device__ __forceinline__ void write_sums(double* __restrict__ sums, const double (&values)[N], int image) {
     __shared__ double scratch[N][THREADS / 32];

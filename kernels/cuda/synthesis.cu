@@ -1,15 +1,16 @@
 // synthesis: parts = W^T (M . u) on the extended image, in `splits` summands over groups of channels; image_step adds and folds them.
+// A block makes one plane of the image.
 // u is that of the current slot, or with `other` of the other one, where dual_step has put the new u.
 //
-//     parts[b, s, y, x] = sum over the channels c of summand s and the taps t of filters[c, t] (M . u)[c, y - t_y, x - t_x]
+//     parts[b, p, s, y, x] = sum over the channels c of summand s and the taps t of filters[c, p, t] (M . u)[c, y - t_y, x - t_x]
 //
 // Twin: kernels/cpu/filter_bank.py. No atomics: every output is one thread's sum in a fixed order. Cost per pixel and channel: K^2
-// multiply-adds, 8 bytes read (times the overlap of the tiles). filters (C, K, K rounded up to a multiple of 4), rows and columns
-// reversed; parts (B, splits, H + K - 1, W + K - 1).
+// multiply-adds, 8 bytes read (times the overlap of the tiles). filters (C, P, K, K rounded up to a multiple of 4), rows and
+// columns reversed; parts (B, P, splits, H + K - 1, W + K - 1).
 //
 // A block makes 64 x 32 outputs; one channel of M . u at a time lies in shared memory with its surroundings. A thread makes two
 // neighbouring rows of two groups of four pixels, 16 apart: a row of the window that it reads feeds both. A warp makes 16 rows.
-// Launch: grid (tiles of the extended image, splits, active images), block 128, static shared memory. Options: SUPPORT.
+// Launch: grid (tiles of the extended image, splits P, active images), block 128, static shared memory. Options: SUPPORT.
 #include "filter_bank.cuh"
 
 constexpr int GROUP = 4, GROUPS = 2, GAP = 16, PX = GROUPS * GROUP, PY = 2;
@@ -75,12 +76,13 @@ synthesis(const int* __restrict__ active, const int* __restrict__ slot, int othe
     const int height = g.height + SUPPORT - 1, width = g.width + SUPPORT - 1;
     const int across = (width + TILE_X - 1) / TILE_X;
     const int top = blockIdx.x / across * TILE_Y, left = blockIdx.x % across * TILE_X, image = active[blockIdx.z];
-    const int plane = (other ? 1 - slot[image] : slot[image]) * g.batch + image, splits = gridDim.y;
+    const int plane = (other ? 1 - slot[image] : slot[image]) * g.batch + image, splits = gridDim.y / PLANES;
+    const int split = blockIdx.y / PLANES, made = blockIdx.y % PLANES;
     const bool inside = top + threadIdx.x / 32 * WARP_ROWS < height;
     float z[PY][PX] = {};
-    for (int c = blockIdx.y * g.channels / splits; c < (blockIdx.y + 1) * g.channels / splits; c++) {
+    for (int c = split * g.channels / splits; c < (split + 1) * g.channels / splits; c++) {
         load_channel(tile, dual + element(plane, c, 0, 0, g), mask ? mask + element(image, c, 0, 0, g) : nullptr,
-                     filters + c * (SUPPORT * TAP_PITCH), top, left, g);
+                     filters + (c * PLANES + made) * (SUPPORT * TAP_PITCH), top, left, g);
         __syncthreads();
         if (inside) {
             add_row<true, false>(z, tile, 0);
@@ -89,7 +91,7 @@ synthesis(const int* __restrict__ active, const int* __restrict__ slot, int othe
         }
         __syncthreads();
     }
-    float* out = parts + ((long long)image * splits + blockIdx.y) * height * width;
+    float* out = parts + (((long long)image * PLANES + made) * splits + split) * height * width;
 #pragma unroll
     for (int r = 0; r < PY; r++)
 #pragma unroll

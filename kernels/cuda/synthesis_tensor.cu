@@ -1,12 +1,13 @@
 // synthesis on tensor cores: the same name, arguments and meaning as in synthesis.cu, but `parts` are overlapping tiles.
 //
-//     parts[b, s, tile, y, x] = sum over the channels c of summand s and the taps t of filters[c, t] (M . u)[c, y - t_y, x - t_x],
+//     parts[b, p, s, tile, y, x] = sum over the channels c of summand s and the taps t of filters[c, p, t] (M . u)[c, y - t_y, x - t_x],
 //     over the pixels of the tile; y and x run over the tile and SUPPORT - 1 further rows and columns
 //
-// A block takes 8 x 32 pixels and reads each of their values once, into registers. For every row of the filters tensor cores turn
+// A block takes 8 x 32 pixels and reads each of their values once, into registers, for all planes of the image, one after the other.
+// For every row of the filters tensor cores turn
 // the channels of a pixel into one number per tap of that row; in shared memory tap kx lies kx columns further right, so that
 // columns add up to a row of the output. No atomics: at a time every warp adds to a row of its own.
-// parts (B, C / CHANNEL_BLOCK, tiles, 8 + K - 1, 32 + K - 1); filters (C / CHANNEL_BLOCK, SUPPORT, tap slabs, CHANNEL_BLOCK / 16, 2, 32, 4)
+// parts (B, P, C / CHANNEL_BLOCK, tiles, 8 + K - 1, 32 + K - 1); filters (C / CHANNEL_BLOCK, P, SUPPORT, tap slabs, CHANNEL_BLOCK / 16, 2, 32, 4)
 // words, which arrive by asynchronous copies one row ahead.
 // Launch: grid (8 x 32 tiles, C / CHANNEL_BLOCK, active images), block 256, dynamic shared memory. Options: SUPPORT, CHANNEL_BLOCK, BF16X3.
 #include "filter_bank.cuh"
@@ -84,7 +85,7 @@ synthesis(const int* __restrict__ active, const int* __restrict__ slot, int othe
     const int across = (g.width + TILE_X - 1) / TILE_X, image = active[blockIdx.z], warp = threadIdx.x / 32;
     const int top = blockIdx.x / across * TILE_Y, left = blockIdx.x % across * TILE_X, channel = blockIdx.y * CHANNEL_BLOCK;
     const int plane = (other ? 1 - slot[image] : slot[image]) * g.batch + image;
-    const uint32_t* rows = filters + (long long)blockIdx.y * SUPPORT * ROW_WORDS;
+    const uint32_t* rows = filters + (long long)blockIdx.y * (PLANES * SUPPORT) * ROW_WORDS;
     float* taps = reinterpret_cast<float*>(shared + TAPS_AT) + warp * WARP_TAPS;
     float* output = reinterpret_cast<float*>(shared + OUTPUT_AT);
     copy_slabs<THREADS>(shared, rows, TAP_SLABS * DEEP);
@@ -93,16 +94,24 @@ synthesis(const int* __restrict__ active, const int* __restrict__ slot, int othe
     Values values[DEEP][N];
     load_values(values, dual + element(plane, channel, 0, 0, g), mask ? mask + element(image, channel, 0, 0, g) : nullptr,
                 top + warp, left, g);
-    for (int ky = 0; ky < SUPPORT; ky++) {
-        if (ky + 1 < SUPPORT) copy_slabs<THREADS>(shared + (ky + 1) % 2 * ROW_WORDS, rows + (ky + 1) * ROW_WORDS, TAP_SLABS * DEEP);
-        cp_async_commit();
-        cp_async_wait<1>();
-        __syncthreads();
-        apply_row(taps, shared + ky % 2 * ROW_WORDS, values);
-        __syncwarp();
-        add_columns(output + (warp + ky) * PITCH, taps);
-        __syncthreads();
+#pragma unroll 1
+    for (int made = 0; made < PLANES; made++) {
+        for (int ky = 0; ky < SUPPORT; ky++) {
+            const int row = made * SUPPORT + ky, next = row + 1;
+            if (next < PLANES * SUPPORT) copy_slabs<THREADS>(shared + next % 2 * ROW_WORDS, rows + next * ROW_WORDS, TAP_SLABS * DEEP);
+            cp_async_commit();
+            cp_async_wait<1>();
+            __syncthreads();
+            apply_row(taps, shared + row % 2 * ROW_WORDS, values);
+            __syncwarp();
+            add_columns(output + (warp + ky) * PITCH, taps);
+            __syncthreads();
+        }
+        const long long place = (((long long)image * PLANES + made) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+        float* to = parts + place * (SPAN_Y * SPAN_X);
+        for (int i = threadIdx.x; i < SPAN_Y * SPAN_X; i += THREADS) {
+            to[i] = output[i / SPAN_X * PITCH + i % SPAN_X];
+            if (made + 1 < PLANES) output[i / SPAN_X * PITCH + i % SPAN_X] = 0.0f;
+        }
     }
-    float* to = parts + (((long long)image * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) * (SPAN_Y * SPAN_X);
-    for (int i = threadIdx.x; i < SPAN_Y * SPAN_X; i += THREADS) to[i] = output[i / SPAN_X * PITCH + i % SPAN_X];
 }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelError
-from .parts import BOUNDARIES, Rebuilt, kernels_of, one_of, spline_of, tensor_of
+from .parts import BOUNDARIES, Rebuilt, check_planes, kernels_of, one_of, spline_of, tensor_of
 
 MAX_MASK_SUPPORT = (
     15  # pixels that a later convolution of a SAFI mask may span, dilation included: what kernels are built for
@@ -27,8 +27,8 @@ class SafiMask(Rebuilt):
     """mask(x) = sigmoid(sn(Vn ... s2(V2 s1(gain * V1 x))) + bias), values in [0, 1], shape (C, H, W); n = 3 in the
     published models.
 
-    convolutions: V1, V2, ..., at least two, float32 (C, 1, k, k), (C, C, k, k), ..., k odd, cross-correlation without
-    bias.
+    convolutions: V1, V2, ..., at least two, float32 (C, P, k, k), (C, C, k, k), ..., k odd, cross-correlation without
+    bias; P planes of the image.
     dilations: pixels between the taps of each, 1 for a plain convolution.
     splines: s1, s2, ..., float32 (C, n), values at n uniform knots on [-1, 1], extrapolated linearly, n >= 2.
     gain, bias: float32 (K, C), one row per noise level; ones and zeros in the published models.
@@ -51,7 +51,8 @@ class SafiMask(Rebuilt):
         for what, values in (("dilation", self.dilations), ("spline", self.splines)):
             if len(values) != count:
                 raise ModelError(f"mask.{what} comes {len(values)} times, but mask.convolution {count} times")
-        first = kernels_of("mask.convolution.0", self.convolutions[0], ("C", 1, "k", "k"))
+        first = kernels_of("mask.convolution.0", self.convolutions[0], ("C", "P", "k", "k"))
+        check_planes("mask.convolution.0", first.shape[1])
         channels = first.shape[0]
         square = (channels, channels, "k", "k")
         rest = [kernels_of(f"mask.convolution.{i}", self.convolutions[i], square) for i in range(1, count)]
@@ -77,6 +78,11 @@ class SafiMask(Rebuilt):
     def channels(self) -> int:
         """C, the number of masks."""
         return int(self.gain.shape[1])
+
+    @property
+    def planes(self) -> int:
+        """P, the planes of the image."""
+        return int(self.convolutions[0].shape[1])
 
     @property
     def reach(self) -> int:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, ModelError, shown
-from .masks import FAMILIES, Mask, check_levels, check_members
-from .parts import BOUNDARIES, Rebuilt, kernels_of, one_of, tensor_of
+from .masks import FAMILIES, Mask, SafiMask, check_levels, check_members
+from .parts import BOUNDARIES, Rebuilt, check_planes, kernels_of, one_of, tensor_of
 
 SCHEDULES = ("unrolled", "converged", "gap")
 MAX_SUPPORT = 17  # the widest composed filter that the kernels are built for
@@ -29,9 +29,11 @@ LEVEL_TOLERANCE = 0.01  # relative; how far sigma may lie outside the noise leve
 
 @dataclass(frozen=True, eq=False)
 class FilterBank(Rebuilt):
-    """W, one image to C channels: a cascade of cross-correlations without anything in between.
+    """W, an image of P planes to C channels: a cascade of cross-correlations without anything in between.
 
-    layers: float32, (C, 1, k, k) then (C, C, k, k) each; one layer is a composed bank. k is odd and may differ.
+    (W x)_c = sum over p of w_cp * x_p; P = 1 is a grey image.
+
+    layers: float32, (C, P, k, k) then (C, C, k, k) each; one layer is a composed bank. k is odd and may differ.
     boundary: "zero" pads every layer with zeros to the size of the image (the published rule); "symmetric" applies
     the composed filters to the image extended by half-sample reflection. Raises ModelError.
     """
@@ -43,7 +45,8 @@ class FilterBank(Rebuilt):
         if not self.layers:
             raise ModelError("tensor filters is missing: a filter bank needs at least one layer")
         names = _layer_names(len(self.layers))
-        first = kernels_of(names[0], self.layers[0], ("C", 1, "k", "k"))
+        first = kernels_of(names[0], self.layers[0], ("C", "P", "k", "k"))
+        check_planes(names[0], first.shape[1])
         channels = first.shape[0]
         rest = [
             kernels_of(n, v, (channels, channels, "k", "k")) for n, v in zip(names[1:], self.layers[1:], strict=True)
@@ -59,6 +62,11 @@ class FilterBank(Rebuilt):
     def channels(self) -> int:
         """C, the number of filters."""
         return int(self.layers[0].shape[0])
+
+    @property
+    def planes(self) -> int:
+        """P, the planes of an image."""
+        return int(self.layers[0].shape[1])
 
     @property
     def support(self) -> int:
@@ -77,13 +85,13 @@ class FilterBank(Rebuilt):
         return sum(int(layer.shape[-1]) // 2 for layer in self.layers[1:])
 
     def composed(self) -> NDArray[np.float32]:
-        """The filters as one cross-correlation each: float32 (C, K, K), summed in float64."""
-        filters = self.layers[0][:, 0].astype(np.float64)
+        """The filters as one cross-correlation for each plane: float32 (C, P, K, K), summed in float64."""
+        filters = self.layers[0].astype(np.float64)
         for layer in self.layers[1:]:
             k, side = layer.shape[-1], filters.shape[-1]
-            wider = np.zeros((self.channels, side + k - 1, side + k - 1))
+            wider = np.zeros((self.channels, self.planes, side + k - 1, side + k - 1))
             for i, j in np.ndindex(k, k):
-                wider[:, i : i + side, j : j + side] += np.tensordot(layer[:, :, i, j].astype(np.float64), filters, 1)
+                wider[..., i : i + side, j : j + side] += np.tensordot(layer[:, :, i, j].astype(np.float64), filters, 1)
             filters = wider
         return filters.astype(np.float32)
 
@@ -199,6 +207,8 @@ class Model(Rebuilt):
         check_members(self.mask)
         if self.mask.channels != self.filters.channels:
             raise ModelError(f"the mask has {self.mask.channels} channels and the filter bank {self.filters.channels}")
+        if isinstance(self.mask, SafiMask) and self.mask.planes != self.filters.planes:
+            raise ModelError(f"the mask is for {self.mask.planes} planes and the filter bank for {self.filters.planes}")
         levels = tensor_of("noise_levels", self.noise_levels, np.float64, ("K",))
         if levels[0] <= 0 or levels[-1] > 1 or (np.diff(levels) <= 0).any():
             raise ModelError(f"tensor noise_levels is {levels.tolist()}; expected ascending levels above 0, at most 1")

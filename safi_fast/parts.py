@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .errors import ModelError, shown
 
 BOUNDARIES = ("zero", "symmetric")
+MAX_PLANES = 4  # of an image: 1 grey, 2 complex, 3 colour
 
 
 class Rebuilt:
@@ -46,6 +47,12 @@ def kernels_of(name: str, value: ArrayLike, shape: Sequence[int | str]) -> NDArr
     if array.shape[2] != array.shape[3] or array.shape[2] % 2 == 0:
         raise ModelError(f"tensor {name} has kernels of {array.shape[2]} x {array.shape[3]}; expected odd squares")
     return array
+
+
+def check_planes(name: str, planes: int) -> None:
+    """Raise ModelError for more planes than an image of a model may have."""
+    if planes > MAX_PLANES:
+        raise ModelError(f"tensor {name} is for {planes} planes; at most {MAX_PLANES} can be used")
 
 
 def spline_of(name: str, value: ArrayLike, channels: int) -> NDArray[np.float32]:

@@ -177,7 +177,7 @@ def inspect_model(model: "Model", path: str | Path) -> None:
     else:
         kernels, kernel_title = model.mask.smoothing[0][:, 0], "First smoothing layer of the mask"
         curves, start = {"Mask as a function of the smoothed response": model.mask.profile.clip(0, 1)}, 0.0
-    filters = model.filters.composed()
+    filters = model.filters.composed()[:, 0]
     figure = _figure(13.0, 7.2)
     _title(figure, model)
     left, right = figure.add_gridspec(1, 2, left=0.035, right=0.985, top=0.855, bottom=0.075, wspace=0.1)

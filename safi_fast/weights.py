@@ -3,8 +3,8 @@
 Tensors: `filters.0`, `filters.1`, ... (a cascade) or `filters` (composed); `mask.convolution.0..`, `mask.spline.0..`,
 `mask.gain`, `mask.bias` (SAFI) or `mask.smoothing.0..`, `mask.profile`, `mask.scale` (MMR), all float32;
 `strength.unrolled`, `strength.converged`, `noise_levels` and, where known, `lipschitz`, float64.
-Version 2 adds `steps.size` and `steps.momentum` and a row of `mask.scale` per noise level; a model without them is
-written as version 1.
+Version 2 adds `steps.size` and `steps.momentum`, a row of `mask.scale` per noise level, and filters and first mask
+layers for several planes, (C, P, k, k); a model without them is written as version 1.
 Metadata: the texts of HEADER, and any others, which become `Model.metadata`.
 """
 
@@ -97,7 +97,7 @@ def _check_own(model: Model, method: str, what: str, start: str, kind: type) -> 
 def _version(model: Model) -> str:
     """The first one that can hold the model."""
     by_level = isinstance(model.mask, MmrMask) and model.mask.scale.ndim == 2
-    return FORMAT_VERSIONS[model.steps is not None or by_level]
+    return FORMAT_VERSIONS[model.steps is not None or by_level or model.filters.planes > 1]
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -152,7 +152,7 @@ def with_channels(model: Model, channels: int) -> Model:
     """The same layout with the first channels only."""
     if channels == model.filters.channels:
         return model
-    bank = FilterBank((model.filters.composed()[:channels, None],), model.filters.boundary)
+    bank = FilterBank((model.filters.composed()[:channels],), model.filters.boundary)
     mask = model.mask
     if isinstance(mask, SafiMask):
         weights = tuple(w[:channels, : min(w.shape[1], channels)] for w in mask.convolutions)

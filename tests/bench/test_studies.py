@@ -174,7 +174,7 @@ def test_the_start_of_mmr_training_denoises_already(folder):
     source = random_model(channels=6, boundary="symmetric", composed=True, levels=(5 / 255, 50 / 255))
     model = start_model.mmr_model(source, 4, 25 / 255)
     assert (model.family, model.filters.channels, model.noise_levels.tolist()) == ("mmr", 4, [25 / 255])
-    sizes = [np.sort((each.filters.composed() ** 2).sum((1, 2))) for each in (model, source)]
+    sizes = [np.sort((each.filters.composed() ** 2).sum((1, 2, 3))) for each in (model, source)]
     np.testing.assert_allclose(sizes[0] / sizes[0][-1], sizes[1][-4:] / sizes[1][-1], rtol=1e-5)
     clean = images.load(folder)
     observed = images.noisy(clean, SIGMA)

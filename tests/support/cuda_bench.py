@@ -129,7 +129,7 @@ class Bench:
         self.channels, self.used = ceil_to(self.filters.channels, together), self.filters.channels
         self.stored = ceil_to(self.width, columns)
         self.shape = Shape(*size, self.channels, self.filters.support, self.filters.band, precision)
-        self.composed = self.filters.composed()
+        self.composed = self.filters.composed()[:, 0]
         self.support_option = (f"-DSUPPORT={self.filters.support}",)
         self.watched, self.outputs = [], []
         self.set_halo(self.filters.support // 2)

@@ -13,10 +13,10 @@ def random_filters(rng, channels=4, kernels=(5, 3), boundary="zero", composed=Fa
     """Zero-mean layers, scaled so that ||W|| is about 1 on a large image."""
     layers = [zero_mean(rng.standard_normal((channels, 1, kernels[0], kernels[0])))]
     layers += [zero_mean(rng.standard_normal((channels, channels, k, k)) / k) for k in kernels[1:]]
-    norm = np.sqrt((abs(np.fft.fft2(FilterBank(tuple(layers), boundary).composed(), (64, 64))) ** 2).sum(0).max())
+    norm = np.sqrt((abs(np.fft.fft2(FilterBank(tuple(layers), boundary).composed()[:, 0], (64, 64))) ** 2).sum(0).max())
     layers[0] /= norm
     bank = FilterBank(tuple(layers), boundary)
-    return FilterBank((bank.composed()[:, None],), boundary) if composed else bank
+    return FilterBank((bank.composed(),), boundary) if composed else bank
 
 
 def random_safi_mask(rng, channels=4, kernels=(5, 3, 3), dilations=(1, 2, 1), boundary="zero", levels=1):

@@ -44,7 +44,7 @@ def depthwise(image, weight, boundary, *, adjoint=False):
 
 
 def _layers(bank):
-    return bank.layers if bank.boundary == "zero" else (bank.composed()[:, None],)
+    return bank.layers if bank.boundary == "zero" else (bank.composed(),)
 
 
 def analysis(x, bank):

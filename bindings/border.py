@@ -20,7 +20,7 @@ class BorderTaps:
     """Sparse corrections by position class (row class * (2 band + 1) + column class), as the kernels read them.
 
     first: int32 (classes + 1,), where the taps of a class start; offset_y, offset_x: int32 (taps,), rows and columns
-    from the upper left corner of the filter; weights: float32 (taps, C).
+    from the upper left corner of the filter; weights: float32 (taps, P, C).
     """
 
     band: int
@@ -45,7 +45,7 @@ def _spread(field: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
 
 
 def _effective_filter(layers: list[NDArray[Any]], outside_y: int, outside_x: int) -> NDArray[Any]:
-    """Filter (C, K, K) of a pixel beyond which the image ends after -outside (to the left) or +outside pixels; 0:
+    """Filter (C, P, K, K) of a pixel beyond which the image ends after -outside (to the left) or +outside pixels; 0:
     nowhere.
     """
     field = layers[-1].astype(np.float64)
@@ -54,7 +54,7 @@ def _effective_filter(layers: list[NDArray[Any]], outside_y: int, outside_x: int
         offsets = np.arange(-reach, reach + 1)
         field = field * _inside(offsets, outside_y)[:, None] * _inside(offsets, outside_x)[None, :]
         field = _spread(field, weight.astype(np.float64))
-    return field[:, 0]
+    return field
 
 
 def _inside(offsets: NDArray[Any], outside: int) -> NDArray[Any]:
@@ -75,19 +75,19 @@ def _first_outside(position: int, band: int) -> int:
 
 
 def border_taps(layers: tuple[NDArray[Any], ...], band: int) -> BorderTaps:
-    """The corrections of a cascade (C, 1, k, k), (C, C, k, k), ...; none where band is 0."""
-    channels = layers[0].shape[0]
+    """The corrections of a cascade (C, P, k, k), (C, C, k, k), ...; none where band is 0."""
+    channels, planes = layers[0].shape[:2]
     weights_of = [weight.astype(np.float64) for weight in layers]
-    first, offsets, weights = [0], [np.zeros((0, 2), np.int32)], [np.zeros((0, channels))]
+    first, offsets, weights = [0], [np.zeros((0, 2), np.int32)], [np.zeros((0, planes, channels))]
     composed = _effective_filter(weights_of, 0, 0) if band else np.zeros(0)
     for row_class in range(2 * band + 1):
         for column_class in range(2 * band + 1):
             outside = _first_outside(row_class, band), _first_outside(column_class, band)
             if outside != (0, 0):
                 dropped = composed - _effective_filter(weights_of, *outside)
-                touched = np.abs(dropped).max(0) > 1e-9 * np.abs(composed).max()
+                touched = np.abs(dropped).max((0, 1)) > 1e-9 * np.abs(composed).max()
                 offsets.append(np.argwhere(touched).astype(np.int32))
-                weights.append(dropped[:, touched].T)
+                weights.append(dropped[:, :, touched].T)
             first.append(sum(len(block) for block in offsets))
     where = np.concatenate(offsets)
     return BorderTaps(

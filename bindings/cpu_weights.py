@@ -71,7 +71,9 @@ def taps_of(weight: NDArray[Any], channels: int) -> Taps:
 
 def filter_bank(filters: FilterBank, channels: int) -> Bank:
     """The composed filters as spectra, and the taps that layer-wise zero padding drops near the border."""
-    spectra = np.conj(np.fft.fft2(padded(filters.composed()[:, 0].astype(np.float64), channels), (TILE, TILE))) / TILE**2
+    spectra = (
+        np.conj(np.fft.fft2(padded(filters.composed()[:, 0].astype(np.float64), channels), (TILE, TILE))) / TILE**2
+    )
     pairs = spectra.transpose(0, 2, 1).reshape(-1, 2, 16, TILE * TILE)
     packed = (pairs[:, 0] + 1j * pairs[:, 1]).transpose(0, 2, 1)
     taps = border_taps(filters.layers, filters.band)
@@ -82,7 +84,7 @@ def filter_bank(filters: FilterBank, channels: int) -> Bank:
         taps.band,
         taps.first,
         tap_at,
-        in_lanes(padded(taps.weights.T, channels).T),
+        in_lanes(padded(taps.weights[:, 0].T, channels).T),
     )
 
 

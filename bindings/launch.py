@@ -140,7 +140,9 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "synthesis": lambda shape, images: Launch(
         (_synthesis_tiles(shape), shape.splits * shape.planes, images), (THREADS, 1, 1)
     ),
-    "synthesis_border": lambda shape, images: Launch((ceil_div(shape.ring, 4), 1, images * shape.planes), (THREADS, 1, 1)),
+    "synthesis_border": lambda shape, images: Launch(
+        (ceil_div(shape.ring, 4), 1, images * shape.planes), (THREADS, 1, 1)
+    ),
     "set_image": _by_pixels,
     "get_image": _by_pixels,
     "gather_image": _by_pixels,

@@ -169,7 +169,7 @@ class Bench:
         """The struct of the corrections, whose arrays stay alive with the bench."""
         taps = border_taps(self.filters.layers, self.filters.band)
         numbers = layout.tap_numbers(taps.first, taps.offset_y, taps.offset_x, self.filters.support)
-        corrections = np.ascontiguousarray(layout.padded(taps.weights.T, self.channels).T, np.float32)
+        corrections = np.ascontiguousarray(layout.padded(taps.weights[:, 0].T, self.channels).T, np.float32)
         arrays = [
             self.put(array if array.size else np.zeros(1, array.dtype))
             for array in (taps.first, taps.offset_y, taps.offset_x, numbers, corrections)

@@ -67,12 +67,13 @@ __device__ __forceinline__ void accumulate(float (&q)[M][N][4], const uint32_t* 
                                            int last) {
 #pragma unroll 1
     for (int i = first; i < last; i++) {
-        const int plane = PLANES == 1 ? 0 : i / SUPPORT, ky = i - plane * SUPPORT;
+        const int plane = PLANES == 1 ? 0 : i / SUPPORT;
+        const uint32_t* at = tile + plane * TILE_WORDS + (row + i - plane * SUPPORT) * SPAN_X;
 #pragma unroll
         for (int slab = 0; slab < ROW_SLABS; slab++) {
             Values values[N];
 #pragma unroll
-            for (int n = 0; n < N; n++) values[n] = neighbours(tile + plane * TILE_WORDS + (row + ky) * SPAN_X, 8 * n, slab);
+            for (int n = 0; n < N; n++) values[n] = neighbours(at, 8 * n, slab);
 #pragma unroll
             for (int m = 0; m < M; m++) multiply(q[m], slabs + i * ROW_WORDS + (slab * M + m) * SLAB, values);
         }
@@ -93,16 +94,18 @@ __device__ __forceinline__ void finish(float (&q)[M][N][4], const float* __restr
                 for (int m = 0; m < M; m++) q[m][n][i] = 0.0f, q[m][n][i + 2] = 0.0f;
             } else if (in_band(y, x, border.band, g)) {
                 const int kind = position_class(y, x, border.band, g);
-                for (int tap = border.first[kind] * PLANES; tap < border.first[kind + 1] * PLANES; tap++) {
-                    const int number = tap / PLANES, down = border.row[number] - REACH, right = border.column[number] - REACH;
-                    const float pixel = __ldg(image + image_element(plane + tap % PLANES, y + down, x + right, g));
-                    const float* weight = border.weights + (long long)tap * g.channels + at.channel + group;
+                for (int tap = border.first[kind]; tap < border.first[kind + 1]; tap++)
+#pragma unroll 1
+                    for (int p = 0; p < PLANES; p++) {
+                        const float pixel =
+                            __ldg(image + image_element(plane + p, y + border.row[tap] - REACH, x + border.column[tap] - REACH, g));
+                        const float* weight = border.weights + ((long long)tap * PLANES + p) * g.channels + at.channel + group;
 #pragma unroll
-                    for (int m = 0; m < M; m++) {
-                        q[m][n][i] = fmaf(-pixel, __ldg(weight + m * DEPTH), q[m][n][i]);
-                        q[m][n][i + 2] = fmaf(-pixel, __ldg(weight + m * DEPTH + 8), q[m][n][i + 2]);
+                        for (int m = 0; m < M; m++) {
+                            q[m][n][i] = fmaf(-pixel, __ldg(weight + m * DEPTH), q[m][n][i]);
+                            q[m][n][i + 2] = fmaf(-pixel, __ldg(weight + m * DEPTH + 8), q[m][n][i + 2]);
+                        }
                     }
-                }
             }
         }
 }
@@ -120,8 +123,11 @@ __device__ __forceinline__ void filter(const Place& at, int slot, const float* _
     cp_async_commit();
     copy_slabs<THREADS>(slabs + HALF * ROW_WORDS, from + HALF * ROW_WORDS, (ROWS - HALF) * ROW_SLABS * M);
     cp_async_commit();
-#pragma unroll
-    for (int p = 0; p < PLANES; p++) load_tile(tile + p * TILE_WORDS, image, plane + p, at, g);
+    load_tile(tile, image, plane, at, g);
+#if PLANES > 1    // a loop of one turn costs the compiler registers
+#pragma unroll 1
+    for (int p = 1; p < PLANES; p++) load_tile(tile + p * TILE_WORDS, image, plane + p, at, g);
+#endif
     for (int row = warp; row < TILE_Y; row += WARPS) {
         float q[M][N][4] = {};
         if (row == warp) {

@@ -20,7 +20,7 @@ from safi_fast.bindings.device import STANDARD
 from safi_fast.bindings.launch import PRECISIONS, Kernel, launch_for
 from safi_fast.bindings.module import source
 from safi_fast.masks import MmrMask, SafiMask
-from safi_fast.model import Model
+from safi_fast.model import FilterBank, Model
 from safi_fast.models import load_model
 
 CHANNELS = 64
@@ -68,7 +68,7 @@ class _Recorder(EmulatedDevice):
 
 @cache
 def layouts() -> dict[str, Model]:
-    """Models by name: the shipped one, the published layouts, and filters of 9 x 9 and 17 x 17."""
+    """Models by name: the shipped one, the published layouts, filters of 9 x 9 and 17 x 17, several planes."""
     rng = np.random.default_rng(0)
     mmr_mask = random_mmr_mask(rng, CHANNELS, (7, 7))
     published = random_model("mmr", CHANNELS, kernels=(7, 7), mask=mmr_mask)
@@ -82,15 +82,22 @@ def layouts() -> dict[str, Model]:
         "17 x 17": random_model(
             channels=CHANNELS, kernels=(17,), boundary="symmetric", mask=_safi_mask(3, (1, 2, 2), "symmetric")
         ),
+        **{f"{planes} planes": _of_planes(planes) for planes in (2, 3)},
     }
 
 
 MAIN = ("shipped", "published MMR", "published SAFI")
 
 
-def _safi_mask(kernel: int, dilations: tuple[int, int, int], boundary: str) -> SafiMask:
+def _of_planes(planes: int) -> Model:
+    """Filters of 13 x 13 for so many planes of an image."""
+    filters = FilterBank((np.zeros((CHANNELS, planes, 13, 13), np.float32),), "symmetric")
+    return random_model(filters=filters, mask=_safi_mask(3, (1, 2, 1), "symmetric", planes))
+
+
+def _safi_mask(kernel: int, dilations: tuple[int, int, int], boundary: str, planes: int = 1) -> SafiMask:
     """Zeros in the layout of a mask generator C -> C: only sizes matter here."""
-    convolutions = tuple(np.zeros((CHANNELS, n, kernel, kernel), np.float32) for n in (1, CHANNELS, CHANNELS))
+    convolutions = tuple(np.zeros((CHANNELS, n, kernel, kernel), np.float32) for n in (planes, CHANNELS, CHANNELS))
     splines = tuple(np.zeros((CHANNELS, 21), np.float32) for _ in range(3))
     return SafiMask(convolutions, dilations, splines, np.ones((1, CHANNELS)), np.zeros((1, CHANNELS)), boundary)
 
@@ -106,8 +113,9 @@ def _uses(weights: CudaWeights) -> Iterator[tuple[str, str, tuple[str, ...], Ker
         yield "image", name, (), None
     for name in ("totals", "advance", "stop", "clear_dual", "collapse_momentum"):
         yield "state", name, (), None
-    for name in ("extrapolate", "move_rows", "restart", "mix_images", "mix_rows"):
-        yield "halpern", name, (), None
+    for name in ("extrapolate", "move_rows", "restart", "mix_images", "mix_rows"):  # of images of one plane
+        if weights.planes == 1:
+            yield "halpern", name, (), None
     if isinstance(weights.model.mask, MmrMask):
         for _, option in weights.mask.layers:
             yield "depthwise", "depthwise", (option,), None

@@ -35,7 +35,7 @@ Filters = NDArray[np.float64]
 
 def strongest(source: Model, channels: int) -> tuple[NDArray[np.intp], Filters, float]:
     """Their numbers in ascending order, the filters (C, K, K) scaled together to ||W|| = 1, and the norm divided by."""
-    filters = source.filters.composed().astype(np.float64)
+    filters = source.filters.composed()[:, 0].astype(np.float64)
     chosen = np.sort(np.argsort(-(filters**2).sum((1, 2)))[:channels])
     filters = filters[chosen]
     norm = float(np.sqrt((abs(np.fft.fft2(filters, (96, 96))) ** 2).sum(0).max()))

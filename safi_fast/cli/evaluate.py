@@ -85,10 +85,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def grey(
-    path: Path, file: "ImageFile", data_range: DataRange | None = None, *, box: bool = True
+def clean_image(
+    path: Path, file: "ImageFile", data_range: DataRange | None = None, *, planes: int = 1, box: bool = True
 ) -> tuple[Any, str | None]:
-    """A clean image as float32 (H, W), black 0 and white 1, and a warning where its range looks like another.
+    """A clean image as float32, black 0 and white 1, (H, W) in grey or (3, H, W) for three planes, and a warning where
+    its range looks like another.
 
     box: refuse images of which [0, 1] cuts off more than interpolation leaves outside. Raises ImageFileError.
     """
@@ -108,13 +109,17 @@ def grey(
             raise InputError(
                 f"has {int((~np.isfinite(image)).sum())} values that are NaN or infinite; expected finite ones"
             )
-        planes = np.atleast_3d(image).transpose(2, 0, 1)
+        parts = np.atleast_3d(image).transpose(2, 0, 1)
         if box:
-            check_inside("image", np, planes, meaning, channels=len(planes), free=False)
+            check_inside("image", np, parts, meaning, channels=len(parts), free=False)
     except InputError as error:
         raise ImageFileError(f"{path}: {error}") from error
     warning = None if meaning.warning is None else message_of(meaning.warning)
-    return (rgb2gray(image) if file.channel_axis is not None else image), warning
+    if planes == 1:
+        return (rgb2gray(image) if file.channel_axis is not None else image), warning
+    if len(parts) != planes:
+        raise ImageFileError(f"{path}: the image has {len(parts)} planes; the model has {planes}")
+    return np.ascontiguousarray(parts), warning
 
 
 def _evaluate_one(
@@ -130,7 +135,7 @@ def _evaluate_one(
     from .noise import add_noise
 
     file = read_image(path)
-    clean, warning = grey(path, file, options.data_range, box="box" not in settings)
+    clean, warning = clean_image(path, file, options.data_range, box="box" not in settings)
     noisy = add_noise(clean, options.sigma / sessions.EIGHT_BIT, options.seed, index)
     if clean.shape not in warm:  # compilation, and what is computed once per image size
         warm.add(clean.shape)

@@ -1,8 +1,8 @@
 """Train a model on folders of clean images, and export it as a weights file.
 
 DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged
-weights) and checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey. Validation images
-must not be training images. Needs PyTorch: pip install "safi-fast[train]".
+weights) and checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey, but for a model of
+three planes (--planes 3), which takes colour images only. Validation images must not be training images. Needs PyTorch: pip install "safi-fast[train]".
 """
 
 import argparse
@@ -75,6 +75,7 @@ class Options:
     schedule: tuple[int, int]
     family: str | None
     channels: int | None
+    planes: int | None
     init: str | None
     resume: bool
     mask_dilations: tuple[int, ...] | None
@@ -120,6 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--schedule", type=schedule, default=(5, 12), metavar="5x12", help="outer x inner steps (default: 5x12)")
     add("--family", choices=("safi", "mmr"), help=Rare("kind of mask generator (default: safi)"))
     add("--channels", type=count, metavar="C", help=Rare("number of filters (default: 64); --init is widened to it"))
+    add(
+        "--planes", type=int, choices=(1, 3),
+        help=Rare("3: a colour model, of red, green and blue together; a grey --init is turned into one (default: 1)"),
+    )  # fmt: skip
     add("--init", metavar="NAME|PATH", help="model to start from; sets family, filters and noise levels")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add(
@@ -199,12 +204,13 @@ def run(args: argparse.Namespace) -> int:
         set_threads(options.threads)
     network = None if options.resume else _network(options)
     settings = _settings(options, network)
+    planes = network.planes if network is not None else _stored(options)["layers.0"].shape[1]
     inputs = _Inputs(
         network,
         settings,
         [load_teacher(path, options.device) for path in options.teacher],
-        _images(options.data, settings.side, options.data_range),
-        _validation(options.validation, settings, options.data_range),
+        _images(options.data, settings.side, options.data_range, planes),
+        _validation(options.validation, settings, options.data_range, planes),
     )
     prepare_folder(options.out)
     with Claims() as claims:
@@ -260,7 +266,10 @@ def _train(options: Options, inputs: _Inputs) -> int:
 
 
 def _check(options: Options) -> None:
-    given = [f"--{name}" for name in stated(init=options.init, family=options.family, channels=options.channels)]
+    given = [
+        f"--{name}"
+        for name in stated(init=options.init, family=options.family, channels=options.channels, planes=options.planes)
+    ]
     teaching = [f"--teacher-{name}" for name in stated(share=options.teacher_share, until=options.teacher_until)]
     if options.resume and options.mask_dilations:
         raise UsageError("--mask-dilations has no meaning with --resume: the network is in the checkpoint")
@@ -289,19 +298,22 @@ def _check_new(options: Options) -> None:
 
 def _network(options: Options) -> Any:
     from ..models import load_model
-    from ..training.growth import deepened, widened, with_levels
+    from ..training.growth import deepened, widened, with_levels, with_planes
     from ..training.network import fresh_network, level_table, network_of
 
     if not options.init:
         levels = level_table(*options.sigma_range)
         return fresh_network(
-            options.family or "safi", options.channels or 64, levels, options.seed, options.mask_dilations
-        )
+            options.family or "safi", options.channels or 64, levels, options.seed, options.mask_dilations,
+            options.planes or 1,
+        )  # fmt: skip
     model = load_model(options.init)
     if options.mask_dilations:
         model = deepened(model, options.mask_dilations)
     if options.channels and options.channels != model.filters.channels:
         model = widened(model, options.channels, options.seed)
+    if options.planes and options.planes != model.filters.planes:
+        model = with_planes(model, options.planes)
     low, high = options.sigma_range
     first, last = (255 * float(model.noise_levels[end]) for end in (0, -1))
     grows = len(model.noise_levels) > 1 or model.family == "mmr"
@@ -312,11 +324,10 @@ def _network(options: Options) -> Any:
 
 def _settings(options: Options, network: Any) -> "Settings":
     from ..training.data import NoiseRange
-    from ..training.loop import read_training_state
     from ..training.settings import Settings
     from ..training.teachers import DEFAULT_SHARE
 
-    levels = 255 * (network.levels if network is not None else read_training_state(options.out)["network"]["levels"])
+    levels = 255 * (network.levels if network is not None else _stored(options)["levels"])
     first, last = float(levels[0]), float(levels[-1])
     low, high = options.sigma_range[0] or first, options.sigma_range[1]
     if len(levels) > 1 and not first * 0.999 <= low <= high <= last * 1.001:
@@ -348,15 +359,23 @@ def _settings(options: Options, network: Any) -> "Settings":
     )
 
 
-def _images(folders: Sequence[Path], side: int, data_range: DataRange | None) -> list[Any]:
+def _stored(options: Options) -> dict[str, Any]:
+    """The tensors of the network in the checkpoint."""
+    from ..training.loop import read_training_state
+
+    tensors: dict[str, Any] = read_training_state(options.out)["network"]
+    return tensors
+
+
+def _images(folders: Sequence[Path], side: int, data_range: DataRange | None, planes: int) -> list[Any]:
     from ..io import list_images, read_image
     from ..training.data import load_images
-    from .evaluate import grey
+    from .evaluate import clean_image
 
     warned: list[tuple[Any, str]] = []
 
     def read(path: Path) -> Any:
-        image, warning = grey(path, read_image(path), data_range)
+        image, warning = clean_image(path, read_image(path), data_range, planes=planes)
         if warning is not None:
             warned.append((path, warning))
         return image
@@ -366,12 +385,12 @@ def _images(folders: Sequence[Path], side: int, data_range: DataRange | None) ->
     return images
 
 
-def _validation(folder: Path, settings: "Settings", data_range: DataRange | None) -> Any:
+def _validation(folder: Path, settings: "Settings", data_range: DataRange | None, planes: int) -> Any:
     from ..training.validation import Validation
 
     noise = settings.noise
     levels = [level for level in FOCUS if noise.low <= level <= noise.high] or [(noise.low + noise.high) / 2]
-    return Validation(_images([folder], 1, data_range), levels)
+    return Validation(_images([folder], 1, data_range, planes), levels)
 
 
 @contextmanager

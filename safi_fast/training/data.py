@@ -46,28 +46,36 @@ class NoiseRange:
 
 
 def draw_patch(images: Sequence[torch.Tensor], side: int, rng: np.random.Generator) -> torch.Tensor:
-    """(side, side) from a random place of a random image, turned by a random multiple of 90 degrees and mirrored or
+    """(P, side, side) from a random place of a random image (P, H, W), turned by a random multiple of 90 degrees and mirrored or
     not.
 
     The images may lie on any device; only the numbers drawn come from the host.
     """
     image = images[int(rng.integers(len(images)))]
-    row, column = (int(rng.integers(size - side + 1)) for size in image.shape)
-    patch = torch.rot90(image[row : row + side, column : column + side], int(rng.integers(4)))
-    return patch.flip(0) if rng.integers(2) else patch
+    row, column = (int(rng.integers(size - side + 1)) for size in image.shape[1:])
+    patch = torch.rot90(image[:, row : row + side, column : column + side], int(rng.integers(4)), (1, 2))
+    return patch.flip(1) if rng.integers(2) else patch
+
+
+def stacked(image: Image, planes: int) -> torch.Tensor:
+    """(P, H, W) of an image of that shape, or for one plane (H, W). Raises InputError for other planes."""
+    tensor = torch.from_numpy(image).reshape(-1, *image.shape[-2:])
+    if len(tensor) != planes:
+        raise InputError(f"an image has {len(tensor)} planes; the network has {planes}")
+    return tensor
 
 
 def load_images(paths: Sequence[Path], read: Any, side: int) -> list[Image]:
-    """Grey float32 images on [0, 1], all at least `side` pixels wide and high; `read` turns a path into one.
+    """float32 images on [0, 1], (H, W) or (P, H, W), all at least `side` pixels wide and high; `read` turns a path into
+    one.
 
     Raises InputError where an image is smaller.
     """
     images = []
     for path in paths:
         image = read(path)
-        if min(image.shape) < side:
-            raise InputError(
-                f"{path}: the image has {image.shape[0]} x {image.shape[1]} pixels; patches need {side} x {side}"
-            )
+        height, width = image.shape[-2:]
+        if min(height, width) < side:
+            raise InputError(f"{path}: the image has {height} x {width} pixels; patches need {side} x {side}")
         images.append(image)
     return images

@@ -17,10 +17,13 @@ from .gpu import fused_for
 
 BOUNDARIES = ("circular", "symmetric")
 NORM_GRID = 72  # pixels; side of the periodic grid on which ||W|| is taken
+SQUARINGS = 18  # of matrices whose largest eigenvalue is sought: relative error at most 1 / (e 2^18)
 
 
 def compose(layers: Any) -> torch.Tensor:
-    """A cascade of cross-correlations (C, 1, k, k), (C, C, k, k), ... as one kernel per channel: (C, 1, K, K)."""
+    """A cascade of cross-correlations (C, P, k, k), (C, C, k, k), ... as one kernel per channel and plane:
+    (C, P, K, K).
+    """
     first, *rest = layers
     filters: torch.Tensor = first
     for layer in rest:
@@ -31,15 +34,35 @@ def compose(layers: Any) -> torch.Tensor:
 
 
 def squared_norm(filters: torch.Tensor) -> torch.Tensor:
-    """||W||^2 on a periodic grid of NORM_GRID x NORM_GRID: the largest sum over the channels
-    of |spectrum|^2, a scalar.
+    """||W||^2 on a periodic grid of NORM_GRID x NORM_GRID, a scalar: the largest eigenvalue, over the frequencies, of
+    the P x P matrix with entries sum over c of conj(w_cp) w_cq; for one plane that is the sum of |w_c|^2.
     """
-    spectra = torch.fft.rfft2(filters[:, 0], s=(NORM_GRID, NORM_GRID))
-    return (spectra.real.square() + spectra.imag.square()).sum(0).amax()
+    spectra = torch.fft.rfft2(filters, s=(NORM_GRID, NORM_GRID))
+    if filters.shape[1] == 1:
+        return (spectra.real.square() + spectra.imag.square())[:, 0].sum(0).amax()
+    by_frequency = spectra.flatten(2).permute(2, 1, 0)
+    return _largest_eigenvalue(by_frequency.conj() @ by_frequency.transpose(1, 2)).amax()
+
+
+def _largest_eigenvalue(matrices: torch.Tensor) -> torch.Tensor:
+    """Of Hermitian non-negative (N, P, P), by squaring them: to 1e-6, without a wait for the device."""
+
+    def trace(m: torch.Tensor) -> torch.Tensor:
+        return m.diagonal(dim1=1, dim2=2).real.sum(1)
+
+    tiny = torch.finfo(matrices.real.dtype).tiny
+    power = matrices
+    for _ in range(SQUARINGS):
+        power = power / trace(power).clamp(min=tiny)[:, None, None]
+        power = power @ power
+    return trace(matrices @ power) / trace(power).clamp(min=tiny)
 
 
 class FilterOperator:
-    """W for images of `shape` (H, W); filters (C, 1, K, K), K odd, cross-correlation. Raises InputError."""
+    """W for images of `shape` (H, W) with P planes; filters (C, P, K, K), K odd, cross-correlation. Raises InputError.
+
+    spectra: complex (P, C, rows, columns).
+    """
 
     def __init__(self, filters: torch.Tensor, shape: tuple[int, int], boundary: str = "circular"):
         if boundary not in BOUNDARIES:
@@ -51,25 +74,27 @@ class FilterOperator:
         self.reach = support // 2
         margin = 0 if boundary == "circular" else 2 * self.reach
         self.grid = (shape[0] + margin, shape[1] + margin)
-        placed = functional.pad(filters[:, 0], (0, self.grid[1] - support, 0, self.grid[0] - support))
+        placed = functional.pad(filters.transpose(0, 1), (0, self.grid[1] - support, 0, self.grid[0] - support))
         if boundary == "circular":
-            placed = placed.roll((-self.reach, -self.reach), (1, 2))
+            placed = placed.roll((-self.reach, -self.reach), (2, 3))
         self.spectra = torch.fft.rfft2(placed)
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
-        """W x: (B, 1, H, W) -> (B, C, H, W)."""
+        """W x: (B, P, H, W) -> (B, C, H, W)."""
         return functional.conv2d(extend(x, self.reach, self.boundary), self.filters)
 
     def synthesis(self, w: torch.Tensor) -> torch.Tensor:
-        """W^T w: (B, C, H, W) -> (B, 1, H, W)."""
+        """W^T w: (B, C, H, W) -> (B, P, H, W)."""
         return self.synthesis_of(torch.fft.rfft2(w, s=self.grid))
 
     def synthesis_of(self, spectra: torch.Tensor) -> torch.Tensor:
-        """W^T w from the spectra of w on `grid`: complex (B, C, rows, columns) -> (B, 1, H, W)."""
-        if (kernels := fused_for(spectra)) is not None:
-            total = kernels.contract(spectra, self.spectra)
-        else:
-            total = (spectra * self.spectra).sum(1, keepdim=True)
+        """W^T w from the spectra of w on `grid`: complex (B, C, rows, columns) -> (B, P, H, W)."""
+        kernels = fused_for(spectra)
+        planes = [
+            (spectra * own).sum(1, keepdim=True) if kernels is None else kernels.contract(spectra, own)
+            for own in self.spectra
+        ]
+        total = planes[0] if len(planes) == 1 else torch.cat(planes, 1)
         image = torch.fft.irfft2(total, s=self.grid)
         return image if self.boundary == "circular" else fold(image, self.reach)
 

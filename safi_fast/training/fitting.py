@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .data import Image, NoiseRange, draw_patch
+from .data import Image, NoiseRange, draw_patch, stacked
 from .filters import FilterOperator
 from .inner import Step, dual_steps, fista_steps, primal, start
 from .network import Network
@@ -41,7 +41,7 @@ def fit_steps(
     expected PSNR is met.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    tensors = [torch.from_numpy(image) for image in images]
+    tensors = [stacked(image, network.planes) for image in images]
     operator = FilterOperator(network.composed().detach(), (SIDE, SIDE))
     known = network.steps(0, inner) if network.learned_steps.shape[1] in (0, inner) else fista_steps(0, inner)
     sizes, factors = (torch.tensor(values, requires_grad=True) for values in zip(*known, strict=True))
@@ -51,7 +51,7 @@ def fit_steps(
     for iteration in range(iterations):
         late = iteration / iterations
         optimizer.param_groups[0]["lr"] = LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * late)) / 2
-        clean = torch.stack([draw_patch(tensors, SIDE, rng) for _ in range(batch)])[:, None]
+        clean = torch.stack([draw_patch(tensors, SIDE, rng) for _ in range(batch)])
         sigma = torch.tensor([noise.draw(rng) for _ in range(batch)])
         noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator)
         steps = [Step(size, factor) for size, factor in zip(sizes, factors, strict=True)]

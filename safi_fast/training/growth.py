@@ -19,6 +19,7 @@ from .network import level_table
 NEW_SIDE = 3  # taps a side of a new mask layer
 NEW_AMPLITUDE = 0.2  # of a new filter, of the parent's
 NEW_NOISE = 0.1  # of a new channel's first mask kernel, of the parent's
+MEAN_SHARE = 0.6  # of the filters of a model of several planes, those that read their mean at first
 SAME = 1e-3  # relative; levels of weights files are rounded to float32 and better
 
 
@@ -99,6 +100,50 @@ def _with_inputs(layer: NDArray[np.float32], parents: NDArray[np.intp]) -> NDArr
     wide[new, new] = layer[new, parents]
     wide[new, parents] = 0
     return wide
+
+
+def with_planes(model: Model, planes: int, mean_share: float = MEAN_SHARE) -> Model:
+    """The grey SAFI model as the start of one for so many planes.
+
+    The planes are turned by an orthonormal matrix whose first row is their mean (`plane_directions`). Each filter reads
+    one of the new planes: the strongest, `mean_share` of them, the mean, the others the differences in turn. All masks
+    are those of the grey model on the mean of the planes, whose noise is weaker by sqrt(P): tables are read at sigma /
+    sqrt(P). Raises InputError.
+    """
+    mask, bank = model.mask, model.filters
+    if not isinstance(mask, SafiMask) or len(bank.layers) != 1 or bank.planes != 1:
+        raise InputError(
+            f"model {model.name!r} is no start for {planes} planes; expected a grey SAFI model of one layer"
+        )
+    directions = plane_directions(planes)
+    levels = model.noise_levels
+    rows = [model.at(float(max(level / np.sqrt(planes), levels[0])), strength_given=False) for level in levels]
+    order = np.argsort(-(bank.layers[0] ** 2).sum((1, 2, 3)))
+    reads = np.zeros(bank.channels, int)
+    rest = order[round(mean_share * bank.channels) :]
+    reads[rest] = 1 + np.arange(len(rest)) % (planes - 1)
+    filters = bank.layers[0] * directions[reads][:, :, None, None]
+    first = np.repeat(mask.convolutions[0] / planes, planes, axis=1)
+    growth = levels / np.array([max(level / np.sqrt(planes), levels[0]) for level in levels])
+    strength = Strength(
+        np.array([row.strength_unrolled for row in rows]) * growth,
+        np.array([row.strength_converged for row in rows]) * growth,
+    )
+    gain, bias = (np.stack([getattr(row, name) for row in rows]) for name in ("gain", "bias"))
+    seeing = replace(mask, convolutions=(first, *mask.convolutions[1:]), gain=gain, bias=bias)
+    return replace(
+        model, filters=FilterBank((filters,), bank.boundary), mask=seeing, strength=strength, lipschitz=None,
+        metadata=dict(model.metadata),
+    )  # fmt: skip
+
+
+def plane_directions(planes: int) -> NDArray[np.float64]:
+    """An orthonormal matrix (P, P): the mean of the planes, then differences of one plane to those before it."""
+    rows = [np.full(planes, 1 / np.sqrt(planes))]
+    for last in range(1, planes):
+        row = np.concatenate([np.full(last, 1.0), [-last], np.zeros(planes - last - 1)])
+        rows.append(row / np.linalg.norm(row))
+    return np.stack(rows)
 
 
 def with_levels(model: Model, low: float, high: float) -> Model:

@@ -5,7 +5,7 @@ In the dual variable divided by lambda, |u| <= 1, with ||W|| = 1 and therefore s
     x(v) = clip(y - lambda W^T(M . v), 0, 1)
     u   <- clip(v + size M . W x(v) / lambda, -1, 1),      v <- u + momentum (u - u_old)
 
-Shapes: y, x (B, 1, H, W); u, v, M (B, C, H, W); lambda (B, 1, 1, 1); filters (C, 1, K, K).
+Shapes: y, x (B, P, H, W), P planes; u, v, M (B, C, H, W); lambda (B, 1, 1, 1); filters (C, P, K, K).
 """
 
 from collections.abc import Sequence
@@ -218,15 +218,16 @@ class _SpectralSum:
         self.total = torch.zeros_like(operator.spectra)
 
     def add(self, spectra: torch.Tensor, image: torch.Tensor) -> None:
-        """spectra of w (B, C, rows, columns), image (B, 1, H, W)."""
-        own = torch.fft.rfft2(image)
-        if (kernels := fused_for(spectra)) is not None:
-            kernels.correlate(spectra, own, self.total)
-        else:
-            self.total += (spectra * own.conj()).sum(0)
+        """spectra of w (B, C, rows, columns), image (B, P, H, W)."""
+        kernels = fused_for(spectra)
+        for own, total in zip(torch.fft.rfft2(image).split(1, 1), self.total, strict=True):
+            if kernels is not None:
+                kernels.correlate(spectra, own.contiguous(), total)
+            else:
+                total += (spectra * own.conj()).sum(0)
 
     def result(self) -> torch.Tensor:
-        """(C, 1, K, K)."""
+        """(C, P, K, K)."""
         reach, side = self.operator.reach, self.operator.filters.shape[-1]
         gradient = torch.fft.irfft2(self.total.conj(), s=self.operator.shape)
-        return gradient.roll((reach, reach), (1, 2))[:, None, :side, :side]
+        return gradient.roll((reach, reach), (2, 3))[..., :side, :side].transpose(0, 1)

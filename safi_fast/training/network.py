@@ -1,6 +1,6 @@
 """The trainable models in torch, and their way from and to `safi_fast.model.Model`.
 
-Shapes: image (B, 1, H, W) on [0, 1]; dual variable and mask (B, C, H, W); sigma (B,), standard deviation for images on
+Shapes: image (B, P, H, W) on [0, 1], P planes; dual variable and mask (B, C, H, W); sigma (B,), standard deviation for images on
 [0, 1]. The dual variable is divided by lambda, and W is scaled to a fixed norm in every forward pass, so the step size
 is 1.
 """
@@ -66,6 +66,11 @@ class Network(nn.Module):
         """C, the number of filters."""
         return int(self.gain.shape[1])
 
+    @property
+    def planes(self) -> int:
+        """P, the planes of an image."""
+        return int(self.layers[0].shape[1])
+
     def steps(self, start: int, stop: int) -> list[Step]:
         """The dual steps start .. stop - 1 of an outer step. Raises InputError beyond those that were learned."""
         learned = self.learned_steps
@@ -76,7 +81,7 @@ class Network(nn.Module):
         return [Step(*pair) for pair in learned[:, start:stop].T.tolist()]
 
     def composed(self) -> torch.Tensor:
-        """W as one kernel per channel, (C, 1, K, K), zero-mean, of the norm that the network keeps."""
+        """W as one kernel per channel and plane, (C, P, K, K), zero-mean, of the norm that the network keeps."""
         filters = compose([layer - layer.mean((2, 3), keepdim=True) for layer in self.layers])
         return filters * (self.norm / squared_norm(filters).detach().sqrt())
 
@@ -108,7 +113,7 @@ class Network(nn.Module):
     def forward(
         self, y: torch.Tensor, sigma: torch.Tensor, outer: int, inner: int, boundary: str = "symmetric"
     ) -> torch.Tensor:
-        """The unrolled schedule, outer x inner steps: noisy (B, 1, H, W) -> denoised, as the engine does it."""
+        """The unrolled schedule, outer x inner steps: noisy (B, P, H, W) -> denoised, as the engine does it."""
         operator = FilterOperator(self.composed(), tuple(y.shape[-2:]), boundary)
         conditions = self.at(sigma)
         strength = conditions.strength
@@ -139,7 +144,7 @@ class Network(nn.Module):
 
     def _take_over(self, model: Model) -> float:
         """Strength and norm of `model`; gives sqrt(||W||^2), by which its filters were divided."""
-        scale = math.sqrt(model.lipschitz or float(squared_norm(torch.tensor(model.filters.composed()[:, None]))))
+        scale = math.sqrt(model.lipschitz or float(squared_norm(torch.tensor(model.filters.composed()))))
         unrolled, converged = model.strength.unrolled, model.strength.converged
         with torch.no_grad():
             self.log_strength.copy_(torch.log(torch.tensor(unrolled) * scale))
@@ -148,7 +153,7 @@ class Network(nn.Module):
                 self.learned_steps = torch.tensor(
                     np.stack([model.steps.size, model.steps.momentum]), dtype=torch.float64
                 )
-            self.norm.copy_(squared_norm(torch.tensor(model.filters.composed()[:, None])).sqrt() / scale)
+            self.norm.copy_(squared_norm(torch.tensor(model.filters.composed())).sqrt() / scale)
         return scale
 
 
@@ -207,16 +212,21 @@ class SafiNetwork(Network):
 
     @classmethod
     def fresh(
-        cls, channels: int, levels: torch.Tensor, generator: torch.Generator, dilations: Sequence[int] = (1, 3, 3)
+        cls,
+        channels: int,
+        levels: torch.Tensor,
+        generator: torch.Generator,
+        dilations: Sequence[int] = (1, 3, 3),
+        planes: int = 1,
     ) -> "SafiNetwork":
         """Random filters; a mask layer of 7x7, then 3x3 with these dilations."""
         later = len(dilations) - 1
-        inputs, sides = (1, *[channels] * later), (7, *[3] * later)
+        inputs, sides = (planes, *[channels] * later), (7, *[3] * later)
         convolutions = [_uniform((channels, n, k, k), generator) for n, k in zip(inputs, sides, strict=True)]
         knots = torch.linspace(-1, 1, KNOTS)
         shapes = (knots - knots.clamp(-0.1, 0.1), *[knots.clamp(min=0)] * (later - 1), knots)
         splines = [shape.repeat(channels, 1) for shape in shapes]
-        network = cls(_random_layers(channels, generator), levels, convolutions, dilations, splines)
+        network = cls(_random_layers(channels, planes, generator), levels, convolutions, dilations, splines)
         with torch.no_grad():  # the same first features at every level
             network.gain.copy_((25 / 255 / levels).sqrt()[:, None].expand_as(network.gain))
         return network
@@ -305,12 +315,12 @@ class MmrNetwork(Network):
         return network
 
     @classmethod
-    def fresh(cls, channels: int, levels: torch.Tensor, generator: torch.Generator) -> "MmrNetwork":
+    def fresh(cls, channels: int, levels: torch.Tensor, generator: torch.Generator, planes: int = 1) -> "MmrNetwork":
         """Random filters; G of two 7x7 layers near the mean, phi falling to 0 at its last knot."""
         smoothing = [1 + 0.1 * torch.rand((channels, 1, 7, 7), generator=generator) for _ in range(2)]
         fall = math.log(math.expm1(1 / (KNOTS - 1)))
         falls = torch.full((channels, KNOTS - 1), fall)
-        return cls(_random_layers(channels, generator), levels, smoothing, falls, torch.full((channels,), 20.0))
+        return cls(_random_layers(channels, planes, generator), levels, smoothing, falls, torch.full((channels,), 20.0))
 
 
 FAMILIES: dict[str, Any] = {"safi": SafiNetwork, "mmr": MmrNetwork}
@@ -327,7 +337,12 @@ def network_of(model: Model) -> Network:
 
 
 def fresh_network(
-    family: str, channels: int, levels: Sequence[float], seed: int, dilations: Sequence[int] | None = None
+    family: str,
+    channels: int,
+    levels: Sequence[float],
+    seed: int,
+    dilations: Sequence[int] | None = None,
+    planes: int = 1,
 ) -> Network:
     """A network to train from scratch, for these noise levels (on [0, 1], ascending).
 
@@ -338,12 +353,13 @@ def fresh_network(
     if channels < 1:
         raise InputError(f"channels is {channels}; expected at least 1")
     generator = torch.Generator().manual_seed(seed)
-    options = {} if dilations is None else {"dilations": tuple(dilations)}
+    options: dict[str, Any] = {} if dilations is None else {"dilations": tuple(dilations)}
     if options and family != "safi":
         raise InputError(f"dilations are {tuple(dilations or ())}, but a mask of the family {family} has none")
     if options and len(options["dilations"]) < 2:
         raise InputError(f"dilations are {options['dilations']}; a SAFI mask has at least two layers")
-    network: Network = FAMILIES[family].fresh(channels, torch.tensor(levels, dtype=torch.float64), generator, **options)
+    rows = torch.tensor(levels, dtype=torch.float64)
+    network: Network = FAMILIES[family].fresh(channels, rows, generator, planes=planes, **options)
     return network
 
 
@@ -371,14 +387,14 @@ def _listed(state: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
 
 def _layers(model: Model) -> list[torch.Tensor]:
     """The layers of W, zero-mean composed bank and all, each scaled to COMPOSED_SCALE; the norm is kept apart."""
-    layers = model.filters.layers if model.filters.boundary == "zero" else (model.filters.composed()[:, None],)
+    layers = model.filters.layers if model.filters.boundary == "zero" else (model.filters.composed(),)
     return [
         _tensor(layer) * (COMPOSED_SCALE / float(np.sqrt(np.mean(layer.astype(np.float64) ** 2)))) for layer in layers
     ]
 
 
-def _random_layers(channels: int, generator: torch.Generator) -> list[torch.Tensor]:
-    first = torch.randn((channels, 1, 7, 7), generator=generator) / 7
+def _random_layers(channels: int, planes: int, generator: torch.Generator) -> list[torch.Tensor]:
+    first = torch.randn((channels, planes, 7, 7), generator=generator) / 7
     return [first, torch.randn((channels, channels, 7, 7), generator=generator) / (7 * math.sqrt(channels))]
 
 

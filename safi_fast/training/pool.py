@@ -17,16 +17,18 @@ WARM_UP = 4  # batches in the pool at first; it grows by one patch a step, so th
 
 
 class Pool:
-    """States of `size` patches (side x side, `channels` filters).
+    """States of `size` patches (side x side, P planes, `channels` filters).
 
-    clean, noisy, x: float32 (N, 1, side, side); dual: v / lambda, float16 (N, C, side, side); sigma: float32 (N,), on
+    clean, noisy, x: float32 (N, P, side, side); dual: v / lambda, float16 (N, C, side, side); sigma: float32 (N,), on
         [0, 1];
     visits: int64 (N,) in host memory, outer steps with a mask made so far, -1 for a place that was never filled.
     guided, of the shape of clean: what teachers make of a patch, or None without them.
     """
 
-    def __init__(self, size: int, channels: int, side: int, *, device: str = "cpu", guided: bool = False):
-        self.clean, self.noisy, self.x = (torch.zeros(size, 1, side, side, device=device) for _ in range(3))
+    def __init__(
+        self, size: int, channels: int, side: int, *, planes: int = 1, device: str = "cpu", guided: bool = False
+    ):
+        self.clean, self.noisy, self.x = (torch.zeros(size, planes, side, side, device=device) for _ in range(3))
         self.dual = torch.zeros(size, channels, side, side, dtype=torch.float16, device=device)
         self.sigma = torch.zeros(size, device=device)
         self.visits = torch.full((size,), -1)
@@ -41,7 +43,7 @@ class Pool:
     def renew(self, places: torch.Tensor, limit: int, new_patch: NewPatch, begin: Start) -> None:
         """Fill those of `places` that are empty or have made `limit` visits.
 
-        new_patch() gives clean (side, side), sigma and noise of deviation 1; begin(noisy, clean, sigma) gives what the
+        new_patch() gives clean (P, side, side), sigma and noise of deviation 1; begin(noisy, clean, sigma) gives what the
         teachers make of them, x and v / lambda.
         """
         stale = places[(self.visits[places] < 0) | (self.visits[places] >= limit)]
@@ -49,8 +51,8 @@ class Pool:
             return
         for place in stale.tolist():
             clean, sigma, noise = new_patch()
-            self.clean[place, 0] = clean
-            self.noisy[place, 0] = clean + sigma * noise
+            self.clean[place] = clean
+            self.noisy[place] = clean + sigma * noise
             self.sigma[place] = sigma
         there = on_device(stale, self.sigma.device)
         guided, x, v = begin(self.noisy[there], self.clean[there], self.sigma[there])

@@ -91,7 +91,7 @@ def _own(path: Path, device: str) -> Teacher:
         result: torch.Tensor = network(noisy, sigma, outer, inner, "circular")
         return result
 
-    return Teacher(path.stem, 1, float(model.noise_levels[0]), float(model.noise_levels[-1]), denoise)
+    return Teacher(path.stem, network.planes, float(model.noise_levels[0]), float(model.noise_levels[-1]), denoise)
 
 
 def _foreign(name: str, facts: dict[str, str], tensors: dict[str, torch.Tensor]) -> Teacher:

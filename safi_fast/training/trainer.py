@@ -21,7 +21,7 @@ import torch
 
 from ..errors import InputError, ModelError, SolverError, shown
 from .capture import Captured, InGroups
-from .data import Image, draw_patch
+from .data import Image, draw_patch, stacked
 from .filters import FilterOperator
 from .inner import DualState, dual_steps, primal, start, trained_steps
 from .network import Network, network_of_state
@@ -49,7 +49,7 @@ STATE_VERSION = 2  # of what `state_dict` gives
 
 
 class Trainer:
-    """A network in training on `images` (grey, on [0, 1]); `averaged` is the network with the averaged weights.
+    """A network in training on `images` ((H, W), or (P, H, W) for P planes, on [0, 1]); `averaged` is the network with the averaged weights.
 
     teachers: what the targets come from, mixed with the images by settings.share. device: where torch computes;
     everything that a step needs lies there, and elsewhere than on the CPU no step needs Numba.
@@ -78,7 +78,7 @@ class Trainer:
             )
         self.factors = network.steps(0, settings.inner)  # numbers, which a CUDA graph may hold
         self.network, self.settings = network.to(device), settings
-        self.images = [torch.from_numpy(image).to(device) for image in images]
+        self.images = [stacked(image, network.planes).to(device) for image in images]
         _fix(network, settings.fixed)
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         for teacher in teachers:
@@ -87,8 +87,9 @@ class Trainer:
                     f"teacher {teacher.name!r} knows sigma {255 * teacher.low:g} to {255 * teacher.high:g}, "
                     f"none of {settings.noise.low:g} to {settings.noise.high:g}"
                 )
-        self.guide = Guide(teachers) if teachers else None
-        self.pool = Pool(settings.pool, network.channels, settings.side, device=device, guided=bool(teachers))
+        self.guide = Guide(teachers, network.planes) if teachers else None
+        where: dict[str, Any] = {"planes": network.planes, "device": device}
+        self.pool = Pool(settings.pool, network.channels, settings.side, guided=bool(teachers), **where)
         self.rng = np.random.default_rng(settings.seed)
         self.noise = torch.Generator(device).manual_seed(settings.seed)
         self.optimizer = Optimizer(settings.optimizer, _parameter_groups(network, settings))
@@ -206,10 +207,10 @@ class Trainer:
         side = self.settings.side
         clean = draw_patch(self.images, side, self.rng)
         sigma = self.settings.noise.draw(self.rng)
-        return clean, sigma, torch.randn((side, side), generator=self.noise, device=self.device)
+        return clean, sigma, torch.randn(clean.shape, generator=self.noise, device=self.device)
 
     def _target(self, places: torch.Tensor, progress: float) -> torch.Tensor:
-        """What the result of these patches is compared with, (B, 1, H, W): the clean image, or a mixture with what
+        """What the result of these patches is compared with, (B, P, H, W): the clean image, or a mixture with what
         teachers make.
         """
         pool = self.pool

@@ -23,7 +23,7 @@ BATCH = 4  # crops at once
 
 
 class Validation:
-    """Centre crops of clean images (grey, on [0, 1]) with noise that depends on seed, level and place only.
+    """Centre crops of clean images ((H, W), or (P, H, W) for P planes, on [0, 1]) with noise that depends on seed, level and place only.
 
     levels: sigma on the 8-bit scale. Raises InputError.
     """
@@ -31,7 +31,7 @@ class Validation:
     def __init__(self, images: Sequence[Image], levels: Sequence[float], side: int = CROP, seed: int = 0):
         if not images or not levels:
             raise InputError("validation needs at least one image and one noise level")
-        small = min(min(image.shape) for image in images)
+        small = min(min(image.shape[-2:]) for image in images)
         side = min(side, small)
         self.clean = np.stack([_centre(image, side) for image in images])
         self.levels, self.seed = tuple(levels), seed
@@ -39,7 +39,7 @@ class Validation:
     def measure(self, network: Network, outer: int, inner: int) -> dict[str, float]:
         """Mean PSNR in dB by level, as text on the 8-bit scale."""
         solver = None
-        if by_kernels(network.gain.device):
+        if by_kernels(network.gain.device) and network.planes == 1:
             model = network.to_model("validation", Schedule("unrolled", outer, inner), {})
             solver = Solver(model, backend="cpu", threads=torch.get_num_threads())
         means = {}
@@ -52,12 +52,12 @@ class Validation:
                     x = solver.denoise(noisy, level / 255, box=(0.0, 1.0))
                 else:
                     x = _by_torch(network, noisy, level / 255, outer, inner)
-                errors += np.square(x - clean, dtype=np.float64).mean((1, 2)).tolist()
+                errors += np.square(x - clean, dtype=np.float64).reshape(len(x), -1).mean(1).tolist()
             means[f"{level:g}"] = float(np.mean(-10 * np.log10(errors)))
         return means
 
     def _noise(self, first: int, shape: tuple[int, ...], level: float) -> NDArray[np.float32]:
-        """(B, H, W), deviation 1, for the crops from number `first` on."""
+        """As many as `shape`, deviation 1, for the crops from number `first` on."""
         draws = [np.random.default_rng([self.seed, first + i, round(1000 * level)]) for i in range(shape[0])]
         return np.stack([rng.standard_normal((1, *shape[1:]), dtype=np.float32)[0] for rng in draws])
 
@@ -65,10 +65,11 @@ class Validation:
 def _by_torch(network: Network, noisy: NDArray[np.float32], sigma: float, outer: int, inner: int) -> Any:
     device = network.gain.device
     with torch.no_grad():
-        y = torch.from_numpy(noisy)[:, None].to(device)
-        return network(y, torch.full((len(y),), sigma, device=device), outer, inner)[:, 0].cpu().numpy()
+        y = torch.from_numpy(noisy).reshape(len(noisy), network.planes, *noisy.shape[-2:]).to(device)
+        made = network(y, torch.full((len(y),), sigma, device=device), outer, inner)
+        return made.reshape(noisy.shape).cpu().numpy()
 
 
 def _centre(image: Image, side: int) -> Image:
-    row, column = ((size - side) // 2 for size in image.shape)
-    return image[row : row + side, column : column + side]
+    row, column = ((size - side) // 2 for size in image.shape[-2:])
+    return image[..., row : row + side, column : column + side]

@@ -148,13 +148,13 @@ class Bench:
         if not self.shape.tensor:
             return self.put(layout.by_eight(self.composed[:, None], self.channels))
         block = channel_block("analysis", self.shape)
-        return self.put(layout.analysis_slabs(self.composed, self.channels, block, self.precision))
+        return self.put(layout.analysis_slabs(self.composed[:, None], self.channels, block, self.precision))
 
     def synthesis_filters(self):
         if not self.shape.tensor:
-            return self.put(layout.synthesis_taps(self.composed, self.channels))
+            return self.put(layout.synthesis_taps(self.composed[:, None], self.channels))
         block = channel_block("synthesis", self.shape)
-        return self.put(layout.synthesis_slabs(self.composed, self.channels, block, self.precision))
+        return self.put(layout.synthesis_slabs(self.composed[:, None], self.channels, block, self.precision))
 
     def convolution_weights(self, weight, size):
         """(C, C, k, k) of the channels that are used."""

@@ -76,7 +76,7 @@ def jobs() -> Iterator[Job]:
     inverse = {
         "inpaint": "--size 96 --outer 20 --inner 2000", "superres": "--size 96 --outer 20 --inner 2000",
         "siat": "--size 128 --outer 20 --inner 2000 --wcrr", "ct_grid": "--size 128 --outer 12 --inner 2000",
-        "blur": "--size 96 --outer 20 --inner 2000 --tune-outer 12", "mri": "--size 128 --outer 12 --inner 1000 --wcrr",
+        "blur": "--size 96 --outer 20 --inner 2000 --tune-outer 12", "mri": "--size 128 --outer 6 --inner 500 --wcrr",
         "ct": "--size 256 --outer 12 --inner 2000",
     }  # fmt: skip
     for name, words in inverse.items():

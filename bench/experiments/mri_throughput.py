@@ -15,7 +15,7 @@ says how many slices they get.
 from __future__ import annotations
 
 import argparse
-import os
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ from bench import RESULTS
 from bench.data.cases import TUNED_MASKS, Case, brain, several_coils, simulated_coils
 from bench.data.problems import DATA, head
 from bench.methods import mri_rivals
-from bench.methods.throughput import METHODS, Setting, Solve, chosen, quality, ready, rival
+from bench.methods.throughput import METHODS, Setting, Solve, apart, chosen, quality, ready, rival
 from bench.report import measure, throughput
 
 ACCELERATION, CENTRE = 4, 0.08
@@ -102,8 +102,11 @@ def run(args: argparse.Namespace, record: dict[str, Any]) -> None:
                 print(f"{METHODS[name].name}: left out, {'tune it first' if solve else version}")
                 continue
             some = cases[: args.slow] if name in SLOW else cases
-            for setting in settings:
-                row = {"size": label, "method": name, "version": version, **one_row(args, name, solve, some, setting)}
+            ways = {"one batch": solve, "2 processes": apart} if name == "safi" else {"": solve}
+            for setting, (workers, way) in itertools.product(settings, ways.items()):
+                figures = one_row(args, name, way, some, setting)
+                row = {"size": label, "method": name, "version": version, **figures}
+                row |= {"workers": workers} if workers else {}
                 print(row, flush=True)
                 record["rows"] = throughput.placed(record.get("rows", []), row)
                 record |= {"command": measure.command(["run"]), "machine": before}
@@ -114,18 +117,20 @@ def one_row(
     args: argparse.Namespace, name: str, solve: Solve, cases: Sequence[Case], setting: Setting
 ) -> dict[str, Any]:
     """Slices per minute and PSNR; a rival uses both cores as is faster for it."""
-    load, workers = round(os.getloadavg()[0], 2), "2 threads"
+    others, workers = measure.Neighbours(), "2 threads"
     if name in mri_rivals.METHODS:
         shared = rival(args.rivals, name, measure.THREADS)
-        alone, together = (way(cases[:PILOT], [setting])[0].seconds for way in (solve, shared))
-        if together < alone:
-            solve, workers = shared, "2 processes"
-    outcome = solve(cases, [setting])[0]
+        alone, together = (way(cases[:PILOT], [setting])[0] for way in (solve, shared))
+        outcome = alone
+        if together.seconds < alone.seconds:
+            solve, workers, outcome = shared, "2 processes", together
+    if name not in mri_rivals.METHODS or len(cases) > PILOT:
+        outcome = solve(cases, [setting])[0]
     return {
         "name": METHODS[name].name, "default": setting.steps == METHODS[name].default, "workers": workers,
         "slices": len(cases), "seconds": round(outcome.seconds, 2),
         "per_minute": round(60 * len(cases) / outcome.seconds, 1), "psnr": round(quality(cases, outcome.images), 2),
-        **setting._asdict(), "load_average": load,
+        **setting._asdict(), "others": round(others.cpus(), 2),
     }  # fmt: skip
 
 

@@ -6,11 +6,13 @@ took without any start of a library.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,25 +71,52 @@ METHODS = {
 }
 
 
-def safi() -> Solve:
-    """The model of this package: all slices of a setting as one batch."""
-    solver = safi_fast.Solver("safi-gray", backend="cpu")
+@cache
+def solver_of(threads: int) -> safi_fast.Solver:
+    """Of this process."""
+    return safi_fast.Solver("safi-gray", backend="cpu", threads=threads)
 
-    def run(cases: Sequence[Case], setting: Setting) -> Outcome:
-        level = None if setting.level is None else setting.level / 255
-        timing = measure.timed(
-            lambda: solver.reconstruct_batch(
-                [case.y for case in cases], [case.operator for case in cases], strength=setting.strength,
-                noise_level=level, box=None, schedule="fast",
-            )
-        )  # fmt: skip
-        return Outcome(list(timing.result.image), timing.wall)
+
+def fast(cases: Sequence[Case], setting: Setting, threads: int = measure.THREADS) -> list[Any]:
+    """The model of this package: images of all cases as one batch."""
+    level = None if setting.level is None else setting.level / 255
+    solution = solver_of(threads).reconstruct_batch(
+        [case.y for case in cases], [case.operator for case in cases], strength=setting.strength, noise_level=level,
+        box=None, schedule="fast",
+    )  # fmt: skip
+    return list(solution.image)
+
+
+def safi() -> Solve:
+    """All slices of a setting as one batch."""
 
     def solve(cases: Sequence[Case], settings: Sequence[Setting]) -> list[Outcome]:
-        run(cases[:1], settings[0])
-        return [run(cases, setting) for setting in settings]
+        fast(cases[:1], settings[0])
+        timings = [measure.timed(lambda setting=setting: fast(cases, setting)) for setting in settings]
+        return [Outcome(timing.result, timing.wall) for timing in timings]
 
     return solve
+
+
+def apart(cases: Sequence[Case], settings: Sequence[Setting]) -> list[Outcome]:
+    """Slice by slice in processes of one thread, which share the slices: a way to solve."""
+    count, found = measure.THREADS, []
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        pool.map(one_by_one, [(cases[:1], settings[0])] * count, chunksize=1)
+        for setting in settings:
+            parts = [(cases[n::count], setting) for n in range(count)]
+            timing = measure.timed(lambda parts=parts: pool.map(one_by_one, parts, chunksize=1))
+            images = [timing.result[n % count][n // count] for n in range(len(cases))]
+            found.append(Outcome(images, timing.wall))
+        pool.close()
+        pool.join()
+    return found
+
+
+def one_by_one(part: tuple[Sequence[Case], Setting]) -> list[Any]:
+    """What a process of `apart` does."""
+    cases, setting = part
+    return [fast([case], setting, threads=1)[0] for case in cases]
 
 
 def network(kind: type[Wcrr] | type[Mfoe], weights: Path) -> Solve:

@@ -20,15 +20,16 @@ def placed(rows: Sequence[Row], row: Row) -> list[Row]:
     """The rows with this one at the place of the one of the same run, or at the end."""
 
     def key(one: Row) -> tuple[Any, ...]:
-        return one["size"], one["method"], one["default"]
+        return one["size"], one["method"], one["default"], one["workers"] if one["method"] == "safi" else ""
 
     kept = [row if key(one) == key(row) else one for one in rows]
     return kept if any(one is row for one in kept) else [*kept, row]
 
 
 def title(row: Row) -> str:
-    """The method with its steps."""
-    return f"{row['name']}, {row['steps']} steps{' (default)' if row['default'] else ''}"
+    """The method with its steps, and what sets it apart from another row of the same."""
+    more = f", {row['workers']}" if row["method"] == "safi" else " (default)" if row["default"] else ""
+    return f"{row['name']}, {row['steps']} steps{more}"
 
 
 def as_table(record: Row) -> str:
@@ -38,12 +39,12 @@ def as_table(record: Row) -> str:
         (
             row["size"], title(row), f"{row['per_minute']:.1f}", f"{row['psnr']:.2f} dB", row["slices"],
             f"{row['strength']:.2g}", "" if row["level"] is None else f"{row['level']:g}", row["workers"],
-            f"{row['load_average']:.1f}",
+            f"{row['others']:.2f}",
         )
         for row in sorted(record["rows"], key=lambda row: (sizes.index(row["size"]), -row["per_minute"]))
     ]  # fmt: skip
     header = ("size", "method", "slices per minute", "PSNR", "slices timed", "strength", "noise level of 255",
-              "two cores as", "load before")  # fmt: skip
+              "two cores as", "CPUs of others")  # fmt: skip
     return table(header, cells)
 
 

@@ -129,7 +129,7 @@ def one_row(
     return {
         "name": METHODS[name].name, "default": setting.steps == METHODS[name].default, "workers": workers,
         "slices": len(cases), "seconds": round(outcome.seconds, 2),
-        "per_minute": round(60 * len(cases) / outcome.seconds, 1), "psnr": round(quality(cases, outcome.images), 2),
+        "per_minute": round(60 * len(cases) / outcome.seconds, 1), "psnr_of": quality(cases, outcome.images),
         **setting._asdict(), "others": round(others.cpus(), 2),
     }  # fmt: skip
 

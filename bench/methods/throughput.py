@@ -202,9 +202,9 @@ def ready(name: str, python: str) -> tuple[Solve | None, str]:
     return network(Wcrr if name == "wcrr" else Mfoe, weights), "weights as published"
 
 
-def quality(cases: Sequence[Case], images: Sequence[Any]) -> float:
-    """Mean PSNR of magnitudes."""
-    return float(np.mean([psnr(np.abs(c.reference), np.abs(x)) for c, x in zip(cases, images, strict=True)]))
+def quality(cases: Sequence[Case], images: Sequence[Any]) -> list[float]:
+    """PSNR of magnitudes."""
+    return [round(psnr(np.abs(c.reference), np.abs(x)), 3) for c, x in zip(cases, images, strict=True)]
 
 
 def chosen(method: Method, solve: Solve, tunings: Sequence[Case]) -> list[Setting]:
@@ -222,7 +222,7 @@ def chosen(method: Method, solve: Solve, tunings: Sequence[Case]) -> list[Settin
     strength, level = best(method.searched)
     tried = [Setting(strength, level, steps) for steps in method.steps]
     outcomes = solve(tunings, tried) if len(tried) > 1 else []
-    scores = [quality(tunings, outcome.images) for outcome in outcomes] or [0.0]
+    scores = [np.mean(quality(tunings, outcome.images)) for outcome in outcomes] or [0.0]
     enough = next(s for s, score in zip(tried, scores, strict=True) if score >= max(scores) - NEAR)
     if method.default is None or method.default >= enough.steps:
         return [enough]

@@ -49,21 +49,22 @@ class CpuEngine:
         return BATCH_BYTES
 
     def bytes_per_pixel(self) -> int:
-        """u twice and M for every channel, a dozen images, and the tiles that overlap."""
+        """u twice and M for every channel, a dozen planes of images, and the tiles that overlap."""
         inner = TILE + 1 - self.weights.support
-        return 4 * (3 * self.weights.channels + 12 + (TILE / inner) ** 2).__ceil__()
+        return 4 * (3 * self.weights.channels + self.weights.planes * (12 + (TILE / inner) ** 2)).__ceil__()
 
     def workspace_bytes(self, batch: int, height: int, width: int) -> int:
         """Memory of `workspace(batch, height, width)` once it has a mask, on the threads that kernels would use now."""
         rows, pitch, tiles = self.weights.padded_size(height, width)
-        floats = 4 * rows * pitch + 3 * height * width * (1 + self.weights.channels)
-        floats += tiles * (TILE * TILE + 2) + 2 * height * SUMS
+        planes = self.weights.planes
+        floats = 4 * planes * rows * pitch + 3 * height * width * (planes + self.weights.channels)
+        floats += tiles * (planes * TILE * TILE + 2) + 2 * planes * height * SUMS
         return 4 * (batch * floats + self._work_floats(batch, height, width))
 
     def _work_floats(self, batch: int, height: int, width: int) -> int:
         """Work space of the threads that find work; that of the others is never written."""
         count, tiles = get_num_threads(), self.weights.padded_size(height, width)[2]
-        floats = min(count, batch * tiles) * sum(bank_floats(self.weights.groups))
+        floats = min(count, batch * tiles) * sum(bank_floats(self.weights.groups, self.weights.planes))
         if isinstance(self.weights.mask, SafiWeights):
             inner = SMALL_TILE + 1 - max(layer.support for layer in self.weights.mask.layers)
             pairs = -(-(-(-height // inner) * -(-width // inner)) // 2)

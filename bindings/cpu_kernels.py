@@ -17,12 +17,11 @@ from ..kernels.cpu.fft import SMALL_TILE, TILE
 from ..kernels.cpu.filter_bank import analysis, anchored_step, dual_step, masked_norm, synthesis
 from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_sums, set_image
 from ..kernels.cpu.state import collapse_momentum
-from ..kernels.cpu.tile import EXTRA, GROUP, work_floats
+from ..kernels.cpu.tile import GROUP, extra_floats, work_floats
 from .aligned import checked, debugging, is_kernel
 
 __all__ = [
     "BINS",
-    "EXTRA",
     "GROUP",
     "SMALL_TILE",
     "SUMS",
@@ -33,6 +32,7 @@ __all__ = [
     "convolution",
     "depthwise",
     "dual_step",
+    "extra_floats",
     "features",
     "gather_image",
     "get_num_threads",

@@ -42,12 +42,12 @@ def safi_mask(
     chain: Chain, weights: SafiWeights, image: Place, gain: FloatArray, bias: FloatArray, work: MixWork
 ) -> None:
     """M = sigmoid(s3(V3 * s2(V2 * s1(gain V1 * x))) + bias); gain and bias are (B, C)."""
-    geometry, layers = chain.geometry, weights.layers
+    geometry, layers = Geometry(*chain.geometry), weights.layers  # of what is no image
     pairs = pairs_of(geometry.groups * GROUP)
     gains, biases = (per_image(values, geometry.groups * GROUP) for values in (gain, bias))
     places = [chain.mask, chain.spare] * (len(layers) + 1)
     places = places[len(layers) % 2 :]  # so that the last layer writes the mask
-    features(chain.active, image, weights.taps, gains, weights.splines[0], places[0], geometry)
+    features(chain.active, image, weights.taps, gains, weights.splines[0], places[0], chain.geometry)
     for i, layer in enumerate(layers):
         last = i == len(layers) - 1
         bank = weights.splines[i + 1]
@@ -57,9 +57,9 @@ def safi_mask(
 def mmr_mask(chain: Chain, weights: MmrWeights, scale: FloatArray) -> None:
     """M = G^T clip(phi(scale G M'), 0, 1) of the magnitude M' = |W x|, which M holds; scale is (B, C)."""
     scales = per_image(scale, chain.geometry.groups * GROUP)
-    source, target = chain.mask, chain.spare
+    source, target, geometry = chain.mask, chain.spare, Geometry(*chain.geometry)
     layers = [(taps, False) for taps in weights.layers] + [(taps, True) for taps in reversed(weights.layers)]
     for number, (taps, adjoint) in enumerate(layers):
         how, profiled = Smoothing(weights.symmetric, adjoint), number == len(weights.layers) - 1
-        depthwise(chain.active, source, target, taps, how, profiled, scales, weights.profile, chain.geometry)
+        depthwise(chain.active, source, target, taps, how, profiled, scales, weights.profile, geometry)
         source, target = target, source

@@ -65,16 +65,15 @@ def spline_bank(values: NDArray[Any], low: float, channels: int) -> Spline:
 
 
 def taps_of(weight: NDArray[Any], channels: int) -> Taps:
-    """(C, k, k), one kernel for each channel."""
-    return Taps(in_lanes(padded(weight, channels).transpose(1, 2, 0)), weight.shape[-1])
+    """(C, k, k), one kernel for each channel, or (C, P, k, k), one for each plane of an image."""
+    return Taps(in_lanes(np.moveaxis(padded(weight, channels), 0, -1)), weight.shape[-1])
 
 
 def filter_bank(filters: FilterBank, channels: int) -> Bank:
     """The composed filters as spectra, and the taps that layer-wise zero padding drops near the border."""
-    spectra = (
-        np.conj(np.fft.fft2(padded(filters.composed()[:, 0].astype(np.float64), channels), (TILE, TILE))) / TILE**2
-    )
-    pairs = spectra.transpose(0, 2, 1).reshape(-1, 2, 16, TILE * TILE)
+    composed = padded(filters.composed().astype(np.float64), channels).transpose(1, 0, 2, 3)
+    spectra = np.conj(np.fft.fft2(composed, (TILE, TILE))) / TILE**2
+    pairs = spectra.transpose(0, 1, 3, 2).reshape(-1, 2, 16, TILE * TILE)
     packed = (pairs[:, 0] + 1j * pairs[:, 1]).transpose(0, 2, 1)
     taps = border_taps(filters.layers, filters.band)
     tap_at = (taps.offset_y * TILE + taps.offset_x).astype(np.int32)
@@ -84,7 +83,7 @@ def filter_bank(filters: FilterBank, channels: int) -> Bank:
         taps.band,
         taps.first,
         tap_at,
-        in_lanes(padded(taps.weights[:, 0].T, channels).T),
+        in_lanes(np.moveaxis(padded(np.moveaxis(taps.weights, -1, 0), channels), 0, -1)),
     )
 
 
@@ -113,7 +112,7 @@ class SafiWeights:
         first, *others = [
             dilated(weight, dilation) for weight, dilation in zip(mask.convolutions, mask.dilations, strict=True)
         ]
-        self.taps = taps_of(first[:, 0], channels)
+        self.taps = taps_of(first, channels)
         self.layers = [mixing(kernel, mask.boundary == "symmetric", channels) for kernel in others]
         self.splines = [spline_bank(values, -1.0, channels) for values in mask.splines]
 
@@ -135,7 +134,7 @@ class CpuWeights:
         filters = model.filters
         self.groups = -(-filters.channels // GROUP)
         self.channels = self.groups * GROUP
-        self.support = filters.support
+        self.support, self.planes = filters.support, filters.planes
         self.symmetric = filters.boundary == "symmetric"
         self.bank = filter_bank(filters, self.channels)
         self.mask: SafiWeights | MmrWeights | PlainMask

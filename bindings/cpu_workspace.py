@@ -11,10 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.cpu.arguments import Box, Geometry, Mask, MixWork, Place, Step, Work
+from ..kernels.cpu.arguments import GEOMETRIES, Box, Geometry, Mask, MixWork, Place, Step, Work
 from . import aligned
 from .cpu_kernels import (
-    EXTRA,
     GROUP,
     SUMS,
     TILE,
@@ -22,6 +21,7 @@ from .cpu_kernels import (
     anchored_step,
     collapse_momentum,
     dual_step,
+    extra_floats,
     gather_image,
     get_num_threads,
     image_step,
@@ -41,10 +41,10 @@ FloatArray = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
 
-def bank_floats(groups: int) -> tuple[int, int, int]:
+def bank_floats(groups: int, planes: int) -> tuple[int, int, int]:
     """Floats of one thread's work space for the filter bank: re, im, extra."""
-    floats = int(work_floats(groups))
-    return floats, floats, EXTRA
+    floats = int(work_floats(groups, planes))
+    return floats, floats, int(extra_floats(planes))
 
 
 class CpuWorkspace:
@@ -61,21 +61,23 @@ class CpuWorkspace:
         self.batch, self.height, self.width = batch, height, width
         support, halo, symmetric = weights.support, weights.halo, weights.symmetric
         rows, pitch, tile_count = weights.padded_size(height, width)
-        self.geometry = Geometry(batch, height, width, weights.groups, support, halo, rows, pitch, symmetric)
-        self.image_slots = aligned.zeros((4, batch, rows, pitch))
-        self.z = np.zeros((2, batch, height, width), np.float32)
+        planes = weights.planes
+        self.geometry = GEOMETRIES[planes](batch, height, width, weights.groups, support, halo, rows, pitch, symmetric)
+        self.images = (batch, height, width) if planes == 1 else (batch, planes, height, width)  # shape of a batch
+        self.image_slots = aligned.zeros((4, batch, planes, rows, pitch))
+        self.z = np.zeros((2, *self.images), np.float32)
         self.dual = aligned.zeros((2, batch, weights.groups, height, width, GROUP))
         self.mask: FloatArray | None = None
         self.has_mask = False
-        self.tiles = aligned.empty(batch * tile_count * TILE * TILE)
+        self.tiles = aligned.empty(batch * planes * tile_count * TILE * TILE)
         self.l1 = np.zeros((batch, tile_count))
-        self.sums = np.zeros((batch, height, SUMS))
+        self.sums = np.zeros((batch, planes * height, SUMS))
         self.slot = np.zeros(batch, np.int64)
         self.accepted = np.zeros(batch, np.int64)
-        self.reference = np.zeros((batch, height, width), np.float32)
+        self.reference = np.zeros(self.images, np.float32)
         self.carried = np.zeros(batch, np.float32)  # v = u + carried (u - u_previous)
         threads = get_num_threads()
-        self.work = Work(*(aligned.zeros(threads * size) for size in bank_floats(weights.groups)))
+        self.work = Work(*(aligned.zeros(threads * size) for size in bank_floats(weights.groups, planes)))
         self._mix_work: MixWork | None = None
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class CpuWorkspace:
         """A copy of the accepted images (B, H, W)."""
         halo = self.geometry.halo
         planes = self.image_slots[self.accepted, np.arange(self.batch)]
-        return planes[:, halo : halo + self.height, halo : halo + self.width].copy()
+        return planes[..., halo : halo + self.height, halo : halo + self.width].copy().reshape(self.images)
 
     def outer_change(self, active: Active) -> Sums:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call
@@ -141,7 +143,7 @@ class CpuWorkspace:
     def collapse_momentum(self, active: Active) -> None:
         """u = v, momentum zero: the extrapolated point becomes the iterate, and the other slot is free."""
         with LAUNCH:
-            collapse_momentum(active, self._dual(self.slot), self.carried, self.geometry)
+            collapse_momentum(active, self._dual(self.slot), self.carried, Geometry(*self.geometry))
         self.carried[active] = 0
 
     def refresh(self, active: Active) -> None:
@@ -343,7 +345,7 @@ class CpuWorkspace:
         masked_norm(active, self._image(planes), self._mask, self._flat_l1, self.geometry, self.weights.bank, self.work)
 
     def _gather(self, active: Active) -> FloatArray:
-        z = np.zeros((self.batch, self.height, self.width), np.float32)
+        z = np.zeros(self.images, np.float32)
         gather_image(active, self.tiles, z.reshape(-1), self.geometry)
         return z
 

@@ -67,8 +67,8 @@ class CudaEngine:
         return CudaReconstructionWorkspace(self.weights, batch, height, width)
 
     def bytes_per_pixel(self) -> int:
-        """u twice and M for every channel, and about thirty images."""
-        return 4 * (3 * self.weights.channels + 30)
+        """u twice and M for every channel, and about thirty planes of images."""
+        return 4 * (3 * self.weights.channels + 30 * self.weights.planes)
 
     def workspace_bytes(self, batch: int, height: int, width: int) -> int:
         """Memory of `workspace(batch, height, width)`, roughly."""

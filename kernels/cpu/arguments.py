@@ -6,9 +6,11 @@ Arrays are flat, C order, float32 unless said otherwise. B images of H x W pixel
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import overload
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -25,7 +27,7 @@ class Geometry(NamedTuple):
     """Sizes of a batch: `support` is the side of the composed filters, an image has `rows` of `pitch` floats with its
     halo.
 
-    symmetric: the halo mirrors the image, else it is zero.
+    symmetric: the halo mirrors the image, else it is zero. Of images of one plane; those of others are in GEOMETRIES.
     """
 
     batch: int
@@ -37,6 +39,23 @@ class Geometry(NamedTuple):
     rows: int
     pitch: int
     symmetric: bool
+
+
+# The same for images of P planes under one mask. P is part of the type, so that each has machine code of its own.
+Geometry2 = namedtuple("Geometry2", list(Geometry._fields))  # type: ignore[misc]
+Geometry3 = namedtuple("Geometry3", list(Geometry._fields))  # type: ignore[misc]
+GEOMETRIES: dict[int, Any] = {1: Geometry, 2: Geometry2, 3: Geometry3}
+
+
+def planes_of(geometry: Geometry) -> int:
+    """P, a constant of what is compiled."""
+    return next(planes for planes, kind in GEOMETRIES.items() if type(geometry) is kind)
+
+
+@overload(planes_of)
+def _compiled_planes_of(geometry):  # type: ignore[no-untyped-def]  # Numba wants the signature of what it returns
+    planes = next(planes for planes, kind in GEOMETRIES.items() if geometry.instance_class is kind)
+    return lambda geometry: planes
 
 
 class Place(NamedTuple):
@@ -54,11 +73,11 @@ class Mask(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """The composed filters as spectra re, im (G, kx, ky, 16) of the 32 x 32 tiles, and the taps that layer-wise zero
-    padding drops.
+    """The composed filters as spectra re, im (P, G, kx, ky, 16) of the 32 x 32 tiles, and the taps that layer-wise
+    zero padding drops.
 
     band: pixels from the border on in which taps are dropped; those of a position class are numbers tap_first[class]
-    up to tap_first[class + 1], at the places tap_at of a tile (both int32), with tap_weights (taps, G, 32).
+    up to tap_first[class + 1], at the places tap_at of a tile (both int32), with tap_weights (taps, P, G, 32).
     """
 
     re: Floats
@@ -101,7 +120,9 @@ class Spline(NamedTuple):
 
 
 class Taps(NamedTuple):
-    """Weights (k * k, G, 32) of a layer whose channels have one k x k kernel each."""
+    """Weights (k * k, G, 32) of a layer whose channels have one k x k kernel each; of a layer that reads an image
+    (P, k * k, G, 32).
+    """
 
     weights: Floats
     kernel: int

@@ -1,6 +1,7 @@
-"""features: the first layer of the SAFI mask generator, s1(gain . (V1 x)), one image in, C channels out.
+"""features: the first layer of the SAFI mask generator, s1(gain . (V1 x)), the planes of an image in, C channels
+out.
 
-Shapes: image (4, B, rows, pitch) with its halo; gain (B, G, 32); output (2, B, G, H, W, 32).
+Shapes: image (4, B, P, rows, pitch) with its halo; gain (B, G, 32); output (2, B, G, H, W, 32).
 Four pixels share every load of a weight.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from numba import njit, prange
 
-from .arguments import PART, Floats, Geometry, Numbers, Place, Spline, Taps
+from .arguments import PART, Floats, Geometry, Numbers, Place, Spline, Taps, planes_of
 from .simd import Vector, fma, load, splat, spread, store
 from .spline import spline
 from .tile import GROUP
@@ -18,19 +19,20 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 @njit(**PART, cache=True)
 def _four_pixels(
-    image: Floats, first: int, pitch: int, taps: Taps, lanes: int, groups: int
+    image: Floats, first: int, taps: Taps, lanes: int, geometry: Geometry
 ) -> tuple[Vector, Vector, Vector, Vector]:
     """V1 x at four neighbouring pixels for 16 channels."""
-    weights, kernel = taps.weights, taps.kernel
+    weights, kernel, groups, pitch = taps.weights, taps.kernel, geometry.groups, geometry.pitch
     a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-    for row in range(kernel):
-        for column in range(kernel):
-            weight = load(weights, (row * kernel + column) * groups * GROUP + lanes)
-            at = first + row * pitch + column
-            a = fma(weight, spread(image, at), a)
-            b = fma(weight, spread(image, at + 1), b)
-            c = fma(weight, spread(image, at + 2), c)
-            d = fma(weight, spread(image, at + 3), d)
+    for plane in range(planes_of(geometry)):
+        for row in range(kernel):
+            for column in range(kernel):
+                weight = load(weights, ((plane * kernel + row) * kernel + column) * groups * GROUP + lanes)
+                at = first + (plane * geometry.rows + row) * pitch + column
+                a = fma(weight, spread(image, at), a)
+                b = fma(weight, spread(image, at + 1), b)
+                c = fma(weight, spread(image, at + 2), c)
+                d = fma(weight, spread(image, at + 3), d)
     return a, b, c, d
 
 
@@ -43,13 +45,14 @@ def features(
         batch, height, width, groups = geometry.batch, geometry.height, geometry.width, geometry.groups
         pitch, corner, x, to = geometry.pitch, geometry.halo - taps.kernel // 2, image.values, output.values
         b, row = active[item // height], item % height
-        first = ((image.slot[b] * batch + b) * geometry.rows + row + corner) * pitch + corner
+        plane = (image.slot[b] * batch + b) * planes_of(geometry)
+        first = (plane * geometry.rows + row + corner) * pitch + corner
         for lanes in range(0, groups * GROUP, 16):
             scale = load(gain, b * groups * GROUP + lanes)
             plane = (output.slot[b] * batch + b) * groups + lanes // GROUP
             target = (plane * height + row) * width * GROUP + lanes % GROUP
             for column in range(0, width, 4):
-                values = _four_pixels(x, first + column, pitch, taps, lanes, groups)
+                values = _four_pixels(x, first + column, taps, lanes, geometry)
                 for pixel in range(min(4, width - column)):
                     value = spline(values[pixel] * scale, bank, groups, lanes)
                     store(to, target + (column + pixel) * GROUP, value)

@@ -2,9 +2,9 @@
 the tiles.
 
 Shapes (flat, C order), for a batch of B images of H x W pixels and G groups of 32 channels:
-    image   (4, B, rows, pitch)   x with its halo, see image.py for the slots
+    image   (4, B, P, rows, pitch)  x with its halo, see image.py for the slots
     dual    (2, B, G, H, W, 32)   u, two slots
-    tiles   (B, tiles, 32, 32)    what each tile adds to W^T (M . u)
+    tiles   (B, P, tiles, 32, 32) what each tile adds to W^T (M . u)
     l1      (B, tiles)            float64, one sum of each tile
 `active` lists the images to work on; the other arguments are those of arguments.py.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from numba import njit, prange
 
-from .arguments import PART, Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work
+from .arguments import PART, Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work, planes_of
 from .simd import Vector, absolute, fma, lane_sum, load, maximum, minimum, splat, store
 from .tile import (
     GROUP,
@@ -36,10 +36,11 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 @njit(**PART, cache=True)
 def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None:
-    plane, pitch = image.slot[tile.image] * geometry.batch + tile.image, geometry.pitch
+    own, pitch = image.slot[tile.image] * geometry.batch + tile.image, geometry.pitch
     corner = geometry.halo - geometry.support // 2
-    first = plane * geometry.rows * pitch + (tile.top + corner) * pitch + tile.left + corner
-    load_image(image.values, first, pitch, tile, work)
+    for plane in range(planes_of(geometry)):
+        top = (own * planes_of(geometry) + plane) * geometry.rows + tile.top + corner
+        load_image(image.values, top * pitch + tile.left + corner, pitch, plane, tile, geometry, work)
 
 
 @njit(**PART, cache=True)
@@ -117,7 +118,7 @@ def synthesis(
     for item in prange(len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         re, im, values, u = work.re, work.im, mask.values, dual.values
-        begin_synthesis(tile, work)
+        begin_synthesis(tile, geometry, work)
         for group in range(geometry.groups):
             for row in range(tile.rows):
                 pixel = _channels_at(tile.image, group, row, tile, geometry)
@@ -209,7 +210,7 @@ def _step_tile(
     re, im, u = work.re, work.im, dual.values
     b, slot = tile.image, dual.slot[tile.image]
     size, bound, part = step.size[b], step.bound[b], share[b]  # read once: the stores below might alias them
-    begin_synthesis(tile, work)
+    begin_synthesis(tile, geometry, work)
     _load_tile(image, tile, geometry, work)
     total = 0.0
     for group in range(geometry.groups):

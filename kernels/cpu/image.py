@@ -11,8 +11,9 @@ The primal-dual part is 1/2 ||x0 - y||^2 + <z_new, x0> minus the minimum of the 
 cancellation: (x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0. With lambda ||M . W x0||_1 - <z_new, x0> it makes the
 duality gap.
 
-Shapes: tiles (B, tiles, 32, 32); y (B, H, W); z (2, B, H, W); image (4, B, rows, pitch) with its halo: slots 0 and 1
-hold the extrapolated x(v), slots 2 and 3 hold x(u); sums (B, H, 5) float64.
+Shapes, P planes: tiles (B, P, tiles, 32, 32); y (B, P, H, W); z (2, B, P, H, W); image (4, B, P, rows, pitch) with its
+halo: slots 0 and 1 hold the extrapolated x(v), slots 2 and 3 hold x(u); sums (B, P, H, 5) float64. Here b is the number
+of a plane among those of all images, and `owner` its image.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from .arguments import PART, Box, Floats, Geometry, Numbers, Place, Sums
+from .arguments import PART, Box, Floats, Geometry, Numbers, Place, Sums, planes_of
 from .fft import TILE
 
 SUMS = 5
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**PART, forceinline=True)
+def _plane(item: int, active: Numbers, geometry: Geometry) -> tuple[int, int, int]:
+    """Image, plane among those of all images, and row of a work item."""
+    number, count = item // geometry.height, planes_of(geometry)
+    owner = active[number // count]
+    return owner, owner * count + number % count, item % geometry.height
 
 
 @njit(**PART, cache=True)
@@ -91,13 +100,14 @@ def image_step(
     momentum: Floats, sums: Sums, geometry: Geometry,
 ) -> None:  # fmt: skip
     """One row at a time: z[target], image[target] and sums from tiles, z[source] and image[source]."""
-    for item in prange(len(active) * geometry.height):
-        batch, height, width, pitch = geometry.batch, geometry.height, geometry.width, geometry.pitch
+    for item in prange(len(active) * planes_of(geometry) * geometry.height):
+        height, width, pitch = geometry.height, geometry.width, geometry.pitch
         reach, low, high = geometry.support // 2, box.low, box.high
-        b, row = active[item // height], item % height
+        batch = geometry.batch * planes_of(geometry)
+        owner, b, row = _plane(item, active, geometry)
         line = np.empty(pitch + 2 * TILE, np.float32)
         _gather_row(tiles, b, row, geometry, line)
-        old, new = source[b] * batch + b, target[b] * batch + b
+        old, new = source[owner] * batch + b, target[owner] * batch + b
         primal = 2 * batch * geometry.rows * pitch  # from x(v) to x(u)
         x_old, x_new = _row_at(old, row, geometry), _row_at(new, row, geometry)
         zx, data, primal_dual, change, size = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -114,7 +124,7 @@ def image_step(
             change += (u_new - u_old) * (u_new - u_old)
             size += u_old * u_old
             z[(new * height + row) * width + column] = z_new
-            image[x_new + column] = min(max(y_here - (z_new + momentum[b] * (z_new - z_old)), low), high)
+            image[x_new + column] = min(max(y_here - (z_new + momentum[owner] * (z_new - z_old)), low), high)
             image[primal + x_new + column] = u_new
         _extend_row(image, new, row, geometry)
         _extend_row(image, 2 * batch + new, row, geometry)
@@ -124,11 +134,11 @@ def image_step(
 
 @njit(parallel=True, **_OPTIONS)
 def set_image(active: Numbers, values: Floats, image: Place, geometry: Geometry) -> None:
-    """The image of its slot becomes values[b], with its halo; values (B, H, W)."""
-    for item in prange(len(active) * geometry.height):
+    """The image of its slot becomes values[b], with its halo; values (B, P, H, W)."""
+    for item in prange(len(active) * planes_of(geometry) * geometry.height):
         height, width, to = geometry.height, geometry.width, image.values
-        b, row = active[item // height], item % height
-        plane = image.slot[b] * geometry.batch + b
+        owner, b, row = _plane(item, active, geometry)
+        plane = image.slot[owner] * geometry.batch * planes_of(geometry) + b
         first = _row_at(plane, row, geometry)
         for column in range(width):
             to[first + column] = values[(b * height + row) * width + column]
@@ -140,11 +150,12 @@ def primal_sums(
     active: Numbers, slot: Numbers, y: Floats, z: Floats, image: Floats, sums: Sums, geometry: Geometry
 ) -> None:
     """sums[b, row, :2] = ( <z, x(u)>,  1/2 ||x(u) - y||^2 ) for the u of slot[b]."""
-    for item in prange(len(active) * geometry.height):
+    for item in prange(len(active) * planes_of(geometry) * geometry.height):
         height, width = geometry.height, geometry.width
-        b, row = active[item // height], item % height
-        plane = slot[b] * geometry.batch + b
-        first = _row_at(2 * geometry.batch + plane, row, geometry)
+        owner, b, row = _plane(item, active, geometry)
+        batch = geometry.batch * planes_of(geometry)
+        plane = slot[owner] * batch + b
+        first = _row_at(2 * batch + plane, row, geometry)
         zx, data = 0.0, 0.0
         for column in range(width):
             x = image[first + column]
@@ -157,13 +168,13 @@ def primal_sums(
 
 @njit(parallel=True, **_OPTIONS)
 def outer_sums(active: Numbers, image: Place, reference: Floats, sums: Sums, geometry: Geometry) -> None:
-    """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the image x and before = reference (B, H, W), which
-    becomes x.
+    """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the image x and before = reference (B, P, H, W),
+    which becomes x.
     """
-    for item in prange(len(active) * geometry.height):
+    for item in prange(len(active) * planes_of(geometry) * geometry.height):
         height, width, values = geometry.height, geometry.width, image.values
-        b, row = active[item // height], item % height
-        first = _row_at(image.slot[b] * geometry.batch + b, row, geometry)
+        owner, b, row = _plane(item, active, geometry)
+        first = _row_at(image.slot[owner] * geometry.batch * planes_of(geometry) + b, row, geometry)
         change, size = 0.0, 0.0
         for column in range(width):
             x, at = values[first + column], (b * height + row) * width + column
@@ -177,10 +188,10 @@ def outer_sums(active: Numbers, image: Place, reference: Floats, sums: Sums, geo
 
 @njit(parallel=True, **_OPTIONS)
 def gather_image(active: Numbers, tiles: Floats, output: Floats, geometry: Geometry) -> None:
-    """output (B, H, W) = what the tiles add up to, W^T u or W^T (M . u)."""
-    for item in prange(len(active) * geometry.height):
+    """output (B, P, H, W) = what the tiles add up to, W^T u or W^T (M . u)."""
+    for item in prange(len(active) * planes_of(geometry) * geometry.height):
         height, width, reach = geometry.height, geometry.width, geometry.support // 2
-        b, row = active[item // height], item % height
+        _, b, row = _plane(item, active, geometry)
         line = np.empty(geometry.pitch + 2 * TILE, np.float32)
         _gather_row(tiles, b, row, geometry, line)
         first = (b * height + row) * width

@@ -13,7 +13,10 @@ Border of layer-wise zero padding: the composed filter is exact but within `band
 cascade drops intermediate values that lie outside the image. `BorderTaps` (bindings) lists, for each of the (2 band +
 1)^2 positions relative to the border, the taps that have to be taken off again.
 
-Work space of one thread: `re`, `im` (`work_floats` each) and `extra` (EXTRA floats), at the offsets below. Only columns
+Images of P planes have one spectrum each; W x is the sum of P products, and P sums are made of W^T v.
+
+Work space of one thread: `re`, `im` (`work_floats` each) and `extra` (`extra_floats`), at the offsets below; what the
+second plane and those after it need follows behind. Only columns
 of the tile are kept in it as a whole; a row goes through its transform, what a kernel does with its pixels, and the
 transform back while it lies in the first cache.
 """
@@ -24,7 +27,7 @@ from typing import NamedTuple
 
 from numba import get_thread_id, njit
 
-from .arguments import PART, Bank, Floats, Geometry, Numbers, Work
+from .arguments import PART, Bank, Floats, Geometry, Numbers, Work, planes_of
 from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
 from .simd import Vector, fma, lane_sums, load, splat, spread, store, transpose
 
@@ -42,7 +45,10 @@ LANES = TILE * PITCH  # of one group
 SCRATCH = 0  # in extra: one line of the transform
 PATCH = SCRATCH + 2 * LINE  # the tile of the image in pixels
 BORDER_TOTAL = PATCH + PIXELS  # lane by lane, the border part of the synthesis, in pixels
-EXTRA = BORDER_TOTAL + PIXELS * 16
+EXTRA = BORDER_TOTAL + PIXELS * 16  # floats of extra for one plane
+
+MORE_WORK = PIXELS + LINE  # of each further plane: its spectrum, and its TOTAL
+MORE_EXTRA = PIXELS + PIXELS * 16  # its PATCH, and its BORDER_TOTAL
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
@@ -66,9 +72,41 @@ class Tile(NamedTuple):
 
 
 @njit(**_OPTIONS)
-def work_floats(groups: int) -> int:
+def work_floats(groups: int, planes: int = 1) -> int:
     """Floats of re, and of im, of one thread's work space."""
-    return LANES_AT + groups * LANES
+    return LANES_AT + groups * LANES + (planes - 1) * MORE_WORK
+
+
+@njit(**_OPTIONS)
+def extra_floats(planes: int = 1) -> int:
+    """Floats of extra of one thread's work space."""
+    return EXTRA + (planes - 1) * MORE_EXTRA
+
+
+@njit(**PART, forceinline=True)
+def _spectrum_at(plane: int, tile: Tile, geometry: Geometry) -> int:
+    """Where the spectrum of a plane lies in re and im."""
+    if plane == 0:
+        return tile.work + SPECTRUM
+    return tile.work + LANES_AT + geometry.groups * LANES + (plane - 1) * MORE_WORK
+
+
+@njit(**PART, forceinline=True)
+def _total_at(plane: int, tile: Tile, geometry: Geometry) -> int:
+    """Where the sum over groups of a plane lies in re and im."""
+    return tile.work + TOTAL if plane == 0 else _spectrum_at(plane, tile, geometry) + PIXELS
+
+
+@njit(**PART, forceinline=True)
+def _patch_at(plane: int, tile: Tile) -> int:
+    """Where the pixels of a plane lie in extra."""
+    return tile.more + (PATCH if plane == 0 else EXTRA + (plane - 1) * MORE_EXTRA)
+
+
+@njit(**PART, forceinline=True)
+def _border_at(plane: int, tile: Tile) -> int:
+    """Where the border part of the synthesis of a plane lies in extra."""
+    return tile.more + BORDER_TOTAL if plane == 0 else _patch_at(plane, tile) + PIXELS
 
 
 @njit(**PART, cache=True)
@@ -97,8 +135,8 @@ def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
         rows,
         columns,
         band > 0 and near,
-        thread * work_floats(geometry.groups),
-        thread * EXTRA,
+        thread * work_floats(geometry.groups, planes_of(geometry)),
+        thread * extra_floats(planes_of(geometry)),
     )
 
 
@@ -117,24 +155,36 @@ def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: 
 
 
 @njit(**PART, cache=True)
-def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) -> None:
-    """Read the 32 x 32 tile whose corner is image[first] and transform it."""
+def load_image(image: Floats, first: int, pitch: int, plane: int, tile: Tile, geometry: Geometry, work: Work) -> None:
+    """Read the 32 x 32 tile of a plane whose corner is image[first] and transform it."""
     re, im, extra = work.re, work.im, work.extra
-    at, patch = tile.work + IMAGE, tile.more + PATCH
+    at, patch = tile.work + IMAGE, _patch_at(plane, tile)
     for row in range(TILE):
         for column in range(0, TILE, 16):
             value, to = load(image, first + row * pitch + column), row * TILE + column
             store(re, at + to, value)
             store(im, at + to, splat(0.0))
             store(extra, patch + to, value)
-    _transform_image(re, im, at, tile.work + SPECTRUM, extra, tile.more + SCRATCH)
+    _transform_image(re, im, at, _spectrum_at(plane, tile, geometry), extra, tile.more + SCRATCH)
 
 
 @njit(**PART, forceinline=True)
-def _filtered(bank: Bank, at: int, xr: Vector, xi: Vector) -> tuple[Vector, Vector]:
-    """X P at one frequency, imaginary part first: the transform back is the one forward with its parts swapped."""
+def _filtered(
+    bank: Bank, at: int, column: int, ky: int, tile: Tile, geometry: Geometry, work: Work
+) -> tuple[Vector, Vector]:
+    """The sum over planes of X P at one frequency, imaginary part first: the transform back is the one forward with its
+    parts swapped.
+    """
+    re, im, x = work.re, work.im, _spectrum_at(0, tile, geometry) + column + ky
+    xr, xi = spread(re, x), spread(im, x)
     pr, pi = load(bank.re, at), load(bank.im, at)
-    return fma(pr, xi, pi * xr), pr * xr - pi * xi
+    fi, fr = fma(pr, xi, pi * xr), pr * xr - pi * xi
+    for plane in range(1, planes_of(geometry)):
+        x, p = _spectrum_at(plane, tile, geometry) + column + ky, at + plane * geometry.groups * TILE * LINE
+        xr, xi = spread(re, x), spread(im, x)
+        pr, pi = load(bank.re, p), load(bank.im, p)
+        fi, fr = fma(pr, xi, fma(pi, xr, fi)), fma(pr, xr, fr) - pi * xi
+    return fi, fr
 
 
 @njit(**PART, cache=True)
@@ -143,12 +193,12 @@ def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
     inner, lanes = TILE + 1 - geometry.support, tile.work + LANES_AT + group * LANES
     for kx in range(TILE):
-        x, p = tile.work + SPECTRUM + kx * TILE, (group * TILE + kx) * LINE
+        x, p = kx * TILE, (group * TILE + kx) * LINE
         for j in range(8):
-            ai, ar = _filtered(bank, p + j * 16, spread(re, x + j), spread(im, x + j))
-            bi, br = _filtered(bank, p + j * 16 + 128, spread(re, x + j + 8), spread(im, x + j + 8))
-            ci, cr = _filtered(bank, p + j * 16 + 256, spread(re, x + j + 16), spread(im, x + j + 16))
-            di, dr = _filtered(bank, p + j * 16 + 384, spread(re, x + j + 24), spread(im, x + j + 24))
+            ai, ar = _filtered(bank, p + j * 16, x, j, tile, geometry, work)
+            bi, br = _filtered(bank, p + j * 16 + 128, x, j + 8, tile, geometry, work)
+            ci, cr = _filtered(bank, p + j * 16 + 256, x, j + 16, tile, geometry, work)
+            di, dr = _filtered(bank, p + j * 16 + 384, x, j + 24, tile, geometry, work)
             radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
         last_stage(im, re, lanes + kx * 16, PITCH, inner, extra, scratch)
 
@@ -164,12 +214,13 @@ def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank
 
 
 @njit(**PART, cache=True)
-def begin_synthesis(tile: Tile, work: Work) -> None:
+def begin_synthesis(tile: Tile, geometry: Geometry, work: Work) -> None:
     """Forget the border part of the tile before."""
     if tile.on_border:
-        extra, total = work.extra, tile.more + BORDER_TOTAL
-        for i in range(PIXELS * 16):
-            extra[total + i] = 0
+        for plane in range(planes_of(geometry)):
+            extra, total = work.extra, _border_at(plane, tile)
+            for i in range(PIXELS * 16):
+                extra[total + i] = 0
 
 
 @njit(**PART, cache=True)
@@ -200,27 +251,31 @@ def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, g
 
 @njit(**PART, cache=True)
 def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
-    """The sum over groups and lanes of conj(P) V, at SPECTRUM."""
+    """The sum over groups and lanes of conj(P) V, for each plane at its SPECTRUM."""
     re, im, extra = work.re, work.im, work.extra
-    inner, total, scratch = TILE + 1 - geometry.support, tile.work + TOTAL, tile.more + SCRATCH
+    inner, scratch = TILE + 1 - geometry.support, tile.more + SCRATCH
     for kx in range(TILE):
         for group in range(geometry.groups):
             first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16, PITCH, inner, extra, scratch)
             p = (group * TILE + kx) * LINE
             for g in range(4):
-                bins, to, at = radix8(extra, scratch, g), total + g * 16, p + g * 16
-                _add_bin(work, to, bins[0], bins[1], bank, at, group)
-                _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
-                _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
-                _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
-                _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
-                _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
-                _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
-                _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
-        spectrum = tile.work + SPECTRUM + kx * TILE
-        for ky in range(0, TILE, 16):
-            store(re, spectrum + ky, lane_sums(re, total + ky * 16))
-            store(im, spectrum + ky, lane_sums(im, total + ky * 16))
+                bins = radix8(extra, scratch, g)
+                for plane in range(planes_of(geometry)):
+                    to = _total_at(plane, tile, geometry) + g * 16
+                    at = p + g * 16 + plane * geometry.groups * TILE * LINE
+                    _add_bin(work, to, bins[0], bins[1], bank, at, group)
+                    _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
+                    _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
+                    _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
+                    _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
+                    _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
+                    _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
+                    _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
+        for plane in range(planes_of(geometry)):
+            total, spectrum = _total_at(plane, tile, geometry), _spectrum_at(plane, tile, geometry) + kx * TILE
+            for ky in range(0, TILE, 16):
+                store(re, spectrum + ky, lane_sums(re, total + ky * 16))
+                store(im, spectrum + ky, lane_sums(im, total + ky * 16))
 
 
 @njit(**PART, cache=True)
@@ -237,19 +292,22 @@ def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
 
 @njit(**PART, cache=True)
 def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
-    """The 32 x 32 pixels of `tiles` that the rows of all groups add to W^T v, corner `reach` pixels up and left of the
-    tile.
+    """The 32 x 32 pixels of `tiles` (B, P, tiles, 32, 32) that the rows of all groups add to W^T v, corner `reach`
+    pixels up and left of the tile.
     """
-    re, im, extra, first = work.re, work.im, work.extra, tile.number * PIXELS
+    re, im, extra = work.re, work.im, work.extra
     _clear_rows(tile, geometry, work)
     _synthesise_columns(tile, geometry, bank, work)
-    image = tile.work + IMAGE
-    _transform_image(im, re, tile.work + SPECTRUM, image, extra, tile.more + SCRATCH)
-    for pixel in range(0, PIXELS, 16):
-        value = load(re, image + pixel)
-        if tile.on_border:
-            value = value - lane_sums(extra, tile.more + BORDER_TOTAL + pixel * 16)
-        store(tiles, first + pixel, value)
+    image, per_image, count = tile.work + IMAGE, tiles_of(geometry), planes_of(geometry)
+    for plane in range(count):
+        first = (tile.number + (tile.image * (count - 1) + plane) * per_image) * PIXELS
+        _transform_image(im, re, _spectrum_at(plane, tile, geometry), image, extra, tile.more + SCRATCH)
+        border = _border_at(plane, tile)
+        for pixel in range(0, PIXELS, 16):
+            value = load(re, image + pixel)
+            if tile.on_border:
+                value = value - lane_sums(extra, border + pixel * 16)
+            store(tiles, first + pixel, value)
 
 
 @njit(**PART, cache=True)
@@ -275,10 +333,11 @@ def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank
         at = tile.work + ROW + column * 16
         qr, qi = load(re, at), load(im, at)
         for tap in range(tap_first[kind], tap_first[kind + 1]):
-            x = splat(-extra[tile.more + PATCH + row * TILE + column + tap_at[tap]])
-            weight = (tap * geometry.groups + group) * GROUP
-            qr = fma(load(tap_weights, weight), x, qr)
-            qi = fma(load(tap_weights, weight + 16), x, qi)
+            for plane in range(planes_of(geometry)):
+                x = splat(-extra[_patch_at(plane, tile) + row * TILE + column + tap_at[tap]])
+                weight = ((tap * planes_of(geometry) + plane) * geometry.groups + group) * GROUP
+                qr = fma(load(tap_weights, weight), x, qr)
+                qi = fma(load(tap_weights, weight + 16), x, qi)
         store(re, at, qr)
         store(im, at, qi)
 
@@ -293,7 +352,8 @@ def _correct_synthesis(group: int, row: int, tile: Tile, geometry: Geometry, ban
         at = tile.work + ROW + column * 16
         vr, vi = load(re, at), load(im, at)
         for tap in range(tap_first[kind], tap_first[kind + 1]):
-            weight = (tap * geometry.groups + group) * GROUP
-            to = tile.more + BORDER_TOTAL + (row * TILE + column + tap_at[tap]) * 16
-            total = fma(load(tap_weights, weight), vr, load(extra, to))
-            store(extra, to, fma(load(tap_weights, weight + 16), vi, total))
+            for plane in range(planes_of(geometry)):
+                weight = ((tap * planes_of(geometry) + plane) * geometry.groups + group) * GROUP
+                to = _border_at(plane, tile) + (row * TILE + column + tap_at[tap]) * 16
+                total = fma(load(tap_weights, weight), vr, load(extra, to))
+                store(extra, to, fma(load(tap_weights, weight + 16), vi, total))

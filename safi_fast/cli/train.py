@@ -2,7 +2,8 @@
 
 DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged
 weights) and checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey, but for a model of
-three planes (--planes 3), which takes colour images only. Validation images must not be training images. Needs PyTorch: pip install "safi-fast[train]".
+three planes (--planes 3), which takes colour images only. Validation images must not be training images. Needs PyTorch:
+pip install "safi-fast[train]".
 """
 
 import argparse

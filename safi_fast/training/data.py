@@ -46,8 +46,8 @@ class NoiseRange:
 
 
 def draw_patch(images: Sequence[torch.Tensor], side: int, rng: np.random.Generator) -> torch.Tensor:
-    """(P, side, side) from a random place of a random image (P, H, W), turned by a random multiple of 90 degrees and mirrored or
-    not.
+    """(P, side, side) from a random place of a random image (P, H, W), turned by a random multiple of 90 degrees and
+    mirrored or not.
 
     The images may lie on any device; only the numbers drawn come from the host.
     """

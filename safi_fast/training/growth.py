@@ -122,8 +122,8 @@ def with_planes(model: Model, planes: int, mean_share: float = MEAN_SHARE) -> Mo
     reads = np.zeros(bank.channels, int)
     rest = order[round(mean_share * bank.channels) :]
     reads[rest] = 1 + np.arange(len(rest)) % (planes - 1)
-    filters = bank.layers[0] * directions[reads][:, :, None, None]
-    first = np.repeat(mask.convolutions[0] / planes, planes, axis=1)
+    filters = (bank.layers[0] * directions[reads][:, :, None, None]).astype(np.float32)
+    first = np.repeat(mask.convolutions[0] / planes, planes, axis=1).astype(np.float32)
     growth = levels / np.array([max(level / np.sqrt(planes), levels[0]) for level in levels])
     strength = Strength(
         np.array([row.strength_unrolled for row in rows]) * growth,

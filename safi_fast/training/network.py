@@ -1,8 +1,8 @@
 """The trainable models in torch, and their way from and to `safi_fast.model.Model`.
 
-Shapes: image (B, P, H, W) on [0, 1], P planes; dual variable and mask (B, C, H, W); sigma (B,), standard deviation for images on
-[0, 1]. The dual variable is divided by lambda, and W is scaled to a fixed norm in every forward pass, so the step size
-is 1.
+Shapes: image (B, P, H, W) on [0, 1], P planes; dual variable and mask (B, C, H, W); sigma (B,), standard deviation for
+images on [0, 1]. The dual variable is divided by lambda, and W is scaled to a fixed norm in every forward pass, so the
+step size is 1.
 """
 
 import math

@@ -43,8 +43,8 @@ class Pool:
     def renew(self, places: torch.Tensor, limit: int, new_patch: NewPatch, begin: Start) -> None:
         """Fill those of `places` that are empty or have made `limit` visits.
 
-        new_patch() gives clean (P, side, side), sigma and noise of deviation 1; begin(noisy, clean, sigma) gives what the
-        teachers make of them, x and v / lambda.
+        new_patch() gives clean (P, side, side), sigma and noise of deviation 1; begin(noisy, clean, sigma) gives what
+        the teachers make of them, x and v / lambda.
         """
         stale = places[(self.visits[places] < 0) | (self.visits[places] >= limit)]
         if not len(stale):

@@ -49,7 +49,8 @@ STATE_VERSION = 2  # of what `state_dict` gives
 
 
 class Trainer:
-    """A network in training on `images` ((H, W), or (P, H, W) for P planes, on [0, 1]); `averaged` is the network with the averaged weights.
+    """A network in training on `images` ((H, W), or (P, H, W) for P planes, on [0, 1]); `averaged` is the network with
+    the averaged weights.
 
     teachers: what the targets come from, mixed with the images by settings.share. device: where torch computes;
     everything that a step needs lies there, and elsewhere than on the CPU no step needs Numba.

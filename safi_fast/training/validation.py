@@ -23,7 +23,8 @@ BATCH = 4  # crops at once
 
 
 class Validation:
-    """Centre crops of clean images ((H, W), or (P, H, W) for P planes, on [0, 1]) with noise that depends on seed, level and place only.
+    """Centre crops of clean images ((H, W), or (P, H, W) for P planes, on [0, 1]) with noise that depends on seed,
+    level and place only.
 
     levels: sigma on the 8-bit scale. Raises InputError.
     """

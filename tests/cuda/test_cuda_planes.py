@@ -1,4 +1,6 @@
-"""Images of several planes under one mask through the CUDA kernels, in the emulator, against float64."""
+"""Images of several planes under one mask through the kernels of the CPU and of CUDA, these in the emulator, against
+float64.
+"""
 
 from functools import cache
 
@@ -10,6 +12,7 @@ from emulator.device import EmulatedDevice, LaunchError
 from models import random_mmr_mask, zero_mean
 from scipy.special import expit
 
+from safi_fast.bindings.cpu import CpuBackend
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.masks import SafiMask
 from safi_fast.model import FilterBank, Model, Schedule, Strength
@@ -154,7 +157,9 @@ def shaped(images):
 
 
 def loaded(model, y, mode, precision):
-    workspace = CudaBackend(EmulatedDevice(mode), precision).prepare(model).workspace(len(y), *y.shape[2:])
+    """On the emulator in a mode, or on the CPU."""
+    backend = CpuBackend() if mode == "cpu" else CudaBackend(EmulatedDevice(mode), precision)
+    workspace = backend.prepare(model).workspace(len(y), *y.shape[2:])
     workspace.load(shaped(y), np.float32(STRENGTH), np.full(BATCH, STEP, np.float32), (0.0, 1.0))
     return workspace
 
@@ -196,7 +201,7 @@ def deviations(layout, planes, mode, precision="float32", size=SMALL):
                     compare(f"sum {i}", actual, value)
         workspace.accept(SOME, "primal")
         workspace.outer_change(SOME)
-        images = workspace.device.download(workspace.image()).reshape(y.shape)
+        images = np.array(workspace.image()).reshape(y.shape)
         for b, problem in zip(SOME, exact, strict=True):
             compare("image", images[b], problem.x)
     measured = workspace.measure(SOME)
@@ -221,8 +226,9 @@ def assert_agree(found, precision="float32"):
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("planes", [1, 2, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_two_masks(layout, planes, size):
-    assert_agree(deviations(layout, planes, "plain", size=size))
+@pytest.mark.parametrize("mode", ["plain", "cpu"])
+def test_two_masks(layout, planes, size, mode):
+    assert_agree(deviations(layout, planes, mode, size=size))
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16x3"])

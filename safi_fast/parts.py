@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .errors import ModelError, shown
 
 BOUNDARIES = ("zero", "symmetric")
-MAX_PLANES = 4  # of an image: 1 grey, 2 complex, 3 colour
+MAX_PLANES = 3  # of an image: 1 grey, 2 complex, 3 colour
 
 
 class Rebuilt:

@@ -64,7 +64,7 @@ class CpuWorkspace:
         planes = weights.planes
         self.geometry = GEOMETRIES[planes](batch, height, width, weights.groups, support, halo, rows, pitch, symmetric)
         self.images = (batch, height, width) if planes == 1 else (batch, planes, height, width)  # shape of a batch
-        self.image_slots = aligned.zeros((4, batch, planes, rows, pitch))
+        self.image_slots = aligned.zeros((4, *self.images[:-2], rows, pitch))
         self.z = np.zeros((2, *self.images), np.float32)
         self.dual = aligned.zeros((2, batch, weights.groups, height, width, GROUP))
         self.mask: FloatArray | None = None
@@ -116,7 +116,7 @@ class CpuWorkspace:
         """A copy of the accepted images (B, H, W)."""
         halo = self.geometry.halo
         planes = self.image_slots[self.accepted, np.arange(self.batch)]
-        return planes[..., halo : halo + self.height, halo : halo + self.width].copy().reshape(self.images)
+        return planes[..., halo : halo + self.height, halo : halo + self.width].copy()
 
     def outer_change(self, active: Active) -> Sums:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call (active,); the first call

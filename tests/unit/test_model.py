@@ -91,8 +91,8 @@ def test_float64_input_is_stored_as_an_own_float32_copy():
     ("layers", "message"),
     [
         ((), "tensor filters is missing"),
-        ((np.zeros((4, 3, 3)),), r"tensor filters has shape \(4, 3, 3\); expected \(C, 1, k, k\)"),
-        ((np.zeros((4, 2, 3, 3)),), r"tensor filters has shape \(4, 2, 3, 3\)"),
+        ((np.zeros((4, 3, 3)),), r"tensor filters has shape \(4, 3, 3\); expected \(C, P, k, k\)"),
+        ((np.zeros((4, 5, 3, 3)),), r"tensor filters is for 5 planes; at most 3"),
         ((np.zeros((0, 1, 3, 3)),), r"tensor filters has shape \(0, 1, 3, 3\)"),
         ((np.zeros((4, 1, 4, 4)),), "tensor filters has kernels of 4 x 4; expected odd squares"),
         ((np.zeros((4, 1, 3, 5)),), "tensor filters has kernels of 3 x 5"),
@@ -129,7 +129,7 @@ def test_filter_bank_refuses_an_unknown_boundary():
         (lambda m: {"dilations": (1, 8, 1)}, r"tensor mask\.convolution\.1 spans 17 x 17 pixels .* at most 15"),
         (
             lambda m: {"convolutions": (m.convolutions[1], *m.convolutions[1:])},
-            r"tensor mask\.convolution\.0 has shape",
+            r"tensor mask\.convolution\.0 is for 4 planes",
         ),
         (
             lambda m: {"convolutions": (*m.convolutions[:2], m.convolutions[0])},

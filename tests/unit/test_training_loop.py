@@ -13,7 +13,7 @@ from safi_fast.io import read_image
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch (extra 'train')")
 
-from safi_fast.training.data import NoiseRange, draw_patch, load_images  # noqa: E402
+from safi_fast.training.data import NoiseRange, draw_patch, load_images, stacked  # noqa: E402
 from safi_fast.training.loop import Run, read_training_state, resumed  # noqa: E402
 from safi_fast.training.network import fresh_network, level_table  # noqa: E402
 from safi_fast.training.pool import Pool  # noqa: E402
@@ -151,11 +151,11 @@ def test_pool_replaces_what_is_through_and_keeps_the_rest():
 
 
 def test_patches_and_levels_are_seeded_and_within_bounds(images):
-    tensors = [torch.from_numpy(image) for image in images]
+    tensors = [stacked(image, 1) for image in images]
     draws = [draw_patch(tensors, 24, np.random.default_rng(seed)) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
-    assert draws[0].shape == (24, 24)
+    assert draws[0].shape == (1, 24, 24)
     rng = np.random.default_rng(0)
     sigma = 255 * np.array([NOISE.draw(rng) for _ in range(2000)])
     assert sigma.min() >= 2

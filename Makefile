@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test test-fast emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu retune clean
+.PHONY: demo test test-fast test-integrations emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu retune clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,17 @@ test: lint emulator-libs
 # For every save: a minute and a half, once everything is compiled. What it leaves out stands in tests/slow.txt.
 test-fast: $(VENV)/installed-dev
 	$(PYTEST) -q -m "not slow and not gpu"
+
+# The real deepinv and sigpy, in an environment of their own: torch goes with torchvision there.
+INTEGRATIONS := .venv-integrations/bin/python
+
+.venv-integrations/installed: $(PACKAGING) tests/integrations/requirements.txt
+	$(PYTHON) -m venv .venv-integrations
+	$(INTEGRATIONS) -m pip install --quiet --disable-pip-version-check --editable . -r tests/integrations/requirements.txt
+	touch $@
+
+test-integrations: .venv-integrations/installed
+	$(INTEGRATIONS) -m pytest --confcutdir=tests/integrations -W default tests/integrations
 
 # What the tests would otherwise wait for: CUDA kernels compiled by g++ for the emulator, and by NVRTC. Kept in .cache.
 emulator-libs: $(VENV)/installed-dev
@@ -103,4 +114,4 @@ bench-gpu: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.gpu $(OPTIONS) --output bench/results/gpu.json
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-integrations .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -52,8 +52,10 @@ def denoise(
         Or with `channel_axis` (..., channels, ...) of one image or a batch. A NumPy array, torch tensor, CuPy array,
         other array on a GPU (`__cuda_array_interface__`) or array-like; integers or floating point, finite, at least
         as large as the filters (13 pixels for the shipped models).
-    sigma : float or (B,)
-        Standard deviation of the noise, in the units of the image; one number, or one per image.
+    sigma : float, (B,) or "estimate"
+        Standard deviation of the noise, in the units of the image; one number, or one per image. "estimate": measured
+        in each image of 32 x 32 pixels or more (docs/denoising.md); the Solution says what was found. With
+        noise="poisson", one number, 0 or more: that of the Gaussian part.
     model : Model, str or path
         A Model, the name of a shipped one (`list_models`) or a weights file. None: "safi-gray".
     backend : {"auto", "cpu", "cuda"}
@@ -96,6 +98,13 @@ def denoise(
         solved in parts that fit into 1 GB, is then solved as one.
     return_masks : bool
         Put the last masks into the Solution, (C, H, W) or (B, C, H, W), always NumPy.
+    noise : {"gaussian", "poisson"}
+        "poisson": each pixel is gain * count + offset + Gaussian noise of `sigma`, as from a camera or a detector of
+        photons. It is solved after the generalised Anscombe transform, and transformed back without bias.
+        `data_range` says only where `box` lies: without it the result is bounded below alone, by no counts. Gaps,
+        strength and what a callback sees are those of the transformed image.
+    gain, offset : float
+        Of "poisson": units of the image per count (None: 1), and the value of no counts (None: 0).
 
     Returns
     -------
@@ -475,11 +484,15 @@ class Solver:
         On a GPU, images are whole before they are solved and results before they are given out, whatever stream they
         come from or go to; what makes images in another thread of the caller's has to wait for its own streams.
 
-        sigma, strength: a number, or an iterable with one for each image. read_ahead: images that wait to be solved.
+        sigma, strength: a number, or an iterable with one for each image; or sigma="estimate". With noise="poisson"
+        sigma is one number.
+        read_ahead: images that wait to be solved.
         options: as for `denoise`; return_solution=True gives Solutions.
         Raises InputError, naming the image, and whatever `images` raises, when the result is due.
         """
         per_image = {"sigma": sigma} if strength is None else {"sigma": sigma, "strength": strength}
+        if options.get("noise") == "poisson" or (isinstance(sigma, str) and sigma == denoising.ESTIMATE):
+            options["sigma"] = per_image.pop("sigma")
         with self._on_threads() as threads:
             pass  # those of the thread that calls
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from . import color as colors
 from . import memory
+from .anscombe import Anscombe, bounds_of, stabilised
 from .arrays import ArrayKind, positive
 from .backend import Backend, DualWorkspace, Engine
-from .errors import InputError
+from .errors import InputError, shown
 from .images import Images
 from .model import Model
 from .options import defaults_of
@@ -22,11 +23,11 @@ from .solver.faults import Fault
 from .solver.lipschitz import check_squared_norm, squared_norm
 from .solver.loop import iterate
 from .solver.progress import Progress, solution
-from .solver.result import OuterState, Solution
+from .solver.result import OuterState, Solution, per_image
 from .solver.schedules import Schedule, Unrolled, schedule_for
 from .tiling import Grid
 from .types import Box, Callback, FloatArray, FloatVector
-from .values import UNIT_BOX, DataRange, DefaultBox, Range, box_of, check_inside, cut_off
+from .values import UNIT_BOX, DataRange, DefaultBox, Range, box_of, check_inside, cut_off, stated_range
 from .warn import warn
 
 
@@ -46,15 +47,20 @@ class Options(TypedDict, total=False):
     max_memory: float | None
     callback: Callback | None
     return_masks: bool
+    noise: str
+    gain: float | None
+    offset: float | None
 
 
-DEFAULTS = defaults_of(Options, box=UNIT_BOX, return_masks=False)
+ESTIMATE = "estimate"  # as sigma
+AS_IT_IS = Range(0.0, 1.0, "of counts")
+DEFAULTS = defaults_of(Options, box=UNIT_BOX, return_masks=False, noise="gaussian")
 
 
 @dataclass(frozen=True)
 class Task:
     """What is to be solved: planes on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is
-    shared out, whether anybody wants to know more than the image.
+    shared out, whether anybody wants to know more than the image, and the noise of each image.
     """
 
     images: Images
@@ -69,6 +75,7 @@ class Task:
     callback: Callback | None
     return_masks: bool
     account: bool
+    noise: FloatVector  # (B,), in the caller's units
 
 
 def solve(
@@ -90,16 +97,10 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
     """Check the arguments, with all of OPTIONS, and bring them to one form. Raises InputError, warns of values in
     doubt.
     """
-    data_range, box, callback = options["data_range"], options["box"], options["callback"]
-    images = Images.of(array, kind, data_range, options["channel_axis"], model.smallest_side)
-    if images.range.warning and not isinstance(data_range, Range):
-        warn(f"image: {images.range.warning}")
+    callback = options["callback"]
+    images, sigmas, noise, limits = _observed(model, array, kind, sigma, options)
     names = ("schedule", "max_outer", "max_inner", "tol")
     schedule = schedule_for(model, *(options[name] for name in names))  # type: ignore[literal-required]
-    limits = (-np.inf, np.inf) if box is None else box_of(box)
-    sigmas = images.per_plane("sigma", sigma)
-    if isinstance(box, DefaultBox):
-        _check_values(images, sigmas, box, silent=isinstance(data_range, Range))
     strength, gain, bias = _levels(model, images, sigmas, options["strength"], schedule.name)
     if colors.mixes(options["color"], images.channels):
         images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
@@ -110,7 +111,7 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
     norm = _squared_norm(model, engine, options["lipschitz"], schedule, *window)
     return Task(
         images, schedule, limits, strength, gain, bias, model.family, norm, division, callback, options["return_masks"],
-        account=True,
+        account=True, noise=noise,
     )  # fmt: skip
 
 
@@ -130,7 +131,8 @@ def run(engine: Engine, task: Task, device: Backend | None) -> Solution:
     )
     progress, solved, masks = zip(*parts, strict=True)
     image = task.images.restore(task.images.kind.module.concatenate([there() for there in solved]))
-    return solution(progress, image, np.concatenate(masks) if task.return_masks else None, task.images.single)
+    found = solution(progress, image, np.concatenate(masks) if task.return_masks else None, task.images.single)
+    return replace(found, sigma=per_image(task.noise, len(task.images.shape) == 2 + (task.images.channels is not None)))
 
 
 def divide(
@@ -149,6 +151,65 @@ def divide(
 
 # -- check
 # ----------------------------------------------------------------------------------------------------------------
+
+
+Observed = tuple[Images, FloatVector, FloatVector, Box]  # images, sigma of planes on [0, 1] and of images, limits
+
+
+def _observed(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Observed:
+    """What was measured, and how strong its noise is. Raises InputError."""
+    if options["noise"] == "poisson":
+        return _counted(model, array, kind, sigma, options)
+    if options["noise"] != "gaussian":
+        raise InputError(f"noise is {shown(options['noise'])}; expected 'gaussian' or 'poisson'")
+    for name in ("gain", "offset"):
+        if options[name] is not None:
+            raise InputError(f"{name} was passed, but noise is 'gaussian'; leave it out or pass noise='poisson'")
+    data_range, box = options["data_range"], options["box"]
+    images = Images.of(array, kind, data_range, options["channel_axis"], model.smallest_side)
+    if images.range.warning and not isinstance(data_range, Range):
+        warn(f"image: {images.range.warning}")
+    limits = (-np.inf, np.inf) if box is None else box_of(box)
+    sigmas = _sigmas(model, images, sigma, options)
+    if isinstance(box, DefaultBox):
+        _check_values(images, sigmas, box, silent=isinstance(data_range, Range))
+    return images, sigmas, sigmas[:: images.channels or 1] * images.range.scale, limits
+
+
+def _counted(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Observed:
+    """Counts, on a scale where their noise has the same strength everywhere."""
+    transform = Anscombe.of(options["gain"], options["offset"], sigma)
+    raw = Images.of(array, kind, AS_IT_IS, options["channel_axis"], model.smallest_side)
+    given, box = options["data_range"], options["box"]
+    meaning = None if given is None else stated_range(given)
+    bounds = bounds_of(transform, meaning, box)
+    channels = raw.channels or 1
+    scale = stabilised(transform, raw.stack, channels, meaning, bounds, model.noise_levels)
+    images = replace(raw, stack=scale.to_unit(raw.stack).astype(np.float32), range=scale)
+    return images, 1 / scale.contrasts, np.full(len(raw.stack) // channels, transform.sigma), scale.limits
+
+
+def _sigmas(model: Model, images: Images, sigma: Any, options: Options) -> FloatVector:
+    """Standard deviation of the noise of every plane on [0, 1]: as the caller says, or estimated for each image and
+    brought to the levels that the model is for, with a warning. Raises InputError.
+    """
+    if not (isinstance(sigma, str) and sigma == ESTIMATE):
+        return images.per_plane("sigma", sigma)
+    found, levels = images.noise_levels(options["color"]), model.noise_levels
+    if len(levels) == 1:
+        for level in found:
+            model.at(level, strength_given=options["strength"] is not None, argument="sigma, as estimated,")
+        return found.repeat(images.channels or 1)
+    within = found.clip(levels[0], levels[-1])
+    beyond = np.flatnonzero(within != found)
+    if beyond.size and not isinstance(options["data_range"], Range):
+        first, scale = beyond[0], images.range.scale
+        which = "image" if len(found) == 1 else f"image[{first}]"
+        warn(
+            f"{which}: the noise is estimated at {found[first] * scale:.3g}, outside of what model {model.name!r} is "
+            f"for; {within[first] * scale:.3g} is used"
+        )
+    return within.repeat(images.channels or 1)
 
 
 def _check_values(images: Images, sigmas: FloatVector, box: DefaultBox, silent: bool) -> None:

@@ -12,7 +12,8 @@ from . import color as colors
 from .arrays import ArrayKind, positive_per_image
 from .errors import InputError, shown
 from .memory import Extent
-from .types import Box
+from .noise_level import SMALLEST, noise_level
+from .types import Box, FloatVector
 from .values import DataRange, Range, range_of
 
 
@@ -76,6 +77,32 @@ class Images:
         """A positive number, or one per image, as one for each plane of the stack on [0, 1]. Raises InputError."""
         channels = self.channels or 1
         return positive_per_image(name, value, len(self.stack) // channels).repeat(channels) / self.range.scale
+
+    def noise_levels(self, mode: colors.Mode | None) -> FloatVector:
+        """Standard deviation of the noise in each image, on [0, 1], of a colour image over the planes that `mode` makes
+        of it, in root mean square. Raises InputError.
+        """
+        xp, channels, count = self.kind.module, self.channels or 1, len(self.stack) // (self.channels or 1)
+        height, width = self.stack.shape[1:]
+        if min(height, width) < SMALLEST:
+            raise InputError(
+                f"sigma is 'estimate', but image is {height} x {width} pixels; expected {SMALLEST} x {SMALLEST} or "
+                "more, or sigma as a number"
+            )
+        mixes = colors.mixes(mode, self.channels)
+        levels = np.empty(count)
+        for number in range(count):
+            planes = self.stack[number * channels : (number + 1) * channels]
+            planes = colors.to_luma_chroma(xp, planes) if mixes else planes
+            levels[number] = np.sqrt(np.mean([noise_level(xp, plane) ** 2 for plane in planes]))
+        still = np.flatnonzero(levels == 0)
+        if still.size:
+            which = "image" if count == 1 else f"image[{still[0]}]"
+            raise InputError(
+                f"sigma is 'estimate', but {which} shows no noise: it is constant or a smooth ramp; pass sigma as a "
+                "number"
+            )
+        return levels
 
     def in_luma_chroma(self, limits: Box) -> Images:
         """These as luma and chroma; `restore` clips the colours to `limits`."""

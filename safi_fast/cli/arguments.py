@@ -10,6 +10,7 @@ from .parser import Rare
 
 SCHEDULES = ("unrolled", "converged", "gap")
 BACKENDS = ("auto", "cpu", "cuda")
+ESTIMATE = "estimate"
 PRECISIONS = ("float32", "tf32", "bf16x3")
 
 
@@ -26,6 +27,16 @@ def positive(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def sigma(text: str) -> float | str:
+    """A finite number above zero, or "estimate"."""
+    if text == ESTIMATE:
+        return text
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error} or {ESTIMATE!r}") from None
 
 
 def count(text: str) -> int:

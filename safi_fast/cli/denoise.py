@@ -22,7 +22,7 @@ import numpy as np
 
 from ..color import MODES, Mode
 from ..errors import SafiError
-from ..values import cut_off, range_of
+from ..values import PLAUSIBLE_NOISE, cut_off, range_of
 from . import session as sessions
 from .arguments import (
     add_box_arguments,
@@ -31,6 +31,7 @@ from .arguments import (
     add_solver_arguments,
     count,
     positive,
+    sigma,
     size,
 )
 from .options import ScaleOptions, SolverOptions, box_option, check_box, made, stated
@@ -51,7 +52,7 @@ class Options(SolverOptions, ScaleOptions):
 
     inputs: tuple[Path, ...]
     output: str
-    sigma: float
+    sigma: float | str  # or "estimate"
     max_outer: int | None
     max_inner: int | None
     tol: float | None
@@ -77,10 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file or folder for the results")
     parser.add_argument(
         "--sigma",
-        type=positive,
+        type=sigma,
         required=True,
         metavar="S",
-        help="standard deviation of the noise, as if white were 255: 255 * noise / (white - black)",
+        help="standard deviation of the noise, as if white were 255: 255 * noise / (white - black); or 'estimate': "
+        "measured in each image",
     )
     add_solver_arguments(parser)
     parser.add_argument("--max-outer", type=count, metavar="N", help=Rare("most outer steps, one mask each"))
@@ -115,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         if pending:
             turns.prepare({job.folder for job in pending})
             session = sessions.make_session(options.model, options.backend, options.precision)
-            session.check(options.sigma, **options.steps())
+            session.check(None if isinstance(options.sigma, str) else options.sigma, **options.steps())
             solved = _solved(in_turn(pending, lambda job: job.target, turns), session, options, warned)
             with progress("denoising", len(pending)) as advance, closing(solved) as results:
                 for job, result in results:
@@ -147,6 +149,7 @@ class _Solved:
     seconds: float
     warning: str | None
     lost: tuple[str, ...] = ()
+    estimate: list[float] | None = None  # of the noise, on the 8-bit scale, one of each image of a stack
 
 
 def _solved(
@@ -186,7 +189,8 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
     found = [meaning.warning]
     if "box" not in settings:
         pixels = meaning.to_unit(file.array.astype(np.float32))
-        found.append(cut_off(np, pixels, meaning, options.sigma / sessions.EIGHT_BIT))
+        known = sessions.EIGHT_BIT * PLAUSIBLE_NOISE if isinstance(options.sigma, str) else options.sigma
+        found.append(cut_off(np, pixels, meaning, known / sessions.EIGHT_BIT))
     warning = "; ".join(message_of(sentence) for sentence in found if sentence) or None
     if warning:
         warned.say(job.source, warning)
@@ -195,7 +199,10 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
         file.array, options.sigma, data_range=meaning, channel_axis=file.channel_axis, **settings
     )
     seconds = time.perf_counter() - start
-    return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning)
+    estimate = None
+    if isinstance(options.sigma, str):
+        estimate = np.ravel(solution.sigma * (sessions.EIGHT_BIT / meaning.scale)).tolist()
+    return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning, estimate=estimate)
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:
@@ -207,6 +214,8 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
     if isinstance(result, Exception):
         return job.failure(result)
     facts: dict[str, Any] = {} if result.warning is None else {"warning": result.warning}
+    if result.estimate:
+        facts["sigma"] = result.estimate[0] if len(result.estimate) == 1 else result.estimate
     if result.lost:
         facts["lost"] = list(result.lost)
     return job.record("denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
@@ -241,8 +250,17 @@ def _report(options: Options, session: sessions.Session | None, records: list[di
         unfinished = sum(record["solver_status"] == "max_iterations" for record in by_status["denoised"])
         seconds = sum(record["seconds"] for record in by_status["denoised"])
         print(_sentence(counts, seconds, unfinished, [record["reason"] for record in by_status["skipped"]]))
+        _print_estimates(by_status["denoised"])
     print_lost(by_status["denoised"])
     print_failures(by_status["failed"])
+
+
+def _print_estimates(records: list[dict[str, Any]]) -> None:
+    """The least and the most noise that was found, where it was asked for."""
+    found = [level for record in records if "sigma" in record for level in np.ravel(record["sigma"])]
+    if found:
+        least, most = f"{min(found):.3g}", f"{max(found):.3g}"
+        print(f"sigma, estimated: {least if least == most else f'{least} to {most}'} of 255")
 
 
 def _sentence(counts: dict[str, int], seconds: float, unfinished: int, skipped: list[str]) -> str:

@@ -25,7 +25,7 @@ class Session:
 
     def check(
         self,
-        sigma: float,
+        sigma: float | None,
         *,
         schedule: str | None = None,
         strength: float | None = None,
@@ -33,11 +33,14 @@ class Session:
         max_inner: int | None = None,
         tol: float | None = None,
     ) -> None:
-        """Refuse settings that no image could be denoised with. Raises InputError."""
+        """Refuse settings that no image could be denoised with. sigma: None where it is estimated. Raises
+        InputError.
+        """
         from ..solver.schedules import schedule_for
 
         schedule_for(self.model, schedule, max_outer, max_inner, tol)
-        self.check_level("--sigma", sigma, strength_given=strength is not None)
+        if sigma is not None:
+            self.check_level("--sigma", sigma, strength_given=strength is not None)
 
     def check_level(self, option: str, level: float, *, strength_given: bool) -> None:
         """Refuse a noise level that the model is not for. Raises InputError."""
@@ -57,7 +60,7 @@ class Session:
     def denoise(
         self,
         image: NDArray[Any],
-        sigma: float,
+        sigma: float | str,
         *,
         data_range: Range = UNIT_RANGE,
         channel_axis: int | None = None,
@@ -67,7 +70,7 @@ class Session:
         """The Solution for one image or stack of this range; options as for `Solver.denoise`."""
         return self.solver.denoise(
             image,
-            sigma / EIGHT_BIT * data_range.scale,
+            sigma if isinstance(sigma, str) else sigma / EIGHT_BIT * data_range.scale,
             data_range=data_range,
             channel_axis=channel_axis,
             strength=None if strength is None else strength * data_range.scale,

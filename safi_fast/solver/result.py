@@ -90,6 +90,8 @@ class Solution:
     luma and chroma, whose colours are clipped to the box afterwards. Of an image that was solved in tiles
     (max_memory) gap, relative_gap and outer_residual are NaN: tiles have no common certificate.
     masks: float32 (C, H, W) or (B, C, H, W) of the last outer step, where asked for.
+    sigma: standard deviation of the noise that `denoise` took away, in the units of the image: as it was passed, or as
+        estimated; of a colour image one value. None from `reconstruct`.
     """
 
     image: Any
@@ -102,6 +104,7 @@ class Solution:
     outer_residual: PerImage
     history: Sequence[OuterRecord] = ()
     masks: NDArray[np.float32] | None = None
+    sigma: PerImage = None
 
     def __repr__(self) -> str:
         """One line; of a batch the worst status and the largest values."""

@@ -58,7 +58,9 @@ class GaussianSolver:
         plane = (1.0, 1.0, 0.0) if channel_axis is not None else (1.0, 1.0)
         smooth = gaussian_filter(image.astype(np.float32), (0.0,) * (image.ndim - len(plane)) + plane)
         masks = np.full((4, *image.shape[:2]), 0.5, np.float32) if return_masks else None
-        return Solution(smooth, "completed", False, 5, 60, self.gap * data_range.scale, self.gap, 1e-2, (), masks)
+        found = 7 / 255 * data_range.scale if isinstance(sigma, str) else sigma
+        gap = self.gap * data_range.scale
+        return Solution(smooth, "completed", False, 5, 60, gap, self.gap, 1e-2, (), masks, sigma=found)
 
 
 @pytest.fixture
@@ -213,6 +215,16 @@ class TestDenoise:
         assert len(lines) == 21
         assert lines[20] == "safi-fast: error: and 5 more inputs failed"
 
+    def test_sigma_can_be_estimated(self, tmp_path, solver, folder, capsys):
+        """What was found is told, on the 8-bit scale, at the end and in the JSON of each file."""
+        arguments = ("denoise", folder, "-o", tmp_path / "out", "--sigma", "estimate", "--overwrite")
+        assert run(*arguments) == 0
+        assert {call["sigma"] for call in solver.calls} == {"estimate"}
+        assert capsys.readouterr().out.endswith("\nsigma, estimated: 7 of 255\n")
+        assert run(*arguments, "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["sigma"], report["files"][0]["sigma"]) == ("estimate", pytest.approx(7))
+
     def test_json(self, tmp_path, solver, folder, capsys):
         save(folder / "b.png", np.full((H, W), FORBIDDEN, np.uint8))
         solver.gap = float("inf")
@@ -362,9 +374,18 @@ class TestStreams:
             (("polish",), "invalid choice: 'polish'"),
             (("evaluate", "--data", "a", "--sigma", "1", "--precision", "half"), "invalid choice: 'half'"),
             (("denoise", "a.png", "-o", "b.png"), "the following arguments are required: --sigma"),
-            (("denoise", "a.png", "-o", "b.png", "--sigma", "0"), "argument --sigma: '0' is not a positive number"),
-            (("denoise", "a.png", "-o", "b.png", "--sigma", "nan"), "argument --sigma: 'nan' is not a positive number"),
-            (("denoise", "a.png", "-o", "b.png", "--sigma", "x"), "argument --sigma: 'x' is not a positive number"),
+            (
+                ("denoise", "a.png", "-o", "b.png", "--sigma", "0"),
+                "argument --sigma: '0' is not a positive number or 'estimate'",
+            ),
+            (
+                ("denoise", "a.png", "-o", "b.png", "--sigma", "nan"),
+                "argument --sigma: 'nan' is not a positive number or 'est",
+            ),
+            (
+                ("denoise", "a.png", "-o", "b.png", "--sigma", "x"),
+                "argument --sigma: 'x' is not a positive number or 'esti",
+            ),
             (
                 ("denoise", "a", "-o", "b", "--sigma", "1", "--max-outer", "0"),
                 "'0' is not a whole number of at least 1",

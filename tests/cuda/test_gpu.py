@@ -722,3 +722,21 @@ def test_real_cupy_agrees_with_what_is_used_of_it():
 
 def test_public_docstrings_name_the_backends():
     assert '"cuda"' in safi_fast.denoise.__doc__
+
+
+def test_noise_is_estimated_where_the_image_lies(cupy, model):
+    image = (0.5 + 0.1 * np.random.default_rng(0).standard_normal((40, 44))).astype(np.float32)
+    solver = Solver(model, backend="cuda")
+    options = {"strength": 0.1, "return_solution": True, "max_outer": 1}
+    found = solver.denoise(cupy.asarray(image), "estimate", **options)
+    assert isinstance(found.image, FakeArray)
+    assert found.sigma == Solver(model, backend="cpu").denoise(image, "estimate", **options).sigma
+
+
+def test_counts_are_transformed_where_they_lie(cupy, model):
+    image = np.random.default_rng(0).poisson(5.0, (40, 44)).astype(np.float32)
+    options = {"noise": "poisson", "max_outer": 1}
+    found = Solver(model, backend="cuda").denoise(cupy.asarray(image), 0.5, **options)
+    assert isinstance(found, FakeArray)
+    expected = Solver(model, backend="cpu").denoise(image, 0.5, **options)
+    np.testing.assert_allclose(found.host, expected, atol=1e-4)

@@ -338,7 +338,7 @@ class FakeCupy(ModuleType):
         return values._view(np.moveaxis(values.host, source, target))
 
     def maximum(self, one, other):
-        return one._new(lambda: np.maximum(one.host, other.host))
+        return one._new(lambda: np.maximum(one.host, _host(other)))
 
     def abs(self, values):
         return abs(values)
@@ -364,7 +364,7 @@ class FakeCupy(ModuleType):
         return first._new(compute)
 
     def __getattr__(self, name):
-        if name in ("where", "stack", "zeros_like", "roll"):
+        if name in ("where", "stack", "zeros_like", "roll", "sqrt", "interp"):
             return partial(self._through, name)
         raise AttributeError(f"module 'cupy' has no attribute {name!r}")
 

@@ -77,7 +77,13 @@ def test_import_is_fast():
 
 @pytest.mark.parametrize(
     "statement",
-    ["import safi_fast", "import safi_fast.errors", "import safi_fast.backend", "import safi_fast.cli.main"],
+    [
+        "import safi_fast",
+        "import safi_fast.errors",
+        "import safi_fast.backend",
+        "import safi_fast.cli.main",
+        "import safi_fast.integrations",
+    ],
 )
 def test_import_loads_nothing_heavy(statement):
     assert python(f"{statement}; import sys; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
@@ -200,12 +206,15 @@ def test_the_sources_are_found():
         ("types", ["solver"]),  # for type checkers alone
         ("warn", []),
         ("options", []),
-        ("images", ["arrays", "color", "errors", "memory", "types", "values"]),
+        ("noise_level", ["namespaces"]),
+        ("anscombe", ["errors", "namespaces", "tensors", "values"]),
+        ("images", ["arrays", "color", "errors", "memory", "noise_level", "types", "values"]),
         ("measured", ["errors", "operators", "types", "values"]),
         ("tuning", ["arrays", "errors", "measured", "operators", "solver", "types"]),
         (
             "denoising",
             [
+                "anscombe",
                 "arrays",
                 "backend",
                 "color",
@@ -264,6 +273,7 @@ def test_the_sources_are_found():
             ],
         ),
         ("startup", ["api", "bindings", "model", "models", "operators"]),
+        ("integrations", ["api", "arrays", "errors", "integrations", "model", "models", "operators"]),
     ],
 )
 def test_imports_point_one_way(package, allowed):
@@ -276,11 +286,11 @@ def test_imports_point_one_way(package, allowed):
     assert not wrong
 
 
-def test_only_training_imports_torch():
+def test_only_training_and_integrations_import_torch():
     wrong = [
         f"{module} imports {name}"
         for module, name in imported_from("safi_fast")
-        if inside(name, "torch") and not inside(module, "safi_fast.training")
+        if inside(name, "torch") and not inside(module, "safi_fast.training", "safi_fast.integrations")
     ]
     assert not wrong
 

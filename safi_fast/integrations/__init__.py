@@ -1,0 +1,8 @@
+"""safi_fast where other libraries expect their own: each module looks like the library that it is named after.
+
+    deepinv    SafiDenoiser and SafiReconstructor, for its algorithms and its physics
+    skimage    denoise_safi, beside denoise_tv_chambolle
+    sigpy      SafiRecon and SafiSenseRecon, beside its apps
+
+Importing this package loads nothing; a module imports its library, and only there torch.
+"""

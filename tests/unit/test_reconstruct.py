@@ -99,9 +99,7 @@ def assert_same(one, other):
 def assert_is(solution, batch, number):
     """What a batch says of one image is what the image alone says, bit for bit."""
     for entry in fields(solution):
-        if (
-            entry.name != "history" and getattr(batch, entry.name) is not None
-        ):
+        if entry.name != "history" and getattr(batch, entry.name) is not None:
             np.testing.assert_array_equal(
                 getattr(solution, entry.name), getattr(batch, entry.name)[number], err_msg=entry.name
             )

@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .arguments import PART, Floats
+from .arguments import Floats
+from .parallel import PART
 from .simd import Vector, fma, load, negative, splat, spread, store
 
 TILE = 32  # side of the tiles of the filter bank

@@ -24,8 +24,9 @@ from typing import NamedTuple
 
 from numba import get_thread_id, njit
 
-from .arguments import PART, Bank, Floats, Geometry, Numbers, Work
+from .arguments import Bank, Floats, Geometry, Numbers, Work
 from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
+from .parallel import PART
 from .simd import Vector, fma, lane_sums, load, splat, spread, store, transpose
 
 GROUP = 32  # channels in a group
@@ -71,14 +72,14 @@ def work_floats(groups: int) -> int:
     return LANES_AT + groups * LANES
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def tiles_of(geometry: Geometry) -> int:
     """Tiles of an image."""
     inner = TILE + 1 - geometry.support
     return ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     """The tile of a work item, for the thread that asks."""
     inner = TILE + 1 - geometry.support
@@ -102,7 +103,7 @@ def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     )
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: Floats, line: int) -> None:
     """2-D transform of one 32 x 32 image at `source`; the result lies transposed at `target`."""
     fft32(re, im, source, TILE, scratch, line)
@@ -116,7 +117,7 @@ def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: 
     fft32(re, im, target + 16, TILE, scratch, line)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) -> None:
     """Read the 32 x 32 tile whose corner is image[first] and transform it."""
     re, im, extra = work.re, work.im, work.extra
@@ -137,7 +138,7 @@ def _filtered(bank: Bank, at: int, xr: Vector, xi: Vector) -> tuple[Vector, Vect
     return fma(pr, xi, pi * xr), pr * xr - pi * xi
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Filter the loaded tile with the 32 filters of a group, up to the transform of its rows."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -153,7 +154,7 @@ def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work
         last_stage(im, re, lanes + kx * 16, PITCH, inner, extra, scratch)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """A row of W x of a group, 32 channels of each pixel: at ROW, of which valid columns count."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -163,7 +164,7 @@ def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank
         _correct_analysis(group, row, tile, geometry, bank, work)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def begin_synthesis(tile: Tile, work: Work) -> None:
     """Forget the border part of the tile before."""
     if tile.on_border:
@@ -172,7 +173,7 @@ def begin_synthesis(tile: Tile, work: Work) -> None:
             extra[total + i] = 0
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the row at ROW, of which valid columns count, for what W^T v is made of."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -198,7 +199,7 @@ def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, g
         store(work.im, to, fma(pr, vi, load(work.im, to)) - pi * vr)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The sum over groups and lanes of conj(P) V, at SPECTRUM."""
     re, im, extra = work.re, work.im, work.extra
@@ -223,7 +224,7 @@ def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) 
             store(im, spectrum + ky, lane_sums(im, total + ky * 16))
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
     """Zero the rows of the groups outside the valid ones."""
     re, im, zero = work.re, work.im, splat(0.0)
@@ -235,7 +236,7 @@ def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
                 store(im, lanes + row * PITCH + column * 16, zero)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The 32 x 32 pixels of `tiles` that the rows of all groups add to W^T v, corner `reach` pixels up and left of the
     tile.
@@ -252,7 +253,7 @@ def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, 
         store(tiles, first + pixel, value)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _position(index: int, length: int, band: int) -> int:
     """0 .. band - 1 from the near border on, `band` in the middle, band + 1 .. 2 band up to the far border."""
     if index < band:
@@ -260,12 +261,12 @@ def _position(index: int, length: int, band: int) -> int:
     return max(band, 2 * band + 1 + index - length)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _position_class(y: int, x: int, geometry: Geometry, band: int) -> int:
     return _position(y, geometry.height, band) * (2 * band + 1) + _position(x, geometry.width, band)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the dropped intermediate values off the row of W x, at its pixels that lie in the band."""
     re, im, extra = work.re, work.im, work.extra
@@ -283,7 +284,7 @@ def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank
         store(im, at, qi)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _correct_synthesis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The adjoint of `_correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
     re, im, extra = work.re, work.im, work.extra

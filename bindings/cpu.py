@@ -7,6 +7,7 @@ workspace.step(...)                           one inner step; see safi_fast/back
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,6 +20,8 @@ from .cpu_kernels import SMALL_TILE, SUMS, TILE, get_num_threads
 from .cpu_masks import work_floats
 from .cpu_weights import CpuWeights, SafiWeights
 from .cpu_workspace import CpuWorkspace, bank_floats
+
+BATCH_BYTES = 2**30  # work space of images that are solved at once
 
 
 class CpuEngine:
@@ -34,6 +37,16 @@ class CpuEngine:
     def reconstruction_workspace(self, batch: int, height: int, width: int) -> CpuWorkspace:
         """The same, which does both."""
         return self.workspace(batch, height, width)
+
+    def keep(self, workspace: CpuWorkspace) -> None:
+        """Nothing is kept: memory of the host is soon had again."""
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+    def batch_bytes(self) -> int:
+        """Enough to keep all cores busy."""
+        return BATCH_BYTES
 
     def bytes_per_pixel(self) -> int:
         """u twice and M for every channel, a dozen images, and the tiles that overlap."""
@@ -72,6 +85,14 @@ class CpuBackend:
     def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
         """The array itself."""
         return array
+
+    def fetch(self, array: NDArray[Any]) -> Callable[[], NDArray[Any]]:
+        """A function that gives the array itself."""
+        return lambda: array
+
+    def send(self, values: NDArray[Any]) -> Callable[[], NDArray[Any]]:
+        """A function that gives the images themselves."""
+        return lambda: values
 
     def on_threads(self, count: int | None) -> AbstractContextManager[int]:
         """A context in which the calling thread launches on `count` threads, see bindings/threads.py."""

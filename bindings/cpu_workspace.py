@@ -54,6 +54,8 @@ class CpuWorkspace:
     other holds the step before. accepted[b] is the plane of the image that masks and outer steps refer to.
     """
 
+    check_every = 1  # the sums of a step are there when it is made
+
     def __init__(self, weights: CpuWeights, batch: int, height: int, width: int):
         self.weights = weights
         self.batch, self.height, self.width = batch, height, width
@@ -149,12 +151,15 @@ class CpuWorkspace:
             self._image_step(active, self.slot, np.zeros(self.batch, np.float32))
 
     def step(self, active: Active, momentum: FloatArray) -> Sums:
-        """One dual step of the active images; `momentum` (B,) extrapolates the new u.
+        """One dual step of the active images; `momentum` (B,) extrapolates the new u. Several where it is (steps, B).
 
-        Returns (active, 6), of the x0 the step started from and the new u: ||M . W x0||_1, <z, x0>, 1/2 ||x0 - y||^2,
-        the primal-dual part (kernels/cpu/image.py), ||x(u) - x(u_old)||^2, ||x(u_old)||^2.
+        Returns (active, 6), of the x0 that the last step started from and the new u: ||M . W x0||_1, <z, x0>,
+        1/2 ||x0 - y||^2, the primal-dual part (kernels/cpu/image.py), ||x(u) - x(u_old)||^2, ||x(u_old)||^2.
         """
         momentum = np.ascontiguousarray(momentum, np.float32)
+        if momentum.ndim == 2:
+            self.steps(active, momentum[:-1])
+            momentum = momentum[-1]
         other = 1 - self.slot
         with LAUNCH:
             dual_step(
@@ -165,6 +170,12 @@ class CpuWorkspace:
         self.slot[active] = other[active]
         self.carried[active] = momentum[active]
         return np.column_stack([self.l1[active].sum(1), self.sums[active].sum(1)])
+
+    def unrolled(
+        self, outer: int, momenta: FloatArray, sizes: FloatArray | None, gain: FloatArray, bias: FloatArray
+    ) -> bool:
+        """Nothing, which False says: launches cost little here."""
+        return False
 
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
         """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step

@@ -7,6 +7,8 @@ workspace.steps(...)                                 inner steps; see safi_fast/
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,16 +20,47 @@ from .cuda_weights import CudaWeights
 from .cuda_workspace import CudaWorkspace
 from .device import Device
 
+Use = tuple[int, int]  # a thread and its stream
+KEPT = 2  # work spaces that wait for the next call of their shape, with what they have recorded
+LARGEST_BATCH = 2**33  # bytes of work space of images that are solved at once: far more than keeps a GPU busy
+
 
 class CudaEngine:
-    """One model on one device. Read-only after construction, so threads may share it."""
+    """One model on one device. Threads may share it."""
 
     def __init__(self, model: Model, device: Device, precision: str):
-        self.model, self.weights = model, CudaWeights(model, device, precision)
+        self.model, self.device, self.weights = model, device, CudaWeights(model, device, precision)
+        self._kept: list[tuple[Use, CudaWorkspace]] = []  # the last one used at the end
+        self._lock = threading.Lock()
 
     def workspace(self, batch: int, height: int, width: int) -> CudaWorkspace:
-        """Arrays for `batch` images of height x width."""
+        """Arrays for `batch` images of height x width, which may have served before."""
+        wanted = self._use(), (batch, height, width)
+        with self._lock:
+            for number, (use, kept) in enumerate(self._kept):
+                if wanted == (use, (kept.batch, kept.height, kept.width)):
+                    del self._kept[number]
+                    return kept
         return CudaWorkspace(self.weights, batch, height, width)
+
+    def keep(self, workspace: CudaWorkspace) -> None:
+        """For the next call of its shape in this thread and on this stream, where what was launched is done by then."""
+        with self._lock:
+            self._kept = [*self._kept, (self._use(), workspace)][-KEPT:]
+
+    def release(self) -> None:
+        """What is kept."""
+        with self._lock:
+            self._kept.clear()
+
+    def batch_bytes(self) -> int:
+        """Half of the memory that is free, what is kept counted as such."""
+        with self._lock:
+            kept = sum(self.workspace_bytes(one.batch, one.height, one.width) for _, one in self._kept)
+        return min((self.device.free_bytes() + kept) // 2, LARGEST_BATCH)
+
+    def _use(self) -> Use:
+        return threading.get_ident(), self.device.current_stream()
 
     def reconstruction_workspace(self, batch: int, height: int, width: int) -> CudaReconstructionWorkspace:
         """Arrays for `batch` images of height x width, for a solver that keeps the images."""
@@ -55,12 +88,22 @@ class CudaBackend:
         self.precision = precision
 
     def prepare(self, model: Model) -> CudaEngine:
-        """Weights in the layout of the kernels, on the device."""
-        return CudaEngine(model, self.device, self.precision)
+        """Weights in the layout of the kernels, on the device and complete there: threads use them on other streams."""
+        engine = CudaEngine(model, self.device, self.precision)
+        self.device.synchronize()
+        return engine
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """A copy of an array of the device as NumPy array."""
         return self.device.download(array)
+
+    def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
+        """A copy on its way to the host, beside what is launched from now on: a function that waits for it."""
+        return self.device.fetch(array)
+
+    def send(self, values: NDArray[Any]) -> Callable[[], Any]:
+        """float32 images on their way to the device, beside what is launched later: a function that gives them."""
+        return self.device.send(values)
 
     def on_threads(self, count: int | None) -> AbstractContextManager[None]:
         """A context without effect: the kernels need no threads of the host."""

@@ -81,8 +81,7 @@ class CudaReconstructionWorkspace(CudaWorkspace):
         )  # fmt: skip
 
     def _set(self, active: Active, x: Any) -> None:
-        values = self.device.adopt(x)
-        self._launch("image", "set_image", active, self.slot, values, self.image_slots, self.weights.symmetric)
+        self._set_image(active, self.device.adopt(x))
 
     def _l1(self, active: Active) -> Sums:
         self._total(active, self.l1, analysis_blocks(self.shape), 1, 0)

@@ -1,20 +1,21 @@
 """A batch of dual problems on a device: the arrays, and the launches on them.
 
 A step is four launches (five with layer-wise zero padding); which slot is current, and the momentum of each step, are
-read from device memory, so that many steps can be recorded once and replayed as a CUDA graph. Sums come to the host
-when asked for.
+read from device memory, so that many steps can be recorded once and replayed as a CUDA graph (cuda_recording.py). Sums
+come to the host when asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import launch
 from . import weights as layout
+from .cuda_recording import Recordings
 from .cuda_weights import CudaWeights, MmrWeights, SafiWeights
 from .launch import analysis_blocks, ceil_to, image_blocks, launch_for
 
@@ -23,10 +24,15 @@ FloatArray = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
 STEP_SUMS = 5  # of image_step
-STEP_KERNELS = (
-    ("analysis", "dual_step"), ("synthesis", "synthesis"), ("border", "synthesis_border"), ("image", "image_step"),
-    ("state", "advance"),
-)  # fmt: skip
+CONSTANTS, KEPT_CONSTANTS = 64, 5  # small arrays of numbers that are kept; the first of them always
+
+
+class HostState(NamedTuple):
+    """What the host knows of the device: slots, planes of the accepted images, whether there is a mask."""
+
+    slot: NDArray[np.int64]
+    accepted: NDArray[np.int64]
+    has_mask: bool
 
 
 class CudaWorkspace:
@@ -34,8 +40,10 @@ class CudaWorkspace:
 
     u, z = W^T(M . u), x(u) and x(v) have two slots each; slot[b] tells which one is current. The device's own copies
     of slot and of the carried momentum are what kernels read; the host keeps the slots along, since it knows when
-    they change.
+    they change. It can be loaded again and again; recordings stay.
     """
+
+    check_every = 4
 
     def __init__(self, weights: CudaWeights, batch: int, height: int, width: int):
         self.weights, self.device = weights, weights.device
@@ -52,7 +60,7 @@ class CudaWorkspace:
         self.dual = device.zeros((2, batch, channels, height, shape.stride), np.float32)
         self.mask: Any = None
         self.has_mask = False
-        self.reference = device.empty((batch, height, width), np.float32)
+        self.y, self.reference = (device.empty((batch, height, width), np.float32) for _ in range(2))
         tile_y, tile_x = (launch.WARP_ROWS, launch.TILE) if shape.tensor else (0, 0)
         extended = (tile_y + spread, tile_x + spread) if shape.tensor else (height + spread, width + spread)
         tiles = launch_for("synthesis", shape, 1).grid[0] if shape.tensor else 1
@@ -65,19 +73,21 @@ class CudaWorkspace:
         self.totals = device.zeros((batch, 1 + STEP_SUMS), np.float64)
         self.host_slot = np.zeros(batch, np.int64)
         self.host_accepted = np.zeros(batch, np.int64)
+        self.told: NDArray[np.float32] | None = None  # gain and bias on the device
         self.slot = device.zeros(batch, np.int32)
-        self.accepted = device.zeros(batch, np.int32)
-        self.scratch_slot = device.zeros(batch, np.int32)
-        self.first_slot = device.zeros(batch, np.int32)
         self.carried = device.zeros(batch, np.float32)
         self.turn = device.zeros(batch, np.int32)
         self.momenta = device.zeros((1, batch), np.float32)
         self.sizes = device.zeros((2, batch), np.float32)
         self.usual_size = np.zeros(batch, np.float32)
         self.bound, self.step_size = (device.zeros(batch, np.float32) for _ in range(2))
-        self.lists: dict[bytes, Any] = {}
-        self.asked: set[tuple[bytes, int, bool]] = set()
-        self.replays: dict[tuple[bytes, int, bool], Callable[[], None]] = {}
+        self.gains, self.biases = (device.zeros((batch, channels), np.float32) for _ in range(2))
+        self.constants: dict[bytes, Any] = {}
+        for plane in range(4):  # what a solve needs, which a recording may not upload
+            self._numbers(np.full(batch, plane))
+        self._list(np.arange(batch))
+        self.first_slot = self._numbers(np.zeros(batch))
+        self.recordings = Recordings(self)
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -86,36 +96,35 @@ class CudaWorkspace:
 
         x starts at y, without mask.
         """
-        self.y = self.device.adopt(y)
+        self.device.fill(self.y, y)
         self.device.write(self.bound, np.asarray(strength, np.float32))
         self.usual_size = np.array(step, np.float32)
         self.device.write(self.step_size, self.usual_size)
         self.low, self.high = np.float32(box[0]), np.float32(box[1])
         self.has_mask = False
-        self.replays.clear()  # they know the address of the y before
         self.host_slot[:] = 0
-        self._write(self.slot, self.host_slot)
+        self.device.write(self.slot, np.zeros(self.batch, np.int32))
         self.device.write(self.carried, np.zeros(self.batch, np.float32))
         everyone = np.arange(self.batch)
-        self.put_image(everyone, self.y)
-        self._launch("image", "get_image", everyone, self.accepted, self.image_slots, self.reference)
+        self._set_image(everyone, self.y)
+        self.host_accepted[:] = 0
+        self._launch("image", "get_image", everyone, self._accepted(), self.image_slots, self.reference)
 
     def put_image(self, active: Active, x: Any) -> None:
         """The accepted image and x(v) become x (B, H, W)."""
-        values = self.device.adopt(x)
-        self._launch("image", "set_image", active, self.slot, values, self.image_slots, self.weights.symmetric)
-        self._accept(active, self.host_slot[active])
+        self._set_image(active, self.device.adopt(x))
+        self.host_accepted[active] = self.host_slot[active]
 
     def accept(self, active: Active, which: Literal["primal", "previous", "extrapolated"]) -> None:
         """Choose the image that counts: "primal" x(u), "previous" x(u) of the step before, "extrapolated" x0 of the
         last step.
         """
         now, before = self.host_slot[active], 1 - self.host_slot[active]
-        self._accept(active, {"primal": 2 + now, "previous": 2 + before, "extrapolated": before}[which])
+        self.host_accepted[active] = {"primal": 2 + now, "previous": 2 + before, "extrapolated": before}[which]
 
     def outer_change(self, active: Active) -> Sums:
         """||x - x_before|| / ||x_before|| of the accepted images since the last call."""
-        self._launch("image", "outer_sums", active, self.accepted, self.image_slots, self.reference, self.sums)
+        self._launch("image", "outer_sums", active, self._accepted(), self.image_slots, self.reference, self.sums)
         self._total(active, self.sums, image_blocks(self.shape), 2, 0)
         change, size = self.device.download(self.totals)[active, :2].T
         result: Sums = np.sqrt(change / np.maximum(size, np.finfo(np.float64).tiny))
@@ -124,7 +133,7 @@ class CudaWorkspace:
     def image(self) -> Any:
         """The accepted images (B, H, W), a new array of the device."""
         values = self.device.empty((self.batch, self.height, self.width), np.float32)
-        self._launch("image", "get_image", np.arange(self.batch), self.accepted, self.image_slots, values)
+        self._launch("image", "get_image", np.arange(self.batch), self._accepted(), self.image_slots, values)
         return values
 
     # -- the dual -----------------------------------------------------------------------------------------------------
@@ -150,8 +159,10 @@ class CudaWorkspace:
         self._image_step(active, refresh=True)
 
     def step(self, active: Active, momentum: FloatArray) -> Sums:
-        """One dual step and its sums (active, 6): see CpuWorkspace.step."""
-        self.steps(active, np.asarray(momentum, np.float32)[None])
+        """One dual step, or one for each row of momentum, and the sums of the last (active, 6): see
+        CpuWorkspace.step.
+        """
+        self.steps(active, np.atleast_2d(np.asarray(momentum, np.float32)))
         self._total(active, self.l1, analysis_blocks(self.shape), 1, 0)
         self._total(active, self.sums, image_blocks(self.shape), STEP_SUMS, 1)
         return self.device.download(self.totals)[active]
@@ -159,29 +170,41 @@ class CudaWorkspace:
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
         """As many dual steps as `momenta` (steps, B) has rows, without their sums; sizes (steps, B) times the step
         size of `load`.
-
-        Recorded as a graph when asked for a second time.
         """
-        count = len(momenta)
-        if len(self.momenta) < count:
-            self.momenta = self.device.zeros((count, self.batch), np.float32)
-            self.sizes = self.device.zeros((count + 1, self.batch), np.float32)
-            self.replays.clear()
         self._write_steps(active, momenta, sizes)
-        key = (active.tobytes(), count, self.has_mask)
-        if key not in self.asked:  # recording pays from the second time on
-            self.asked.add(key)
-            for _ in range(count):
-                self._step(active)
-        else:
-            if key not in self.replays:
-                self.replays[key] = self._record(active, count)
-            self.replays[key]()
+        self._list(active)
+        self.recordings.steps(active, len(momenta))
+        self.turned(active, len(momenta))
+
+    def unrolled(
+        self, outer: int, momenta: FloatArray, sizes: FloatArray | None, gain: FloatArray, bias: FloatArray
+    ) -> bool:
+        """All of the unrolled schedule, with these steps under each mask: one graph. True: it was made."""
+        everyone, lengths = np.arange(self.batch), None if sizes is None else np.tile(sizes, (outer, 1))
+        self._write_steps(everyone, np.tile(momenta, (outer, 1)), lengths)
+        self._condition(gain, bias)
+        self.recordings.solve(outer, len(momenta))
+        return True
+
+    def turned(self, active: Active, count: int) -> None:
+        """So many steps were made."""
         if count % 2:
             self.host_slot[active] = 1 - self.host_slot[active]
 
+    def host_state(self) -> HostState:
+        """A copy of what the host knows."""
+        return HostState(self.host_slot.copy(), self.host_accepted.copy(), self.has_mask)
+
+    def set_host_state(self, state: HostState) -> None:
+        """What `host_state` gave."""
+        self.host_slot[:], self.host_accepted[:], self.has_mask = state
+
     def _write_steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None) -> None:
         """Extrapolation and step size of the steps that follow, and the usual size for what comes after them."""
+        if len(self.momenta) < len(momenta):
+            self.momenta = self.device.zeros((len(momenta), self.batch), np.float32)
+            self.sizes = self.device.zeros((len(momenta) + 1, self.batch), np.float32)
+            self.recordings.clear()
         rows = np.zeros(self.momenta.shape, np.float32)
         rows[: len(momenta)] = momenta
         lengths = np.broadcast_to(self.usual_size, self.sizes.shape).copy()
@@ -197,11 +220,9 @@ class CudaWorkspace:
     def measure(self, active: Active, previous: bool = False) -> Sums:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, of this u or the one before."""
         slot = 1 - self.host_slot if previous else self.host_slot
-        self._write(self.scratch_slot, 2 + slot)
         arguments = (self.image_slots, self._mask(), self.l1, self.weights.filters, self.weights.border.struct)
-        self._launch("analysis", "masked_norm", active, self.scratch_slot, *arguments)
-        self._write(self.scratch_slot, slot)
-        self._launch("image", "primal_sums", active, self.scratch_slot, self.y, self.z, self.image_slots, self.sums)
+        self._launch("analysis", "masked_norm", active, self._numbers(2 + slot), *arguments)
+        self._launch("image", "primal_sums", active, self._numbers(slot), self.y, self.z, self.image_slots, self.sums)
         self._total(active, self.l1, analysis_blocks(self.shape), 1, 0)
         self._total(active, self.sums, image_blocks(self.shape), 2, 1)
         return self.device.download(self.totals)[active, :3]
@@ -229,14 +250,15 @@ class CudaWorkspace:
 
         Needs collapsed momentum: the spare slot of u is scratch.
         """
-        if self.mask is None:
-            shape = (self.batch, self.weights.channels, self.height, self.shape.stride)
-            self.mask = self.device.ones(shape, np.float32)
-        self._write(self.scratch_slot, 1 - self.host_slot)
+        self._condition(gain, bias)
+        self.make_mask(active)
+
+    def make_mask(self, active: Active) -> None:
+        """`update_mask` with the conditioning that is there."""
         if isinstance(self.weights.mask, SafiWeights):
-            self._update_safi_mask(active, self.weights.mask, gain, bias)
+            self._update_safi_mask(active, self.weights.mask)
         else:
-            self._update_mmr_mask(active, self.weights.mask, gain)
+            self._update_mmr_mask(active, self.weights.mask)
         self.has_mask = True
 
     def masks(self) -> FloatArray:
@@ -245,38 +267,43 @@ class CudaWorkspace:
             return np.ones((self.batch, self.weights.model.filters.channels, self.height, self.width), np.float32)
         return self._unpadded(self.device.download(self.mask))
 
-    def _update_safi_mask(self, active: Active, mask: SafiWeights, gain: FloatArray, bias: FloatArray) -> None:
+    def _update_safi_mask(self, active: Active, mask: SafiWeights) -> None:
         first, *others = mask.layers
-        gains, biases = self._per_image(gain), self._per_image(bias)
-        places = [(self.mask, self.first_slot), (self.dual, self.scratch_slot)] * (len(others) + 1)
+        places = [(self.mask, self.first_slot), (self.dual, self._numbers(1 - self.host_slot))] * (len(others) + 1)
         places = places[len(others) % 2 :]  # so that the last layer writes the mask
         self._launch(
-            "features", "features", active, self.accepted, self.image_slots, first.weights, gains,
+            "features", "features", active, self._accepted(), self.image_slots, first.weights, self.gains,
             mask.splines[0].struct, *places[0], options=first.options,
         )  # fmt: skip
         for i, layer in enumerate(others):
             self._launch(
                 "convolution", "convolution", active, *places[i], *places[i + 1], mask.symmetric, layer.weights,
-                mask.splines[i + 1].struct, biases, options=layer.options, size=layer.size,
+                mask.splines[i + 1].struct, self.biases, options=layer.options, size=layer.size,
             )  # fmt: skip
 
-    def _update_mmr_mask(self, active: Active, mask: MmrWeights, scale: FloatArray) -> None:
-        scales = self._per_image(scale)
+    def _update_mmr_mask(self, active: Active, mask: MmrWeights) -> None:
         self._analyse(active, self.mask, self.first_slot, magnitude=True)
-        places = [(self.mask, self.first_slot), (self.dual, self.scratch_slot)]
+        places = [(self.mask, self.first_slot), (self.dual, self._numbers(1 - self.host_slot))]
         chain = [(*layer, False) for layer in mask.layers] + [(*layer, True) for layer in reversed(mask.layers)]
         for number, (taps, option, adjoint) in enumerate(chain):
             profiled = number == len(mask.layers) - 1
             self._launch(
                 "depthwise", "depthwise", active, *places[0], *places[1], taps, np.int32(adjoint), mask.symmetric,
-                np.int32(profiled), scales, mask.profile.struct, options=(option,),
+                np.int32(profiled), self.gains, mask.profile.struct, options=(option,),
             )  # fmt: skip
             places.reverse()
 
-    def _per_image(self, values: FloatArray) -> Any:
-        """(B, C) on the device, channels padded."""
-        padded = layout.padded(np.asarray(values, np.float32).T, self.weights.channels).T
-        return self.device.upload(np.ascontiguousarray(padded))
+    def _condition(self, gain: FloatArray, bias: FloatArray) -> None:
+        """Conditioning (B, C) of masks from now on, and the memory for them."""
+        if self.mask is None:
+            shape = (self.batch, self.weights.channels, self.height, self.shape.stride)
+            self.mask = self.device.ones(shape, np.float32)
+        told = np.stack([gain, bias]).astype(np.float32)
+        if self.told is not None and np.array_equal(self.told, told):
+            return
+        self.told = told
+        for array, values in zip((self.gains, self.biases), told, strict=True):
+            self.device.write(array, np.ascontiguousarray(layout.padded(values.T, self.weights.channels).T))
 
     # -- launches -----------------------------------------------------------------------------------------------------
 
@@ -323,41 +350,32 @@ class CudaWorkspace:
 
     def _list(self, active: Active) -> Any:
         """The numbers of the active images on the device."""
-        key = active.tobytes()
-        if key not in self.lists:
-            self.lists[key] = self.device.upload(active.astype(np.int32))
-        return self.lists[key]
+        return self._numbers(active)
 
-    def _write(self, array: Any, values: NDArray[Any]) -> None:
-        self.device.write(array, values.astype(np.int32))
+    def _numbers(self, values: NDArray[Any]) -> Any:
+        """Whole numbers on the device, in an array that nobody writes to."""
+        own = values.astype(np.int32)
+        key = own.tobytes()
+        if key not in self.constants:
+            if len(self.constants) >= CONSTANTS:  # those of a recording live on with it
+                self.constants.pop(list(self.constants)[KEPT_CONSTANTS])
+            self.constants[key] = self.device.upload(own)
+        return self.constants[key]
 
     def _mask(self) -> Any:
         return self.mask if self.has_mask else None
 
-    def _accept(self, active: Active, planes: NDArray[np.int64]) -> None:
-        self.host_accepted[active] = planes
-        self._write(self.accepted, self.host_accepted)
+    def _accepted(self) -> Any:
+        """Where the accepted images lie."""
+        return self._numbers(self.host_accepted)
+
+    def _set_image(self, active: Active, values: Any) -> None:
+        self._launch("image", "set_image", active, self.slot, values, self.image_slots, self.weights.symmetric)
 
     def _stop(self, active: Active) -> None:
         how = launch_for("stop", self.shape, len(active))
         arguments = (self._list(active), np.int32(len(active)), self.carried)
         self.weights.kernel("state", "stop")(how.grid, how.block, arguments)
-
-    def _record(self, active: Active, count: int) -> Callable[[], None]:
-        """`count` steps as something to replay.
-
-        What may not happen in a capture, compiling and uploading, happens before.
-        """
-        self._list(active)
-        for file, name in STEP_KERNELS:
-            if file != "border" or self.dropped is not None:
-                self.weights.kernel(file, name)
-
-        def steps() -> None:
-            for _ in range(count):
-                self._step(active)
-
-        return self.device.capture(steps)
 
     def _step(self, active: Active) -> None:
         self._dual_step(active)
@@ -390,7 +408,7 @@ class CudaWorkspace:
     def _analyse(self, active: Active, output: Any, slot: Any, *, magnitude: bool) -> None:
         mask = None if magnitude else self._mask()
         self._launch(
-            "analysis", "analysis", active, self.accepted, self.image_slots, mask, np.int32(magnitude), output, slot,
+            "analysis", "analysis", active, self._accepted(), self.image_slots, mask, np.int32(magnitude), output, slot,
             self.weights.filters, self.weights.border.struct,
         )  # fmt: skip
 

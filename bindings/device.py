@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import BackendError
+from ..warn import warn
 
 STANDARD = "-std=c++17"
 
@@ -70,6 +71,11 @@ class Device(Protocol):
     def write(self, array: Any, values: NDArray[Any]) -> None:
         """Copy values of the same shape and dtype from host memory into an array of the device."""
 
+    def fill(self, array: Any, values: Any) -> None:
+        """Copy values of the same shape, of the host or the device and of any kind of number, into a float32 array of
+        the device.
+        """
+
     def adopt(self, array: Any) -> Any:
         """The values as C-contiguous float32 on the device, in the caller's own memory where that is so already: only
         read it.
@@ -77,6 +83,19 @@ class Device(Protocol):
 
     def download(self, array: Any) -> NDArray[Any]:
         """A copy in host memory; waits for the launches before it."""
+
+    def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
+        """The copy of `download`, begun after what was launched before and beside what is launched later; the function
+        waits for it.
+        """
+
+    def send(self, values: NDArray[Any]) -> Callable[[], Any]:
+        """A float32 copy on the device, begun after what was launched before and beside what is launched later; the
+        function gives it, whole.
+        """
+
+    def current_stream(self) -> int:
+        """A number of the stream to which launches go, its own as long as the stream exists."""
 
     def address(self, array: Any) -> int:
         """Where the array begins in device memory: a pointer for a field of a struct. Does not keep the array alive."""
@@ -97,6 +116,9 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Wait for all launches."""
+
+    def free_bytes(self) -> int:
+        """Memory that arrays could have now, roughly."""
 
     def release_memory(self) -> None:
         """Give the memory of arrays that are gone back to the system."""
@@ -151,6 +173,14 @@ class CupyDevice:
         with self._here():
             array.set(np.ascontiguousarray(values, array.dtype))
 
+    def fill(self, array: Any, values: Any) -> None:
+        """See Device."""
+        if isinstance(values, np.ndarray):
+            self.write(array, values)
+            return
+        with self._here():
+            array[...] = self.adopt(values)
+
     def adopt(self, array: Any) -> Any:
         """See Device: NumPy arrays are copied, CuPy's and those with __cuda_array_interface__ are not."""
         with self._here():
@@ -164,6 +194,59 @@ class CupyDevice:
         with self._here():
             values: NDArray[Any] = self._cupy.asnumpy(array)
             return values
+
+    def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
+        """See Device: through pinned memory, on a stream of its own."""
+        cuda = self._cupy.cuda
+        with self._here():
+            stream, host = self._copying(), self._pinned(array.shape, array.dtype)
+            with stream:
+                array.get(out=host, blocking=False)
+            done = stream.record(cuda.Event(disable_timing=True))
+
+        def values() -> NDArray[Any]:
+            done.synchronize()
+            own: NDArray[Any] = host.copy()
+            _ = array  # lives until here
+            return own
+
+        return values
+
+    def send(self, values: NDArray[Any]) -> Callable[[], Any]:
+        """See Device: through pinned memory, on a stream of its own."""
+        cuda = self._cupy.cuda
+        with self._here():
+            host = self._pinned(values.shape, np.float32)
+            host[...] = values
+            array, stream = self._cupy.empty(values.shape, np.float32), self._copying()
+            with stream:
+                array.set(host)
+            done = stream.record(cuda.Event(disable_timing=True))
+
+        def there() -> Any:
+            done.synchronize()
+            _ = host  # lives until here
+            return array
+
+        return there
+
+    def _copying(self) -> Any:
+        """A stream for copies beside the current one, which begin after what was launched there."""
+        cuda = self._cupy.cuda
+        stream = cuda.Stream(non_blocking=True)
+        stream.wait_event(cuda.get_current_stream().record(cuda.Event(disable_timing=True)))
+        return stream
+
+    def _pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """An array of the host whose pages stay, so that a copy of it needs no processor."""
+        count = int(np.prod(shape))
+        memory = self._cupy.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
+        return np.frombuffer(memory, dtype, count).reshape(shape)
+
+    def current_stream(self) -> int:
+        """See Device."""
+        with self._here():
+            return int(self._cupy.cuda.get_current_stream().ptr)
 
     def address(self, array: Any) -> int:
         """See Device."""
@@ -190,12 +273,22 @@ class CupyDevice:
         try:
             with self._here(), cuda.using_allocator(pool.malloc):
                 graph = self._record(launch)
-        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError):
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            self._say_once(error)
             return launch
         finally:
             del _capture.launched
         plans = tuple(self._cupy.fft.config.get_plan_cache())
         return _Replay(self, graph, (launched, pool, plans))
+
+    def _say_once(self, error: Exception) -> None:
+        """That a capture was refused; what may be slower should not be so in silence."""
+        if self.number not in _refused:
+            _refused.add(self.number)
+            warn(
+                f"CUDA does not record kernels on GPU {self.number} ({type(error).__name__}: {error}): they are "
+                f"launched one by one, with the same results, but small images take longer"
+            )
 
     def _record(self, launch: Callable[[], None]) -> Any:
         stream = self._cupy.cuda.Stream(non_blocking=True)
@@ -218,6 +311,12 @@ class CupyDevice:
         with self._here():
             self._cupy.cuda.get_current_stream().synchronize()
 
+    def free_bytes(self) -> int:
+        """See Device: what the driver has, and free blocks of CuPy's pool."""
+        with self._here():
+            free, _ = self._cupy.cuda.runtime.memGetInfo()
+            return int(free) + int(self._cupy.get_default_memory_pool().free_bytes())
+
     def release_memory(self) -> None:
         """See Device: empties CuPy's pools, other users' free blocks included."""
         with self._here():
@@ -227,6 +326,13 @@ class CupyDevice:
     def _here(self) -> Any:
         """A new object each time: CuPy's remember the GPU to return to, for all threads at once."""
         return self._cupy.cuda.Device(self.number)
+
+
+def device_count() -> int:
+    """How many GPUs CuPy sees."""
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
 
 
 class CupyModule:
@@ -295,4 +401,5 @@ class _Replay:
 
 _modules: dict[tuple[int, str, tuple[str, ...]], CupyModule] = {}
 _modules_lock = threading.RLock()
+_refused: set[int] = set()  # GPUs on which a capture has failed, as the caller was told
 _capture = threading.local()  # .launched: what the capture of this thread has launched

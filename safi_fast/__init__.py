@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import Solver, denoise, estimate_memory, reconstruct, tune_strength
-    from .errors import BackendError, ImageFileError, InputError, ModelError, OperatorError, SafiError, SolverError
+    from .errors import (
+        BackendError,
+        ImageFileError,
+        InputError,
+        ModelError,
+        OperatorError,
+        OutOfMemoryError,
+        SafiError,
+        SolverError,
+    )
     from .model import Model
     from .models import list_models, load_model
     from .solver.result import Solution
@@ -46,6 +55,7 @@ _HOMES = {
     "ImageFileError": "errors",
     "BackendError": "errors",
     "OperatorError": "errors",
+    "OutOfMemoryError": "errors",
     "SolverError": "errors",
 }
 
@@ -59,6 +69,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OperatorError",
+    "OutOfMemoryError",
     "Reconstruct",
     "SafiError",
     "Solution",

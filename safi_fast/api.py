@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import operator as operators
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import denoising, memory, reconstructing, tuning
-from .arrays import ArrayKind, as_array, lies_on_gpu, to_and_fro
-from .backend import Backend, cuda_report, gpu_of, select
+from .arrays import ArrayKind, as_array, finish_launches, lies_on_gpu, to_and_fro
+from .backend import Backend, cuda_report, gpu_count, gpu_of, select
 from .errors import BackendError, InputError, shown
 from .images import extent_of
 from .model import Model
@@ -39,6 +40,7 @@ def denoise(
     *,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
+    precision: str = "float32",
     return_solution: bool = False,
     **options: Unpack[denoising.Options],
 ) -> Any:
@@ -56,6 +58,8 @@ def denoise(
         A Model, the name of a shipped one (`list_models`) or a weights file. None: "safi-gray".
     backend : {"auto", "cpu", "cuda"}
         "cuda": on the GPU of the image, else the current one. "auto": CUDA where a GPU can run it, else the CPU.
+    precision : {"float32", "tf32", "bf16x3"}
+        Of the products in the heavy convolutions on a GPU; the last two run on tensor cores (docs/gpu.md).
     return_solution : bool
         Return a Solution (image, status, gap, ...) instead of the image.
     data_range : float or (low, high)
@@ -106,7 +110,7 @@ def denoise(
     ModelError
         For an unusable model.
     BackendError
-        Where the backend cannot run.
+        Where the backend cannot run; OutOfMemoryError where it has no memory for a single image.
     SolverError
         Where values stop being finite in mid-run.
 
@@ -118,7 +122,7 @@ def denoise(
     >>> bool(clean.std() < noisy.std() / 2)
     True
     """
-    solver = _solver(_resolve(model), backend, _gpu_to_use(image, backend), os.getpid())
+    solver = _solver(_resolve(model), backend, precision, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(image, sigma, return_solution=return_solution, **options)
 
 
@@ -131,6 +135,7 @@ def estimate_memory(
     max_memory: float | None = None,
     operator: Any = None,
     backend: str = "auto",
+    precision: str = "float32",
 ) -> int:
     """Bytes that `denoise`, or `reconstruct` with an operator, takes at its peak, beside a solver that is ready.
 
@@ -147,7 +152,7 @@ def estimate_memory(
     operator : Operator or list of B
         That of `reconstruct`. It is not counted, but for what it makes at its first use; nor is what a step of an
         operator of your own allocates inside. Counted is a real image with a box, and no masks in the Solution.
-    model, channel_axis, max_memory, backend
+    model, channel_axis, max_memory, backend, precision
         As for `denoise`; `channel_axis` and `dtype` do not go with an operator.
 
     Returns
@@ -164,7 +169,7 @@ def estimate_memory(
     >>> safi_fast.estimate_memory((512, 512)) > 100e6
     True
     """
-    solver = _solver(_resolve(model), backend, None, os.getpid())
+    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
     return solver.estimate_memory(
         shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory, operator=operator
     )
@@ -178,6 +183,7 @@ def reconstruct(
     strength: Any,
     model: Model | str | PathLike[str] | None = None,
     backend: str = "auto",
+    precision: str = "float32",
     **options: Unpack[reconstructing.Options],
 ) -> Solution:
     """Reconstruct an image from measurements y = H x + noise with a learned, structure-adaptive regulariser (SAFI).
@@ -199,6 +205,8 @@ def reconstruct(
     backend : {"auto", "cpu", "cuda"}
         Where it runs; auto: on a GPU where one can be used. Operators that are no operators of this package, and
         those of its adapters, compute on the CPU there as well, between two copies.
+    precision : {"float32", "tf32", "bf16x3"}
+        As for `denoise`.
     noise_level : float
         Standard deviation, in the units of the image, of the noise that a noise-conditioned mask generator should
         expect. None: the middle of the model's levels.
@@ -263,7 +271,7 @@ def reconstruct(
     >>> bool(abs(found.image - image).mean() < 0.02)
     True
     """
-    solver = _solver(_resolve(model), backend, None, os.getpid())
+    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
     return solver.reconstruct(measurement, operator, strength=strength, **options)
 
 
@@ -313,7 +321,7 @@ def tune_strength(
     ------
     As `reconstruct`.
     """
-    solver = _solver(_resolve(model), backend, None, os.getpid())
+    solver = _solver(_resolve(model), backend, "float32", None, os.getpid())
     return solver.tune_strength(
         measurement,
         operator,
@@ -336,6 +344,7 @@ class Solver:
         backend: str | Backend = "auto",
         precision: str = "float32",
         threads: int | None = None,
+        devices: Literal["all"] | Sequence[int] | None = None,
     ):
         """Make a model ready.
 
@@ -348,20 +357,28 @@ class Solver:
         threads : int
             Of the CPU kernels and of the operators' Fourier transforms. None: NUMBA_NUM_THREADS, else OMP_NUM_THREADS,
             else the CPUs that this process may use (docs/large-images.md). No effect on a GPU.
+        devices : "all" or list of int
+            GPUs on which `denoise_batch` solves images in turn, each image on one of them; all else runs on the first.
+            "all": as many as there are, none for the CPU. None: CuPy's current one.
 
         Raises
         ------
         ModelError, InputError, BackendError
         """
         self.model = _resolve(model)
-        self.backend = select(backend, precision)
+        numbers = _devices(devices, backend)
+        with ArrayKind("cupy", numbers[0]).place():
+            self.backend = select(backend, precision)
         self._engine = self.backend.prepare(self.model)
         self._asked_for = backend if isinstance(backend, str) else backend.name
         self._gpu = gpu_of(self.backend)
-        self._to_host = None if self.backend.device is None else self.backend.to_host
+        self._device = None if self.backend.device is None else self.backend
         self._threads = threads
         with self._on_threads():
             pass  # refuses a wrong number now
+        self._others = [
+            Solver(self.model, backend="cuda", precision=precision, devices=[number or 0]) for number in numbers[1:]
+        ]
 
     @shows(denoising.Options, denoising.DEFAULTS)
     def denoise(
@@ -372,8 +389,10 @@ class Solver:
         self._require_reachable(image)
         array, kind = as_array("image", image)
         self._require_same_gpu(kind)
-        with kind.place(), self._on_threads():
-            solution = denoising.solve(self.model, self._engine, array, kind, sigma, every, self._to_host)
+        with kind.place(), self._on_threads(), memory.explained("image"):
+            solution = denoising.solve(
+                self.model, self._engine, array, kind, sigma, every, self._device, account=return_solution
+            )
         return solution if return_solution else solution.image
 
     def estimate_memory(
@@ -406,7 +425,7 @@ class Solver:
         """See `safi_fast.reconstruct`."""
         every = filled("reconstruct", reconstructing.DEFAULTS, options)
         measured, back = to_and_fro("measurement", measurement)
-        with ArrayKind("cupy", self._gpu).place(), self._on_threads():
+        with ArrayKind("cupy", self._gpu).place(), self._on_threads(), memory.explained("measurement"):
             found = reconstructing.solve(self.model, self._engine, measured, operator, strength, every)
         return replace(found, image=back(found.image))
 
@@ -447,13 +466,14 @@ class Solver:
     ) -> Iterator[Any]:
         """`denoise` for a stream of images of any shapes: an iterator over the results, in the order of the images.
 
-        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another, while
-        the caller uses the
-        result before: reading, solving and writing overlap, and a callback is called in the second thread. Both
-        threads start with the
-        first `next` and stop when the iterator is closed or dropped. At most read_ahead + 2 images and 3 results are
-        alive at once. Every result is the one of
-        `denoise`, bit for bit.
+        Images, each with its values of `sigma` and `strength`, are taken in one thread and solved in another (one for
+        each GPU), while the caller uses the result before: reading, solving and writing overlap, and a callback is
+        called in the second thread. The threads start with the first `next` and stop when the iterator is closed or
+        dropped. At most read_ahead + 2 images and 3 results are alive at once, and 4 more for each further GPU. Every
+        result is the one of `denoise`, bit for bit.
+
+        On a GPU, images are whole before they are solved and results before they are given out, whatever stream they
+        come from or go to; what makes images in another thread of the caller's has to wait for its own streams.
 
         sigma, strength: a number, or an iterable with one for each image. read_ahead: images that wait to be solved.
         options: as for `denoise`; return_solution=True gives Solutions.
@@ -463,14 +483,29 @@ class Solver:
         with self._on_threads() as threads:
             pass  # those of the thread that calls
 
-        def solve(image: Any, **settings: Any) -> Any:
-            with ArrayKind("cupy", self._gpu).place(), self._on_threads(threads):
-                return self.denoise(image, **settings, **options)
+        def on(solver: Solver) -> Callable[..., Any]:
+            def solve(image: Any, **settings: Any) -> Any:
+                with ArrayKind("cupy", solver._gpu).place(), solver._on_threads(threads):
+                    return solver.denoise(image, **settings, **options)
 
-        return stream(images, per_image, solve, count("read_ahead", read_ahead))
+            return solve
+
+        solvers = [on(solver) for solver in (self, *self._others)]
+        return stream(images, per_image, solvers, count("read_ahead", read_ahead), self._complete)
+
+    def _complete(self, value: Any) -> None:
+        """Where a value may lie on the GPU, wait for what the calling thread has launched there: what takes it works on
+        another stream.
+        """
+        if self._gpu is not None and not isinstance(value, np.ndarray):
+            for solver in (self, *self._others):
+                finish_launches(solver._gpu)  # type: ignore[arg-type]
 
     def release_memory(self) -> None:
-        """Give back the GPU memory that CuPy keeps for the next call: all its free blocks. Does nothing on the CPU."""
+        """Give back the GPU memory that is kept for the next call: work spaces with their graphs, and all free blocks
+        of CuPy's. Does nothing on the CPU.
+        """
+        self._engine.release()
         device = self.backend.device
         if device is not None:
             device.release_memory()
@@ -499,10 +534,10 @@ class Solver:
 
 
 @lru_cache(maxsize=4)
-def _solver(model: Model, backend: str, gpu: int | None, process: int) -> Solver:
+def _solver(model: Model, backend: str, precision: str, gpu: int | None, process: int) -> Solver:
     """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
-        return Solver(model, backend=backend)
+        return Solver(model, backend=backend, precision=precision)
 
 
 def _gpu_to_use(image: Any, backend: str) -> int | None:
@@ -510,6 +545,28 @@ def _gpu_to_use(image: Any, backend: str) -> int | None:
     if backend == "cpu" or not lies_on_gpu(image) or not cuda_report().available:
         return None
     return as_array("image", image)[1].gpu
+
+
+def _devices(devices: Any, backend: Any) -> Sequence[int | None]:
+    """The GPUs of a Solver, the first of them None where that is CuPy's current one or there is none. Raises
+    InputError.
+    """
+    if devices is None:
+        return [None]
+    if not isinstance(backend, str) or backend == "cpu":
+        raise InputError(f"devices is {shown(devices)}, but backend is {shown(backend)}; expected 'auto' or 'cuda'")
+    there = gpu_count()
+    if isinstance(devices, str) and devices == "all":
+        return list(range(there)) or [None]
+    try:
+        numbers = [operators.index(number) for number in devices]
+    except TypeError:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= number < there for number in numbers):
+        raise InputError(
+            f"devices is {shown(devices)}; expected 'all' or different numbers of GPUs, of which there are {there}"
+        )
+    return list(numbers)
 
 
 def _resolve(model: Model | str | PathLike[str] | None) -> Model:

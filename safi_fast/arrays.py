@@ -64,6 +64,17 @@ def lies_on_gpu(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
+def finish_launches(gpu: int) -> None:
+    """Wait for what this thread has launched on its current streams of a GPU, CuPy's and torch's: other threads, and
+    other streams, may then use its results.
+    """
+    cupy, torch = importlib.import_module("cupy"), sys.modules.get("torch")
+    with cupy.cuda.Device(gpu):
+        cupy.cuda.get_current_stream().synchronize()
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.current_stream(gpu).synchronize()
+
+
 def as_array(name: str, value: Any) -> tuple[Any, ArrayKind]:
     """The argument `name` as a NumPy array, or a CuPy array where it lies on a GPU, and the kind to give results back
     in.
@@ -103,9 +114,10 @@ def to_and_fro(name: str, value: Any) -> tuple[Any, Callable[[Any], Any]]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         tensor = plain(value)
+        _check_tensor(name, tensor)
         try:
             return tensor.cpu().numpy(), lambda image: torch.from_numpy(image).to(tensor.device)
-        except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantised
+        except (TypeError, RuntimeError) as error:
             raise InputError(f"{name} cannot be read as a NumPy array: {error}") from error
     if not lies_on_gpu(value):
         return value, lambda image: image
@@ -146,6 +158,7 @@ def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:
     place = tensor.device
     if place.type not in ("cpu", "cuda"):
         raise BackendError(f"{name} lies on {place}; expected the CPU or a CUDA GPU: pass {name}.cpu()")
+    _check_tensor(name, tensor)
     try:
         tensor = plain(tensor)
         if place.type == "cpu":
@@ -153,9 +166,20 @@ def _from_torch(name: str, tensor: Any) -> tuple[Any, ArrayKind]:
         cupy = importlib.import_module("cupy")
         with cupy.cuda.Device(place.index):
             return _checked(name, cupy.from_dlpack(tensor)), ArrayKind("torch", int(place.index))
-    except (TypeError, BufferError, NotImplementedError, RuntimeError) as error:  # bfloat16, sparse, quantised
+    except (TypeError, BufferError, NotImplementedError, RuntimeError) as error:
         library = "NumPy" if place.type == "cpu" else "CuPy"
         raise InputError(f"{name} cannot be read as a {library} array: {error}") from error
+
+
+def _check_tensor(name: str, tensor: Any) -> None:
+    """Refuse a tensor that NumPy and CuPy have no form of, with what makes one of it. Raises InputError."""
+    kind, layout = str(tensor.dtype), str(tensor.layout)
+    if layout != "torch.strided":
+        raise InputError(f"{name} is a tensor of layout {layout}; expected a dense one: pass {name}.to_dense()")
+    if tensor.is_quantized:
+        raise InputError(f"{name} is a quantised tensor ({kind}); pass {name}.dequantize()")
+    if kind == "torch.bfloat16" or kind.startswith("torch.float8"):
+        raise InputError(f"{name} has dtype {kind}, which NumPy and CuPy do not have; pass {name}.float()")
 
 
 def _checked(name: str, array: Any) -> Any:

@@ -54,8 +54,15 @@ class DualWorkspace(Protocol):
         """z, x(u) and x(v) = x(u), after u or M has changed."""
 
     def step(self, active: Active, momentum: FloatArray) -> Sums:
-        """One dual step; (active, 6) sums of the x0 = x(v) it started from and the new u, see
-        `solver.certificate.StepSums`.
+        """One dual step, momentum (B,), or several, (steps, B); (active, 6) sums of the x0 = x(v) that the last started
+        from and the new u, see `solver.certificate.StepSums`.
+        """
+
+    def unrolled(
+        self, outer: int, momenta: FloatArray, sizes: FloatArray | None, gain: FloatArray, bias: FloatArray
+    ) -> bool:
+        """From `load` on, `outer` masks with these steps under each, the first without a mask; x(u) is accepted. False
+        where the device has no faster way than one by one, and nothing was done.
         """
 
     def steps(self, active: Active, momenta: FloatArray, sizes: FloatArray | None = None) -> None:
@@ -63,6 +70,10 @@ class DualWorkspace(Protocol):
 
         sizes: (steps, B), times the step size of `load`; None for ones.
         """
+
+    @property
+    def check_every(self) -> int:
+        """Steps after which to look at the sums of one: asking a device takes as long as a step of a small image."""
 
     def measure(self, active: Active, previous: bool = False) -> Sums:
         """(active, 3): ||M . W x(u)||_1, <z, x(u)>, 1/2 ||x(u) - y||^2, for this u or the one before."""
@@ -176,6 +187,17 @@ class Engine(Protocol):
     def reconstruction_workspace(self, batch: int, height: int, width: int) -> ReconstructionWorkspace:
         """Arrays for a batch of one shape. Raises BackendError where the device cannot reconstruct."""
 
+    def keep(self, workspace: Any) -> None:
+        """A workspace of `workspace` that is no longer used, for the next call of its shape; what was launched there by
+        this thread is done.
+        """
+
+    def release(self) -> None:
+        """Drop what is kept."""
+
+    def batch_bytes(self) -> int:
+        """Work space of images that are solved at once, where the caller sets no limit."""
+
     def bytes_per_pixel(self) -> int:
         """Memory of a workspace per pixel of an image."""
 
@@ -210,6 +232,12 @@ class Backend(Protocol):
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """An array of the device as NumPy array: a copy, or the array itself where it is one."""
+
+    def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
+        """`to_host` in two parts: the copy begins here, beside what is launched later, and ends in the function."""
+
+    def send(self, values: NDArray[Any]) -> Callable[[], Any]:
+        """float32 images on their way to the device, where the function gives them."""
 
     def on_threads(self, count: int | None) -> AbstractContextManager[int | None]:
         """A context in which the calling thread launches on so many threads of the host; None for the usual number.
@@ -263,6 +291,15 @@ def _known_cuda(process: int) -> BackendReport:
 def cuda_report() -> BackendReport:
     """Whether the CUDA backend can run here, looked up once."""
     return _known_cuda(os.getpid())
+
+
+def gpu_count() -> int:
+    """How many GPUs CuPy sees; 0 where the CUDA backend cannot run."""
+    if not (_driver_is_here() and cuda_report().available):
+        return 0
+    from .bindings.device import device_count
+
+    return device_count()
 
 
 def gpu_of(backend: Backend) -> int | None:

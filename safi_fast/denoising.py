@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import color as colors
 from . import memory
 from .arrays import ArrayKind, positive
-from .backend import DualWorkspace, Engine
+from .backend import Backend, DualWorkspace, Engine
 from .errors import InputError
 from .images import Images
 from .model import Model
@@ -23,7 +23,7 @@ from .solver.lipschitz import check_squared_norm, squared_norm
 from .solver.loop import iterate
 from .solver.progress import Progress, solution
 from .solver.result import OuterState, Solution
-from .solver.schedules import Schedule, schedule_for
+from .solver.schedules import Schedule, Unrolled, schedule_for
 from .tiling import Grid
 from .types import Box, Callback, FloatArray, FloatVector
 from .values import UNIT_BOX, DataRange, DefaultBox, Range, box_of, check_inside, cut_off
@@ -49,13 +49,12 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS = defaults_of(Options, box=UNIT_BOX, return_masks=False)
-ToHost = Callable[[Any], Any] | None
 
 
 @dataclass(frozen=True)
 class Task:
     """What is to be solved: planes on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is
-    shared out.
+    shared out, whether anybody wants to know more than the image.
     """
 
     images: Images
@@ -69,13 +68,22 @@ class Task:
     division: memory.Division
     callback: Callback | None
     return_masks: bool
+    account: bool
 
 
 def solve(
-    model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: Any, options: Options, to_host: ToHost
+    model: Model,
+    engine: Engine,
+    array: Any,
+    kind: ArrayKind,
+    sigma: Any,
+    options: Options,
+    device: Backend | None,
+    account: bool,
 ) -> Solution:
-    """From the caller's array to the Solution: `make_task`, `run`."""
-    return run(engine, make_task(model, engine, array, kind, sigma, options), to_host)
+    """From the caller's array to the Solution: `make_task`, `run`. account: whether more than the image is wanted."""
+    task = replace(make_task(model, engine, array, kind, sigma, options), account=account)
+    return run(engine, task, device)
 
 
 def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Task:
@@ -101,20 +109,27 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
     window = division.grid.window if division.grid else images.stack.shape[1:]
     norm = _squared_norm(model, engine, options["lipschitz"], schedule, *window)
     return Task(
-        images, schedule, limits, strength, gain, bias, model.family, norm, division, callback, options["return_masks"]
-    )
+        images, schedule, limits, strength, gain, bias, model.family, norm, division, callback, options["return_masks"],
+        account=True,
+    )  # fmt: skip
 
 
-def run(engine: Engine, task: Task, to_host: ToHost) -> Solution:
-    """Solve a task, in parts where it says so. to_host: copies an array of the device, where that is not NumPy's.
-    Raises SolverError.
+def run(engine: Engine, task: Task, device: Backend | None) -> Solution:
+    """Solve a task, in parts where it says so. device: the backend, where its arrays are not NumPy's. Raises
+    SolverError, and OutOfMemoryError where there is no memory for the smallest part.
     """
-    count, size = len(task.images.stack), task.division.batch
-    chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    copies = _Copies(task, device)
     solve = _solve_whole if task.division.grid is None else _solve_in_tiles
-    parts = [solve(engine, task, chunk, to_host) for chunk in chunks]
+    parts = memory.in_parts(
+        engine,
+        len(task.images.stack),
+        task.division.batch,
+        lambda chunk: solve(engine, task, chunk, copies),
+        whole=task.callback is not None,
+        advice=OUT_OF_MEMORY,
+    )
     progress, solved, masks = zip(*parts, strict=True)
-    image = task.images.restore(task.images.kind.module.concatenate(solved))
+    image = task.images.restore(task.images.kind.module.concatenate([there() for there in solved]))
     return solution(progress, image, np.concatenate(masks) if task.return_masks else None, task.images.single)
 
 
@@ -189,29 +204,91 @@ def _squared_norm(
 # -- run
 # ------------------------------------------------------------------------------------------------------------------
 
-Part = tuple[Progress, Any, NDArray[np.float32] | None]  # of a chunk: account, images, masks where asked for
+# of a chunk: account, a function that gives the images, masks where asked for
+Part = tuple[Progress, Callable[[], Any], NDArray[np.float32] | None]
+
+OUT_OF_MEMORY = (
+    "pass max_memory, below which images are solved in parts or tiles, smaller images, or free memory (other arrays, "
+    "other processes; Solver.release_memory)"
+)
 
 
-def _solve_whole(engine: Engine, task: Task, chunk: slice, to_host: ToHost) -> Part:
-    y = task.images.stack[chunk]
+class _Later:
+    """Values that are on their way."""
+
+    def __init__(self, fetch: Callable[[], Any]):
+        self._fetch, self._values = fetch, None
+
+    def __call__(self) -> Any:
+        """They have arrived."""
+        if self._values is None:
+            self._values, self._fetch = self._fetch(), _nothing
+        return self._values
+
+
+def _nothing() -> None:
+    """In place of what held memory of the device."""
+
+
+class _Copies:
+    """Images between host and device, while others are solved: the next part on its way there, the last on its way
+    back.
+    """
+
+    def __init__(self, task: Task, device: Backend | None):
+        self.stack, self.kind = task.images.stack, task.images.kind
+        self.device = device if self.kind.gpu is None else None  # arrays on a GPU stay there
+        self._coming: tuple[slice, Callable[[], Any]] | None = None
+        self._going: _Later | None = None
+
+    def part(self, chunk: slice) -> Any:
+        """The images of a chunk; those of the next begin their way."""
+        if self.device is None:
+            return self.stack[chunk]
+        known, self._coming = self._coming, None
+        following = slice(chunk.stop, min(2 * chunk.stop - chunk.start, len(self.stack)))
+        images = known[1]() if known is not None and known[0] == chunk else self.stack[chunk]
+        if following.stop > following.start:
+            self._coming = following, self.device.send(self.stack[following])
+        return images
+
+    def whole(self, images: Any) -> Any:
+        """Solved images where the caller's are, at once."""
+        return images if self.device is None else self.device.to_host(images)
+
+    def back(self, chunk: slice, images: Any) -> Callable[[], Any]:
+        """Solved images begin their way to the caller's; those before have arrived."""
+        if self.device is None or chunk.stop == len(self.stack):
+            there = self.whole(images)
+            return lambda: there
+        if self._going is not None:
+            self._going()
+        self._going = _Later(self.device.fetch(images))
+        return self._going
+
+
+def _solve_whole(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> Part:
+    y = copies.part(chunk)
     workspace = engine.workspace(*y.shape)
-    progress = _solve(workspace, task, y, chunk, to_host)
-    image = _delivered(workspace.image(), task.images.kind, to_host)
-    return progress, image, workspace.masks() if task.return_masks else None
+    progress = _solve(workspace, task, y, chunk, copies)
+    image, masks = copies.back(chunk, workspace.image()), workspace.masks() if task.return_masks else None
+    engine.keep(workspace)
+    return progress, image, masks
 
 
-def _solve_in_tiles(engine: Engine, task: Task, chunk: slice, to_host: ToHost) -> Part:
+def _solve_in_tiles(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> Part:
     grid: Grid = task.division.grid  # type: ignore[assignment]
     y, kind, everyone = task.images.stack[chunk], task.images.kind, slice(None)
     image, workspace = kind.module.empty_like(y), engine.workspace(1, *grid.window)
     for tile in grid:
         window = kind.module.ascontiguousarray(y[(everyone, *tile.window)])
-        progress = _solve(workspace, task, window, chunk, to_host)
-        image[(everyone, *tile.core)] = _delivered(workspace.image(), kind, to_host)[(everyone, *tile.inside)]
-    return progress.uncertified(), image, None
+        progress = _solve(workspace, task, window, chunk, copies)
+        image[(everyone, *tile.core)] = copies.whole(workspace.image())[(everyone, *tile.inside)]
+    engine.keep(workspace)
+    return progress.uncertified(), lambda: image, None
 
 
-def _solve(workspace: DualWorkspace, task: Task, y: Any, chunk: slice, to_host: ToHost) -> Progress:
+def _solve(workspace: DualWorkspace, task: Task, y: Any, chunk: slice, copies: _Copies) -> Progress:
     """The images y of `chunk`; the accepted images are left in the workspace. Raises SolverError."""
     strength, norm = task.strength[chunk], task.squared_norm
     workspace.load(y, strength, np.full(len(y), task.schedule.step / norm, np.float32), task.limits)
@@ -220,26 +297,30 @@ def _solve(workspace: DualWorkspace, task: Task, y: Any, chunk: slice, to_host: 
         workspace, strength.astype(np.float64), task.gain[chunk], task.bias[chunk], task.family, norm, pixels
     )
     try:
-        return iterate(problem, task.schedule, _in_terms_of_caller(task, to_host))
+        return _iterated(problem, task, copies)
     except Fault as fault:  # planes of colour images are numbered like images
         raise fault.error("", chunk.start, task.images.single) from None
 
 
-def _delivered(values: Any, kind: ArrayKind, to_host: ToHost) -> Any:
-    """An array of the backend's, where the caller's arrays of this kind are."""
-    return values if to_host is None or kind.gpu is not None else to_host(values)
+def _iterated(problem: DualProblem, task: Task, copies: _Copies) -> Progress:
+    """All outer steps; at once, where that is faster and nobody wants to know more than the image. Raises Fault."""
+    if isinstance(task.schedule, Unrolled) and not (task.account or task.callback or task.return_masks):
+        progress = Progress(problem.count)
+        if task.schedule.solve_whole(problem, progress):
+            return progress
+    return iterate(problem, task.schedule, _in_terms_of_caller(task, copies))
 
 
-def _in_terms_of_caller(task: Task, to_host: ToHost) -> Callback | None:
+def _in_terms_of_caller(task: Task, copies: _Copies) -> Callback | None:
     """The callback, which sees colours, and arrays of the caller's library where they lie on a GPU, else NumPy
     arrays.
     """
     callback, images = task.callback, task.images
-    if callback is None or (to_host is None and images.color_limits is None):
+    if callback is None or (copies.device is None and images.kind.gpu is None and images.color_limits is None):
         return callback
     kind, tell = images.kind, callback
 
     def image(state: OuterState) -> Any:
-        return kind.beside(images.in_colors(_delivered(state.image(), kind, to_host)))
+        return kind.beside(images.in_colors(copies.whole(state.image())))
 
     return lambda state: tell(replace(state, image=lambda: image(state)))

@@ -7,6 +7,7 @@ SafiError
 ├── SolverError       (ArithmeticError)    a solve came to values that are not finite, by no fault of an operator
 ├── ImageFileError    (OSError)            an image file cannot be read or written
 └── BackendError      (RuntimeError)       the requested backend cannot run here
+    └── OutOfMemoryError  (MemoryError)    it has no memory for as little as one image at once
 """
 
 import re
@@ -50,6 +51,10 @@ class ImageFileError(SafiError, OSError):
 
 class BackendError(SafiError, RuntimeError):
     """The requested backend is not available on this machine."""
+
+
+class OutOfMemoryError(BackendError, MemoryError):
+    """There is no memory, on the GPU or the host, for as few images as can be solved at once."""
 
 
 def shown(value: Any) -> str:

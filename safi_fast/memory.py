@@ -7,15 +7,18 @@ reconstruction_memory.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .backend import Engine
-from .errors import InputError
+from .errors import InputError, OutOfMemoryError
 from .model import Model
 from .tiling import Grid, grid_for, halo_of
 
-BATCH_BYTES = 2**30  # work space of images that are solved at once, where the caller sets no limit
 MAX_BATCH = 65535  # images that a GPU takes at once
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ class Division:
 
 
 def divide(engine: Engine, images: Extent, at_once: bool = False) -> Division:
-    """Without a limit of the caller's: all `at_once`, or as many images as have a work space of BATCH_BYTES."""
+    """Without a limit of the caller's: all `at_once`, or as many images as the engine has a work space for."""
     if at_once:
         return Division(images.count)
-    fitting = BATCH_BYTES // (images.height * images.width * engine.bytes_per_pixel())
+    fitting = engine.batch_bytes() // (images.height * images.width * engine.bytes_per_pixel())
     return Division(min(max(1, fitting), MAX_BATCH, images.count))
 
 
@@ -92,3 +95,38 @@ def finishing_bytes(images: Extent) -> int:
     scaling.
     """
     return (3 * 4 + 2 * images.itemsize) * images.pixels
+
+
+def in_parts(
+    engine: Engine, count: int, size: int, solve: Callable[[slice], Part], *, whole: bool, advice: str
+) -> list[Part]:
+    """solve(images) of `count` images, `size` at once, fewer where there is no memory for so many.
+
+    whole: they may not be divided. Raises OutOfMemoryError where that or a single image is too much.
+    """
+    parts: list[Part] = []
+    first = 0
+    while first < count:
+        images = slice(first, min(first + size, count))
+        try:
+            parts.append(solve(images))
+        except MemoryError as error:
+            engine.release()
+            tried = images.stop - first
+            if tried == 1 or whole:
+                raise OutOfMemoryError(f"no memory to solve {tried} image(s) at once ({error}); {advice}") from error
+            size = (tried + 1) // 2
+            continue
+        first = images.stop
+    return parts
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """In which a MemoryError that nobody has explained is one of the argument `name` itself."""
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(f"no memory for {name} ({error}); pass fewer or smaller images") from error

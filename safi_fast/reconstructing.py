@@ -14,6 +14,7 @@ from .backend import Engine, ReconstructionWorkspace
 from .errors import InputError, OperatorError, SolverError, shown
 from .explained import check_explained, check_steady
 from .measured import count_of, measurements_of, operators_of, start_of, to_unit
+from .memory import in_parts
 from .model import Model
 from .operators import Operator, check_operator
 from .options import defaults_of
@@ -50,6 +51,9 @@ class Options(TypedDict, total=False):
     return_masks: bool
 
 
+OUT_OF_MEMORY = (
+    "pass fewer slices or smaller images, or free memory (other arrays, other processes; Solver.release_memory)"
+)
 DEFAULTS = defaults_of(Options, data_range=1.0, box=UNIT_BOX, mask_of="magnitude", return_masks=False)
 
 
@@ -134,13 +138,15 @@ def run(engine: Engine, task: Task) -> Solution:
     longer finite.
     """
     count, batch = len(task.start), task.at_once
-    solved = []
-    for first in range(0, count, batch):
+
+    def solve(images: slice) -> tuple[Progress, NDArray[Any], FloatArray | None]:
         try:
-            solved.append(_solve(engine, task.part(slice(first, first + batch)), first))
+            return _solve(engine, task.part(images), images.start)
         except Fault as fault:
-            raise _error(fault, task, first, whole=batch >= count) from None
-    progress, images, masks = zip(*solved, strict=True)
+            raise _error(fault, task, images.start, whole=images == slice(0, count)) from None
+
+    parts = in_parts(engine, count, batch, solve, whole=task.callback is not None, advice=OUT_OF_MEMORY)
+    progress, images, masks = zip(*parts, strict=True)
     image = np.concatenate(images)
     _check_result(task, image, np.concatenate([part.relative_gap for part in progress]))
     return solution(

@@ -74,7 +74,7 @@ class Unknowns:
 
 
 def images_at_once(engine: Engine, unknowns: Unknowns, max_memory: float | None, at_once: bool) -> int:
-    """As many as have a work space of 1 GiB, or all `at_once`, and keep the peak below `max_memory` bytes. Raises
+    """As many as the engine has a work space for, or all `at_once`, and keep the peak below `max_memory` bytes. Raises
     InputError where not even one does.
     """
     extent = Extent(4, unknowns.count, unknowns.height, unknowns.width * unknowns.parts)

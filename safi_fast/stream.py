@@ -7,11 +7,12 @@ from __future__ import annotations
 import atexit
 import ctypes
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from itertools import count, repeat
 from queue import Empty, Queue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from .arrays import positive, positive_per_image
@@ -74,35 +75,113 @@ def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Genera
 
 
 def stream(
-    images: Iterable[Any], per_image: dict[str, Any], solve: Callable[..., Item], read_ahead: int
+    images: Iterable[Any],
+    per_image: dict[str, Any],
+    solvers: Sequence[Callable[..., Item]],
+    read_ahead: int,
+    complete: Callable[[Any], None] | None = None,
 ) -> Generator[Item, None, None]:
-    """solve(image, **settings) of every image, in order; images are read and solved ahead of the caller, in two
-    threads.
+    """solve(image, **settings) of every image, in order; images are read and solved ahead of the caller, in one thread
+    that reads and one for each solver, which take turns.
 
-    per_image: a positive number, or an iterable with one for each image, by name. Raises InputError, at once where that
-        is possible.
+    per_image: a positive number, or an iterable with one for each image, by name. complete: waits until its argument is
+    whole for other threads; asked of `images` where the caller is, of each image and of each result where they are
+    made. Raises InputError, at once where that is possible.
     """
     if not isinstance(images, Iterable):
         raise InputError(f"images is a {type(images).__name__}; expected an iterable of images")
     settings = {name: _values(name, value, images) for name, value in per_image.items()}
-    return ahead(_solved(images, settings, solve, read_ahead), 1, solves=True)
+    return _streamed(images, settings, solvers, read_ahead, complete or _nothing)
+
+
+def _streamed(
+    images: Iterable[Any],
+    settings: dict[str, Iterator[float]],
+    solvers: Sequence[Callable[..., Item]],
+    read_ahead: int,
+    complete: Callable[[Any], None],
+) -> Generator[Item, None, None]:
+    complete(images)
+    dealt = _Dealt(ahead(_with_settings(images, settings, complete), read_ahead + len(solvers) - 1), len(solvers))
+    del images
+    lanes = [
+        ahead(_solved(dealt.hand(number), solve, complete), 1, solves=True) for number, solve in enumerate(solvers)
+    ]
+    try:
+        while True:
+            for lane in lanes:
+                try:
+                    result = next(lane)
+                except StopIteration:
+                    return
+                yield result
+                del result
+    finally:
+        for lane in lanes:
+            lane.close()
+
+
+class _Dealt(Generic[Item]):
+    """The items of a source, numbered and dealt out to `count` takers in turn, each in a thread of its own."""
+
+    def __init__(self, source: Iterator[Item], count: int):
+        self._source = enumerate(source)
+        self._hands: list[deque[tuple[int, Item]]] = [deque() for _ in range(count)]
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+
+    def hand(self, taker: int) -> Iterator[tuple[int, Item]]:
+        """The items number taker, taker + count, ..."""
+        own = self._hands[taker]
+        while True:
+            if own or self._draw(own):
+                yield own.popleft()
+            else:
+                return
+
+    def _draw(self, hand: deque[tuple[int, Item]]) -> bool:
+        """Deal until there is something in this hand; False where nothing is left. An exception of the source is raised
+        in every hand, where its next item would be.
+        """
+        while True:
+            with self._lock:
+                if hand:
+                    return True
+                if self._error is not None:
+                    raise self._error
+                try:
+                    drawn = next(self._source, None)
+                except BaseException as error:
+                    self._error = error
+                    raise
+                if drawn is None:
+                    return False
+                self._hands[drawn[0] % len(self._hands)].append(drawn)
+                del drawn
+
+
+def _nothing(_: Any) -> None:
+    """Whole at once."""
 
 
 def _solved(
-    images: Iterable[Any], settings: dict[str, Iterator[float]], solve: Callable[..., Item], read_ahead: int
+    images: Iterator[tuple[int, tuple[Any, dict[str, float]]]],
+    solve: Callable[..., Item],
+    complete: Callable[[Any], None],
 ) -> Iterator[Item]:
-    for number, (image, own) in enumerate(ahead(_with_settings(images, settings), read_ahead)):
+    for number, (image, own) in images:
         try:
             result = solve(image, **own)
         except (InputError, SolverError) as error:
             raise type(error)(f"images[{number}]: {error}") from error
         del image
+        complete(result)
         yield result
         del result
 
 
 def _with_settings(
-    images: Iterable[Any], settings: dict[str, Iterator[float]]
+    images: Iterable[Any], settings: dict[str, Iterator[float]], complete: Callable[[Any], None]
 ) -> Iterator[tuple[Any, dict[str, float]]]:
     """Every image with its values, which are read after it, in the thread that reads images."""
     number = 0
@@ -111,6 +190,7 @@ def _with_settings(
             own = {name: _next(name, values) for name, values in settings.items()}
         except InputError as error:
             raise InputError(f"images[{number}]: {error}") from error
+        complete(image)
         yield image, own
         del image
         number += 1

@@ -165,7 +165,9 @@ GIVEN = ("Q_Cartesian30", "Q_Radial30", "Q_Random30")
 def siat(args):
     """Heads, 256 x 256, with the masks given for that size; parameters as chosen by `mri` for one coil, 4x."""
     tuning = random_lines(head("lsq21", args.size), 4, 0.08, 1)
-    lists = Lists(tv=[3e-4], cg=[1e-6], safi=[4e-4], mmr=[2.5e-6], wcrr=[1e-2], levels=(15 / 255,), wcrr_levels=(20.0,))
+    lists = Lists(
+        tv=[5.2e-4], cg=[1e-8], safi=[2e-4], mmr=[2.5e-6], wcrr=[1e-2], levels=(25 / 255,), wcrr_levels=(20.0,)
+    )
     for name in GIVEN:
         mask = given_mask(name)
         tests = {

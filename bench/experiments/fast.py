@@ -1,18 +1,19 @@
 """How near `schedule="fast"` comes to the certified image, and in how many steps `schedule="gap"` does.
 
-    python -m bench.experiments.fast tuning|test [--output bench/results/fast.json]
+    python -m bench.experiments.fast tuning|test [--output bench/results/fast.json] [--resume] [--only WORDS ...]
 
 tuning: problems that no table tests on, 96 x 96 and less, one image each: what the schedules were chosen by. test: the
 problems of docs/results, three images, masks or sets of views each. The certified image is that of the default
 schedule, to a gap of 1e-3, for `test` in at most 12 masks of 500 steps. Steps and PSNR depend on neither machine nor
 load. The column "steps before" is what the same kind of problem took at commit 1f32491 (its
-bench/results/inverse_*.json, other weights and, for MRI and restoration, other masks and sizes).
+bench/results/inverse_*.json, other weights and, for MRI and restoration, other masks and sizes). --resume keeps the
+rows of --output that are of the same weights; --only takes the problems whose names have one of these words in them.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,23 +150,40 @@ def cells(row: dict[str, Any]) -> list[str]:
 TITLES = ["case", "images", "steps of fast", "fast", "its gap", "certified", "steps", "steps before"]
 
 
-def main() -> None:
-    """Solve each problem by both schedules, print a table and record."""
+def kept(path: Path | None, model: Any) -> list[dict[str, Any]]:
+    """The rows of a record of the same weights, or none."""
+    record = measure.read(path) if path is not None and path.exists() else {}
+    return record["rows"] if record.get("model_sha256") == model.fingerprint else []
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", choices=SETS)
     parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    parser.add_argument("--resume", action="store_true", help="keep the rows of --output, and add those that it lacks")
+    parser.add_argument("--only", nargs="+", metavar="WORDS", help="of the names of problems")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Solve each problem by both schedules, print a table and record, in the order of the problems."""
+    args = parsed()
     solver = safi_fast.Solver(backend="cpu")
-    rows: list[dict[str, Any]] = []
-    problems, certified = SETS[args.problems]
-    for problem in problems():
-        rows.append(solved(solver, problem, certified))
-        print(rows[-1], flush=True)
-        model = solver.model
-        command = measure.command([args.problems])
-        record = {"command": command, "model": model.name, "model_sha256": model.fingerprint, "rows": rows}
+    build, certified = SETS[args.problems]
+    problems = list(build())
+    rows = {row["problem"]: row for row in (kept(args.output, solver.model) if args.resume else [])}
+    for problem in problems:
+        if problem.name in rows or (args.only and not any(words in problem.name for words in args.only)):
+            continue
+        rows[problem.name] = solved(solver, problem, certified)
+        print(rows[problem.name], flush=True)
+        record = {
+            "command": measure.command([args.problems]), "model": solver.model.name,
+            "model_sha256": solver.model.fingerprint, "rows": [rows[p.name] for p in problems if p.name in rows],
+        }  # fmt: skip
         measure.write_json(args.output, record)
-    print(table(TITLES, [cells(row) for row in rows]))
+    print(table(TITLES, [cells(rows[p.name]) for p in problems if p.name in rows]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """SAFI against classical reconstructions on real data: the tables of docs/results.
 
     python -m bench.experiments.inverse mri|siat|ct|ct_grid|blur|inpaint|superres [--outer 12] [--inner 2000] [--wcrr]
-    python -m bench.experiments.inverse tables
+    python -m bench.experiments.inverse tables|picture
 
 Every method has its parameters chosen on one other image of the same kind, from a short list, by mean squared error;
 SAFI and MMR share one budget of outer and inner steps. Results go to bench/results/inverse_<command>.json row by row;
-`tables` writes docs/results/*.md from them.
+`tables` writes docs/results/*.md from them, `picture` docs/images/mri.png, with the strengths of inverse_mri.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ import numpy as np
 
 import safi_fast
 from bench import IMAGES, RESULTS
-from bench.data.cases import COMMANDS, MMR, SAFI, TESTS, Case, Lists
+from bench.data.cases import (
+    ACCELERATIONS,
+    COMMANDS,
+    MMR,
+    SAFI,
+    TESTED_MASKS,
+    TESTS,
+    Case,
+    Lists,
+    brain,
+    random_lines,
+)
 from bench.data.problems import DATA, published_mmr
 from bench.methods.baselines import Wcrr, cg, tv, wiener
 from bench.methods.search import search
@@ -174,7 +185,7 @@ class Entry:
 def parsed() -> argparse.Namespace:
     """The arguments of this run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=[*COMMANDS, "tables"])
+    parser.add_argument("command", choices=[*COMMANDS, "tables", "picture"])
     parser.add_argument("--size", type=int, default=128, help="of the images; mri: of the tuning image")
     parser.add_argument("--outer", type=int, default=12)
     parser.add_argument("--inner", type=int, default=2000)
@@ -212,11 +223,35 @@ def kept(args: argparse.Namespace) -> list[Row]:
     return before["rows"]
 
 
+def picture(solver: safi_fast.Solver) -> None:
+    """The first image of one coil, 4x, by the methods that are drawn, with what was chosen for them and the limits of
+    that run.
+    """
+    record = json.loads((RESULTS / "inverse_mri.json").read_text())
+    case = random_lines(np.abs(brain((230, 180))[2]), *ACCELERATIONS[0], TESTED_MASKS[0])
+    rows = {row["method"]: row for row in record["rows"] if row["case"] == f"one coil, {ACCELERATIONS[0][0]}x"}
+    words, safi = record["command"].split(), rows[SAFI]
+    outer, inner = (int(words[words.index(name) + 1]) for name in ("--outer", "--inner"))
+    images = {
+        "zero-filled": case.first[1],
+        "TV": tv(case.operator, case.y, rows["TV"]["strength"])[0],
+        "SAFI": solver.reconstruct(
+            case.y, case.operator, strength=safi["strength"], noise_level=safi["noise_level"] / 255, box=case.box,
+            max_outer=outer, max_iter=inner,
+        ).image,
+    }  # fmt: skip
+    captions = [(f"{name}, {scores(case, image)['psnr']:.2f} dB", image) for name, image in images.items()]
+    panels(IMAGES / "mri.png", [[("reference", case.reference), *captions]], white=0.75)
+
+
 def main() -> None:
     """Solve, print, and write row by row; or write the pages."""
     args = parsed()
     if args.command == "tables":
         pages.write()
+        return
+    if args.command == "picture":
+        picture(safi_fast.Solver(backend="cpu"))
         return
     published = published_mmr(15)
     if published is None:
@@ -225,19 +260,14 @@ def main() -> None:
     rows = kept(args)
     for name, tuning, tests, lists in COMMANDS[args.command](args):
         entry = Entry(name, tuning if isinstance(tuning, list) else [tuning], tests, lists, args)
-        pictures = {"reference": next(iter(entry.tests.values())).reference}
-        for row, outputs in entry.rows(solvers, {row["method"] for row in rows if row["case"] == entry.name}):
+        for row, _ in entry.rows(solvers, {row["method"] for row in rows if row["case"] == entry.name}):
             rows = in_order([*rows, row])
             print(row, flush=True)
-            pictures[f"{row['method'].split(',')[0]}, {row['psnr']:.2f} dB"] = outputs[0]
             record = {
                 "command": measure.command(shown(args)), "size": args.size, "models": measure.shipped("safi-gray"),
                 **measure.load(), "rows": rows,
             }  # fmt: skip
             measure.write_json(RESULTS / f"inverse_{args.command}.json", record)
-        drawn = [item for item in pictures.items() if item[0].startswith(("reference", "zero", "TV", "SAFI"))]
-        if entry.name == "one coil, 4x" and len(drawn) == 4:
-            panels(IMAGES / "mri.png", [drawn], white=0.75)
 
 
 if __name__ == "__main__":

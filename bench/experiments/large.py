@@ -91,11 +91,11 @@ def halo(_: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def tiles(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """An image as a whole and in tiles of at most a sixth of the memory."""
+    """An image as a whole and in tiles of at most a quarter of the memory."""
     rows, size = [], (arguments.size, arguments.size) if arguments.size else (640, 640)
     for name in MODELS:
         solver = safi_fast.Solver(name)
-        limit = solver.estimate_memory(size) / 6
+        limit = solver.estimate_memory(size) / 4
         for level in LEVELS:
             y, options = mosaic(*size, level / 255), options_for(solver, level)
             whole = solver.denoise(y, level / 255, **options)

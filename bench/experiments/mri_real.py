@@ -23,6 +23,7 @@ from bench.data.cases import MMR, SAFI
 from bench.data.problems import DATA, brain_kspace, published_mmr
 from bench.methods.baselines import Wcrr, cg, tv
 from bench.report import measure
+from bench.report.pages import in_order
 from bench.report.pictures import panels
 from safi_fast import Solver
 from safi_fast.metrics import psnr, ssim
@@ -146,6 +147,8 @@ def scored(scan: Scan, args: argparse.Namespace) -> Iterator[tuple[dict, np.ndar
     train = scan.without(test)
     choice = hold_out(train.sampled, SHARE, MIDDLE, rng)
     for method, (candidates, solve) in methods(args).items():
+        if method.split(",")[0] in args.skip:
+            continue
         tuned = [scan.error(solve(train.without(choice), c)[0], choice) for c in candidates] if candidates[1:] else [0]
         chosen = candidates[int(np.argmin(tuned))]
         wall, _, (image, facts) = measure.timed(lambda solve=solve, chosen=chosen: solve(train, chosen))
@@ -166,14 +169,17 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=1000)
     parser.add_argument("--tv-steps", type=int, default=1000)
     parser.add_argument("--wcrr-steps", type=int, default=400)
+    parser.add_argument("--skip", nargs="+", default=[], choices=["WCRR", "MMR"], help="keep the rows that are there")
     args = parser.parse_args()
-    words = [word for name, value in vars(args).items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    rows: list[dict] = []
+    limits = {name: value for name, value in vars(args).items() if name != "skip"}
+    words = [word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    before = measure.read(RESULT)["rows"] if args.skip else []
+    rows = [row for row in before if row["method"].split(",")[0] in args.skip]
     pictures = []
     for scan in scans():
         pictures.append([])
         for row, image in scored(scan, args):
-            rows.append(row)
+            rows = in_order([*rows, row])
             print(row, flush=True)
             if row["method"] not in ("WCRR", MMR):
                 pictures[-1].append((f"{row['method'].split(',')[0]}, error {row['error']:.3f}", image))

@@ -1,76 +1,58 @@
-"""Slices of MRI per minute: `reconstruct_batch(schedule="fast")` beside BART, sigpy and WCRR.
+"""Slices of MRI per minute: `reconstruct_batch(schedule="fast")` beside BART, sigpy, WCRR and MFoE.
 
-    python -m bench.experiments.mri_throughput [--rivals PYTHON] [--slices 16] [--slow 2] [--output JSON] [--plot PNG]
+    python -m bench.experiments.mri_throughput tune [--rivals PYTHON] [--methods ...]
+    python -m bench.experiments.mri_throughput run [--rivals PYTHON] [--methods ...] [--sizes ...] [--slices 16]
+    python -m bench.experiments.mri_throughput tables
 
 8 coils, 4x: 230 x 180 with measured k-space, 320 x 320 simulated (the brain and its maps, interpolated). Each slice has
-a mask and noise of its own. Strengths and steps of every method are chosen on a tuning head seen through the same
-coils: the best strength, then the fewest steps that keep its PSNR within 0.05 dB. --rivals: an interpreter with
-bartorch and sigpy (pip install bartorch==0.0.17 sigpy); without it they are left out. --slow: slices of WCRR.
+a mask and noise of its own. `tune` chooses strength, noise level and steps of every method on another head, seen
+through the same coils with three other masks; `run` measures; `tables` writes the table and the plot of
+docs/reconstruction.md. Both add to one file, --output. --rivals: an interpreter with bartorch and sigpy
+(pip install bartorch==0.0.17 sigpy), this one by default; what it lacks is left out. Methods of torch are slow: --slow
+says how many slices they get.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 
-import safi_fast
-from bench.data.cases import Case, brain, several_coils, simulated_coils
+from bench import RESULTS
+from bench.data.cases import TUNED_MASKS, Case, brain, several_coils, simulated_coils
 from bench.data.problems import DATA, head
 from bench.methods import mri_rivals
-from bench.methods.baselines import Wcrr
-from bench.report import labels, measure
-from bench.report.markdown import table
-from bench.report.pictures import plot_of
-from safi_fast.metrics import psnr
+from bench.methods.throughput import METHODS, Setting, Solve, apart, chosen, quality, ready, rival
+from bench.report import measure, throughput
 
 ACCELERATION, CENTRE = 4, 0.08
-STRENGTH, LEVEL = 1.6e-3, 15 / 255  # of safi-gray, as bench/experiments/inverse.py chose them for 8 coils, 4x
+ADDED = 0.002  # noise per real number, on top of that of the scan
 SEEDS = 10  # of the first mask
-STRENGTHS = {
-    "bart-wavelet": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2),
-    "sigpy-wavelet": (3e-4, 1e-3, 3e-3, 1e-2),
-    "sigpy-tv": (3e-4, 1e-3, 3e-3, 1e-2),
-    "wcrr": (3e-2, 5.2e-2, 9e-2),
-}
-STEPS = {"bart-wavelet": (30, 60, 100), "sigpy-wavelet": (30, 60, 100), "sigpy-tv": (50, 100, 200), "wcrr": (100, 200)}
-NAMES = {
-    "bart-wavelet": "BART pics, l1-wavelets",
-    "sigpy-wavelet": "sigpy L1WaveletRecon",
-    "sigpy-tv": "sigpy TotalVariationRecon",
-    "wcrr": "WCRR",
-}
-Outcome = tuple[Sequence[Any], float]  # images, seconds
+SLOW = ("wcrr", "mfoe")
+PILOT = 4  # slices that decide how a rival uses two cores
 
 
-def sizes(slices: int) -> Iterator[tuple[str, list[Case]]]:
-    """(name, slices)."""
-    kspace, maps, image, level = brain((230, 180))
-    total = float(np.hypot(0.002, level))
+def measured(slices: int) -> list[Case]:
+    """The k-space of espirit_full."""
+    kspace, maps, image, _ = brain((230, 180))
     seeds = range(SEEDS, SEEDS + slices)
-    yield (
-        "230 x 180, measured",
-        [several_coils(kspace, maps, image, ACCELERATION, CENTRE, seed) for seed in seeds],
-    )
-    large, coils = enlarged(image), np.stack([enlarged(one) for one in maps])
+    return [several_coils(kspace, maps, image, ACCELERATION, CENTRE, seed) for seed in seeds]
+
+
+def simulated(slices: int) -> list[Case]:
+    """The same image and maps on a finer grid, with as much noise."""
+    _, maps, image, level = brain((230, 180))
+    coils = np.stack([enlarged(one) for one in maps])
     coils /= np.maximum(np.sqrt((np.abs(coils) ** 2).sum(0)), 1e-3)
-    yield (
-        "320 x 320, simulated",
-        [simulated_coils(large, coils.astype(np.complex64), ACCELERATION, CENTRE, seed, total) for seed in seeds],
-    )
-
-
-def tuning_case() -> Case:
-    """Another head, seen through coils of the brain's."""
-    _, maps, _, level = brain((128, 128))
-    return simulated_coils(head("lsq21", 128), maps, ACCELERATION, CENTRE, 1, float(np.hypot(0.002, level)))
+    large, noise = enlarged(image), float(np.hypot(ADDED, level))
+    seeds = range(SEEDS, SEEDS + slices)
+    return [simulated_coils(large, coils.astype(np.complex64), ACCELERATION, CENTRE, seed, noise) for seed in seeds]
 
 
 def enlarged(image: Any, side: int = 320) -> Any:
@@ -80,130 +62,103 @@ def enlarged(image: Any, side: int = 320) -> Any:
     return (real + 1j * imaginary).astype(np.complex64)
 
 
-def ours(cases: Sequence[Case]) -> Outcome:
-    """All slices as one batch."""
-    solver = safi_fast.Solver("safi-gray", backend="cpu")
-    stack, operators = np.stack([case.y for case in cases]), [case.operator for case in cases]
-    options = {"strength": STRENGTH, "noise_level": LEVEL, "box": None, "schedule": "fast"}
-    solver.reconstruct_batch(stack[:1], operators[:1], **options)
-    run = measure.timed(lambda: solver.reconstruct_batch(stack, operators, **options))
-    return list(run.result.image), run.wall
+SIZES: dict[str, tuple[str, Callable[[int], list[Case]]]] = {
+    "230": ("230 x 180, measured", measured),
+    "320": ("320 x 320, simulated", simulated),
+}
 
 
-def of_wcrr(cases: Sequence[Case], strength: float, steps: int) -> Outcome:
-    """One slice after the other."""
-    network = Wcrr(DATA / "weights" / "wcrr.pth")
-    run = measure.timed(lambda: [network.solve(c.operator, c.y, strength, 20, box=None, steps=steps)[0] for c in cases])
-    return run.result, run.wall
+def tuning_cases() -> list[Case]:
+    """Another head, seen through coils of the brain's, with masks that no test has."""
+    _, maps, _, level = brain((128, 128))
+    noise = float(np.hypot(ADDED, level))
+    return [simulated_coils(head("lsq21", 128), maps, ACCELERATION, CENTRE, seed, noise) for seed in TUNED_MASKS]
 
 
-def of_rival(python: str, method: str, cases: Sequence[Case], strength: float, steps: int) -> tuple[Outcome, str]:
-    """By the other interpreter; and the version of its library."""
-    with tempfile.TemporaryDirectory() as folder:
-        problem, answer = Path(folder) / "problem.npz", Path(folder) / "answer.npz"
-        np.savez(
-            problem, kspace=np.stack([c.y for c in cases]), mask=np.stack([c.operator.mask for c in cases]),
-            maps=cases[0].operator.maps, strength=strength, steps=steps, threads=measure.THREADS,
-        )  # fmt: skip
-        environment = os.environ | {name: str(measure.THREADS) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        environment.pop("PYTHONPATH", None)
-        subprocess.run([python, mri_rivals.__file__, problem, answer, method], check=True, env=environment)
-        with np.load(answer) as file:
-            return (list(file["images"]), float(file["seconds"])), str(file["version"])
-
-
-def quality(cases: Sequence[Case], images: Sequence[Any]) -> float:
-    """Mean PSNR of magnitudes."""
-    return float(np.mean([psnr(np.abs(c.reference), np.abs(x)) for c, x in zip(cases, images, strict=True)]))
-
-
-def chosen(method: str, solve: Callable[[float, int], Outcome], tuning: Case) -> tuple[float, int]:
-    """Strength and steps, on the tuning case."""
-    most = STEPS[method][-1]
-    scores = {strength: quality([tuning], solve(strength, most)[0]) for strength in STRENGTHS[method]}
-    strength = max(scores, key=lambda one: scores[one])
-    enough = (s for s in STEPS[method] if quality([tuning], solve(strength, s)[0]) >= scores[strength] - 0.05)
-    return strength, next(enough, most)
-
-
-def rows_of(size: str, cases: list[Case], args: argparse.Namespace, kept: dict) -> Iterator[dict]:
-    """One row per method; kept: what was chosen for each, by method."""
-    tuning = tuning_case()
-    images, seconds = ours(cases)
-    yield row(size, "safi-gray, fast", cases, images, seconds, strength=STRENGTH, steps=300)
-    for method in STRENGTHS:
-        few = cases[: args.slow] if method == "wcrr" else cases
-        if method == "wcrr":
-
-            def solve(strength, steps, some=few):
-                return of_wcrr(some, strength, steps)
-
-            version = "weights as published"
-        elif args.rivals is None:
-            print(f"{NAMES[method]}: left out, --rivals names no interpreter")
+def tune(args: argparse.Namespace, record: dict[str, Any]) -> None:
+    """Choose the settings of every method."""
+    cases = tuning_cases()
+    for name in args.methods:
+        solve, version = ready(name, args.rivals)
+        if solve is None:
+            print(f"{METHODS[name].name}: left out, {version}")
             continue
-        else:
-
-            def solve(strength, steps, some=few, method=method):
-                return of_rival(args.rivals, method, some, strength, steps)[0]
-
-            version = of_rival(args.rivals, method, [tuning], STRENGTHS[method][0], 2)[1]
-        if method not in kept:
-            kept[method] = chosen(method, lambda a, b, s=solve: s(a, b, [tuning]), tuning)
-        strength, steps = kept[method]
-        images, seconds = solve(strength, steps)
-        yield row(size, NAMES[method], few, images, seconds, strength=strength, steps=steps, version=version)
+        found = chosen(METHODS[name], solve, cases)
+        record.setdefault("chosen", {})[name] = [setting._asdict() for setting in found]
+        print(name, *found, flush=True)
+        measure.write_json(args.output, record)
 
 
-def row(size: str, name: str, cases: Sequence[Case], images: Sequence[Any], seconds: float, **more: Any) -> dict:
-    """Slices per minute and PSNR."""
-    per_minute = round(60 * len(cases) / seconds, 1)
-    found = {"size": size, "method": name, "slices": len(cases), "seconds": round(seconds, 2)}
-    return found | {"per_minute": per_minute, "psnr": round(quality(cases, images), 2)} | more
+def run(args: argparse.Namespace, record: dict[str, Any]) -> None:
+    """Measure every method with its settings, and keep each row as soon as it is there."""
+    before = measure.machine()
+    for size in args.sizes:
+        label, build = SIZES[size]
+        cases = build(args.slices)
+        for name in args.methods:
+            settings = [Setting(**values) for values in record.get("chosen", {}).get(name, [])]
+            solve, version = ready(name, args.rivals)
+            if solve is None or not settings:
+                print(f"{METHODS[name].name}: left out, {'tune it first' if solve else version}")
+                continue
+            some = cases[: args.slow] if name in SLOW else cases
+            ways = {"one batch": solve, "2 processes": apart} if name == "safi" else {"": solve}
+            for setting, (workers, way) in itertools.product(settings, ways.items()):
+                figures = one_row(args, name, way, some, setting)
+                row = {"size": label, "method": name, "version": version, **figures}
+                row |= {"workers": workers} if workers else {}
+                print(row, flush=True)
+                record["rows"] = throughput.placed(record.get("rows", []), row)
+                record |= {"command": measure.command(["run"]), "machine": before}
+                measure.write_json(args.output, record)
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """PSNR over slices per minute, a panel per size."""
-    sizes_ = list(dict.fromkeys(r["size"] for r in rows))
-    figure, panels = plot_of(11, 4.5, len(sizes_))
-    for axes, size in zip(np.atleast_1d(panels), sizes_, strict=True):
-        names = []
-        for r in (r for r in rows if r["size"] == size):
-            color = "tab:red" if r["method"].startswith("safi") else "tab:blue"
-            axes.plot(r["per_minute"], r["psnr"], "o", color=color, markersize=8)
-            names.append((r["method"], r["per_minute"], r["psnr"], color))
-        axes.set(xscale="log", xlabel="slices per minute, 2 CPU cores", ylabel="PSNR in dB")
-        axes.set_title(f"8 coils, 4x, {size}", fontsize=10)
-        axes.grid(which="both", alpha=0.2)
-        axes.margins(x=0.3, y=0.15)
-        labels.label(axes, names, [])
-    figure.savefig(path)
+def one_row(
+    args: argparse.Namespace, name: str, solve: Solve, cases: Sequence[Case], setting: Setting
+) -> dict[str, Any]:
+    """Slices per minute and PSNR; a rival uses both cores as is faster for it."""
+    others, workers = measure.Neighbours(), "2 threads"
+    if name in mri_rivals.METHODS:
+        shared = rival(args.rivals, name, measure.THREADS)
+        alone, together = (way(cases[:PILOT], [setting])[0] for way in (solve, shared))
+        outcome = alone
+        if together.seconds < alone.seconds:
+            solve, workers, outcome = shared, "2 processes", together
+    if name not in mri_rivals.METHODS or len(cases) > PILOT:
+        outcome = solve(cases, [setting])[0]
+    return {
+        "name": METHODS[name].name, "default": setting.steps == METHODS[name].default, "workers": workers,
+        "slices": len(cases), "seconds": round(outcome.seconds, 2),
+        "per_minute": round(60 * len(cases) / outcome.seconds, 1), "psnr_of": quality(cases, outcome.images),
+        **setting._asdict(), "others": round(others.cpus(), 2),
+    }  # fmt: skip
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["tune", "run", "tables"])
+    parser.add_argument("--rivals", metavar="PYTHON", default=sys.executable)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--slices", type=int, default=16)
+    parser.add_argument("--slow", type=int, default=2, help="slices of WCRR and MFoE")
+    parser.add_argument("--output", type=Path, default=RESULTS / "mri_throughput.json")
+    return parser.parse_args(words)
 
 
 def main() -> None:
-    """Measure, print a table and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rivals", metavar="PYTHON")
-    parser.add_argument("--slices", type=int, default=16)
-    parser.add_argument("--slow", type=int, default=2)
-    parser.add_argument("--sizes", type=int, default=2, help="1: only what was measured")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--plot", type=Path)
-    args = parser.parse_args()
+    """One of the commands."""
+    args = parsed()
+    if args.command == "tables":
+        throughput.write(args.output)
+        return
+    if not (DATA / "mri").is_dir():
+        print("mri_throughput: not compared, the shared data folder is missing (set SAFI_FAST_DATA)")
+        return
     measure.use_threads()
-    before, rows, kept = measure.machine(), [], {}
-    for size, cases in list(sizes(args.slices))[: args.sizes]:
-        for found in rows_of(size, cases, args, kept):
-            rows.append(found)
-            print(found, flush=True)
-            measure.write(args.output, rows, before)
-    cells = [
-        [r["size"], r["method"], str(r["slices"]), f"{r['per_minute']:g}", f"{r['psnr']:.2f} dB", str(r["steps"])]
-        for r in rows
-    ]
-    print(table(["size", "method", "slices", "slices per minute", "PSNR", "steps"], cells))
-    if args.plot:
-        plot(rows, args.plot)
+    record = measure.read(args.output) if args.output.exists() else {}
+    (tune if args.command == "tune" else run)(args, record)
 
 
 if __name__ == "__main__":

@@ -72,12 +72,12 @@ def jobs() -> Iterator[Job]:
     yield Job("steps.json", EXPERIMENT + "steps --output {out}")
     yield Job("sensitivity.json", EXPERIMENT + "sensitivity --size 64")
     yield Job("htc2022.json", EXPERIMENT + "limited_angle")
-    yield Job("mri_real.json", EXPERIMENT + "mri_real --outer 20 --inner 2000")
+    yield Job("mri_real.json", EXPERIMENT + "mri_real --outer 12 --inner 1000")
+    limits = "--outer 12 --inner 1000"
     inverse = {
-        "inpaint": "--size 96 --outer 20 --inner 2000", "superres": "--size 96 --outer 20 --inner 2000",
-        "siat": "--size 128 --outer 20 --inner 2000 --wcrr", "ct_grid": "--size 128 --outer 12 --inner 2000",
-        "blur": "--size 96 --outer 20 --inner 2000 --tune-outer 12", "mri": "--size 128 --outer 12 --inner 1000 --wcrr",
-        "ct": "--size 256 --outer 12 --inner 2000",
+        "inpaint": f"--size 96 {limits}", "superres": f"--size 96 {limits}", "siat": f"--size 128 {limits} --wcrr",
+        "ct_grid": f"--size 128 {limits}", "blur": f"--size 96 {limits} --tune-outer 12",
+        "mri": "--size 128 --outer 6 --inner 500 --wcrr", "ct": f"--size 256 {limits}",
     }  # fmt: skip
     for name, words in inverse.items():
         yield Job(f"inverse_{name}.json", EXPERIMENT + f"inverse {name} {words} --resume")

@@ -111,7 +111,7 @@ class Wcrr:
         first = state["conv_layer.conv_layers.0.parametrizations.weight.original"]
         self.layers = [first - first.mean((1, 2, 3), keepdim=True)]
         self.layers += [state[f"conv_layer.conv_layers.{i}.weight"] for i in (1, 2)]
-        self.mu = float(state["mu_"].exp())
+        self.mu = self.curvature = float(state["mu_"].exp())
         self.splines = [self._spline(state[f"activation_{kind}.coefficients"]) for kind in ("cvx", "ccv")]
         self.scaling = state["spline_scaling.coefficients"]
         self.norm = 1.0
@@ -154,21 +154,29 @@ class Wcrr:
                 u = torch.nn.functional.conv_transpose2d(u, weight, padding=2)
             return u[0, 0].numpy()
 
-    def solve(self, operator, y, strength, sigma, *, box=(0.0, 1.0), x0=None, steps=300, tol=1e-4):
-        """Accelerated projected gradient with restarts; the image and the last relative change."""
-        clip = (lambda x: x) if box is None else (lambda x: np.clip(x, *np.float32(box)))
-        back, step = operator.adjoint(y), np.float32(1 / (operator.norm**2 + strength * self.mu))
-        x = clip(back / np.float32(operator.norm**2)) if x0 is None else x0
-        d, t, change = x, 1.0, np.inf
-        for _ in range(steps):
-            slope = operator.normal(d) - back + np.float32(strength) * self.gradient(d, sigma)
-            new = clip(d - step * slope)
-            if np.vdot(d - new, new - x).real > 0:
-                t = 1.0
-            following = (1 + np.sqrt(1 + 4 * t * t)) / 2
-            change = float(np.linalg.norm(new - x) / max(np.linalg.norm(new), 1e-12))
-            d = new + np.float32((t - 1) / following) * (new - x)
-            x, t = new, following
-            if change < tol:
-                break
-        return x, change
+    def solve(self, operator, y, strength, sigma, **options):
+        """As `descend`."""
+        return descend(self, operator, y, strength, sigma, **options)
+
+
+def descend(prior, operator, y, strength, sigma, *, box=(0.0, 1.0), x0=None, steps=300, tol=1e-4):
+    """Accelerated projected gradient with restarts; the image and the last relative change.
+
+    prior: has gradient(x, sigma) of its regulariser and curvature, which bounds how fast that changes.
+    """
+    clip = (lambda x: x) if box is None else (lambda x: np.clip(x, *np.float32(box)))
+    back, step = operator.adjoint(y), np.float32(1 / (operator.norm**2 + strength * prior.curvature))
+    x = clip(back / np.float32(operator.norm**2)) if x0 is None else x0
+    d, t, change = x, 1.0, np.inf
+    for _ in range(steps):
+        slope = operator.normal(d) - back + np.float32(strength) * prior.gradient(d, sigma)
+        new = clip(d - step * slope)
+        if np.vdot(d - new, new - x).real > 0:
+            t = 1.0
+        following = (1 + np.sqrt(1 + 4 * t * t)) / 2
+        change = float(np.linalg.norm(new - x) / max(np.linalg.norm(new), 1e-12))
+        d = new + np.float32((t - 1) / following) * (new - x)
+        x, t = new, following
+        if change < tol:
+            break
+    return x, change

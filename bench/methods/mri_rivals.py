@@ -1,14 +1,17 @@
-"""BART's pics and sigpy's reconstructions for 8 coils, run by an interpreter that has them (no package of ours).
+"""BART's pics and sigpy's reconstructions for several coils, run by an interpreter that has them (no package of ours).
 
-    PYTHON bench/methods/mri_rivals.py PROBLEM.npz ANSWER.npz METHOD
+    PYTHON bench/methods/mri_rivals.py PROBLEM.npz ANSWER.npz METHOD      solve
+    PYTHON bench/methods/mri_rivals.py METHOD                             print the version of its library
 
-PROBLEM has kspace (n, C, H, W) and mask (n, H, W) with frequency zero in the middle, maps (C, H, W), strength, steps,
-threads. ANSWER gets images (n, H, W), seconds (without the start of the interpreter, after one slice to warm up) and
-the version.
+PROBLEM has kspace (n, C, H, W) and mask (n, H, W) with frequency zero in the middle, maps (C, H, W),
+strengths (m,), steps (m,) and threads. ANSWER gets images (m, n, H, W) and times (m, 2): when the slices of a setting
+were begun and done, by the clock that all processes share. A slice is solved once before, to warm up; reading and
+writing files is not timed.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -16,63 +19,75 @@ from typing import Any
 
 import numpy as np
 
-Slice = Callable[[Any, Any], Any]
+Slice = Callable[[Any, Any, Any, float, int], Any]  # kspace, mask, maps, strength, steps
 
 
-def bart(maps: Any, strength: float, steps: int, threads: int) -> tuple[Slice, str]:
-    """pics with an l1 penalty of wavelets, FISTA."""
+def bart(threads: int) -> Slice:
+    """pics with an l1 penalty of wavelets: FISTA, random shifts, Daubechies of length 4, the defaults."""
     import bartorch
     import torch
 
     torch.set_num_threads(threads)
     bartorch.set_num_threads(threads)
-    penalty = bartorch.priors.Wavelet((-1, -2), strength)
-    there = torch.from_numpy(maps[:, None])
 
-    def solve(kspace: Any, mask: Any) -> Any:
-        image = bartorch.apps.pics(torch.from_numpy(kspace[:, None]), there, regularizers=penalty, maxiter=steps)
+    def solve(kspace: Any, mask: Any, maps: Any, strength: float, steps: int) -> Any:
+        penalty = bartorch.priors.Wavelet((-1, -2), strength)
+        measured, coils = (torch.from_numpy(a[:, None]) for a in (kspace, maps))
+        image = bartorch.apps.pics(measured, coils, regularizers=penalty, maxiter=steps)
         return image.numpy().reshape(kspace.shape[1:])
 
-    return solve, f"bartorch {bartorch.__version__} (BART {bartorch.bart_version()})"
+    return solve
 
 
-def sigpy_app(name: str) -> Any:
-    """One of sigpy's apps as a method."""
+def sigpy_app(name: str) -> Callable[[int], Slice]:
+    """One of sigpy's apps, with its own algorithm and step sizes."""
 
-    def method(maps: Any, strength: float, steps: int, threads: int) -> tuple[Slice, str]:
-        import sigpy
+    def method(threads: int) -> Slice:
         from sigpy.mri import app
 
-        def solve(kspace: Any, mask: Any) -> Any:
-            made = getattr(app, name)(
-                kspace, maps, strength, weights=mask.astype(np.float32), max_iter=steps, show_pbar=False
-            )
-            return made.run()
+        def solve(kspace: Any, mask: Any, maps: Any, strength: float, steps: int) -> Any:
+            weights = mask.astype(np.float32)
+            return getattr(app, name)(kspace, maps, strength, weights=weights, max_iter=steps, show_pbar=False).run()
 
-        return solve, f"sigpy {sigpy.__version__}"
+        return solve
 
     return method
 
 
 METHODS = {
-    "bart-wavelet": bart,
-    "sigpy-wavelet": sigpy_app("L1WaveletRecon"),
-    "sigpy-tv": sigpy_app("TotalVariationRecon"),
+    "bart-wavelet": ("bartorch", bart),
+    "sigpy-wavelet": ("sigpy", sigpy_app("L1WaveletRecon")),
+    "sigpy-tv": ("sigpy", sigpy_app("TotalVariationRecon")),
 }
 
 
+def version(method: str) -> str:
+    """Of the library, and of the BART inside of bartorch."""
+    name = METHODS[method][0]
+    library = importlib.import_module(name)
+    inside = f" (BART {library.bart_version()})" if name == "bartorch" else ""
+    return f"{name} {library.__version__}{inside}"
+
+
 def main() -> None:
-    """Solve slice by slice."""
+    """Solve slice by slice, for every setting."""
+    if len(sys.argv) == 2:
+        print(version(sys.argv[1]))
+        return
     problem, answer, method = sys.argv[1:]
     with np.load(problem) as file:
         kspace, masks, maps = file["kspace"], file["mask"], file["maps"]
-        strength, steps, threads = float(file["strength"]), int(file["steps"]), int(file["threads"])
-    solve, version = METHODS[method](maps, strength, steps, threads)
-    solve(kspace[0], masks[0])
-    start = time.perf_counter()
-    images = [solve(one, mask) for one, mask in zip(kspace, masks, strict=True)]
-    seconds = time.perf_counter() - start
-    np.savez(answer, images=np.stack(images), seconds=seconds, version=version)
+        settings = list(zip(file["strengths"].tolist(), file["steps"].tolist(), strict=True))
+        threads = int(file["threads"])
+    solve = METHODS[method][1](threads)
+    slices = [(one, mask, maps) for one, mask in zip(kspace, masks, strict=True)]
+    solve(*slices[0], settings[0][0], 5)
+    images, times = [], []
+    for strength, steps in settings:
+        start = time.time()
+        images.append(np.stack([solve(*one, strength, steps) for one in slices]))
+        times.append((start, time.time()))
+    np.savez(answer, images=np.stack(images), times=np.array(times))
 
 
 if __name__ == "__main__":

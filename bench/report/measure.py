@@ -75,6 +75,27 @@ def shipped(*names: str) -> dict[str, str]:
     return {name: load_model(name).fingerprint for name in names}
 
 
+class Neighbours:
+    """How many CPUs other processes kept busy since this was made, the sum of all CPUs (Linux)."""
+
+    def __init__(self) -> None:
+        self.start = self.now()
+
+    @staticmethod
+    def now() -> tuple[float, float]:
+        """Seconds on the clock, and those of the processor that were not this process's nor its children's that have
+        ended.
+        """
+        fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        idle = fields[3] + fields[4]
+        return time.perf_counter(), (sum(fields) - idle) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+    def cpus(self) -> float:
+        """The mean."""
+        (begin, before), (end, after) = self.start, self.now()
+        return (after - before) / (end - begin)
+
+
 def load() -> dict[str, Any]:
     """Load average and number of threads of a run that is not raced."""
     return {

@@ -65,6 +65,11 @@ def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="where it runs (default: auto, a GPU if one can be used)"
     )
+    add_precision_argument(parser)
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """--precision."""
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help=Rare("of the large sums on a GPU (default: float32)")
     )

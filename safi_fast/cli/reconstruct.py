@@ -20,7 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import prepare_folder
-from .arguments import BACKENDS, UsageError, add_box_arguments, add_range_argument, count, positive, size
+from .arguments import (
+    BACKENDS,
+    UsageError,
+    add_box_arguments,
+    add_precision_argument,
+    add_range_argument,
+    count,
+    positive,
+    size,
+)
 from .options import check_box, made
 from .output import first_sentence
 from .parser import Rare
@@ -135,6 +144,7 @@ def _add_solver_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help=Rare("where it runs (default: auto, a GPU if one can be used)"),
     )
+    add_precision_argument(parser)
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) -> None:

@@ -43,7 +43,7 @@ class Runner:
     def solver(self) -> Any:
         """The solver of --model."""
         if self.session is None:
-            self.session = sessions.make_session(self.options.model, self.options.backend)
+            self.session = sessions.make_session(self.options.model, self.options.backend, self.options.precision)
             if self.options.noise_level is not None:
                 self.session.check_level("--noise-level", self.options.noise_level, strength_given=True)
         return self.session.solver

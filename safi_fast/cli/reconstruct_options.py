@@ -19,6 +19,7 @@ class Options:
     output: str
     model: str | None
     backend: str
+    precision: str
     strength: float | None
     tune_reference: str | None
     noise_std: float | None

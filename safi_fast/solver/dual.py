@@ -99,17 +99,37 @@ class DualProblem:
 
 def run_fixed(problem: DualProblem, active: Active, steps: int, learned: StepFactors | None = None) -> InnerResult:
     """Exactly `steps` steps, FISTA's or the first of the learned ones; accepts x(u)."""
-    workspace, strength = problem.workspace, problem.strength
+    problem.workspace.steps(active, *_factors(problem, steps, learned))
+    problem.workspace.accept(active, "primal")
+    return _as_made(problem, active, steps)
+
+
+def run_unrolled(problem: DualProblem, outer: int, steps: int, learned: StepFactors | None) -> InnerResult | None:
+    """`run_fixed` of every image from the start, and under each of `outer` - 1 masks; None where the workspace makes
+    such steps one by one.
+    """
+    momenta, sizes = _factors(problem, steps, learned)
+    if not problem.workspace.unrolled(outer, momenta, sizes, problem.gain, problem.bias):
+        return None
+    return _as_made(problem, np.arange(problem.count), outer * steps)
+
+
+def _factors(
+    problem: DualProblem, steps: int, learned: StepFactors | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Momenta and sizes (steps, B)."""
 
     def for_all(factors: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.repeat(factors[:steps, None], len(strength), axis=1)
+        return np.repeat(factors[:steps, None], problem.count, axis=1)
 
     if learned is None:
-        workspace.steps(active, for_all(np.fromiter(fista(), np.float32, count=steps)))
-    else:
-        workspace.steps(active, for_all(learned.momentum), for_all(learned.size))
-    workspace.accept(active, "primal")
-    certificate = primal_certificate(workspace.measure(active), strength[active])
+        return for_all(np.fromiter(fista(), np.float32, count=steps)), None
+    return for_all(learned.momentum), for_all(learned.size)
+
+
+def _as_made(problem: DualProblem, active: Active, steps: int) -> InnerResult:
+    """What fixed steps came to."""
+    certificate = primal_certificate(problem.workspace.measure(active), problem.strength[active])
     return InnerResult(np.full(len(active), steps), np.zeros(len(active), bool), certificate)
 
 
@@ -183,23 +203,27 @@ def _accept_primal(
 def run_to_gap(problem: DualProblem, active: Active, tolerance: float, limit: int) -> InnerResult:
     """FISTA with adaptive restart until gap <= tolerance f(x0) + rounding ||x||; accepts the x0 that the gap certifies.
 
-    The rounding matters only where f is hardly more than float32 rounding, as for a flat image.
+    Gap and restarts are looked at every `check_every` steps of the workspace. The rounding matters only where f is
+    hardly more than float32 rounding, as for a flat image.
 
     Restart: where the dual objective has fallen, the image's momentum starts again (O'Donoghue and Candes 2015,
     function scheme).
     """
     workspace, strength, rounding, t = problem.workspace, problem.strength, problem.rounding, problem.t
     tally = _Tally(active, len(strength))
-    momentum = np.zeros(len(strength), np.float32)
     best = np.full(len(strength), -np.inf)
-    running = active
-    for step in range(limit):
-        following = (1 + np.sqrt(1 + 4 * t[running] ** 2)) / 2
-        momentum[running] = (t[running] - 1) / following
-        t[running] = following
-        sums = StepSums.from_array(workspace.step(running, momentum))
+    running, made = active, 0
+    while made < limit:
+        count = min(workspace.check_every, limit - made)
+        momenta = np.zeros((count, len(strength)), np.float32)
+        for momentum in momenta:
+            following = (1 + np.sqrt(1 + 4 * t[running] ** 2)) / 2
+            momentum[running] = (t[running] - 1) / following
+            t[running] = following
+        sums = StepSums.from_array(workspace.step(running, momenta))
+        made += count
         certificate = sums.certificate(strength[running])
-        tally.steps[running] += 1
+        tally.steps[running] += count
         fell = certificate.dual_objective < best[running]
         t[running[fell]] = 1.0
         best[running] = certificate.dual_objective
@@ -207,7 +231,7 @@ def run_to_gap(problem: DualProblem, active: Active, tolerance: float, limit: in
         met = certificate.gap <= tolerance * certificate.objective + rounding[running] * np.sqrt(sums.size)
         tally.met[running] = met
         lost = ~np.isfinite(certificate.objective + certificate.gap)  # as the certificate now says
-        stop = met | lost | (step == limit - 1)
+        stop = met | lost | (made == limit)
         workspace.accept(running[stop], "extrapolated")
         running = running[~stop]
         if not len(running):

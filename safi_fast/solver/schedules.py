@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, shown
 from ..model import Model, StepFactors
 from ..types import FloatVector
-from .dual import DualProblem, run_fixed, run_published, run_to_gap
+from .dual import DualProblem, run_fixed, run_published, run_to_gap, run_unrolled
 from .halpern import Halpern
 from .primal_dual import PrimalDual
 from .progress import InnerResult, Progress
@@ -56,6 +56,18 @@ class Unrolled:
         else:
             problem.start(progress.active)
         return run_fixed(problem, progress.active, self.inner, self.steps)
+
+    def solve_whole(self, problem: DualProblem, progress: Progress) -> bool:
+        """All of it at once, with an account of nothing but that the images are finite; False where the backend has no
+        faster way than outer step by outer step, and nothing was done. Raises Fault.
+        """
+        result = run_unrolled(problem, self.outer, self.inner, self.steps)
+        if result is None:
+            return False
+        progress.outer = self.outer - 1
+        progress.enter(result)
+        progress.finish(self.outcome(progress, result))
+        return True
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Completed with the last step."""

@@ -25,7 +25,7 @@ from safi_fast.operators import Identity
 
 FILES = sorted((ROOT / "bench").rglob("*.py"))
 ROOMS = {"data": {"data", "report"}, "methods": {"data", "methods", "report"}, "report": {"data", "report"}}
-PUBLIC = {"_replace"}  # of named tuples
+PUBLIC = {"_replace", "_asdict"}  # of named tuples
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "bench" / "experiments").glob("[!_]*.py"))
 COMMANDS = [f"bench.experiments.{name}" for name in EXPERIMENTS]
 COMMANDS += ["bench.data.photographs", "bench.report.cards", "bench.report.scaling"]

@@ -25,7 +25,7 @@ import safi_fast
 from safi_fast import BackendError, InputError, Solver, api, backend, denoise
 from safi_fast.bindings import device as devices
 from safi_fast.bindings import gpu
-from safi_fast.memory import BATCH_BYTES
+from safi_fast.bindings.cpu import BATCH_BYTES
 from safi_fast.solver.schedules import Fast
 from safi_fast.weights import save_model
 
@@ -55,6 +55,12 @@ class CudaBackend:
     def to_host(self, array):
         return self.device.download(array)
 
+    def fetch(self, array):
+        return self.device.fetch(array)
+
+    def send(self, values):
+        return self.device.send(values)
+
     def on_threads(self, count):
         return nullcontext()
 
@@ -70,6 +76,9 @@ class Engine:
 
     def workspace(self, *shape):
         return Workspace(self.owner, self.inner.workspace(*shape))
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
 
     def bytes_per_pixel(self):
         return self.inner.bytes_per_pixel()
@@ -96,7 +105,7 @@ class Tensor:
     """A torch tensor on a GPU (or elsewhere)."""
 
     def __init__(self, array, place="cuda"):
-        self.array = array
+        self.array, self.dtype, self.layout, self.is_quantized = array, f"torch.{array.dtype}", "torch.strided", False
         self.device = SimpleNamespace(type=place, index=getattr(array, "gpu", None))
 
     def detach(self):

@@ -43,6 +43,7 @@ def cupy(monkeypatch):
     fake = FakeCupy(gpus=2)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(devices, "_modules", {})
+    monkeypatch.setattr(devices, "_refused", set())
     return fake
 
 
@@ -89,6 +90,8 @@ def test_without_graphs_the_steps_are_launched_as_they_are(cupy, solvers):
     assert cupy.replays
     cupy.replays.clear()
     cupy.failures["end_capture"] = cupy.error(901)
+    with pytest.warns(UserWarning, match="CUDA does not record kernels"):
+        solver.reconstruct(y, operator, **options)
     np.testing.assert_array_equal(solver.reconstruct(y, operator, **options).image, recorded.image)
     cupy.failures.clear()
     operator.recordable = False

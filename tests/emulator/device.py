@@ -97,6 +97,14 @@ class EmulatedDevice:
         array[...] = values
         self._memory.mark_written(array)
 
+    def fill(self, array: np.ndarray, values: np.ndarray) -> None:
+        """Copy values of the same shape into a float32 array of this device."""
+        self.write(array, np.asarray(values, array.dtype))
+
+    def free_bytes(self) -> int:
+        """Room for a work space of 1 GiB."""
+        return 2**31
+
     def adopt(self, array: np.ndarray) -> np.ndarray:
         """C-contiguous float32 in device memory: the array itself if it is that already, else a copy."""
         own = isinstance(array, np.ndarray) and self._memory.find(array) is not None
@@ -117,6 +125,20 @@ class EmulatedDevice:
                     f"the first at {first}"
                 )
         return array.copy()
+
+    def fetch(self, array: np.ndarray) -> Callable[[], np.ndarray]:
+        """`download`, at once."""
+        values = self.download(array)
+        return lambda: values
+
+    def send(self, values: np.ndarray) -> Callable[[], np.ndarray]:
+        """`upload`, at once."""
+        there = self.upload(np.asarray(values, np.float32))
+        return lambda: there
+
+    def current_stream(self) -> int:
+        """The only one."""
+        return 0
 
     def address(self, array: np.ndarray) -> int:
         """Where the array begins in device memory: a pointer for a field of a struct."""
@@ -150,6 +172,11 @@ class EmulatedDevice:
 
     def release_memory(self) -> None:
         """Arrays that are gone leave nothing behind."""
+
+    @property
+    def live_bytes(self) -> int:
+        """Of arrays of this device that something still refers to."""
+        return self._memory.live_bytes
 
     @property
     def live_arrays(self) -> int:

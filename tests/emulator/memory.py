@@ -75,6 +75,11 @@ class Memory:
     def __len__(self) -> int:
         return len(self._allocations)
 
+    @property
+    def live_bytes(self) -> int:
+        """Of the arrays themselves."""
+        return sum(allocation.nbytes for allocation in list(self._allocations.values()))
+
     def find(self, array: np.ndarray) -> Allocation | None:
         """The allocation that an array of this device, or a view of one, lies in."""
         owner = array

@@ -4,15 +4,13 @@
     cupy.failures["getDeviceCount"] = cupy.error(35)
 
 Arrays refuse to become NumPy arrays except through asnumpy, so a silent round trip through host memory fails. Each
-knows its GPU, and only arrays of the current GPU may be computed with. Kernels run in the emulator.
+knows its GPU, and only arrays of the current GPU may be computed with. Kernels run in the emulator. `cupy.world` has
+streams and memory (fake_streams.py): `cupy.world.lazy = True` makes every missing wait a wrong result.
 """
 
 from __future__ import annotations
 
-import itertools
 import operator
-import threading
-import time
 import weakref
 from contextlib import contextmanager
 from functools import partial
@@ -21,16 +19,9 @@ from typing import Any
 
 import numpy as np
 from emulator.device import EmulatedDevice
+from fake_streams import CUDARuntimeError, FakeEvent, FakeStream, FakeWorld, OutOfMemoryError, Pinned, is_pinned
 
 POINTER = np.uint64
-
-
-class CUDARuntimeError(RuntimeError):
-    """As CuPy's: knows its status."""
-
-    def __init__(self, status: int):
-        super().__init__(f"cudaError: {status}")
-        self.status = status
 
 
 class CUDADriverError(RuntimeError):
@@ -90,6 +81,7 @@ class FakeArray:
 
     def _seen(self):
         self.cupy.refuse_in_capture()
+        self.cupy.world.wait()
         return self.host
 
     def __getitem__(self, key):
@@ -151,7 +143,18 @@ class FakeArray:
         self.cupy.refuse_in_capture()
         self.cupy.require_current(self)
         assert values.flags.c_contiguous
-        self.cupy.emulator.write(self.host, values)
+        self.cupy.world.counts["uploads"] += 1
+        emulator, values = self.cupy.emulator, values if is_pinned(values) else values.copy()
+        self.cupy.run(lambda: emulator.write(self.host, values))
+
+    def get(self, out, blocking):
+        self.cupy.refuse_in_capture()
+        self.cupy.require_current(self)
+        assert is_pinned(out)
+        assert not blocking
+        self.cupy.downloads += 1
+        self.cupy.world.counts["downloads"] += 1
+        self.cupy.run(lambda: out.__setitem__(..., self.host))
 
     def _new(self, compute):
         """The result of a computation, which takes place on the current GPU."""
@@ -189,26 +192,27 @@ class FakeCupy(ModuleType):
     def __init__(self, gpus: int = 1):
         super().__init__("cupy")
         self.emulators = [EmulatedDevice() for _ in range(gpus)]
-        self.current = 0
-        self.failures: dict[str, Exception] = {}
+        self.world = FakeWorld()
+        self.failures, self.answer, self.replays = self.world.failures, self.world.answer, self.world.replays
         self.downloads = 0
         self.freed: list[str] = []
         self.compiled: list[tuple[str, tuple[str, ...], int]] = []
         self.allocator: Any = None  # what a capture takes its memory from
-        self.replays: list[int] = []  # the stream of each
         self.properties = {"name": b"Fake GPU", "totalGlobalMem": 80 * 2**30, "major": 9, "minor": 0}
         self.float32 = np.float32
-        self._null_stream, self._thread = FakeStream(self, number=0), threading.local()
         runtime = SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             getDeviceCount=lambda: self.answer("getDeviceCount", gpus),
             getDeviceProperties=lambda number: self.answer("getDeviceProperties", self.properties),
             runtimeGetVersion=lambda: 13000,
+            memGetInfo=lambda: (self.world.limit - self.used, self.world.limit),
         )
         self.cuda = SimpleNamespace(
             Device=lambda number=None: FakeGpu(self, number),
-            Stream=lambda non_blocking=False: FakeStream(self),
-            get_current_stream=lambda: self.streams[-1],
+            Stream=lambda non_blocking=False: FakeStream(self.world, non_blocking=non_blocking),
+            get_current_stream=lambda: self.world.stream,
+            alloc_pinned_memory=Pinned,
+            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             Event=FakeEvent,
             get_elapsed_time=lambda begin, end: 1000 * (end.time - begin.time),
             runtime=runtime,
@@ -221,17 +225,19 @@ class FakeCupy(ModuleType):
 
     error = CUDARuntimeError
 
-    def answer(self, name: str, value: Any) -> Any:
-        if name in self.failures:
-            raise self.failures[name]
-        return value
+    @property
+    def current(self) -> int:
+        """The GPU that is current in this thread."""
+        return self.world.gpu
+
+    @current.setter
+    def current(self, number: int) -> None:
+        self.world.gpu = number
 
     @property
-    def streams(self) -> list[FakeStream]:
-        """The streams that this thread has entered, the current one last."""
-        if not hasattr(self._thread, "streams"):
-            self._thread.streams = [self._null_stream]
-        return self._thread.streams
+    def used(self) -> int:
+        """Bytes of the arrays on the current GPU."""
+        return self.emulator.live_bytes
 
     @property
     def emulator(self) -> EmulatedDevice:
@@ -244,21 +250,34 @@ class FakeCupy(ModuleType):
     # -- captures: what is computed on arrays is done again at every replay, in the same memory
     @property
     def captured(self) -> list[Any] | None:
-        return self.streams[-1].captured
+        return self.world.stream.captured
 
     def refuse_in_capture(self) -> None:
         if self.captured is not None:
             raise CUDARuntimeError(900)  # cudaErrorStreamCaptureUnsupported
 
     def run(self, action) -> None:
-        action() if self.captured is None else self.captured.append(action)
+        self.world.stream.enqueue(action)
+
+    def allocated(self, values: np.ndarray) -> FakeArray:
+        """A new array on the current GPU with these values, if there is room."""
+        if self.used + values.nbytes > self.world.limit:
+            raise OutOfMemoryError(values.nbytes, self.used)
+        self.world.counts["allocations"] += 1
+        return FakeArray(self, self.emulator.upload(values), self.current)
 
     def computed(self, compute) -> FakeArray:
-        """A new array of what `compute` gives; in a capture of memory that nobody else gets."""
-        array = FakeArray(self, self.emulator.upload(np.asarray(compute())), self.current)
+        """A new array of what `compute` gives, when its turn comes; in a capture of memory that nobody else gets."""
+        self.world.counts["operations"] += 1
+        with np.errstate(all="ignore"):  # of values that are still to come
+            array = self.allocated(np.asarray(compute()))
         if self.captured is not None:
             assert self.allocator is not None, "memory of a graph from the pool of all"
-            self.captured.append(lambda: array.host.__setitem__(..., compute()))
+        elif not self.world.lazy:
+            return array
+        else:
+            array.host.view(np.uint8).fill(0xFF) if array.host.ndim else array.host.fill(-1)
+        self.run(lambda: array.host.__setitem__(..., compute()))
         return array
 
     @contextmanager
@@ -270,8 +289,11 @@ class FakeCupy(ModuleType):
     # -- arrays
     def array(self, values, dtype=None, order="C"):
         self.refuse_in_capture()
-        host = np.asarray(values.host if isinstance(values, FakeArray) else values, dtype)
-        return FakeArray(self, self.emulator.upload(host), self.current)
+        if isinstance(values, FakeArray):
+            return values._new(lambda: np.array(values.host, dtype))
+        self.world.counts["uploads"] += 1
+        host = np.array(values, dtype, order="C")
+        return self.computed(lambda: host)
 
     def asarray(self, values, dtype=None):
         if isinstance(values, FakeArray):
@@ -291,11 +313,15 @@ class FakeCupy(ModuleType):
     def asnumpy(self, values):
         self.refuse_in_capture()
         self.downloads += 1
+        self.world.counts["downloads"] += 1
         self.require_current(values)
+        self.world.wait()
         return self.emulator.download(values.host)
 
     def empty(self, shape, dtype=float):
-        return FakeArray(self, self.emulator.empty(shape, dtype), self.current)
+        array = self.allocated(np.zeros(shape, dtype))
+        array.host.view(np.uint8).fill(0xFF) if array.host.ndim else None
+        return array
 
     def zeros(self, shape, dtype=float):
         self.answer("zeros", None)
@@ -303,7 +329,7 @@ class FakeCupy(ModuleType):
 
     def ones(self, shape, dtype=float):
         self.answer("ones", None)
-        return FakeArray(self, self.emulator.ones(shape, dtype), self.current)
+        return self.computed(lambda: np.ones(shape, dtype))
 
     def isfinite(self, values):
         return values._new(lambda: np.isfinite(values.host))
@@ -365,7 +391,7 @@ class FakeCupy(ModuleType):
         return FakeModule(self, code, options)
 
     def get_default_memory_pool(self):
-        return SimpleNamespace(free_all_blocks=lambda: self.freed.append("device"))
+        return SimpleNamespace(free_all_blocks=lambda: self.freed.append("device"), free_bytes=lambda: 0)
 
     def get_default_pinned_memory_pool(self):
         return SimpleNamespace(free_all_blocks=lambda: self.freed.append("pinned"))
@@ -384,51 +410,6 @@ class FakeGpu:
 
     def __exit__(self, *_error):
         self.cupy.current = self.before
-
-
-class FakeEvent:
-    """cupy.cuda.Event: by the clock of the host."""
-
-    def record(self):
-        self.time = time.perf_counter()
-
-    def synchronize(self):
-        pass
-
-
-class FakeStream:
-    """cupy.cuda.Stream: launches run at once, or go into a graph."""
-
-    numbers = itertools.count(1)
-
-    def __init__(self, cupy: FakeCupy, number: int | None = None):
-        self.cupy = cupy
-        self.number = next(self.numbers) if number is None else number
-        self.captured: list[Any] | None = None
-
-    def __enter__(self):
-        self.cupy.streams.append(self)
-
-    def __exit__(self, *_error):
-        assert self.cupy.streams.pop() is self
-
-    def begin_capture(self):
-        self.cupy.answer("begin_capture", None)
-        self.captured = []
-
-    def end_capture(self):
-        captured, self.captured = self.captured, None
-        self.cupy.answer("end_capture", None)
-
-        def launch():
-            self.cupy.replays.append(self.cupy.streams[-1].number)
-            for run in captured:
-                run()
-
-        return SimpleNamespace(launch=launch)
-
-    def synchronize(self):
-        self.cupy.answer("synchronize", None)
 
 
 class FakeModule:
@@ -470,14 +451,19 @@ class FakeKernel:
     def __call__(self, grid, block, args, *, shared_mem=0):
         assert self.gpu == self.cupy.current
         assert not any(value is None for value in args)
+        recorded = self.cupy.captured is not None
         values = []
         for value, parameter in zip(args, self._kernel._types, strict=True):
             null = parameter.is_pointer and isinstance(value, POINTER) and value == 0
-            values.append(None if null else weakref.ref(value) if isinstance(value, FakeArray) else value)
+            if isinstance(value, FakeArray):  # a graph knows addresses and keeps no array
+                self.cupy.require_current(value)
+                values.append(weakref.ref(value) if recorded else lambda value=value: value)
+            else:
+                values.append(None if null else value)
 
-        def run():  # as a graph, which knows addresses and keeps no array
-            there = tuple(value().host if isinstance(value, weakref.ref) else value for value in values)
+        def run():
+            there = tuple(value().host if callable(value) else value for value in values)
             self._kernel(grid, block, there, shared_mem=shared_mem)
 
-        captured = self.cupy.streams[-1].captured
-        run() if captured is None else captured.append(run)
+        self.cupy.world.counts["recorded" if recorded else "launches"] += 1
+        self.cupy.run(run)

@@ -216,8 +216,14 @@ def test_torch_tensors_are_not_copied_on_the_way():
 
 def test_torch_tensors_that_numpy_cannot_hold_are_refused():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    refused(InputError, "image cannot be read as a NumPy array", torch.rand(20, 22).bfloat16())
-    refused(InputError, "image cannot be read as a NumPy array", torch.rand(20, 22).to_sparse())
+    refused(
+        InputError,
+        r"image has dtype torch\.bfloat16, .* do not have; pass image\.float\(\)",
+        torch.rand(20, 22).bfloat16(),
+    )
+    refused(
+        InputError, r"image is a tensor of layout .*_coo; .* pass image\.to_dense\(\)", torch.rand(20, 22).to_sparse()
+    )
     refused(InputError, "image is complex", torch.rand(20, 22) + 0j)
     refused(BackendError, r"image lies on meta; .* pass image\.cpu\(\)", torch.empty(20, 22, device="meta"))
 

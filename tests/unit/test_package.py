@@ -31,6 +31,7 @@ PUBLIC = [
     "Model",
     "ModelError",
     "OperatorError",
+    "OutOfMemoryError",
     "Reconstruct",
     "SafiError",
     "Solution",
@@ -173,7 +174,7 @@ def test_the_sources_are_found():
     ("package", "allowed"),
     [
         ("kernels", ["kernels"]),
-        ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "errors"]),
+        ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "errors", "warn"]),
         ("solver", ["solver", "operators", "backend", "errors", "model", "namespaces", "types"]),
         (
             "operators",
@@ -228,6 +229,7 @@ def test_the_sources_are_found():
                 "errors",
                 "explained",
                 "measured",
+                "memory",
                 "model",
                 "operators",
                 "options",

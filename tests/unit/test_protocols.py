@@ -65,7 +65,9 @@ def test_what_the_protocols_ask_for():
     assert set(more) - set(dual) == {
         "place", "iteration", "set_step", "set_bound", "anchored_step", "adjoint_of_dual", "penalty"
     }  # fmt: skip
-    assert set(members(backend.Backend)) == {"name", "device", "prepare", "to_host", "on_threads"}
+    assert set(members(backend.Backend)) == {
+        "name", "device", "prepare", "to_host", "fetch", "send", "on_threads"
+    }  # fmt: skip
 
 
 def test_a_backend_of_host_memory_has_no_device():

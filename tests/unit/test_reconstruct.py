@@ -12,8 +12,8 @@ from models import oracle_form, random_model
 from scipy.sparse.linalg import LinearOperator
 
 import safi_fast
-from safi_fast import BackendError, Fast, Gap, InputError, OperatorError, Reconstruct, Solver, memory
-from safi_fast.bindings.cpu import CpuEngine
+from safi_fast import BackendError, Fast, Gap, InputError, OperatorError, Reconstruct, Solver
+from safi_fast.bindings.cpu import BATCH_BYTES, CpuEngine
 from safi_fast.model import FilterBank
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, from_functions, from_scipy, from_sigpy
 from safi_fast.operators.holdout import hold_out
@@ -877,7 +877,7 @@ def test_noise_level_outside_the_model():
 def test_the_backend_is_chosen_as_for_denoise(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        safi_fast.api, "_solver", lambda model, backend, gpu, process: asked.append(backend) or solver()
+        safi_fast.api, "_solver", lambda model, backend, precision, gpu, process: asked.append(backend) or solver()
     )
     safi_fast.reconstruct(measured(BLUR), BLUR, model=solver().model, **QUICK)
     safi_fast.tune_strength(measured(BLUR), BLUR, [0.1], noise_std=0.1, max_outer=1, max_iter=1, backend="cuda")
@@ -902,7 +902,7 @@ def test_a_batch_that_is_solved_in_parts_is_the_same(name, monkeypatch):
     counts = []
     workspace = CpuEngine.workspace
     monkeypatch.setattr(CpuEngine, "workspace", lambda self, n, *size: counts.append(n) or workspace(self, n, *size))
-    monkeypatch.setattr(CpuEngine, "bytes_per_pixel", lambda _: memory.BATCH_BYTES)  # room for one
+    monkeypatch.setattr(CpuEngine, "bytes_per_pixel", lambda _: BATCH_BYTES)  # room for one
     parts = run(operator, stack, **options)
     assert len(counts) == 3
     assert_same(parts, whole)

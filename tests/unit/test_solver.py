@@ -16,7 +16,8 @@ import pytest
 from models import oracle_form, random_model
 from patience import SOON
 
-from safi_fast import Converged, Gap, Solver, Unrolled, memory
+from safi_fast import Converged, Gap, Solver, Unrolled
+from safi_fast.bindings.cpu import BATCH_BYTES
 from safi_fast.errors import InputError
 from safi_fast.model import StepFactors
 from safi_fast.solver import dual
@@ -369,7 +370,7 @@ def test_sigma_between_the_levels_conditions_mask_and_strength():
 def test_chunks_equal_the_whole_batch(family, schedule, monkeypatch):
     solver = solver_of(family, levels=LEVELS)
     whole = solve(solver, BATCH, BATCH_SIGMA, schedule=schedule)
-    room_for_two = memory.BATCH_BYTES // (2 * BATCH[0].size)
+    room_for_two = BATCH_BYTES // (2 * BATCH[0].size)
     monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: room_for_two)
     sizes, make = [], type(solver._engine).workspace
     monkeypatch.setattr(type(solver._engine), "workspace", lambda *a: sizes.append(a[1]) or make(*a))
@@ -380,7 +381,7 @@ def test_chunks_equal_the_whole_batch(family, schedule, monkeypatch):
 def test_chunks_do_not_pile_up(monkeypatch):
     """A part of a batch is let go before the next one is set up."""
     solver, alive = solver_of(), []
-    monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: memory.BATCH_BYTES)  # one at a time
+    monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: BATCH_BYTES)  # one at a time
     options = {"schedule": "gap", "lipschitz": 1.1, "max_outer": 2, "max_inner": 3}
     solve(solver, BATCH, 25 / 255, **options)  # which looks whether lipschitz can be right
     make = type(solver._engine).workspace
@@ -398,7 +399,7 @@ def test_chunks_do_not_pile_up(monkeypatch):
 
 def test_a_callback_sees_the_whole_batch(monkeypatch):
     solver, seen = solver_of(), []
-    monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: memory.BATCH_BYTES)  # room for one
+    monkeypatch.setattr(type(solver._engine), "bytes_per_pixel", lambda _: BATCH_BYTES)  # room for one
 
     def stop(state):
         seen.append((state.active.tolist(), state.image().shape))

@@ -209,7 +209,7 @@ def test_values_per_image_of_a_stream(solver, sigma, message):
 
 def test_every_image_has_its_values():
     results = stream(
-        [1, 2], {"sigma": [0.5, 0.25], "strength": 3}, lambda image, sigma, strength: (image, sigma, strength), 1
+        [1, 2], {"sigma": [0.5, 0.25], "strength": 3}, [lambda image, sigma, strength: (image, sigma, strength)], 1
     )
     assert list(results) == [(1, 0.5, 3.0), (2, 0.25, 3.0)]
 
@@ -228,7 +228,7 @@ def test_values_are_read_beside_their_images():
         return image, sigma
 
     solved = []
-    assert list(stream(source("image", [1, 2]), {"sigma": source("sigma", [0.5, 0.25])}, solve, 1)) == [
+    assert list(stream(source("image", [1, 2]), {"sigma": source("sigma", [0.5, 0.25])}, [solve], 1)) == [
         (1, 0.5),
         (2, 0.25),
     ]

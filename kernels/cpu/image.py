@@ -23,6 +23,7 @@ from numba import njit
 from .arguments import Box, Floats, Geometry, Numbers, Place, Sums
 from .fft import TILE
 from .parallel import PART, Share, kernel, shared
+from .simd import load, store
 
 SUMS = 5
 
@@ -39,8 +40,8 @@ def _add_extended_row(
             tile = (b * tile_rows + tile_row) * tile_columns + tile_column
             first = (tile * TILE + row - tile_row * inner) * TILE
             left = tile_column * inner
-            for column in range(TILE):
-                line[left + column] += tiles[first + column]
+            for column in range(0, TILE, 16):
+                store(line, left + column, load(line, left + column) + load(tiles, first + column))
 
 
 @njit(**PART)

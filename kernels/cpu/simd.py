@@ -15,8 +15,8 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 # Whether the processor keeps 32 such vectors, which takes AVX-512: loops that hold sums in registers go by it.
-WIDE = (
-    "avx512f" in config.CPU_FEATURES if config.CPU_FEATURES else binding.get_host_cpu_features().get("avx512f", False)
+WIDE = bool(
+    binding.get_host_cpu_features().get("avx512f") if config.CPU_FEATURES is None else "+avx512f" in config.CPU_FEATURES
 )
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = ir.IntType(32)

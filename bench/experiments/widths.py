@@ -1,10 +1,10 @@
-"""What AVX2 costs: the CPU kernels compiled for a processor without AVX-512, and vectors of 16 lanes beside those of 8.
+"""What AVX2 costs: the CPU kernels compiled for a processor without AVX-512, and their transforms with twice the lanes.
 
     python -m bench.experiments.widths [--output FILE.json] [--rounds N]
 
 Needs a processor with AVX-512. Every variant is a process of its own with one thread, and they run in turn: Numba
-compiles for NUMBA_CPU_NAME. The loops of 8 lanes are the same sources with another width, called for both halves of a
-vector: twice for a transform, and for a mask layer with as many pairs as AVX2 keeps in registers, six instead of two.
+compiles for NUMBA_CPU_NAME. Transforms take 8 lanes at a time with AVX2 (NARROW in kernels/cpu/simd.py); the third
+variant takes 16 there too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import argparse
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,58 +27,39 @@ from bench.report import measure
 
 FEATURES = ("avx", "avx2", "fma", "bmi", "bmi2", "f16c", "lzcnt", "movbe", "popcnt", "sse4.2")
 AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in FEATURES)}
-LANES = {"8 lanes": 8, "16 lanes": 16}
 SIDE, CALLS = 256, 2000
 SIMD = "safi_fast.kernels.cpu.simd"
 
 
-def loops(lanes: int) -> dict[str, Callable[[], float]]:
-    """Nanoseconds of the hot loops on 16 lanes, in vectors of so many."""
-    _set_width(lanes)
+def transform() -> Callable[[], float]:
+    """Nanoseconds of 16 transforms of a line."""
     import numba
-    import numpy as np
 
     from safi_fast.bindings.aligned import zeros
-    from safi_fast.kernels.cpu import convolution, fft
-    from safi_fast.kernels.cpu.arguments import Mixing, MixWork
-    from safi_fast.kernels.cpu.simd import WIDE
+    from safi_fast.kernels.cpu import fft
 
     compiled = numba.njit(nogil=True, error_model="numpy")
-    line, mix, channels = compiled(fft.fft32.py_func), convolution.mix_two, 64
-    if lanes == 8 or WIDE:
-        mix = convolution.mix_six
-    pairs = 6 if mix is convolution.mix_six else 2
+    line = compiled(fft.fft32.py_func)
 
     @compiled
     def lines(re: Any, im: Any, scratch: Any) -> None:
         for _ in range(CALLS):
-            for half in range(0, 16, lanes):
-                line(re, im, half, 16, scratch, half)
-
-    @compiled
-    def layers(layer: Any, work: Any) -> None:
-        for _ in range(CALLS):
-            for pair in range(0, 6 * channels, pairs * channels):
-                for half in range(0, 16, lanes):
-                    mix(pair, channels, layer, 0, half, work, pair)
+            line(re, im, 0, 16, scratch, 0)
 
     values = [zeros(4096) for _ in range(3)]
-    layer = Mixing(zeros(channels**2), zeros(channels**2), 7, True)
-    work = MixWork(*(zeros(8 * channels) + np.float32(0) for _ in range(4)))
-    return {
-        "transform of a line": lambda: _seconds(lambda: lines(*values)) / CALLS * 1e9,
-        "mask layer, six pairs": lambda: _seconds(lambda: layers(layer, work)) / CALLS * 1e9,
-    }
+    lines(*values)
+    return lambda: _seconds(lambda: lines(*values)) / CALLS * 1e9
 
 
-def _set_width(lanes: int) -> None:
-    """The sources of the kernels see vectors of so many lanes; what is kept of other widths is not used."""
-    text = Path(importlib.import_module("safi_fast.bindings.cache").KERNELS / "simd.py")
+def set_narrow(lanes: int) -> None:
+    """Transforms take so many lanes at a time. Before any kernel is imported; those that are kept must be alike."""
+    path = Path(importlib.import_module("safi_fast.bindings.cache").KERNELS / "simd.py")
     module = ModuleType(SIMD)
-    module.__package__, module.__file__ = SIMD.rpartition(".")[0], str(text)
+    module.__package__, module.__file__ = SIMD.rpartition(".")[0], str(path)
     sys.modules[SIMD] = module
-    source = text.read_text().replace("LANES = 16", f"LANES = {lanes}", 1)
-    exec(compile(source, str(text), "exec"), vars(module))
+    source, found = re.subn(r"^NARROW = .*$", f"NARROW = {lanes}", path.read_text(), flags=re.MULTILINE)
+    assert found == 1
+    exec(compile(source, str(path), "exec"), vars(module))
 
 
 def kernels() -> dict[str, Callable[[], float]]:
@@ -108,20 +91,22 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def work(variant: str) -> None:
+def work(lanes: int | None) -> None:
     """A process of one variant: for each line that it reads a line of JSON, the least of five of everything."""
-    tasks = loops(LANES[variant]) if variant in LANES else kernels()
+    if lanes:
+        set_narrow(lanes)
+    tasks = kernels() | {"transform of a line": transform()}
     for task in tasks.values():
         task()
     for _ in sys.stdin:
         print(json.dumps({name: min(task() for _ in range(5)) for name, task in tasks.items()}), flush=True)
 
 
-def race(variants: dict[str, tuple[str, dict[str, str]]], rounds: int) -> dict[str, dict[str, float]]:
-    """The least of every figure of every variant, a name of `work` and its environment."""
+def race(variants: dict[str, dict[str, str]], rounds: int) -> dict[str, dict[str, float]]:
+    """The least of every figure of every variant, which is an environment and perhaps LANES."""
     processes = {}
-    for label, (variant, environment) in variants.items():
-        command = [sys.executable, "-m", "bench.experiments.widths", "--variant", variant]
+    for label, environment in variants.items():
+        command = [sys.executable, "-m", "bench.experiments.widths", "--variant", environment.get("LANES", "0")]
         environment = os.environ | {"NUMBA_NUM_THREADS": "1"} | environment
         processes[label] = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -145,20 +130,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    parser.add_argument("--variant", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.variant:
+    if arguments.variant is not None:
         return work(arguments.variant)
     before = measure.machine()
-    found = race({"AVX-512": ("kernels", {}), "AVX2": ("kernels", AVX2)}, arguments.rounds)
-    halves = race({label: (label, AVX2) for label in LANES}, arguments.rounds)
-    rows: list[dict[str, Any]] = [
-        {"what": f"{name}, ns per pixel", "avx512": value, "avx2": found["AVX2"][name]}
-        for name, value in found["AVX-512"].items()
-    ]
-    rows += [
-        {"what": f"{name}, ns", "avx2": value, "avx2_8_lanes": halves["8 lanes"][name]}
-        for name, value in halves["16 lanes"].items()
+    with tempfile.TemporaryDirectory() as folder:
+        wide = AVX2 | {"LANES": "16", "NUMBA_CACHE_DIR": folder}
+        found = race({"avx512": {}, "avx2": AVX2, "avx2_16_lanes": wide}, arguments.rounds)
+    rows = [
+        {"what": name, "unit": "ns" if name == "transform of a line" else "ns per pixel"}
+        | {label: round(best[name], 1) for label, best in found.items()}
+        for name in found["avx512"]
     ]
     for row in rows:
         print(row)

@@ -27,7 +27,8 @@ from numba import get_thread_id, njit
 from .arguments import Bank, Floats, Geometry, Numbers, Work
 from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
 from .parallel import PART
-from .simd import Vector, fma, lane_sums, load, splat, spread, store, transpose
+from .simd import LANES as VECTOR
+from .simd import NARROW, Vector, fma, lane_sums, load, load_narrow, splat, spread_narrow, store, transpose
 
 GROUP = 32  # channels in a group
 PIXELS = TILE * TILE
@@ -134,32 +135,41 @@ def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) ->
 @njit(**PART, forceinline=True)
 def _filtered(bank: Bank, at: int, xr: Vector, xi: Vector) -> tuple[Vector, Vector]:
     """X P at one frequency, imaginary part first: the transform back is the one forward with its parts swapped."""
-    pr, pi = load(bank.re, at), load(bank.im, at)
+    pr, pi = load_narrow(bank.re, at), load_narrow(bank.im, at)
     return fma(pr, xi, pi * xr), pr * xr - pi * xi
+
+
+@njit(**PART, forceinline=True)
+def _analyse_column(group: int, kx: int, lane: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Column kx of the product with the spectra, transformed back; NARROW lanes from `lane` on."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH + lane
+    x, p = tile.work + SPECTRUM + kx * TILE, (group * TILE + kx) * LINE + lane
+    to = tile.work + LANES_AT + group * LANES + kx * 16 + lane
+    for j in range(8):
+        ai, ar = _filtered(bank, p + j * 16, spread_narrow(re, x + j), spread_narrow(im, x + j))
+        bi, br = _filtered(bank, p + j * 16 + 128, spread_narrow(re, x + j + 8), spread_narrow(im, x + j + 8))
+        ci, cr = _filtered(bank, p + j * 16 + 256, spread_narrow(re, x + j + 16), spread_narrow(im, x + j + 16))
+        di, dr = _filtered(bank, p + j * 16 + 384, spread_narrow(re, x + j + 24), spread_narrow(im, x + j + 24))
+        radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
+    last_stage(im, re, to, PITCH, TILE + 1 - geometry.support, extra, scratch)
 
 
 @njit(**PART)
 def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Filter the loaded tile with the 32 filters of a group, up to the transform of its rows."""
-    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
-    inner, lanes = TILE + 1 - geometry.support, tile.work + LANES_AT + group * LANES
     for kx in range(TILE):
-        x, p = tile.work + SPECTRUM + kx * TILE, (group * TILE + kx) * LINE
-        for j in range(8):
-            ai, ar = _filtered(bank, p + j * 16, spread(re, x + j), spread(im, x + j))
-            bi, br = _filtered(bank, p + j * 16 + 128, spread(re, x + j + 8), spread(im, x + j + 8))
-            ci, cr = _filtered(bank, p + j * 16 + 256, spread(re, x + j + 16), spread(im, x + j + 16))
-            di, dr = _filtered(bank, p + j * 16 + 384, spread(re, x + j + 24), spread(im, x + j + 24))
-            radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
-        last_stage(im, re, lanes + kx * 16, PITCH, inner, extra, scratch)
+        for lane in range(0, VECTOR, NARROW):
+            _analyse_column(group, kx, lane, tile, geometry, bank, work)
 
 
 @njit(**PART)
 def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """A row of W x of a group, 32 channels of each pixel: at ROW, of which valid columns count."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
-    first_stage(im, re, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
-    last_stage(im, re, tile.work + ROW, 16, TILE + 1 - geometry.support, extra, scratch)
+    line, inner = tile.work + LANES_AT + group * LANES + row * PITCH, TILE + 1 - geometry.support
+    for lane in range(0, VECTOR, NARROW):
+        first_stage(im, re, line + lane, 16, TILE, extra, scratch + lane)
+        last_stage(im, re, tile.work + ROW + lane, 16, inner, extra, scratch + lane)
     if tile.on_border:
         _correct_analysis(group, row, tile, geometry, bank, work)
 
@@ -183,41 +193,51 @@ def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: B
     for column in range(tile.columns, inner):
         store(re, line + column * 16, splat(0.0))
         store(im, line + column * 16, splat(0.0))
-    first_stage(re, im, line, 16, inner, extra, scratch)
-    last_stage(re, im, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
+    to = tile.work + LANES_AT + group * LANES + row * PITCH
+    for lane in range(0, VECTOR, NARROW):
+        first_stage(re, im, line + lane, 16, inner, extra, scratch + lane)
+        last_stage(re, im, to + lane, 16, TILE, extra, scratch + lane)
 
 
 @njit(**PART, forceinline=True)
 def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, group: int) -> None:
     """TOTAL += conj(P) V at one frequency."""
-    pr, pi = load(bank.re, at), load(bank.im, at)
+    pr, pi = load_narrow(bank.re, at), load_narrow(bank.im, at)
     if group == 0:
         store(work.re, to, fma(pi, vi, pr * vr))
         store(work.im, to, pr * vi - pi * vr)
     else:
-        store(work.re, to, fma(pi, vi, fma(pr, vr, load(work.re, to))))
-        store(work.im, to, fma(pr, vi, load(work.im, to)) - pi * vr)
+        store(work.re, to, fma(pi, vi, fma(pr, vr, load_narrow(work.re, to))))
+        store(work.im, to, fma(pr, vi, load_narrow(work.im, to)) - pi * vr)
+
+
+@njit(**PART, forceinline=True)
+def _synthesise_column(group: int, kx: int, lane: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Column kx of a group, transformed, times the spectra, onto TOTAL; NARROW lanes from `lane` on."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH + lane
+    inner, total = TILE + 1 - geometry.support, tile.work + TOTAL + lane
+    first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16 + lane, PITCH, inner, extra, scratch)
+    p = (group * TILE + kx) * LINE + lane
+    for g in range(4):
+        bins, to, at = radix8(extra, scratch, g), total + g * 16, p + g * 16
+        _add_bin(work, to, bins[0], bins[1], bank, at, group)
+        _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
+        _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
+        _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
+        _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
+        _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
+        _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
+        _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
 
 
 @njit(**PART)
 def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The sum over groups and lanes of conj(P) V, at SPECTRUM."""
-    re, im, extra = work.re, work.im, work.extra
-    inner, total, scratch = TILE + 1 - geometry.support, tile.work + TOTAL, tile.more + SCRATCH
+    re, im, total = work.re, work.im, tile.work + TOTAL
     for kx in range(TILE):
         for group in range(geometry.groups):
-            first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16, PITCH, inner, extra, scratch)
-            p = (group * TILE + kx) * LINE
-            for g in range(4):
-                bins, to, at = radix8(extra, scratch, g), total + g * 16, p + g * 16
-                _add_bin(work, to, bins[0], bins[1], bank, at, group)
-                _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
-                _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
-                _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
-                _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
-                _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
-                _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
-                _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
+            for lane in range(0, VECTOR, NARROW):
+                _synthesise_column(group, kx, lane, tile, geometry, bank, work)
         spectrum = tile.work + SPECTRUM + kx * TILE
         for ky in range(0, TILE, 16):
             store(re, spectrum + ky, lane_sums(re, total + ky * 16))

@@ -121,7 +121,8 @@ def _steps(base: Path, threads: int) -> Row:
     middle = float(np.median(found["before"]) / np.median(found["now"]))
     return row(
         "kernels", f"dual step, times faster than {base.name}, threads: {threads}", before / now,
-        "at least 1.6 on Intel, 1 on AMD", before >= now, ns_per_pixel=round(now, 1), ns_per_pixel_before=round(before, 1), by_medians=round(middle, 3),
+        "at least 1.6 on Intel, 1 on AMD", before >= now, ns_per_pixel=round(now, 1),
+        ns_per_pixel_before=round(before, 1), by_medians=round(middle, 3),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@
 
 The arrays of a kernel must not overlap where it writes. What a kernel calls is compiled with it, once, and never alone.
 (Numba's `parallel=True` optimises such a loop four times over, and makes machine code of every function that it calls
-that nobody runs, three quarters of the time of a first run.) The threads are Numba's own.
+that nobody runs, more than half of the time of a first run.) The threads are Numba's own, and have to be started
+(numba.get_num_threads does it) before a kernel that was compiled by another process is called.
 """
 
 # What a type checker sees of this module stands in parallel.pyi.
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import get_num_threads, njit, types
 from numba.core import cgutils
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
@@ -45,7 +46,6 @@ class _PartLibrary(JITCodeLibrary):
         """Link what it calls; no more."""
         self._raise_if_finalized()
         for library in dict.fromkeys(self._linking_libraries):
-            self._reload_init.update(library._reload_init)
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)
         self._finalized = True
 
@@ -103,6 +103,7 @@ def shared(share, items):
 @intrinsic
 def _on_threads(typing_context, work, arguments):
     """work(share, *arguments) on all threads; whether one of them failed."""
+    get_num_threads()  # starts the threads, and tells LLVM where the functions are that start them on something
     share = types.NamedTuple((types.uintp, types.uintp), Share)
     resolved = work.get_call_type(typing_context, (share, *arguments.types), {})
     compiled = work.dispatcher.get_compile_result(resolved)

@@ -16,10 +16,6 @@ Sums = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 Small = NDArray[np.int32]
 
-# Options of what is compiled as a part of a kernel alone: nobody calls it from Python. With `forceinline` it is
-# compiled with each function that it is part of, and never kept alone.
-PART = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
 
 class Geometry(NamedTuple):
     """Sizes of a batch: `support` is the side of the composed filters, an image has `rows` of `pitch` floats with its

@@ -24,9 +24,11 @@ from typing import NamedTuple
 
 from numba import get_thread_id, njit
 
-from .arguments import PART, Bank, Floats, Geometry, Numbers, Work
+from .arguments import Bank, Floats, Geometry, Numbers, Work
 from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
-from .simd import Vector, fma, lane_sums, load, splat, spread, store, transpose
+from .parallel import PART
+from .simd import LANES as VECTOR
+from .simd import NARROW, Vector, fma, lane_sums, load, load_narrow, splat, spread_narrow, store, transpose
 
 GROUP = 32  # channels in a group
 PIXELS = TILE * TILE
@@ -71,14 +73,14 @@ def work_floats(groups: int) -> int:
     return LANES_AT + groups * LANES
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def tiles_of(geometry: Geometry) -> int:
     """Tiles of an image."""
     inner = TILE + 1 - geometry.support
     return ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     """The tile of a work item, for the thread that asks."""
     inner = TILE + 1 - geometry.support
@@ -102,7 +104,7 @@ def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     )
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: Floats, line: int) -> None:
     """2-D transform of one 32 x 32 image at `source`; the result lies transposed at `target`."""
     fft32(re, im, source, TILE, scratch, line)
@@ -116,7 +118,7 @@ def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: 
     fft32(re, im, target + 16, TILE, scratch, line)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) -> None:
     """Read the 32 x 32 tile whose corner is image[first] and transform it."""
     re, im, extra = work.re, work.im, work.extra
@@ -133,37 +135,46 @@ def load_image(image: Floats, first: int, pitch: int, tile: Tile, work: Work) ->
 @njit(**PART, forceinline=True)
 def _filtered(bank: Bank, at: int, xr: Vector, xi: Vector) -> tuple[Vector, Vector]:
     """X P at one frequency, imaginary part first: the transform back is the one forward with its parts swapped."""
-    pr, pi = load(bank.re, at), load(bank.im, at)
+    pr, pi = load_narrow(bank.re, at), load_narrow(bank.im, at)
     return fma(pr, xi, pi * xr), pr * xr - pi * xi
 
 
-@njit(**PART, cache=True)
+@njit(**PART, forceinline=True)
+def _analyse_column(group: int, kx: int, lane: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Column kx of the product with the spectra, transformed back; NARROW lanes from `lane` on."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH + lane
+    x, p = tile.work + SPECTRUM + kx * TILE, (group * TILE + kx) * LINE + lane
+    to = tile.work + LANES_AT + group * LANES + kx * 16 + lane
+    for j in range(8):
+        ai, ar = _filtered(bank, p + j * 16, spread_narrow(re, x + j), spread_narrow(im, x + j))
+        bi, br = _filtered(bank, p + j * 16 + 128, spread_narrow(re, x + j + 8), spread_narrow(im, x + j + 8))
+        ci, cr = _filtered(bank, p + j * 16 + 256, spread_narrow(re, x + j + 16), spread_narrow(im, x + j + 16))
+        di, dr = _filtered(bank, p + j * 16 + 384, spread_narrow(re, x + j + 24), spread_narrow(im, x + j + 24))
+        radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
+    last_stage(im, re, to, PITCH, TILE + 1 - geometry.support, extra, scratch)
+
+
+@njit(**PART)
 def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Filter the loaded tile with the 32 filters of a group, up to the transform of its rows."""
-    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
-    inner, lanes = TILE + 1 - geometry.support, tile.work + LANES_AT + group * LANES
     for kx in range(TILE):
-        x, p = tile.work + SPECTRUM + kx * TILE, (group * TILE + kx) * LINE
-        for j in range(8):
-            ai, ar = _filtered(bank, p + j * 16, spread(re, x + j), spread(im, x + j))
-            bi, br = _filtered(bank, p + j * 16 + 128, spread(re, x + j + 8), spread(im, x + j + 8))
-            ci, cr = _filtered(bank, p + j * 16 + 256, spread(re, x + j + 16), spread(im, x + j + 16))
-            di, dr = _filtered(bank, p + j * 16 + 384, spread(re, x + j + 24), spread(im, x + j + 24))
-            radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
-        last_stage(im, re, lanes + kx * 16, PITCH, inner, extra, scratch)
+        for lane in range(0, VECTOR, NARROW):
+            _analyse_column(group, kx, lane, tile, geometry, bank, work)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """A row of W x of a group, 32 channels of each pixel: at ROW, of which valid columns count."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
-    first_stage(im, re, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
-    last_stage(im, re, tile.work + ROW, 16, TILE + 1 - geometry.support, extra, scratch)
+    line, inner = tile.work + LANES_AT + group * LANES + row * PITCH, TILE + 1 - geometry.support
+    for lane in range(0, VECTOR, NARROW):
+        first_stage(im, re, line + lane, 16, TILE, extra, scratch + lane)
+        last_stage(im, re, tile.work + ROW + lane, 16, inner, extra, scratch + lane)
     if tile.on_border:
         _correct_analysis(group, row, tile, geometry, bank, work)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def begin_synthesis(tile: Tile, work: Work) -> None:
     """Forget the border part of the tile before."""
     if tile.on_border:
@@ -172,7 +183,7 @@ def begin_synthesis(tile: Tile, work: Work) -> None:
             extra[total + i] = 0
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the row at ROW, of which valid columns count, for what W^T v is made of."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -182,48 +193,58 @@ def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: B
     for column in range(tile.columns, inner):
         store(re, line + column * 16, splat(0.0))
         store(im, line + column * 16, splat(0.0))
-    first_stage(re, im, line, 16, inner, extra, scratch)
-    last_stage(re, im, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
+    to = tile.work + LANES_AT + group * LANES + row * PITCH
+    for lane in range(0, VECTOR, NARROW):
+        first_stage(re, im, line + lane, 16, inner, extra, scratch + lane)
+        last_stage(re, im, to + lane, 16, TILE, extra, scratch + lane)
 
 
 @njit(**PART, forceinline=True)
 def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, group: int) -> None:
     """TOTAL += conj(P) V at one frequency."""
-    pr, pi = load(bank.re, at), load(bank.im, at)
+    pr, pi = load_narrow(bank.re, at), load_narrow(bank.im, at)
     if group == 0:
         store(work.re, to, fma(pi, vi, pr * vr))
         store(work.im, to, pr * vi - pi * vr)
     else:
-        store(work.re, to, fma(pi, vi, fma(pr, vr, load(work.re, to))))
-        store(work.im, to, fma(pr, vi, load(work.im, to)) - pi * vr)
+        store(work.re, to, fma(pi, vi, fma(pr, vr, load_narrow(work.re, to))))
+        store(work.im, to, fma(pr, vi, load_narrow(work.im, to)) - pi * vr)
 
 
-@njit(**PART, cache=True)
+@njit(**PART, forceinline=True)
+def _synthesise_column(group: int, kx: int, lane: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Column kx of a group, transformed, times the spectra, onto TOTAL; NARROW lanes from `lane` on."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH + lane
+    inner, total = TILE + 1 - geometry.support, tile.work + TOTAL + lane
+    first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16 + lane, PITCH, inner, extra, scratch)
+    p = (group * TILE + kx) * LINE + lane
+    for g in range(4):
+        bins, to, at = radix8(extra, scratch, g), total + g * 16, p + g * 16
+        _add_bin(work, to, bins[0], bins[1], bank, at, group)
+        _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
+        _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
+        _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
+        _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
+        _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
+        _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
+        _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
+
+
+@njit(**PART)
 def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The sum over groups and lanes of conj(P) V, at SPECTRUM."""
-    re, im, extra = work.re, work.im, work.extra
-    inner, total, scratch = TILE + 1 - geometry.support, tile.work + TOTAL, tile.more + SCRATCH
+    re, im, total = work.re, work.im, tile.work + TOTAL
     for kx in range(TILE):
         for group in range(geometry.groups):
-            first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16, PITCH, inner, extra, scratch)
-            p = (group * TILE + kx) * LINE
-            for g in range(4):
-                bins, to, at = radix8(extra, scratch, g), total + g * 16, p + g * 16
-                _add_bin(work, to, bins[0], bins[1], bank, at, group)
-                _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
-                _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
-                _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
-                _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
-                _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
-                _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
-                _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
+            for lane in range(0, VECTOR, NARROW):
+                _synthesise_column(group, kx, lane, tile, geometry, bank, work)
         spectrum = tile.work + SPECTRUM + kx * TILE
         for ky in range(0, TILE, 16):
             store(re, spectrum + ky, lane_sums(re, total + ky * 16))
             store(im, spectrum + ky, lane_sums(im, total + ky * 16))
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
     """Zero the rows of the groups outside the valid ones."""
     re, im, zero = work.re, work.im, splat(0.0)
@@ -235,7 +256,7 @@ def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
                 store(im, lanes + row * PITCH + column * 16, zero)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The 32 x 32 pixels of `tiles` that the rows of all groups add to W^T v, corner `reach` pixels up and left of the
     tile.
@@ -252,7 +273,7 @@ def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, 
         store(tiles, first + pixel, value)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _position(index: int, length: int, band: int) -> int:
     """0 .. band - 1 from the near border on, `band` in the middle, band + 1 .. 2 band up to the far border."""
     if index < band:
@@ -260,12 +281,12 @@ def _position(index: int, length: int, band: int) -> int:
     return max(band, 2 * band + 1 + index - length)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _position_class(y: int, x: int, geometry: Geometry, band: int) -> int:
     return _position(y, geometry.height, band) * (2 * band + 1) + _position(x, geometry.width, band)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the dropped intermediate values off the row of W x, at its pixels that lie in the band."""
     re, im, extra = work.re, work.im, work.extra
@@ -283,7 +304,7 @@ def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank
         store(im, at, qi)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _correct_synthesis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The adjoint of `_correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
     re, im, extra = work.re, work.im, work.extra

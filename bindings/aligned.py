@@ -49,8 +49,8 @@ def debugging() -> bool:
 
 
 def is_kernel(value: Any) -> bool:
-    """Whether this is a kernel that is launched, compiled to share its work out among threads."""
-    return bool(getattr(value, "targetoptions", {}).get("parallel"))
+    """Whether this is a kernel that is launched, see kernels/cpu/parallel.py."""
+    return bool(getattr(getattr(value, "py_func", None), "is_kernel", False))
 
 
 def checked(kernel: Callable[..., None]) -> Callable[..., None]:

@@ -17,13 +17,15 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..atomic import write_atomically
 from ..errors import BackendError
+from .aligned import is_kernel
 from .threads import check_environment, let_threads_sleep
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels" / "cpu"  # beside bindings/, in a checkout and installed
@@ -55,10 +57,28 @@ def prepare_kernels() -> None:
     seed(_kept_in(), beside)
 
 
-def compiled_before() -> bool:
-    """Whether any kernel lies compiled where they are kept; imports them."""
+def missing_kernels(names: Iterable[str]) -> set[str]:
+    """Those kernels of this name that do not lie compiled where they are kept; imports them."""
     prepare_kernels()
-    return any(_kept_in().glob(COMPILED[0]))
+    kept = {name.split("-")[0].partition(".")[2] for name in (path.name for path in _kept_in().glob(COMPILED[0]))}
+    return set(names) - kept
+
+
+@contextmanager
+def watch_compiler(compiled: Callable[[str], None]) -> Iterator[None]:
+    """In this context `compiled` is told the name of every kernel that has just been compiled."""
+    event = importlib.import_module("numba.core.event")
+
+    def ended(happened: Any) -> None:
+        kernel = happened.data["dispatcher"]
+        if happened.is_end and is_kernel(kernel):
+            compiled(kernel.py_func.__name__)
+
+    class Listener(event.Listener):  # type: ignore[misc, name-defined]
+        on_start = on_end = staticmethod(ended)
+
+    with event.install_listener("numba:compile", Listener()):
+        yield
 
 
 def _kept_in() -> Path:

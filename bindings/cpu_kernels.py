@@ -49,3 +49,17 @@ __all__ = [
 
 if debugging():
     globals().update({name: checked(kernel) for name, kernel in globals().items() if is_kernel(kernel)})
+
+
+DENOISING = {
+    "analysis", "collapse_momentum", "dual_step", "image_step", "masked_norm", "outer_sums", "primal_sums", "set_image",
+    "synthesis",
+}  # fmt: skip
+MASKS = {"safi": {"features", "convolution"}, "mmr": {"depthwise"}}
+RECONSTRUCTION = {"anchored_step", "gather_image"}
+PROJECTION = {"line_sums", "project", "view_sums", "back_project"}
+
+
+def kernels_of(family: str) -> set[str]:
+    """Names of the kernels that denoise with a mask of this family, with the default schedule."""
+    return DENOISING | MASKS.get(family, set())

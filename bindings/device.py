@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,7 +86,7 @@ class Device(Protocol):
 
     def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
         """The copy of `download`, begun after what was launched before and beside what is launched later; the function
-        waits for it.
+        waits for it, and gives the same array each time.
         """
 
     def send(self, values: NDArray[Any]) -> Callable[[], Any]:
@@ -202,15 +202,7 @@ class CupyDevice:
             stream, host = self._copying(), self._pinned(array.shape, array.dtype)
             with stream:
                 array.get(out=host, blocking=False)
-            done = stream.record(cuda.Event(disable_timing=True))
-
-        def values() -> NDArray[Any]:
-            done.synchronize()
-            own: NDArray[Any] = host.copy()
-            _ = array  # lives until here
-            return own
-
-        return values
+            return _Copy(stream.record(cuda.Event(disable_timing=True)), (array, host), host.copy)
 
     def send(self, values: NDArray[Any]) -> Callable[[], Any]:
         """See Device: through pinned memory, on a stream of its own."""
@@ -221,14 +213,7 @@ class CupyDevice:
             array, stream = self._cupy.empty(values.shape, np.float32), self._copying()
             with stream:
                 array.set(host)
-            done = stream.record(cuda.Event(disable_timing=True))
-
-        def there() -> Any:
-            done.synchronize()
-            _ = host  # lives until here
-            return array
-
-        return there
+            return _Copy(stream.record(cuda.Event(disable_timing=True)), (array, host), lambda: array)
 
     def _copying(self) -> Any:
         """A stream for copies beside the current one, which begin after what was launched there."""
@@ -333,6 +318,30 @@ def device_count() -> int:
     import cupy
 
     return int(cupy.cuda.runtime.getDeviceCount())
+
+
+class _Copy:
+    """A copy that is on its way: called, it gives what has arrived. Until then it keeps both ends of the way, and one
+    that is dropped is waited for, since their memory would be used again.
+    """
+
+    def __init__(self, done: Any, ends: tuple[Any, ...], arrived: Callable[[], Any]):
+        self._done, self._ends, self._arrived, self._values = done, ends, arrived, None
+
+    def __call__(self) -> Any:
+        if self._done is not None:
+            self._done.synchronize()
+            self._values, self._done, self._ends, self._arrived = self._arrived(), None, (), _nothing
+        return self._values
+
+    def __del__(self) -> None:
+        if self._done is not None:
+            with suppress(Exception):  # the process ends, and CUDA with it
+                self._done.synchronize()
+
+
+def _nothing() -> None:
+    """In place of a function that keeps an array."""
 
 
 class CupyModule:

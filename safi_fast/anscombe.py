@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from .errors import InputError, shown
 from .namespaces import like, namespace
+from .noise_level import block_means
 from .tensors import plain
 from .values import Box, DefaultBox, Range, box_of
 
 STEP, KNOTS = 0.05, 321  # of the table, in square roots of counts
 NODES = np.linspace(-8, 8, 801)  # of a standard normal
-BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,13 @@ def stabilised(
     """
     black = transform.expected(transform.offset if meaning is None else meaning.low)
     if meaning is None:
-        bright = [float(_block_means(transform.forward(plane)).max()) for plane in stack]
+        bright = [float(block_means(transform.forward(plane)).max()) for plane in stack]
         whites = np.array(bright).reshape(-1, channels).max(axis=1).repeat(channels)
     else:
         whites = np.full(len(stack), transform.expected(meaning.high))
     return Stabilised(
         *bounds, "of counts", None, transform, black, (whites - black).clip(1 / levels[-1], 1 / levels[0])
     )
-
-
-def _block_means(plane: Any) -> Any:
-    height, width = (side // BLOCK * BLOCK for side in plane.shape)
-    return plane[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).mean(axis=(1, 3))
 
 
 @lru_cache(maxsize=8)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator as operators
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
+from operator import index
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,8 @@ from .backend import Backend, cuda_report, gpu_count, gpu_of, select
 from .errors import BackendError, InputError, ModelError, shown
 from .images import extent_of
 from .model import Model
-from .models import DEFAULT_MODEL, load_model
+from .models import resolve
+from .noise_level import ESTIMATE
 from .options import filled, shows
 from .solver.result import Solution
 from .solver.schedules import count
@@ -95,7 +96,7 @@ def denoise(
         certificate: gap and residual of its Solution are NaN. None: images are never cut.
     callback : callable
         Called with an OuterState after every outer step; may raise StopIteration. A large batch, which is otherwise
-        solved in parts that fit into 1 GB, is then solved as one.
+        solved in parts of about 1 GB (of half of a GPU's free memory, 8 GiB at most), is then solved as one.
     return_masks : bool
         Put the last masks into the Solution, (C, H, W) or (B, C, H, W), always NumPy.
     noise : {"gaussian", "poisson"}
@@ -131,7 +132,7 @@ def denoise(
     >>> bool(clean.std() < noisy.std() / 2)
     True
     """
-    solver = _solver(_resolve(model), backend, precision, _gpu_to_use(image, backend), os.getpid())
+    solver = _solver(resolve(model), backend, precision, _gpu_to_use(image, backend), os.getpid())
     return solver.denoise(image, sigma, return_solution=return_solution, **options)
 
 
@@ -178,7 +179,7 @@ def estimate_memory(
     >>> safi_fast.estimate_memory((512, 512)) > 100e6
     True
     """
-    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
+    solver = _solver(resolve(model), backend, precision, None, os.getpid())
     return solver.estimate_memory(
         shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory, operator=operator
     )
@@ -240,7 +241,8 @@ def reconstruct(
         For complex images, one mask of the magnitude, or one for each of real and imaginary part.
     max_memory : float
         Bytes that this call may add to a solver that is ready (`estimate_memory(y.shape, operator=...)`). A batch is
-        solved in parts that fit, with the same result; what does not fit alone is refused. None: parts of about 1 GB.
+        solved in parts that fit, with the same result; what does not fit alone is refused. None: parts of about 1 GB,
+        on a GPU of half of the memory that is free, 8 GiB at most.
     callback : callable
         Called with an OuterState after every outer step; may raise StopIteration. It sees all images at once, so that
         a batch is not solved in parts.
@@ -280,7 +282,7 @@ def reconstruct(
     >>> bool(abs(found.image - image).mean() < 0.02)
     True
     """
-    solver = _solver(_resolve(model), backend, precision, None, os.getpid())
+    solver = _solver(resolve(model), backend, precision, None, os.getpid())
     return solver.reconstruct(measurement, operator, strength=strength, **options)
 
 
@@ -330,7 +332,7 @@ def tune_strength(
     ------
     As `reconstruct`.
     """
-    solver = _solver(_resolve(model), backend, "float32", None, os.getpid())
+    solver = _solver(resolve(model), backend, "float32", None, os.getpid())
     return solver.tune_strength(
         measurement,
         operator,
@@ -374,7 +376,7 @@ class Solver:
         ------
         ModelError, InputError, BackendError
         """
-        self.model = _of_one_plane(_resolve(model))
+        self.model = _of_one_plane(resolve(model))
         numbers = _devices(devices, backend)
         with ArrayKind("cupy", numbers[0]).place():
             self.backend = select(backend, precision)
@@ -491,7 +493,7 @@ class Solver:
         Raises InputError, naming the image, and whatever `images` raises, when the result is due.
         """
         per_image = {"sigma": sigma} if strength is None else {"sigma": sigma, "strength": strength}
-        if options.get("noise") == "poisson" or (isinstance(sigma, str) and sigma == denoising.ESTIMATE):
+        if options.get("noise") == "poisson" or (isinstance(sigma, str) and sigma == ESTIMATE):
             options["sigma"] = per_image.pop("sigma")
         with self._on_threads() as threads:
             pass  # those of the thread that calls
@@ -516,12 +518,12 @@ class Solver:
 
     def release_memory(self) -> None:
         """Give back the GPU memory that is kept for the next call: work spaces with their graphs, and all free blocks
-        of CuPy's. Does nothing on the CPU.
+        of CuPy's, on every GPU of `devices`. Does nothing on the CPU.
         """
-        self._engine.release()
-        device = self.backend.device
-        if device is not None:
-            device.release_memory()
+        for solver in (self, *self._others):
+            solver._engine.release()
+            if solver.backend.device is not None:
+                solver.backend.device.release_memory()
 
     def _on_threads(self, count: int | None = None) -> AbstractContextManager[Any]:
         """In which kernels run on `count` threads, else on those of this solver."""
@@ -582,7 +584,7 @@ def _devices(devices: Any, backend: Any) -> Sequence[int | None]:
     if isinstance(devices, str) and devices == "all":
         return list(range(there)) or [None]
     try:
-        numbers = [operators.index(number) for number in devices]
+        numbers = [index(number) for number in devices]
     except TypeError:
         numbers = []
     if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= number < there for number in numbers):
@@ -590,9 +592,3 @@ def _devices(devices: Any, backend: Any) -> Sequence[int | None]:
             f"devices is {shown(devices)}; expected 'all' or different numbers of GPUs, of which there are {there}"
         )
     return list(numbers)
-
-
-def _resolve(model: Model | str | PathLike[str] | None) -> Model:
-    if isinstance(model, Model):
-        return model
-    return load_model(DEFAULT_MODEL if model is None else model)

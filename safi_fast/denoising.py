@@ -17,6 +17,7 @@ from .backend import Backend, DualWorkspace, Engine
 from .errors import InputError, shown
 from .images import Images
 from .model import Model
+from .noise_level import ESTIMATE
 from .options import defaults_of
 from .solver.dual import DualProblem
 from .solver.faults import Fault
@@ -52,7 +53,6 @@ class Options(TypedDict, total=False):
     offset: float | None
 
 
-ESTIMATE = "estimate"  # as sigma
 AS_IT_IS = Range(0.0, 1.0, "of counts")
 DEFAULTS = defaults_of(Options, box=UNIT_BOX, return_masks=False, noise="gaussian")
 
@@ -274,23 +274,6 @@ OUT_OF_MEMORY = (
 )
 
 
-class _Later:
-    """Values that are on their way."""
-
-    def __init__(self, fetch: Callable[[], Any]):
-        self._fetch, self._values = fetch, None
-
-    def __call__(self) -> Any:
-        """They have arrived."""
-        if self._values is None:
-            self._values, self._fetch = self._fetch(), _nothing
-        return self._values
-
-
-def _nothing() -> None:
-    """In place of what held memory of the device."""
-
-
 class _Copies:
     """Images between host and device, while others are solved: the next part on its way there, the last on its way
     back.
@@ -300,7 +283,7 @@ class _Copies:
         self.stack, self.kind = task.images.stack, task.images.kind
         self.device = device if self.kind.gpu is None else None  # arrays on a GPU stay there
         self._coming: tuple[slice, Callable[[], Any]] | None = None
-        self._going: _Later | None = None
+        self._going: Callable[[], Any] | None = None
 
     def part(self, chunk: slice) -> Any:
         """The images of a chunk; those of the next begin their way."""
@@ -324,7 +307,7 @@ class _Copies:
             return lambda: there
         if self._going is not None:
             self._going()
-        self._going = _Later(self.device.fetch(images))
+        self._going = self.device.fetch(images)
         return self._going
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from .namespaces import to_host
 
+ESTIMATE = "estimate"  # a sigma that asks for it
 SMALLEST = 32  # pixels of the smaller side
 SHARE = 0.8
 GAUSSIAN_MAD = 0.67449  # median |x| of a standard normal x
@@ -51,7 +52,7 @@ def measured(xp: Any, plane: Any) -> tuple[float, float, float]:
     """m, h and b of a plane (H, W)."""
     m, h = (_median(xp, _details(plane, taps)) for taps in (WAVELET, FOURTH))
     second = _details(plane, SECOND)
-    return m, h, _quiet(to_host(_block_means(second * second)), to_host(_block_means(xp.abs(second) > 0)))
+    return m, h, _quiet(to_host(block_means(second * second)), to_host(block_means(xp.abs(second) > 0)))
 
 
 def _details(plane: Any, taps: NDArray[np.float64]) -> Any:
@@ -69,8 +70,8 @@ def _median(xp: Any, details: Any) -> float:
     return float(xp.median(sizes)) / GAUSSIAN_MAD if sizes.size else 0.0
 
 
-def _block_means(values: Any) -> Any:
-    """(H // 8, W // 8) of squares of 8 x 8."""
+def block_means(values: Any) -> Any:
+    """Of squares of 8 x 8 pixels: (H // 8, W // 8). What does not fill a square is left out."""
     height, width = (side // BLOCK * BLOCK for side in values.shape)
     return values[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).mean(axis=(1, 3))
 

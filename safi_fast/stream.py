@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from itertools import count, repeat
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from .arrays import positive, positive_per_image
-from .errors import InputError, SolverError
+from .errors import InputError, OutOfMemoryError, SolverError
 
 Item = TypeVar("Item")
 
@@ -26,13 +26,13 @@ PATIENCE = 0.2  # seconds after which a thread that waits for an item looks arou
 class _Thread(threading.Thread):
     """One that fills a queue until it is told to stop."""
 
-    def __init__(self, source: Iterable[Any], depth: int):
+    def __init__(self, source: Iterable[Any], depth: int, stopped: threading.Event):
         self.results: Queue[tuple[bool, Any]] = Queue(depth)
-        self.stopped = threading.Event()
+        self.stopped = stopped
         super().__init__(target=_fill, args=(source, self.results, self.stopped), name="safi_fast.ahead", daemon=True)
 
     def stop(self) -> None:
-        """After the item that it is at; one that waits for room puts it and sees then that it is to stop."""
+        """After the item that it is at; one that waits for room has some."""
         self.stopped.set()
         with suppress(Empty):
             while True:
@@ -42,18 +42,21 @@ class _Thread(threading.Thread):
 _solving: WeakSet[_Thread] = WeakSet()  # they launch kernels, and must end before the interpreter does
 
 
-def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Generator[Item, None, None]:
+def ahead(
+    source: Iterable[Item], depth: int, *, solves: bool = False, stopped: threading.Event | None = None
+) -> Generator[Item, None, None]:
     """The items of `source` in order, taken from it in a thread of their own, which starts at the first `next`.
 
     depth: items that may wait. With the one that the thread holds and the one that the caller has, depth + 2 are alive
         at most.
     solves: the thread launches kernels. At the end of the process, which they would not survive, it is interrupted and
         waited for.
+    stopped: once set, it is as if the generator were closed, from any thread.
 
     An exception in `source` comes out where the item would have. Closing or dropping the generator stops the thread
     after the item that it is at; it is not waited for.
     """
-    thread = _Thread(source, depth)
+    thread = _Thread(source, depth, stopped or threading.Event())
     if solves:
         _solving.add(thread)
     thread.start()
@@ -63,11 +66,16 @@ def ahead(source: Iterable[Item], depth: int, *, solves: bool = False) -> Genera
             try:  # without a limit no exception could reach a thread that waits here
                 good, value = thread.results.get(timeout=PATIENCE)
             except Empty:
+                if thread.stopped.is_set():
+                    return
                 continue
             if not good:
                 if value is None:
                     return
-                raise value
+                try:
+                    raise value
+                finally:
+                    del value  # which knows this frame
             yield value
             del value
     finally:
@@ -102,8 +110,10 @@ def _streamed(
     complete: Callable[[Any], None],
 ) -> Generator[Item, None, None]:
     complete(images)
-    dealt = _Dealt(ahead(_with_settings(images, settings, complete), read_ahead + len(solvers) - 1), len(solvers))
-    del images
+    stopped = threading.Event()  # of what reads, which lives as long as an exception knows it
+    source = ahead(_with_settings(images, settings, complete), read_ahead + len(solvers) - 1, stopped=stopped)
+    dealt = _Dealt(source, len(solvers))
+    del images, source
     lanes = [
         ahead(_solved(dealt.hand(number), solve, complete), 1, solves=True) for number, solve in enumerate(solvers)
     ]
@@ -117,6 +127,7 @@ def _streamed(
                 yield result
                 del result
     finally:
+        stopped.set()
         for lane in lanes:
             lane.close()
 
@@ -172,7 +183,7 @@ def _solved(
     for number, (image, own) in images:
         try:
             result = solve(image, **own)
-        except (InputError, SolverError) as error:
+        except (InputError, SolverError, OutOfMemoryError) as error:
             raise type(error)(f"images[{number}]: {error}") from error
         del image
         complete(result)
@@ -221,14 +232,20 @@ def _fill(source: Iterable[Any], results: Queue[tuple[bool, Any]], stopped: thre
     """Puts (True, item) for every item, then (False, None) or (False, exception)."""
     try:
         for item in source:
-            results.put((True, item))
+            _put(results, (True, item), stopped)
             del item
             if stopped.is_set():
                 return
-        results.put((False, None))
+        _put(results, (False, None), stopped)
     except BaseException as error:  # also KeyboardInterrupt and SystemExit, which are meant for the caller's thread
-        if not stopped.is_set():
-            results.put((False, error))
+        _put(results, (False, error), stopped)
+
+
+def _put(results: Queue[tuple[bool, Any]], result: tuple[bool, Any], stopped: threading.Event) -> None:
+    while not stopped.is_set():
+        with suppress(Full):
+            results.put(result, timeout=PATIENCE)
+            return
 
 
 @atexit.register

@@ -85,7 +85,7 @@ def _warm_kernels(say):
     if stamp.exists() or os.environ.get(TRIED):
         return
     os.environ[TRIED] = "1"
-    say("CPU kernels: compiling, half a minute on two idle cores")
+    say("CPU kernels: compiling, a quarter of a minute on two idle cores")
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "support" / "warm.py")], capture_output=True, text=True, check=False
     )

@@ -13,14 +13,12 @@ import numpy as np
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from .parallel import PART
+
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 Small = NDArray[np.int32]
-
-# Options of what is compiled as a part of a kernel alone: nobody calls it from Python. With `forceinline` it is
-# compiled with each function that it is part of, and never kept alone.
-PART = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 class Geometry(NamedTuple):
@@ -52,7 +50,7 @@ def planes_of(geometry: Geometry) -> int:
     return next(planes for planes, kind in GEOMETRIES.items() if type(geometry) is kind)
 
 
-@overload(planes_of)
+@overload(planes_of, jit_options=PART)
 def _compiled_planes_of(geometry):  # type: ignore[no-untyped-def]  # Numba wants the signature of what it returns
     planes = next(planes for planes, kind in GEOMETRIES.items() if geometry.instance_class is kind)
     return lambda geometry: planes

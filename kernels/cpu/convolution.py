@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from numba import get_thread_id, njit, prange
+from numba import get_thread_id, njit
 
-from .arguments import PART, Floats, Geometry, Mixing, MixWork, Numbers, Place, Spline
+from .arguments import Floats, Geometry, Mixing, MixWork, Numbers, Place, Spline
 from .fft import SMALL_TILE, fft16
+from .parallel import PART, Share, kernel, shared
 from .simd import WIDE, Vector, fma, load, negative, sigmoid, splat, spread, store
 from .spline import spline
 from .tile import GROUP
@@ -54,7 +55,7 @@ def small_floats(groups: int) -> int:
     return MIXED + BLOCK * groups * GROUP
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def mirror(index: int, length: int) -> int:
     """The half-sample symmetric extension."""
     if index < 0:
@@ -64,7 +65,7 @@ def mirror(index: int, length: int) -> int:
     return index
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _load_tile(
     source: Floats,
     plane: int,
@@ -88,7 +89,7 @@ def _load_tile(
             store(small, at + row * SMALL_PITCH + column * 16, value)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _transform(re: Floats, im: Floats, at: int, scratch: Floats) -> None:
     for row in range(SMALL_TILE):
         fft16(re, im, at + row * SMALL_PITCH, 16, scratch, at + SMALL_SCRATCH)
@@ -96,13 +97,13 @@ def _transform(re: Floats, im: Floats, at: int, scratch: Floats) -> None:
         fft16(re, im, at + column * 16, SMALL_PITCH, scratch, at + SMALL_SCRATCH)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _multiply_add(kr: Vector, ki: Vector, xr: Vector, xi: Vector, re: Vector, im: Vector) -> tuple[Vector, Vector]:
     """(re, im) + (kr + i ki) (xr + i xi)."""
     return fma(negative(ki), xi, fma(kr, xr, re)), fma(kr, xi, fma(ki, xr, im))
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def mix_six(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """Mix the channels of six pairs at one frequency into the 16 outputs that start at `lanes`."""
     re, im, spectra_re, spectra_im = work.re, work.im, layer.re, layer.im
@@ -130,7 +131,7 @@ def mix_six(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, w
         to += channels
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def mix_two(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """The same for two pairs: as much as fits where a vector of 16 lanes takes two or four registers."""
     re, im, spectra_re, spectra_im = work.re, work.im, layer.re, layer.im
@@ -150,7 +151,7 @@ def mix_two(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, w
         to += channels
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int, work: MixWork, target: int) -> None:
     """Mix a block of pairs in register tiles. The sums are the same either way, bit for bit."""
     if WIDE:
@@ -160,7 +161,7 @@ def _mix_block(first: int, channels: int, layer: Mixing, matrix: int, lanes: int
             mix_two(first + pair, channels, layer, matrix, lanes, work, target + pair)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _mix_frequency(frequency: int, matrix: int, pairs: Pairs, channels: int, layer: Mixing, work: MixWork) -> None:
     """Replace the channels of the pairs at one frequency by the matrix that begins at `matrix` times them."""
     mixed = pairs.at + MIXED
@@ -173,7 +174,7 @@ def _mix_frequency(frequency: int, matrix: int, pairs: Pairs, channels: int, lay
             store(work.im, first + i, load(work.small_im, mixed + i))
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _mix(pairs: Pairs, channels: int, layer: Mixing, work: MixWork) -> None:
     """Replace the channels of the pairs at every frequency by V times them.
 
@@ -191,7 +192,7 @@ def _mix(pairs: Pairs, channels: int, layer: Mixing, work: MixWork) -> None:
                 _mix_frequency(opposite, matrix, pairs, channels, layer, swapped)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _load_pairs(source: Place, pairs: Pairs, layer: Mixing, geometry: Geometry, work: MixWork) -> None:
     """The spectra of the tile pairs, frequency by frequency, all channels of a pair side by side."""
     re, im, small_re, small_im, at = work.re, work.im, work.small_re, work.small_im, pairs.at
@@ -214,7 +215,7 @@ def _load_pairs(source: Place, pairs: Pairs, layer: Mixing, geometry: Geometry, 
                 store(im, to, load(small_im, where))
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _store_pairs(
     output: Place,
     pairs: Pairs,
@@ -255,8 +256,9 @@ def _store_pairs(
                         store(to, target * GROUP + lanes % GROUP, value)
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def convolution(
+    share: Share,
     active: Numbers, source: Place, output: Place, layer: Mixing, bank: Spline, bias: Floats, last: bool, pairs: int,
     geometry: Geometry, work: MixWork,
 ) -> None:  # fmt: skip
@@ -264,7 +266,7 @@ def convolution(
     inner = SMALL_TILE + 1 - layer.support
     tiles = ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
     sets = (tiles + 2 * pairs - 1) // (2 * pairs)
-    for item in prange(len(active) * sets):
+    for item in shared(share, len(active) * sets):
         start, thread = item % sets * 2 * pairs, get_thread_id()
         held, pitch = min(pairs, (tiles - start + 1) // 2), pairs * geometry.groups * GROUP + 16
         at = thread * small_floats(geometry.groups)

@@ -9,18 +9,17 @@ Shapes: input, output (2, B, G, H, W, 32); scale (B, G, 32).
 
 from __future__ import annotations
 
-from numba import njit, prange
+from numba import njit
 
-from .arguments import PART, Floats, Geometry, Numbers, Place, Smoothing, Spline, Taps
+from .arguments import Floats, Geometry, Numbers, Place, Smoothing, Spline, Taps
 from .convolution import mirror
+from .parallel import PART, Share, kernel, shared
 from .simd import Vector, fma, load, maximum, minimum, splat, store
 from .spline import spline
 from .tile import GROUP
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**PART, cache=True)
+@njit(**PART)
 def _correlate_at(
     source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, how: Smoothing, geometry: Geometry
 ) -> Vector:
@@ -42,7 +41,7 @@ def _correlate_at(
     return total
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _folded_at(
     source: Floats, plane: int, y: int, x: int, lanes: int, taps: Taps, how: Smoothing, geometry: Geometry
 ) -> Vector:
@@ -58,7 +57,7 @@ def _folded_at(
     return total
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _four_pixels(
     source: Floats, first: int, row_floats: int, lanes: int, groups: int, taps: Taps, adjoint: bool
 ) -> tuple[Vector, Vector, Vector, Vector]:
@@ -79,7 +78,7 @@ def _four_pixels(
     return a, b, c, d
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _finish(value: Vector, profiled: bool, scale: Floats, image: int, bank: Spline, groups: int, lanes: int) -> Vector:
     if profiled:
         value = spline(value * load(scale, image * groups * GROUP + lanes), bank, groups, lanes)
@@ -87,13 +86,14 @@ def _finish(value: Vector, profiled: bool, scale: Floats, image: int, bank: Spli
     return value
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def depthwise(
+    share: Share,
     active: Numbers, source: Place, output: Place, taps: Taps, how: Smoothing, profiled: bool, scale: Floats,
     bank: Spline, geometry: Geometry,
 ) -> None:  # fmt: skip
     """One row of one image at a time."""
-    for item in prange(len(active) * geometry.height):
+    for item in shared(share, len(active) * geometry.height):
         batch, height, width, groups = geometry.batch, geometry.height, geometry.width, geometry.groups
         reach, values, to = taps.kernel // 2, source.values, output.values
         b, row = active[item // height], item % height

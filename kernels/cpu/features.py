@@ -7,17 +7,16 @@ Four pixels share every load of a weight.
 
 from __future__ import annotations
 
-from numba import njit, prange
+from numba import njit
 
-from .arguments import PART, Floats, Geometry, Numbers, Place, Spline, Taps, planes_of
+from .arguments import Floats, Geometry, Numbers, Place, Spline, Taps, planes_of
+from .parallel import PART, Share, kernel, shared
 from .simd import Vector, fma, load, splat, spread, store
 from .spline import spline
 from .tile import GROUP
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**PART, cache=True)
+@njit(**PART)
 def _four_pixels(
     image: Floats, first: int, taps: Taps, lanes: int, geometry: Geometry
 ) -> tuple[Vector, Vector, Vector, Vector]:
@@ -36,12 +35,19 @@ def _four_pixels(
     return a, b, c, d
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def features(
-    active: Numbers, image: Place, taps: Taps, gain: Floats, bank: Spline, output: Place, geometry: Geometry
+    share: Share,
+    active: Numbers,
+    image: Place,
+    taps: Taps,
+    gain: Floats,
+    bank: Spline,
+    output: Place,
+    geometry: Geometry,
 ) -> None:
     """One row of one image at a time."""
-    for item in prange(len(active) * geometry.height):
+    for item in shared(share, len(active) * geometry.height):
         batch, height, width, groups = geometry.batch, geometry.height, geometry.width, geometry.groups
         pitch, corner, x, to = geometry.pitch, geometry.halo - taps.kernel // 2, image.values, output.values
         b, row = active[item // height], item % height

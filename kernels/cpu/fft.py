@@ -5,6 +5,8 @@
 Element n of a line is the 16 floats at `offset + n * stride` of the flat arrays `re` and `im`. The inverse (without
 1/N) is the same function with `re` and `im` swapped. `scratch` holds one line: 2 * N * 16 floats, starting at `base`.
 
+Both stages, and what they are made of, take NARROW lanes at a time, those that begin at their offsets.
+
 A transform of 32 is `radix4` of the elements j, j + 8, j + 16, j + 24 for j < 8, then `radix8` for the bins g, g + 4,
 ... g + 28, g < 4. Kernels of tile.py take the two stages apart: what comes in is often a product, and often zero from
 some element on; what goes out is often not needed from some element on.
@@ -15,8 +17,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .arguments import PART, Floats
-from .simd import Vector, fma, load, negative, splat, spread, store
+from .arguments import Floats
+from .parallel import PART
+from .simd import LANES, NARROW, Vector, fma, negative, store
+from .simd import load_narrow as load
+from .simd import splat_narrow as splat
+from .simd import spread_narrow as spread
 
 TILE = 32  # side of the tiles of the filter bank
 SMALL_TILE = 16  # side of the tiles of the mask generator's convolutions
@@ -141,16 +147,29 @@ def last_stage(re: Floats, im: Floats, offset: int, stride: int, count: int, scr
             store(im, o + 7 * hop, bins[15])
 
 
-@njit(**_OPTIONS)
-def fft32(re: Floats, im: Floats, offset: int, stride: int, scratch: Floats, base: int) -> None:
-    """In-place transform of one line of 32 elements: radix 4, then radix 8."""
+@njit(**PART, forceinline=True)
+def first_and_last(re: Floats, im: Floats, offset: int, stride: int, scratch: Floats, base: int) -> None:
+    """`fft32` of NARROW lanes."""
     first_stage(re, im, offset, stride, TILE, scratch, base)
     last_stage(re, im, offset, stride, TILE, scratch, base)
 
 
 @njit(**_OPTIONS)
+def fft32(re: Floats, im: Floats, offset: int, stride: int, scratch: Floats, base: int) -> None:
+    """In-place transform of one line of 32 elements: radix 4, then radix 8."""
+    for lane in range(0, LANES, NARROW):
+        first_and_last(re, im, offset + lane, stride, scratch, base + lane)
+
+
+@njit(**_OPTIONS)
 def fft16(re: Floats, im: Floats, offset: int, stride: int, scratch: Floats, base: int) -> None:
     """In-place transform of one line of 16 elements: radix 4 twice."""
+    for lane in range(0, LANES, NARROW):
+        _narrow16(re, im, offset + lane, stride, scratch, base + lane)
+
+
+@njit(**PART, forceinline=True)
+def _narrow16(re: Floats, im: Floats, offset: int, stride: int, scratch: Floats, base: int) -> None:
     for j in range(4):
         ar, ai, br, bi, cr, ci, dr, di = load4(re, im, offset, stride, j, 4)
         _store_stage(scratch, base, SMALL_TILE, j, _butterfly4(ar, ai, br, bi, cr, ci, dr, di))

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from numba import njit, prange
+from numba import njit
 
-from .arguments import PART, Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work, planes_of
+from .arguments import Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work, planes_of
+from .parallel import PART, Share, kernel, shared
 from .simd import Vector, absolute, fma, lane_sum, load, maximum, minimum, splat, store
 from .tile import (
     GROUP,
@@ -31,10 +32,8 @@ from .tile import (
     tiles_of,
 )
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**PART, cache=True)
+@njit(**PART)
 def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None:
     own, pitch = image.slot[tile.image] * geometry.batch + tile.image, geometry.pitch
     corner = geometry.halo - geometry.support // 2
@@ -43,15 +42,16 @@ def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None
         load_image(image.values, top * pitch + tile.left + corner, pitch, plane, tile, geometry, work)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _channels_at(plane: int, group: int, row: int, tile: Tile, geometry: Geometry) -> int:
     """Where the lanes of a row of the tile begin in an array (planes, G, H, W, 32)."""
     line = (plane * geometry.groups + group) * geometry.height + tile.top + row
     return (line * geometry.width + tile.left) * GROUP
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def analysis(
+    share: Share,
     active: Numbers,
     image: Place,
     mask: Mask,
@@ -62,7 +62,7 @@ def analysis(
     work: Work,
 ) -> None:
     """output = M . W x, or its magnitude."""
-    for item in prange(len(active) * tiles_of(geometry)):
+    for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         re, im, values, to = work.re, work.im, mask.values, output.values
         _load_tile(image, tile, geometry, work)
@@ -83,12 +83,12 @@ def analysis(
                         store(to, target + shift, absolute(q) if magnitude else q)
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def masked_norm(
-    active: Numbers, image: Place, mask: Mask, l1: Sums, geometry: Geometry, bank: Bank, work: Work
+    share: Share, active: Numbers, image: Place, mask: Mask, l1: Sums, geometry: Geometry, bank: Bank, work: Work
 ) -> None:
     """l1[b, tile] = sum |M . W x|."""
-    for item in prange(len(active) * tiles_of(geometry)):
+    for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         re, im, values = work.re, work.im, mask.values
         _load_tile(image, tile, geometry, work)
@@ -110,12 +110,12 @@ def masked_norm(
         l1[tile.number] = total
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def synthesis(
-    active: Numbers, dual: Place, mask: Mask, tiles: Floats, geometry: Geometry, bank: Bank, work: Work
+    share: Share, active: Numbers, dual: Place, mask: Mask, tiles: Floats, geometry: Geometry, bank: Bank, work: Work
 ) -> None:
     """tiles[b] = the parts of W^T (M . u); `image_step` adds them up."""
-    for item in prange(len(active) * tiles_of(geometry)):
+    for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         re, im, values, u = work.re, work.im, mask.values, dual.values
         begin_synthesis(tile, geometry, work)
@@ -137,7 +137,7 @@ def synthesis(
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _update_lanes(
     q: Vector,
     dual: Floats,
@@ -161,7 +161,7 @@ def _update_lanes(
     return u, absolute(q)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _clipped_lanes(
     q: Vector, dual: Floats, current: int, mask: Mask, pixel: int, size: float, bound: float
 ) -> tuple[Vector, Vector]:
@@ -174,7 +174,7 @@ def _clipped_lanes(
     return moved, moved - u
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _restart_lanes(
     q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
 ) -> tuple[Vector, Vector]:
@@ -185,7 +185,7 @@ def _restart_lanes(
     return moved, difference * difference
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _anchor_lanes(
     q: Vector, dual: Floats, current: int, anchor: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
 ) -> tuple[Vector, Vector]:
@@ -234,8 +234,9 @@ def _step_tile(
     return total
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def dual_step(
+    share: Share,
     active: Numbers, image: Place, dual: Place, mask: Mask, step: Step, momentum: Floats, tiles: Floats, l1: Sums,
     geometry: Geometry, bank: Bank, work: Work,
 ) -> None:  # fmt: skip
@@ -247,14 +248,15 @@ def dual_step(
 
     momentum: (B,).
     """
-    for item in prange(len(active) * tiles_of(geometry)):
+    for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         l1[tile.number] = _step_tile(_update_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def anchored_step(
+    share: Share,
     active: Numbers, image: Place, dual: Place, mask: Mask, step: Step, weight: Floats, tiles: Floats, l1: Sums,
     geometry: Geometry, bank: Bank, work: Work,
 ) -> None:  # fmt: skip
@@ -266,7 +268,7 @@ def anchored_step(
 
     weight: w (B,). The anchor lies in the other slot of u. The mask bounds u here instead of weighting W x.
     """
-    for item in prange(len(active) * tiles_of(geometry)):
+    for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         if weight[tile.image] == 0:
             total = _step_tile(_restart_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)

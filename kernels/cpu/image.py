@@ -19,14 +19,14 @@ of a plane among those of all images, and `owner` its image.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from .arguments import PART, Box, Floats, Geometry, Numbers, Place, Sums, planes_of
+from .arguments import Box, Floats, Geometry, Numbers, Place, Sums, planes_of
 from .fft import TILE
+from .parallel import PART, Share, kernel, shared
+from .simd import load, store
 
 SUMS = 5
-
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**PART, forceinline=True)
@@ -37,7 +37,7 @@ def _plane(item: int, active: Numbers, geometry: Geometry) -> tuple[int, int, in
     return owner, owner * count + number % count, item % geometry.height
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _add_extended_row(
     tiles: Floats, b: int, row: int, inner: int, tile_rows: int, tile_columns: int, line: Floats
 ) -> None:
@@ -49,11 +49,11 @@ def _add_extended_row(
             tile = (b * tile_rows + tile_row) * tile_columns + tile_column
             first = (tile * TILE + row - tile_row * inner) * TILE
             left = tile_column * inner
-            for column in range(TILE):
-                line[left + column] += tiles[first + column]
+            for column in range(0, TILE, 16):
+                store(line, left + column, load(line, left + column) + load(tiles, first + column))
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Floats) -> None:
     """line[reach : reach + width] = row `row` of W^T u, the extension of the boundary folded back."""
     height, width = geometry.height, geometry.width
@@ -71,13 +71,13 @@ def _gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Float
             line[reach + width - 1 - column] += line[reach + width + column]
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _row_at(plane: int, row: int, geometry: Geometry) -> int:
     """Where a row of a plane begins, behind its halo."""
     return (plane * geometry.rows + row + geometry.halo) * geometry.pitch + geometry.halo
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _extend_row(image: Floats, plane: int, row: int, geometry: Geometry) -> None:
     """Mirror a finished row of x into the halo; with zero padding the halo stays zero."""
     if not geometry.symmetric:
@@ -94,18 +94,19 @@ def _extend_row(image: Floats, plane: int, row: int, geometry: Geometry) -> None
                 image[copy + column] = image[first + column]
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def image_step(
+    share: Share,
     active: Numbers, source: Numbers, target: Numbers, tiles: Floats, y: Floats, z: Floats, image: Floats, box: Box,
     momentum: Floats, sums: Sums, geometry: Geometry,
 ) -> None:  # fmt: skip
     """One row at a time: z[target], image[target] and sums from tiles, z[source] and image[source]."""
-    for item in prange(len(active) * planes_of(geometry) * geometry.height):
+    line = np.empty(geometry.pitch + 2 * TILE, np.float32)
+    for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width, pitch = geometry.height, geometry.width, geometry.pitch
         reach, low, high = geometry.support // 2, box.low, box.high
         batch = geometry.batch * planes_of(geometry)
         owner, b, row = _plane(item, active, geometry)
-        line = np.empty(pitch + 2 * TILE, np.float32)
         _gather_row(tiles, b, row, geometry, line)
         old, new = source[owner] * batch + b, target[owner] * batch + b
         primal = 2 * batch * geometry.rows * pitch  # from x(v) to x(u)
@@ -132,10 +133,10 @@ def image_step(
         sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, data, primal_dual, change, size
 
 
-@njit(parallel=True, **_OPTIONS)
-def set_image(active: Numbers, values: Floats, image: Place, geometry: Geometry) -> None:
+@kernel
+def set_image(share: Share, active: Numbers, values: Floats, image: Place, geometry: Geometry) -> None:
     """The image of its slot becomes values[b], with its halo; values (B, P, H, W)."""
-    for item in prange(len(active) * planes_of(geometry) * geometry.height):
+    for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width, to = geometry.height, geometry.width, image.values
         owner, b, row = _plane(item, active, geometry)
         plane = image.slot[owner] * geometry.batch * planes_of(geometry) + b
@@ -145,12 +146,12 @@ def set_image(active: Numbers, values: Floats, image: Place, geometry: Geometry)
         _extend_row(to, plane, row, geometry)
 
 
-@njit(parallel=True, **_OPTIONS)
+@kernel
 def primal_sums(
-    active: Numbers, slot: Numbers, y: Floats, z: Floats, image: Floats, sums: Sums, geometry: Geometry
+    share: Share, active: Numbers, slot: Numbers, y: Floats, z: Floats, image: Floats, sums: Sums, geometry: Geometry
 ) -> None:
     """sums[b, row, :2] = ( <z, x(u)>,  1/2 ||x(u) - y||^2 ) for the u of slot[b]."""
-    for item in prange(len(active) * planes_of(geometry) * geometry.height):
+    for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width = geometry.height, geometry.width
         owner, b, row = _plane(item, active, geometry)
         batch = geometry.batch * planes_of(geometry)
@@ -166,12 +167,12 @@ def primal_sums(
         sums[at], sums[at + 1] = zx, data
 
 
-@njit(parallel=True, **_OPTIONS)
-def outer_sums(active: Numbers, image: Place, reference: Floats, sums: Sums, geometry: Geometry) -> None:
+@kernel
+def outer_sums(share: Share, active: Numbers, image: Place, reference: Floats, sums: Sums, geometry: Geometry) -> None:
     """sums[b, row, :2] = ( ||x - before||^2,  ||before||^2 ) of the image x and before = reference (B, P, H, W),
     which becomes x.
     """
-    for item in prange(len(active) * planes_of(geometry) * geometry.height):
+    for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width, values = geometry.height, geometry.width, image.values
         owner, b, row = _plane(item, active, geometry)
         first = _row_at(image.slot[owner] * geometry.batch * planes_of(geometry) + b, row, geometry)
@@ -186,13 +187,13 @@ def outer_sums(active: Numbers, image: Place, reference: Floats, sums: Sums, geo
         sums[at], sums[at + 1] = change, size
 
 
-@njit(parallel=True, **_OPTIONS)
-def gather_image(active: Numbers, tiles: Floats, output: Floats, geometry: Geometry) -> None:
+@kernel
+def gather_image(share: Share, active: Numbers, tiles: Floats, output: Floats, geometry: Geometry) -> None:
     """output (B, P, H, W) = what the tiles add up to, W^T u or W^T (M . u)."""
-    for item in prange(len(active) * planes_of(geometry) * geometry.height):
+    line = np.empty(geometry.pitch + 2 * TILE, np.float32)
+    for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width, reach = geometry.height, geometry.width, geometry.support // 2
         _, b, row = _plane(item, active, geometry)
-        line = np.empty(geometry.pitch + 2 * TILE, np.float32)
         _gather_row(tiles, b, row, geometry, line)
         first = (b * height + row) * width
         for column in range(width):

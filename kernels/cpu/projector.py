@@ -43,9 +43,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from .arguments import Floats, Rays, Scan
+from .parallel import Share, kernel, shared
 from .simd import LANES, floor, fma, interpolate, lanes_up, load, maximum, minimum, splat, store
 
 COEFFICIENTS = 8  # of a view
@@ -63,11 +64,11 @@ class Walk(NamedTuple):
     rho_step: np.float32
 
 
-@njit(parallel=True, **_OPTIONS)
-def line_sums(x: Floats, rows: Floats, columns: Floats, scan: Scan) -> None:
+@kernel
+def line_sums(share: Share, x: Floats, rows: Floats, columns: Floats, scan: Scan) -> None:
     """Running sums along the rows and the columns of an image; one line at a time, added in float64."""
     batch, height, width = scan.batch, scan.height, scan.width
-    for item in prange(batch * (height + width)):
+    for item in shared(share, batch * (height + width)):
         b, line = item // (height + width), item % (height + width)
         if line < height:
             total, first = 0.0, (b * height + line) * (width + 2)
@@ -127,12 +128,12 @@ def _add_differences(
         store(total, at + k, fma(factor, load(value, k) - load(before, k), load(total, at + k)))
 
 
-@njit(parallel=True, **_OPTIONS)
-def project(rows: Floats, columns: Floats, rays: Rays, y: Floats, scan: Scan) -> None:
+@kernel
+def project(share: Share, rows: Floats, columns: Floats, rays: Rays, y: Floats, scan: Scan) -> None:
     """One view of one image at a time, line after line."""
     batch, height, width, view_count, detectors = scan.batch, scan.height, scan.width, scan.views, scan.detectors
     edges, views, gains, major = rays.edges, rays.views, rays.gains, rays.major
-    for item in prange(batch * view_count):
+    for item in shared(share, batch * view_count):
         b, v = item // view_count, item % view_count
         lines = rows if major[v] == 0 else columns
         count, length = (height, width) if major[v] == 0 else (width, height)
@@ -157,11 +158,11 @@ def project(rows: Floats, columns: Floats, rays: Rays, y: Floats, scan: Scan) ->
             y[item * detectors + k] = gains[v * detectors + k] * total[k]
 
 
-@njit(parallel=True, **_OPTIONS)
-def view_sums(y: Floats, weights: Floats, sums: Floats, scan: Scan) -> None:
+@kernel
+def view_sums(share: Share, y: Floats, weights: Floats, sums: Floats, scan: Scan) -> None:
     """Running sums of w y along the detector, added in float64."""
     batch, view_count, detectors = scan.batch, scan.views, scan.detectors
-    for item in prange(batch * view_count):
+    for item in shared(share, batch * view_count):
         total, first = 0.0, item * (detectors + 2)
         sums[first] = 0
         for k in range(detectors):
@@ -198,8 +199,8 @@ def _sums_at_pixels(
             store(value, i, interpolate(sums, first, cell, share))
 
 
-@njit(parallel=True, **_OPTIONS)
-def back_project(sums: Floats, rays: Rays, x: Floats, scan: Scan) -> None:
+@kernel
+def back_project(share: Share, sums: Floats, rays: Rays, x: Floats, scan: Scan) -> None:
     """BLOCK rows of one image at a time, view after view."""
     batch, height, width, view_count, detectors = scan.batch, scan.height, scan.width, scan.views, scan.detectors
     blocks, views, major = (height + BLOCK - 1) // BLOCK, rays.views, rays.major
@@ -207,7 +208,7 @@ def back_project(sums: Floats, rays: Rays, x: Floats, scan: Scan) -> None:
     middle_row, middle_column = np.float32(0.5 * (height - 1)), np.float32(0.5 * (width - 1))
     one, zero = np.float32(1), np.float32(0)
     pitch = width + LANES
-    for item in prange(batch * blocks):
+    for item in shared(share, batch * blocks):
         b, low = item // blocks, item % blocks * BLOCK
         high = min(height, low + BLOCK)
         total = np.zeros(BLOCK * pitch, np.float32)
@@ -255,15 +256,15 @@ def _smear_row(
         store(total, target + i, fma(value, near * near, load(total, target + i)))
 
 
-@njit(parallel=True, **_OPTIONS)
-def smear(cells: Floats, rays: Rays, x: Floats, scan: Scan) -> None:
+@kernel
+def smear(share: Share, cells: Floats, rays: Rays, x: Floats, scan: Scan) -> None:
     """BLOCK rows of one image at a time, view after view; y outside the detector is 0."""
     batch, height, width, view_count, detectors = scan.batch, scan.height, scan.width, scan.views, scan.detectors
     blocks, views, major = (height + BLOCK - 1) // BLOCK, rays.views, rays.major
     middle_row, middle_column = np.float32(0.5 * (height - 1)), np.float32(0.5 * (width - 1))
     one, zero = np.float32(1), np.float32(0)
     pitch = width + LANES
-    for item in prange(batch * blocks):
+    for item in shared(share, batch * blocks):
         b, low = item // blocks, item % blocks * BLOCK
         high = min(height, low + BLOCK)
         total = np.zeros(BLOCK * pitch, np.float32)

@@ -6,6 +6,7 @@ four NEON ones. Arrays are flat float32; offsets count elements.
 """
 
 import operator
+import platform
 
 from llvmlite import binding, ir
 from numba import config, types
@@ -15,40 +16,44 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 # Whether the processor keeps 32 such vectors, which takes AVX-512: loops that hold sums in registers go by it.
-WIDE = (
-    "avx512f" in config.CPU_FEATURES if config.CPU_FEATURES else binding.get_host_cpu_features().get("avx512f", False)
+WIDE = bool(
+    binding.get_host_cpu_features().get("avx512f") if config.CPU_FEATURES is None else "+avx512f" in config.CPU_FEATURES
 )
+# Lanes that transforms take at a time: with 16, the 16 numbers of a butterfly of 8 would go through memory where the
+# processor has 16 registers of 8 lanes, or 32 of 4.
+NARROW = 16 if WIDE else 4 if platform.machine() in ("aarch64", "arm64") else 8
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX = ir.IntType(32)
 
 
-class Float32x16(types.Type):
-    """The Numba type of the vector."""
+class Float32Lanes(types.Type):
+    """The Numba type of a vector."""
 
-    def __init__(self):
-        super().__init__(name="Float32x16")
-
-
-float32x16 = Float32x16()
-Vector = Float32x16  # of the annotations; what a type checker sees of this module stands in simd.pyi
+    def __init__(self, count):
+        self.count = count
+        super().__init__(name=f"Float32x{count}")
 
 
-@register_model(Float32x16)
-class _Float32x16Model(models.PrimitiveModel):
+float32x16, narrow = Float32Lanes(LANES), Float32Lanes(NARROW)
+Vector = Float32Lanes  # of the annotations; what a type checker sees of this module stands in simd.pyi
+
+
+@register_model(Float32Lanes)
+class _Float32LanesModel(models.PrimitiveModel):
     def __init__(self, manager, numba_type):
-        super().__init__(manager, numba_type, _VECTOR)
+        super().__init__(manager, numba_type, ir.VectorType(ir.FloatType(), numba_type.count))
 
 
 def _define_operator(function, emit):
     class Template(AbstractTemplate):
         def generic(self, args, kwargs):
-            if len(args) == 2 and all(isinstance(arg, Float32x16) for arg in args):
-                return signature(float32x16, float32x16, float32x16)
+            if len(args) == 2 and isinstance(args[0], Float32Lanes) and args[0] == args[1]:
+                return signature(args[0], *args)
             return None
 
     infer_global(function)(Template)
 
-    @lower_builtin(function, Float32x16, Float32x16)
+    @lower_builtin(function, Float32Lanes, Float32Lanes)
     def lower(context, builder, sig, args):
         return emit(builder, *args)
 
@@ -59,55 +64,75 @@ _define_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
 _define_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
 
 
-def _address(context, builder, array_type, array, offset):
+def _address(context, builder, array_type, array, offset, vector=_VECTOR):
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), _VECTOR.as_pointer())
+    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
 
 
-@intrinsic
-def load(typing_context, array, offset):
-    """array[offset : offset + 16] of a flat float32 array."""
+def _define_load(kind):
+    @intrinsic
+    def load(typing_context, array, offset):
+        def emit(context, builder, sig, args):
+            vector = context.get_value_type(kind)
+            return builder.load(_address(context, builder, sig.args[0], *args, vector), align=4)
 
-    def emit(context, builder, sig, args):
-        return builder.load(_address(context, builder, sig.args[0], *args), align=4)
+        return kind(array, types.intp), emit
 
-    return float32x16(array, types.intp), emit
+    return load
+
+
+load = _define_load(float32x16)  # array[offset : offset + 16] of a flat float32 array
+load_narrow = _define_load(narrow)  # array[offset : offset + NARROW]
 
 
 @intrinsic
 def store(typing_context, array, offset, value):
-    """array[offset : offset + 16] = value."""
+    """array[offset : offset + lanes] = value."""
 
     def emit(context, builder, sig, args):
-        builder.store(args[2], _address(context, builder, sig.args[0], args[0], args[1]), align=4)
+        builder.store(args[2], _address(context, builder, sig.args[0], *args[:2], args[2].type), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, float32x16), emit
+    return types.void(array, types.intp, value), emit
 
 
-@intrinsic
-def splat(typing_context, value):
-    """The scalar in all 16 lanes."""
-
-    def emit(context, builder, sig, args):
-        first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[0], ir.Constant(_INDEX, 0))
-        zeros = ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES)
-        return builder.shuffle_vector(first, first, zeros)
-
-    return float32x16(types.float32), emit
+def _in_all_lanes(builder, value, kind):
+    first = builder.insert_element(
+        ir.Constant(ir.VectorType(ir.FloatType(), kind.count), ir.Undefined), value, ir.Constant(_INDEX, 0)
+    )
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INDEX, kind.count), [0] * kind.count))
 
 
-@intrinsic
-def spread(typing_context, array, offset):
-    """array[offset] in all 16 lanes. Unlike splat(array[offset]) it does not ask whether the offset is negative."""
+def _define_splat(kind):
+    @intrinsic
+    def splat(typing_context, value):
+        def emit(context, builder, sig, args):
+            return _in_all_lanes(builder, args[0], kind)
 
-    def emit(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        value = builder.load(builder.gep(data, [args[1]]), align=4)
-        first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_INDEX, 0))
-        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
+        return kind(types.float32), emit
 
-    return float32x16(array, types.intp), emit
+    return splat
+
+
+splat = _define_splat(float32x16)  # the scalar in all lanes
+splat_narrow = _define_splat(narrow)
+
+
+def _define_spread(kind):
+    @intrinsic
+    def spread(typing_context, array, offset):
+        def emit(context, builder, sig, args):
+            data = context.make_array(sig.args[0])(context, builder, args[0]).data
+            return _in_all_lanes(builder, builder.load(builder.gep(data, [args[1]]), align=4), kind)
+
+        return kind(array, types.intp), emit
+
+    return spread
+
+
+# array[offset] in all lanes. Unlike splat(array[offset]) they do not ask whether the offset is negative.
+spread = _define_spread(float32x16)
+spread_narrow = _define_spread(narrow)
 
 
 def _call(builder, name, result, args):
@@ -120,9 +145,9 @@ def fma(typing_context, a, b, c):
     """a * b + c, rounded once."""
 
     def emit(context, builder, sig, args):
-        return _call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, args)
+        return _call(builder, f"llvm.fma.v{a.count}f32", args[0].type, args)
 
-    return float32x16(float32x16, float32x16, float32x16), emit
+    return (a(a, a, a), emit) if a == b == c else None
 
 
 @intrinsic
@@ -132,7 +157,7 @@ def negative(typing_context, a):
     def emit(context, builder, sig, args):
         return builder.fneg(args[0])
 
-    return float32x16(float32x16), emit
+    return a(a), emit
 
 
 @intrinsic

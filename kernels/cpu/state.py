@@ -5,19 +5,16 @@ Shapes: dual (2, B, G, H, W, 32), carried (B,). Twin: kernels/cuda/state.cu.
 
 from __future__ import annotations
 
-from numba import njit, prange
-
 from .arguments import Floats, Geometry, Numbers, Place
+from .parallel import Share, kernel, shared
 from .simd import fma, load, splat, store
 from .tile import GROUP
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(parallel=True, **_OPTIONS)
-def collapse_momentum(active: Numbers, dual: Place, carried: Floats, geometry: Geometry) -> None:
+@kernel
+def collapse_momentum(share: Share, active: Numbers, dual: Place, carried: Floats, geometry: Geometry) -> None:
     """One row of one group at a time."""
-    for item in prange(len(active) * geometry.groups * geometry.height):
+    for item in shared(share, len(active) * geometry.groups * geometry.height):
         batch, lines, width = geometry.batch, geometry.groups * geometry.height, geometry.width
         b, row, u = active[item // lines], item % lines, dual.values
         if carried[b] != 0:

@@ -27,9 +27,11 @@ from typing import NamedTuple
 
 from numba import get_thread_id, njit
 
-from .arguments import PART, Bank, Floats, Geometry, Numbers, Work, planes_of
+from .arguments import Bank, Floats, Geometry, Numbers, Work, planes_of
 from .fft import LINE, TILE, fft32, first_stage, last_stage, radix4, radix8
-from .simd import Vector, fma, lane_sums, load, splat, spread, store, transpose
+from .parallel import PART
+from .simd import LANES as VECTOR
+from .simd import NARROW, Vector, fma, lane_sums, load, load_narrow, splat, spread_narrow, store, transpose
 
 GROUP = 32  # channels in a group
 PIXELS = TILE * TILE
@@ -109,14 +111,14 @@ def _border_at(plane: int, tile: Tile) -> int:
     return tile.more + BORDER_TOTAL if plane == 0 else _patch_at(plane, tile) + PIXELS
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def tiles_of(geometry: Geometry) -> int:
     """Tiles of an image."""
     inner = TILE + 1 - geometry.support
     return ((geometry.width + inner - 1) // inner) * ((geometry.height + inner - 1) // inner)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     """The tile of a work item, for the thread that asks."""
     inner = TILE + 1 - geometry.support
@@ -140,7 +142,7 @@ def locate(item: int, active: Numbers, geometry: Geometry, band: int) -> Tile:
     )
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: Floats, line: int) -> None:
     """2-D transform of one 32 x 32 image at `source`; the result lies transposed at `target`."""
     fft32(re, im, source, TILE, scratch, line)
@@ -154,7 +156,7 @@ def _transform_image(re: Floats, im: Floats, source: int, target: int, scratch: 
     fft32(re, im, target + 16, TILE, scratch, line)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def load_image(image: Floats, first: int, pitch: int, plane: int, tile: Tile, geometry: Geometry, work: Work) -> None:
     """Read the 32 x 32 tile of a plane whose corner is image[first] and transform it."""
     re, im, extra = work.re, work.im, work.extra
@@ -176,44 +178,53 @@ def _filtered(
     parts swapped.
     """
     re, im, x = work.re, work.im, _spectrum_at(0, tile, geometry) + column + ky
-    xr, xi = spread(re, x), spread(im, x)
-    pr, pi = load(bank.re, at), load(bank.im, at)
+    xr, xi = spread_narrow(re, x), spread_narrow(im, x)
+    pr, pi = load_narrow(bank.re, at), load_narrow(bank.im, at)
     fi, fr = fma(pr, xi, pi * xr), pr * xr - pi * xi
     for plane in range(1, planes_of(geometry)):
         x, p = _spectrum_at(plane, tile, geometry) + column + ky, at + plane * geometry.groups * TILE * LINE
-        xr, xi = spread(re, x), spread(im, x)
-        pr, pi = load(bank.re, p), load(bank.im, p)
+        xr, xi = spread_narrow(re, x), spread_narrow(im, x)
+        pr, pi = load_narrow(bank.re, p), load_narrow(bank.im, p)
         fi, fr = fma(pr, xi, fma(pi, xr, fi)), fma(pr, xr, fr) - pi * xi
     return fi, fr
 
 
-@njit(**PART, cache=True)
+@njit(**PART, forceinline=True)
+def _analyse_column(group: int, kx: int, lane: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Column kx of the product with the spectra, transformed back; NARROW lanes from `lane` on."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH + lane
+    x, p = kx * TILE, (group * TILE + kx) * LINE + lane
+    to = tile.work + LANES_AT + group * LANES + kx * 16 + lane
+    for j in range(8):
+        ai, ar = _filtered(bank, p + j * 16, x, j, tile, geometry, work)
+        bi, br = _filtered(bank, p + j * 16 + 128, x, j + 8, tile, geometry, work)
+        ci, cr = _filtered(bank, p + j * 16 + 256, x, j + 16, tile, geometry, work)
+        di, dr = _filtered(bank, p + j * 16 + 384, x, j + 24, tile, geometry, work)
+        radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
+    last_stage(im, re, to, PITCH, TILE + 1 - geometry.support, extra, scratch)
+
+
+@njit(**PART)
 def analyse_columns(group: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Filter the loaded tile with the 32 filters of a group, up to the transform of its rows."""
-    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
-    inner, lanes = TILE + 1 - geometry.support, tile.work + LANES_AT + group * LANES
     for kx in range(TILE):
-        x, p = kx * TILE, (group * TILE + kx) * LINE
-        for j in range(8):
-            ai, ar = _filtered(bank, p + j * 16, x, j, tile, geometry, work)
-            bi, br = _filtered(bank, p + j * 16 + 128, x, j + 8, tile, geometry, work)
-            ci, cr = _filtered(bank, p + j * 16 + 256, x, j + 16, tile, geometry, work)
-            di, dr = _filtered(bank, p + j * 16 + 384, x, j + 24, tile, geometry, work)
-            radix4(extra, scratch, j, (ai, ar, bi, br, ci, cr, di, dr))
-        last_stage(im, re, lanes + kx * 16, PITCH, inner, extra, scratch)
+        for lane in range(0, VECTOR, NARROW):
+            _analyse_column(group, kx, lane, tile, geometry, bank, work)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def analyse_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """A row of W x of a group, 32 channels of each pixel: at ROW, of which valid columns count."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
-    first_stage(im, re, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
-    last_stage(im, re, tile.work + ROW, 16, TILE + 1 - geometry.support, extra, scratch)
+    line, inner = tile.work + LANES_AT + group * LANES + row * PITCH, TILE + 1 - geometry.support
+    for lane in range(0, VECTOR, NARROW):
+        first_stage(im, re, line + lane, 16, TILE, extra, scratch + lane)
+        last_stage(im, re, tile.work + ROW + lane, 16, inner, extra, scratch + lane)
     if tile.on_border:
         _correct_analysis(group, row, tile, geometry, bank, work)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def begin_synthesis(tile: Tile, geometry: Geometry, work: Work) -> None:
     """Forget the border part of the tile before."""
     if tile.on_border:
@@ -223,7 +234,7 @@ def begin_synthesis(tile: Tile, geometry: Geometry, work: Work) -> None:
                 extra[total + i] = 0
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the row at ROW, of which valid columns count, for what W^T v is made of."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH
@@ -233,44 +244,54 @@ def synthesise_row(group: int, row: int, tile: Tile, geometry: Geometry, bank: B
     for column in range(tile.columns, inner):
         store(re, line + column * 16, splat(0.0))
         store(im, line + column * 16, splat(0.0))
-    first_stage(re, im, line, 16, inner, extra, scratch)
-    last_stage(re, im, tile.work + LANES_AT + group * LANES + row * PITCH, 16, TILE, extra, scratch)
+    to = tile.work + LANES_AT + group * LANES + row * PITCH
+    for lane in range(0, VECTOR, NARROW):
+        first_stage(re, im, line + lane, 16, inner, extra, scratch + lane)
+        last_stage(re, im, to + lane, 16, TILE, extra, scratch + lane)
 
 
 @njit(**PART, forceinline=True)
 def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, group: int) -> None:
     """TOTAL += conj(P) V at one frequency."""
-    pr, pi = load(bank.re, at), load(bank.im, at)
+    pr, pi = load_narrow(bank.re, at), load_narrow(bank.im, at)
     if group == 0:
         store(work.re, to, fma(pi, vi, pr * vr))
         store(work.im, to, pr * vi - pi * vr)
     else:
-        store(work.re, to, fma(pi, vi, fma(pr, vr, load(work.re, to))))
-        store(work.im, to, fma(pr, vi, load(work.im, to)) - pi * vr)
+        store(work.re, to, fma(pi, vi, fma(pr, vr, load_narrow(work.re, to))))
+        store(work.im, to, fma(pr, vi, load_narrow(work.im, to)) - pi * vr)
 
 
-@njit(**PART, cache=True)
+@njit(**PART, forceinline=True)
+def _synthesise_column(group: int, kx: int, lane: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
+    """Column kx of a group, transformed, times the spectra, for each plane onto its TOTAL; NARROW lanes from `lane` on."""
+    re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH + lane
+    inner = TILE + 1 - geometry.support
+    first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16 + lane, PITCH, inner, extra, scratch)
+    p = (group * TILE + kx) * LINE + lane
+    for g in range(4):
+        bins = radix8(extra, scratch, g)
+        for plane in range(planes_of(geometry)):
+            to = _total_at(plane, tile, geometry) + g * 16 + lane
+            at = p + g * 16 + plane * geometry.groups * TILE * LINE
+            _add_bin(work, to, bins[0], bins[1], bank, at, group)
+            _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
+            _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
+            _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
+            _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
+            _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
+            _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
+            _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
+
+
+@njit(**PART)
 def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The sum over groups and lanes of conj(P) V, for each plane at its SPECTRUM."""
-    re, im, extra = work.re, work.im, work.extra
-    inner, scratch = TILE + 1 - geometry.support, tile.more + SCRATCH
+    re, im = work.re, work.im
     for kx in range(TILE):
         for group in range(geometry.groups):
-            first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16, PITCH, inner, extra, scratch)
-            p = (group * TILE + kx) * LINE
-            for g in range(4):
-                bins = radix8(extra, scratch, g)
-                for plane in range(planes_of(geometry)):
-                    to = _total_at(plane, tile, geometry) + g * 16
-                    at = p + g * 16 + plane * geometry.groups * TILE * LINE
-                    _add_bin(work, to, bins[0], bins[1], bank, at, group)
-                    _add_bin(work, to + 64, bins[2], bins[3], bank, at + 64, group)
-                    _add_bin(work, to + 128, bins[4], bins[5], bank, at + 128, group)
-                    _add_bin(work, to + 192, bins[6], bins[7], bank, at + 192, group)
-                    _add_bin(work, to + 256, bins[8], bins[9], bank, at + 256, group)
-                    _add_bin(work, to + 320, bins[10], bins[11], bank, at + 320, group)
-                    _add_bin(work, to + 384, bins[12], bins[13], bank, at + 384, group)
-                    _add_bin(work, to + 448, bins[14], bins[15], bank, at + 448, group)
+            for lane in range(0, VECTOR, NARROW):
+                _synthesise_column(group, kx, lane, tile, geometry, bank, work)
         for plane in range(planes_of(geometry)):
             total, spectrum = _total_at(plane, tile, geometry), _spectrum_at(plane, tile, geometry) + kx * TILE
             for ky in range(0, TILE, 16):
@@ -278,7 +299,7 @@ def _synthesise_columns(tile: Tile, geometry: Geometry, bank: Bank, work: Work) 
                 store(im, spectrum + ky, lane_sums(im, total + ky * 16))
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
     """Zero the rows of the groups outside the valid ones."""
     re, im, zero = work.re, work.im, splat(0.0)
@@ -290,7 +311,7 @@ def _clear_rows(tile: Tile, geometry: Geometry, work: Work) -> None:
                 store(im, lanes + row * PITCH + column * 16, zero)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The 32 x 32 pixels of `tiles` (B, P, tiles, 32, 32) that the rows of all groups add to W^T v, corner `reach`
     pixels up and left of the tile.
@@ -310,7 +331,7 @@ def finish_synthesis(tiles: Floats, tile: Tile, geometry: Geometry, bank: Bank, 
             store(tiles, first + pixel, value)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _position(index: int, length: int, band: int) -> int:
     """0 .. band - 1 from the near border on, `band` in the middle, band + 1 .. 2 band up to the far border."""
     if index < band:
@@ -318,12 +339,12 @@ def _position(index: int, length: int, band: int) -> int:
     return max(band, 2 * band + 1 + index - length)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _position_class(y: int, x: int, geometry: Geometry, band: int) -> int:
     return _position(y, geometry.height, band) * (2 * band + 1) + _position(x, geometry.width, band)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """Take the dropped intermediate values off the row of W x, at its pixels that lie in the band."""
     re, im, extra = work.re, work.im, work.extra
@@ -342,7 +363,7 @@ def _correct_analysis(group: int, row: int, tile: Tile, geometry: Geometry, bank
         store(im, at, qi)
 
 
-@njit(**PART, cache=True)
+@njit(**PART)
 def _correct_synthesis(group: int, row: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
     """The adjoint of `_correct_analysis`: add up at BORDER_TOTAL what W^T v has too much."""
     re, im, extra = work.re, work.im, work.extra

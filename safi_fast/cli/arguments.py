@@ -5,12 +5,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..noise_level import ESTIMATE
 from ..values import EXPECTED, DataRange, stated_range
 from .parser import Rare
 
 SCHEDULES = ("unrolled", "converged", "gap")
 BACKENDS = ("auto", "cpu", "cuda")
-ESTIMATE = "estimate"
 PRECISIONS = ("float32", "tf32", "bf16x3")
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Denoise twice, because the first call compiles; print the scores and write the picture."""
+    """Denoise twice, because the first call loads kernels; print the scores and write the picture."""
     import numpy as np
     from skimage.data import camera
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     }
     print_table(("", "PSNR", "SSIM"), [(name, f"{p:.2f} dB", f"{s:.4f}") for name, (p, s) in scores.items()])
     facts = sessions.summary(solution)
-    print(f"time          {second:.2f} s ({first:.2f} s for the first call, which compiles)")
+    print(f"time          {second:.2f} s ({first:.2f} s for the first call)")
     masks, steps, status = (facts[key] for key in ("outer_iterations", "inner_iterations", "solver_status"))
     print(f"steps         {masks} outer, {steps} inner ({status})")
     print(f"relative gap  {scientific(facts['relative_gap'])} of the last convex problem")

@@ -1,5 +1,7 @@
 """What the commands use of the library: one model, one solver, and the numbers they report of a solution."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,14 +85,20 @@ def make_session(model: str | None = None, backend: str = "auto", precision: str
     """Load a model (None: the shipped default) and set up its solver."""
     from ..api import Solver
     from ..models import DEFAULT_MODEL, load_model
-    from ..startup import compiled_before
-    from .output import print_note
+    from ..startup import compile_ahead
 
     loaded = load_model(model or DEFAULT_MODEL)
     solver = Solver(loaded, backend=backend, precision=precision)
-    if not compiled_before(solver.backend.name):
-        print_note("the first run on a machine compiles the kernels, which takes up to a minute")
+    compile_ahead(solver, _compiling)
     return Session(loaded, solver)
+
+
+def _compiling(kernels: int) -> AbstractContextManager[Callable[..., None]]:
+    """Says what takes so long; on a terminal with a bar."""
+    from .output import print_note, progress
+
+    print_note(f"the first run on a machine compiles {kernels} kernels, which takes about a quarter of a minute")
+    return progress("compiling", kernels, "kernel")
 
 
 def summary(solution: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .. import api
 from ..arrays import positive
 from ..errors import InputError, shown
 from ..model import Model
-from ..models import load_model
+from ..models import resolve
 from .physics import Bridge, bridge
 
 __all__ = ["SafiDenoiser", "SafiReconstructor"]
@@ -41,7 +41,7 @@ class SafiDenoiser(Denoiser):
     def __init__(self, model: Model | str | PathLike[str] | None = None, *, backend: str = "auto", **options: Any):
         """model, backend, options: as for `safi_fast.denoise`; box is None unless it is passed. Raises ModelError."""
         super().__init__()
-        self.model = _loaded(model)
+        self.model = resolve(model)
         self.backend = backend
         self.options = {"box": None, **options}
 
@@ -103,7 +103,7 @@ class SafiReconstructor(Reconstructor):
         """
         super().__init__()
         self.strength = positive("strength", strength)
-        self.model = _loaded(model)
+        self.model = resolve(model)
         self.backend, self.options = backend, options
         self.solution: Any = None
         self.operators: list[Any] = []
@@ -161,8 +161,12 @@ def _state(physics: Any) -> list[Hashable]:
     """What tells whether tensors and settings of a physics are still those that they were."""
     tensors = [*physics.named_buffers(), *physics.named_parameters()]
     found: list[Hashable] = [(name, t.data_ptr(), t._version, tuple(t.shape)) for name, t in tensors]
-    plain = (int, float, str)
-    return found + [(name, value) for name, value in vars(physics).items() if isinstance(value, plain)]
+    return found + [(name, value) for name, value in vars(physics).items() if _plain(value)]
+
+
+def _plain(value: Any) -> bool:
+    """Whether a setting may be compared: a number, a text, a tuple of such."""
+    return all(map(_plain, value)) if isinstance(value, tuple) else isinstance(value, int | float | str)
 
 
 def _levels(sigma: Any, x: Any) -> Any:
@@ -175,7 +179,3 @@ def _levels(sigma: Any, x: Any) -> Any:
     if levels.numel() not in (1, len(x)) or not bool((torch.isfinite(levels) & (levels >= 0)).all()):
         raise InputError(f"sigma is {shown(sigma)}; expected {expected}")
     return levels.expand(len(x))
-
-
-def _loaded(model: Model | str | PathLike[str] | None) -> Model:
-    return model if isinstance(model, Model) else load_model(*([] if model is None else [model]))

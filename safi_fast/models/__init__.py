@@ -44,6 +44,13 @@ def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Model:
     raise ModelError(f"there is no model {name_or_path!r}{hint} (available: {', '.join(available) or 'none'})")
 
 
+def resolve(model: Model | str | os.PathLike[str] | None) -> Model:
+    """A model as it is, else the one of that name or path; None: the default. Raises as `load_model`."""
+    if isinstance(model, Model):
+        return model
+    return load_model(DEFAULT_MODEL if model is None else model)
+
+
 def describe(model: Model) -> dict[str, str]:
     """What a person wants to know of a model, as short texts by heading; sigma on the 8-bit scale."""
     levels = [f"{255 * level:.4g}" for level in model.noise_levels]

@@ -13,11 +13,12 @@ def counts():
 
 
 @pytest.mark.parametrize("processor", cpu.PROCESSORS)
-def test_a_transform_is_vectors_without_calls(counts, processor):
-    """68 additions, times the registers that a vector of 16 lanes takes."""
-    row, parts = counts["transform of a line", processor], {"znver4": 1, "sapphirerapids": 1, "haswell": 2, "znver2": 2}
+def test_a_transform_is_vectors_without_calls_that_stay_in_registers(counts, processor):
+    """68 additions, of as many lanes as a register has."""
+    row = counts["transform of a line", processor]
     assert row["call"] == 0
-    assert row["add"] == 68 * parts.get(processor, 4)
+    assert row["add"] == 68
+    assert row["spilled"] <= 0.2 * row["vector"]
 
 
 @pytest.mark.parametrize("processor", cpu.PROCESSORS)

@@ -1,7 +1,6 @@
 """Devices as the CUDA backend sees them (bindings/device.py), and the text of the kernels (bindings/module.py)."""
 
 import gc
-import sys
 import threading
 import weakref
 from functools import partial
@@ -9,10 +8,9 @@ from functools import partial
 import numpy as np
 import pytest
 from emulator.device import EmulatedDevice, LaunchError
-from fake_cupy import CompileException, CUDADriverError, FakeCupy
+from fake_cupy import CompileException, CUDADriverError, FakeCupy, install
 
 from safi_fast import BackendError
-from safi_fast.bindings import device as devices
 from safi_fast.bindings.device import CupyDevice
 from safi_fast.bindings.module import KERNELS, source
 
@@ -31,11 +29,7 @@ def scale(kernel, values, factor, offset=None):
 @pytest.fixture
 def cupy(monkeypatch):
     """A CuPy with two GPUs."""
-    fake = FakeCupy(gpus=2)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(devices, "_modules", {})
-    monkeypatch.setattr(devices, "_refused", set())
-    return fake
+    return install(monkeypatch)
 
 
 @pytest.fixture(params=["emulated", "cupy"])

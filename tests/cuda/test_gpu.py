@@ -16,14 +16,13 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cupy import CompileException, FakeArray, FakeCupy
+from fake_cupy import CompileException, FakeArray, FakeCupy, install
 from models import random_model
 from patience import PROCESS
 from reconstructions import problem
 
 import safi_fast
 from safi_fast import BackendError, InputError, Solver, api, backend, denoise
-from safi_fast.bindings import device as devices
 from safi_fast.bindings import gpu
 from safi_fast.bindings.cpu import BATCH_BYTES
 from safi_fast.solver.schedules import Fast
@@ -155,12 +154,11 @@ def fresh():
 @pytest.fixture
 def cupy(monkeypatch, fresh):
     """A machine with two GPUs and a CuPy."""
-    fake, bindings, torch = FakeCupy(gpus=2), ModuleType("safi_fast.bindings.cuda"), ModuleType("torch")
+    fake, bindings, torch = install(monkeypatch), ModuleType("safi_fast.bindings.cuda"), ModuleType("torch")
     bindings.CudaBackend = CudaBackend
     torch.Tensor, torch.from_dlpack = Tensor, Tensor
-    for module in (fake, bindings, torch):
+    for module in (bindings, torch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(devices, "_modules", {})
     monkeypatch.setattr(gpu, "driver_version", lambda: 13000)
     monkeypatch.setattr(gpu, "_installed_wheels", lambda: ["cupy-cuda13x"])
     return fake

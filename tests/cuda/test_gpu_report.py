@@ -1,18 +1,16 @@
 """`safi-fast doctor --gpu`: on a CuPy that is not there, whose kernels the emulator runs. Times mean nothing here."""
 
 import json
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy
+from fake_cupy import install
 from models import random_model
 
 import safi_fast
 from safi_fast import backend
 from safi_fast.bindings import clock
-from safi_fast.bindings import device as devices
 from safi_fast.bindings import gpu as examined
 from safi_fast.bindings.device import CupyDevice
 from safi_fast.cli import doctor, doctor_gpu
@@ -24,11 +22,9 @@ from safi_fast.solver.schedules import Fast
 def cupy(monkeypatch):
     """A GPU, small images and a small model."""
     fake, model = (
-        FakeCupy(),
+        install(monkeypatch, gpus=1),
         random_model(channels=16, kernels=(5,), composed=True, boundary="symmetric", lipschitz=1.1),
     )
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(devices, "_modules", {})
     monkeypatch.setattr(examined, "_working_cupy", lambda: fake)
     monkeypatch.setattr(backend, "cuda_report", lambda: backend.BackendReport("cuda", True, "A GPU."))
     monkeypatch.setattr(safi_fast, "Solver", partial(safi_fast.Solver, model))

@@ -1,17 +1,15 @@
 """reconstruct through CudaBackend in the emulator: whole solves against the CPU."""
 
 import pickle
-import sys
 
 import numpy as np
 import pytest
 from emulator.device import EmulatedDevice
-from fake_cupy import FakeCupy
+from fake_cupy import install
 from models import random_model
 from reconstructions import HEIGHT, WIDTH, operators, problem
 
 from safi_fast import SafiError, Solver
-from safi_fast.bindings import device as devices
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice
 from safi_fast.operators import from_functions
@@ -40,11 +38,7 @@ def test_a_solve_is_that_of_the_cpu(name, solvers):
 @pytest.fixture
 def cupy(monkeypatch):
     """A CuPy with two GPUs, whose arrays refuse to meet those of the host."""
-    fake = FakeCupy(gpus=2)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(devices, "_modules", {})
-    monkeypatch.setattr(devices, "_refused", set())
-    return fake
+    return install(monkeypatch)
 
 
 @pytest.mark.parametrize("name", NAMES)

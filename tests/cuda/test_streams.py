@@ -1,20 +1,19 @@
 """What CUDA may do out of order, through a CuPy whose streams do nothing before somebody waits for them."""
 
-import sys
 import threading
 from functools import partial
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy
+from fake_cupy import install
 from fake_streams import FakeEvent, FakeStream
 from models import random_model
-from patience import PROCESS
+from patience import wait_until
 from reconstructions import problem
 
 from safi_fast import BackendError, InputError, OutOfMemoryError, Solver, api, backend, denoise
 from safi_fast.backend import BackendReport
-from safi_fast.bindings import cuda, cuda_workspace, device
+from safi_fast.bindings import cuda, cuda_workspace
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice
 from safi_fast.solver.schedules import Fast
@@ -27,17 +26,12 @@ MODEL = random_model("safi", channels=8, kernels=(5,), composed=True, boundary="
 @pytest.fixture
 def cupy(monkeypatch):
     """Two GPUs; streams are lazy."""
-    fake = FakeCupy(gpus=2)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(device, "_modules", {})
-    monkeypatch.setattr(device, "_refused", set())
+    fake = install(monkeypatch)
     monkeypatch.setattr(backend, "cuda_report", lambda: BackendReport("cuda", True, "a fake"))
     monkeypatch.setattr(backend, "_driver_is_here", lambda: True)
     api._solver.cache_clear()
     yield fake
-    for thread in threading.enumerate():  # of batches that were left
-        if thread.name == "safi_fast.ahead":
-            thread.join(PROCESS)
+    assert wait_until(lambda: not any(thread.name == "safi_fast.ahead" for thread in threading.enumerate()))
     api._solver.cache_clear()
 
 
@@ -217,6 +211,30 @@ def test_copies_that_nobody_waits_for_are_caught(lazy, monkeypatch, bug):
     assert not np.allclose(result, expected(images), atol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["send", "fetch"])
+def test_a_copy_that_is_dropped_is_waited_for(lazy, way):
+    """Else its memory is used again while it is under way."""
+    device = CupyDevice()
+    values = device.upload(pictures(1)) if way == "fetch" else pictures(1)
+    copy = getattr(device, way)(values)
+    assert any(stream.waiting for stream in lazy.world.every)
+    waited = lazy.world.counts["syncs"]
+    del copy
+    assert lazy.world.counts["syncs"] == waited + 1
+    assert not any(stream.waiting for stream in lazy.world.every)
+
+
+@pytest.mark.parametrize("way", ["send", "fetch"])
+def test_a_copy_has_arrived_once(lazy, way):
+    device, images = CupyDevice(), pictures(1)
+    copy = getattr(device, way)(device.upload(images) if way == "fetch" else images)
+    values, waited = copy(), lazy.world.counts["syncs"]
+    assert copy() is values
+    del copy
+    assert lazy.world.counts["syncs"] == waited
+    np.testing.assert_array_equal(values if way == "fetch" else device.download(values), images)
+
+
 def test_a_work_space_is_kept_for_its_own_stream(lazy):
     """On another stream the last work on it may not be done."""
     images, used = pictures(1), []
@@ -357,6 +375,27 @@ def test_kept_work_spaces_make_room(cupy):
     solver.denoise(pictures(1)[0], SIGMA, **LIMITS)
     solver.release_memory()
     assert cupy.used < kept / 4
+
+
+def test_a_batch_without_room_names_the_image(cupy):
+    """It is the third of a stream that is larger than the others."""
+    images = [*pictures(2), pictures(1, (48, 40))[0]]
+    solver = Solver(MODEL, backend="cuda")
+    cupy.world.limit = cupy.used + 2 * solver._engine.workspace_bytes(1, 20, 22)
+    results = solver.denoise_batch(images, SIGMA, **LIMITS)
+    next(results), next(results)
+    with pytest.raises(OutOfMemoryError, match=r"^images\[2\]: no memory to solve 1 image"):
+        next(results)
+
+
+def test_release_reaches_every_gpu(cupy):
+    solver = Solver(MODEL, devices="all")
+    empty = cupy.used
+    list(solver.denoise_batch(pictures(2), SIGMA, **LIMITS))
+    assert all(one._engine._kept for one in (solver, *solver._others))
+    solver.release_memory()
+    assert not any(one._engine._kept for one in (solver, *solver._others))
+    assert cupy.used <= empty
 
 
 # ----------------------------------------------------------------------------------------------------- what a call asks

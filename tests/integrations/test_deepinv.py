@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import random_model
+from which_deepinv import the_package
 
 import safi_fast
 from safi_fast import InputError
@@ -41,6 +42,12 @@ def binary(*shape, seed=0):
 
 def maps(*shape):
     return torch.complex(picture(*shape, seed=1) + 0.2, picture(*shape, seed=2))
+
+
+@pytest.fixture(scope="session")
+def deepinv():
+    """The package, or its stand-in."""
+    yield from the_package()
 
 
 @pytest.fixture
@@ -242,11 +249,12 @@ def test_what_the_reconstructor_refuses(deepinv, ours):
 
 @pytest.mark.skipif(not REAL, reason="deepinv is not installed: make test-integrations")
 def test_plug_and_play(deepinv, ours):
-    """The example of docs/integrations.md: its denoiser in proximal gradient descent of deepinv, on a blurred image."""
+    """The examples of docs/integrations.md: our denoiser in half-quadratic splitting of deepinv, on a blurred image."""
+    torch.manual_seed(0)
     page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
     names = {}
     for example in page.split("```python\n")[1:]:
         exec(compile(example.split("```")[0], "docs/integrations.md", "exec"), names)
     psnr = deepinv.metric.PSNR() if hasattr(deepinv, "metric") else deepinv.loss.metric.PSNR()
     blurred, restored, pnp = (float(psnr(names[name], names["x"])[0]) for name in ("y", "restored", "pnp"))
-    assert min(restored, pnp) > blurred + 3
+    assert min(restored, pnp) > blurred + 4

@@ -1,6 +1,6 @@
 """A CuPy that is not there, over the emulator: what bindings/ and safi_fast/ use of it, and as strict.
 
-    cupy = FakeCupy(gpus=2)                     # put it into sys.modules["cupy"]
+    cupy = install(monkeypatch, gpus=2)
     cupy.failures["getDeviceCount"] = cupy.error(35)
 
 Arrays refuse to become NumPy arrays except through asnumpy, so a silent round trip through host memory fails. Each
@@ -11,6 +11,7 @@ streams and memory (fake_streams.py): `cupy.world.lazy = True` makes every missi
 from __future__ import annotations
 
 import operator
+import sys
 import weakref
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,18 @@ import numpy as np
 from emulator.device import EmulatedDevice
 from fake_streams import CUDARuntimeError, FakeEvent, FakeStream, FakeWorld, OutOfMemoryError, Pinned, is_pinned
 
+from safi_fast.bindings import device
+
 POINTER = np.uint64
+
+
+def install(monkeypatch, gpus: int = 2) -> FakeCupy:
+    """A new one in place of CuPy until the test ends; nothing is remembered of another."""
+    fake = FakeCupy(gpus=gpus)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(device, "_modules", {})
+    monkeypatch.setattr(device, "_refused", set())
+    return fake
 
 
 class CUDADriverError(RuntimeError):

@@ -50,10 +50,8 @@ def parameters(function):
 
 
 def is_entry_point(function):
-    """Whether it is a kernel that bindings launch: compiled to share its work out among threads."""
-    return any(
-        isinstance(d, ast.Call) and any(k.arg == "parallel" for k in d.keywords) for d in function.decorator_list
-    )
+    """Whether it is a kernel that bindings launch."""
+    return any(isinstance(d, ast.Name) and d.id == "kernel" for d in function.decorator_list)
 
 
 def found(paths):
@@ -92,7 +90,7 @@ def test_the_bars_are_measured(monkeypatch, tmp_path):
     """A module of one line too many, a long function and a wide one; a kernel may be wide."""
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     arguments = ", ".join(f"a{i}" for i in range(PARAMETERS + 1))
-    wide = f"class A:\n    def wide({arguments}): pass\n@njit(parallel=True)\ndef kernel({arguments}): pass\n"
+    wide = f"class A:\n    def wide({arguments}): pass\n@kernel\ndef convolve({arguments}): pass\n"
     body = "    '''One\n    two.'''\n" + "    pass\n" * (FUNCTION - 1)
     (tmp_path / "one.py").write_text(wide + "def just(): \n" + body + "def long():\n" + body + "    pass\n")
     (tmp_path / "two.py").write_text("pass\n" * (MODULE + 1))

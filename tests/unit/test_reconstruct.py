@@ -99,7 +99,7 @@ def assert_same(one, other):
 def assert_is(solution, batch, number):
     """What a batch says of one image is what the image alone says, bit for bit."""
     for entry in fields(solution):
-        if entry.name not in ("history", "masks") or (entry.name == "masks" and batch.masks is not None):
+        if entry.name != "history" and getattr(batch, entry.name) is not None:
             np.testing.assert_array_equal(
                 getattr(solution, entry.name), getattr(batch, entry.name)[number], err_msg=entry.name
             )
@@ -393,9 +393,10 @@ def test_types_and_shapes():
     batch = run(operator, np.stack([measured(operator, seed) for seed in range(3)]), return_masks=True)
     assert batch.image.shape == (3, *SHAPE)
     assert batch.masks.shape == (3, 4, *SHAPE)
+    assert batch.sigma is None
     assert batch.converged.dtype == bool
     for entry in fields(batch):
-        if entry.name not in ("history", "image", "masks"):
+        if entry.name not in ("history", "image", "masks", "sigma"):
             assert getattr(batch, entry.name).shape == (3,)
     for record in batch.history:
         assert all(value.shape == (3,) for value in vars(record).values())

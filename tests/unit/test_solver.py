@@ -6,7 +6,7 @@ The oracle judges what is computed, laws judge the rest.
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from itertools import islice, pairwise
 
@@ -324,7 +324,8 @@ def test_unrolled_takes_the_lipschitz_of_the_model():
 
 def test_strength_replaces_the_noise_level_of_a_one_level_model():
     y = photograph()
-    assert_same(solve(solver_of(), y, 50 / 255, strength=0.02), solve(solver_of(), y, strength=0.02))
+    other, usual = solve(solver_of(), y, 50 / 255, strength=0.02), solve(solver_of(), y, strength=0.02)
+    assert_same(replace(other, sigma=usual.sigma), usual)
 
 
 # ------------------------------------------------------------------------------------------------------------ batches

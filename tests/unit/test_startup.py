@@ -56,8 +56,37 @@ def test_commands_say_that_kernels_are_compiled_first(monkeypatch, capsys):
     monkeypatch.setattr(cache, "COMPILED", ("*.nothing", "*.nbc"))
     session.make_session(backend="cpu")
     assert capsys.readouterr().err == (
-        "safi-fast: the first run on a machine compiles the kernels, which takes up to a minute\n"
+        "safi-fast: the first run on a machine compiles 11 kernels, which takes about a quarter of a minute\n"
     )
+
+
+COLD = """
+import sys, safi_fast
+told = []
+safi_fast.warmup(sys.argv[1], backend="cpu", progress=lambda *numbers: told.append(numbers))
+print(told)
+"""
+
+
+@pytest.mark.parametrize(("model", "kernels"), [("safi-gray", 13), ("mmr-gray", 12)])
+def test_a_warmup_counts_the_kernels_that_it_compiles(tmp_path, model, kernels):
+    """All that are announced, and none where all lie compiled."""
+    expected = [(done, kernels) for done in range(1, kernels + 1)]
+    assert python(COLD, model, NUMBA_CACHE_DIR=str(tmp_path)) == f"{expected}\n"
+    assert python(COLD, model, NUMBA_CACHE_DIR=str(tmp_path)) == "[]\n"
+
+
+START = """
+import time, numpy as np, safi_fast
+safi_fast.denoise(np.full((64, 64), 0.5), 25 / 255, max_outer=1, max_inner=1)
+print(time.process_time())
+"""
+
+
+def test_import_and_first_result_take_two_seconds_once_kernels_lie_compiled():
+    """Of the processor, which other work on the machine does not add to; three times as much on a slow machine."""
+    safi_fast.warmup("safi-gray", backend="cpu")
+    assert float(python(START, NUMBA_NUM_THREADS="1")) < 3 * 2
 
 
 def test_warmup_leaves_nothing_to_compile_for_any_schedule():

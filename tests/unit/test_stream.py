@@ -110,6 +110,16 @@ def test_an_exception_in_the_source_reaches_the_caller_in_its_place(error):
 # -------------------------------------------------------------------------------------------------------- denoise_batch
 
 
+def test_no_thread_outlives_an_error(solver):
+    """Nor does one that waits for room while somebody keeps the exception, and with it all that it passed through."""
+    before = set(threading.enumerate())
+    images = itertools.chain([np.full((40, 48), np.nan, np.float32)], itertools.repeat(np.ones((40, 48), np.float32)))
+    with pytest.raises(InputError, match=r"images\[0\]") as caught:
+        next(solver.denoise_batch(images, 0.1))
+    assert wait_until(lambda: not set(threading.enumerate()) - before)
+    del caught
+
+
 @pytest.mark.parametrize("family", ["safi", "mmr"])
 def test_a_stream_equals_one_by_one(family):
     solver, images = Solver(random_model(family, lipschitz=1.1), backend="cpu"), pictures()

@@ -14,9 +14,8 @@ def forget_ours():
         del sys.modules[name]
 
 
-@pytest.fixture(scope="session")
-def deepinv():
-    """The package, or its stand-in."""
+def the_package():
+    """A generator of it, as of a fixture."""
     torch = pytest.importorskip("torch", reason="deepinv is of torch")
     patch = pytest.MonkeyPatch()
     if importlib.util.find_spec("deepinv") is None:

@@ -13,6 +13,7 @@ import atexit
 import hashlib
 import importlib
 import os
+import re
 import shutil
 import stat
 import sys
@@ -57,11 +58,13 @@ def prepare_kernels() -> None:
     seed(_kept_in(), beside)
 
 
-def missing_kernels(names: Iterable[str]) -> set[str]:
-    """Those kernels of this name that do not lie compiled where they are kept; imports them."""
+def missing_kernels(kinds: Iterable[tuple[str, str]]) -> list[str]:
+    """The names of those kernels (name, class of an argument) that do not lie compiled where they are kept; imports
+    them.
+    """
     prepare_kernels()
-    kept = {name.split("-")[0].partition(".")[2] for name in (path.name for path in _kept_in().glob(COMPILED[0]))}
-    return set(names) - kept
+    kept = {path.name.split("-")[0].partition(".")[2]: path.read_bytes() for path in _kept_in().glob(COMPILED[0])}
+    return [name for name, kind in kinds if not re.search(rb"\b%s\b" % kind.encode(), kept.get(name, b""))]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ prepare_kernels()
 from numba import get_num_threads
 
 from ..kernels.cpu import projector
+from ..kernels.cpu.arguments import GEOMETRIES, Geometry
 from ..kernels.cpu.convolution import BINS, convolution, small_floats
 from ..kernels.cpu.depthwise import depthwise
 from ..kernels.cpu.features import features
@@ -52,14 +53,25 @@ if debugging():
 
 
 DENOISING = {
-    "analysis", "collapse_momentum", "dual_step", "image_step", "masked_norm", "outer_sums", "primal_sums", "set_image",
+    "analysis", "dual_step", "image_step", "masked_norm", "outer_sums", "primal_sums", "set_image",
     "synthesis",
 }  # fmt: skip
-MASKS = {"safi": {"features", "convolution"}, "mmr": {"depthwise"}}
+FEATURES = {"safi": {"features"}}
+MASKS = {"safi": {"convolution"}, "mmr": {"depthwise"}}  # which do not see the image
 RECONSTRUCTION = {"anchored_step", "gather_image"}
 PROJECTION = {"line_sums", "project", "view_sums", "back_project"}
 
+# A kernel by its name, and of the class of Geometry that it is compiled for; "" where it takes none.
+Kind = tuple[str, str]
 
-def kernels_of(family: str) -> set[str]:
-    """Names of the kernels that denoise with a mask of this family, with the default schedule."""
-    return DENOISING | MASKS.get(family, set())
+
+def kernels_of(family: str, planes: int) -> set[Kind]:
+    """The kernels that denoise images of so many planes with a mask of this family, with the default schedule."""
+    own = GEOMETRIES[planes].__name__
+    found = {(name, own) for name in DENOISING | FEATURES.get(family, set())}
+    return found | {(name, Geometry.__name__) for name in MASKS.get(family, set()) | {"collapse_momentum"}}
+
+
+def other_kernels() -> set[Kind]:
+    """Those of reconstruction and computed tomography beside them."""
+    return {(name, Geometry.__name__) for name in RECONSTRUCTION} | {(name, "") for name in PROJECTION}

@@ -81,7 +81,7 @@ class Stabilised(Range):
     """Images of counts on a scale where black, or no counts, is 0 and noise has the same strength in all pixels.
 
     black: the value of 0, transformed. contrasts: (N,) the distance of 1 from it in standard deviations of the noise,
-    of each plane. low and high bound the result, in the caller's units.
+    of each of the stack. low and high bound the result, in the caller's units.
     """
 
     transform: Anscombe = Anscombe()
@@ -99,20 +99,20 @@ class Stabilised(Range):
 
     @property
     def scale(self) -> Any:
-        """What the standard deviation of the noise, 1, is divided by, of each plane."""
+        """What the standard deviation of the noise, 1, is divided by, of each of the stack."""
         return self.contrasts
 
     def to_unit(self, values: Any) -> Any:
-        """(N, H, W) as the solver sees them."""
-        return (self.transform.forward(values) - self.black) / self._per_plane(values)
+        """(N, H, W) or (N, P, H, W) as the solver sees them."""
+        return (self.transform.forward(values) - self.black) / self._in_stack(values)
 
     def from_unit(self, values: Any) -> Any:
         """The unbiased inverse, clipped."""
-        found = self.transform.inverse(values * self._per_plane(values) + self.black)
+        found = self.transform.inverse(values * self._in_stack(values) + self.black)
         return namespace(values).clip(found, self.low, self.high).astype(values.dtype)
 
-    def _per_plane(self, values: Any) -> Any:
-        return like(self.contrasts.astype(values.dtype)[:, None, None], values)
+    def _in_stack(self, values: Any) -> Any:
+        return like(self.contrasts.astype(values.dtype).reshape(-1, *[1] * (values.ndim - 1)), values)
 
 
 def bounds_of(transform: Anscombe, meaning: Range | None, box: Any) -> Box:
@@ -131,9 +131,9 @@ def bounds_of(transform: Anscombe, meaning: Range | None, box: Any) -> Box:
 
 
 def stabilised(
-    transform: Anscombe, stack: Any, channels: int, meaning: Range | None, bounds: Box, levels: NDArray[np.float64]
+    transform: Anscombe, stack: Any, alone: int, meaning: Range | None, bounds: Box, levels: NDArray[np.float64]
 ) -> Stabilised:
-    """How the solver sees planes (N, H, W) of counts, `channels` of which are one image.
+    """How the solver sees counts, (N, H, W) or (N, P, H, W), `alone` of which are one image.
 
     meaning: black and white, where they are known; else 1 is the brightest mean of 8 x 8 pixels of each image.
     levels: of noise, on [0, 1], that the model is for, from the least: images of few counts have less contrast, of
@@ -141,8 +141,9 @@ def stabilised(
     """
     black = transform.expected(transform.offset if meaning is None else meaning.low)
     if meaning is None:
-        bright = [float(block_means(transform.forward(plane)).max()) for plane in stack]
-        whites = np.array(bright).reshape(-1, channels).max(axis=1).repeat(channels)
+        planes = stack.reshape(-1, *stack.shape[-2:])
+        bright = np.array([float(block_means(transform.forward(plane)).max()) for plane in planes])
+        whites = bright.reshape(len(stack) // alone, -1).max(axis=1).repeat(alone)
     else:
         whites = np.full(len(stack), transform.expected(meaning.high))
     return Stabilised(

@@ -16,7 +16,7 @@ import numpy as np
 from . import denoising, memory, reconstructing, tuning
 from .arrays import ArrayKind, as_array, finish_launches, lies_on_gpu, to_and_fro
 from .backend import Backend, cuda_report, gpu_count, gpu_of, select
-from .errors import BackendError, InputError, ModelError, shown
+from .errors import BackendError, InputError, shown
 from .images import extent_of
 from .model import Model
 from .models import resolve
@@ -376,7 +376,7 @@ class Solver:
         ------
         ModelError, InputError, BackendError
         """
-        self.model = _of_one_plane(resolve(model))
+        self.model = resolve(model)
         numbers = _devices(devices, backend)
         with ArrayKind("cupy", numbers[0]).place():
             self.backend = select(backend, precision)
@@ -424,7 +424,7 @@ class Solver:
                 )
             with self._on_threads():
                 return reconstructing.estimate(self.model, self._engine, shape, operator, max_memory)
-        extent = extent_of(shape, dtype, channel_axis)
+        extent = extent_of(shape, dtype, channel_axis, self.model)
         with self._on_threads():
             division = denoising.divide(self.model, self._engine, extent, max_memory, at_once=False)
             return memory.peak_bytes(self._engine, extent, division)
@@ -560,16 +560,6 @@ def _gpu_to_use(image: Any, backend: str) -> int | None:
     if backend == "cpu" or not lies_on_gpu(image) or not cuda_report().available:
         return None
     return as_array("image", image)[1].gpu
-
-
-def _of_one_plane(model: Model) -> Model:
-    """The model. Raises ModelError for one of several planes: its kernels are there, the way to them is not yet."""
-    if model.filters.planes > 1:
-        raise ModelError(
-            f"model {model.name!r} is for images of {model.filters.planes} planes together; denoise and reconstruct "
-            f"take models of one plane so far"
-        )
-    return model
 
 
 def _devices(devices: Any, backend: Any) -> Sequence[int | None]:

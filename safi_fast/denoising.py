@@ -59,7 +59,7 @@ DEFAULTS = defaults_of(Options, box=UNIT_BOX, return_masks=False, noise="gaussia
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be solved: planes on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is
+    """What is to be solved: images on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is
     shared out, whether anybody wants to know more than the image, and the noise of each image.
     """
 
@@ -102,12 +102,12 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
     names = ("schedule", "max_outer", "max_inner", "tol")
     schedule = schedule_for(model, *(options[name] for name in names))  # type: ignore[literal-required]
     strength, gain, bias = _levels(model, images, sigmas, options["strength"], schedule.name)
-    if colors.mixes(options["color"], images.channels):
+    if model.filters.planes == 1 and colors.mixes(options["color"], images.channels):
         images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
     division = divide(model, engine, images.extent, options["max_memory"], at_once=callback is not None)
     if division.grid is not None:
         _check_tiles(options, schedule.name)
-    window = division.grid.window if division.grid else images.stack.shape[1:]
+    window = division.grid.window if division.grid else images.stack.shape[-2:]
     norm = _squared_norm(model, engine, options["lipschitz"], schedule, *window)
     return Task(
         images, schedule, limits, strength, gain, bias, model.family, norm, division, callback, options["return_masks"],
@@ -132,7 +132,7 @@ def run(engine: Engine, task: Task, device: Backend | None) -> Solution:
     progress, solved, masks = zip(*parts, strict=True)
     image = task.images.restore(task.images.kind.module.concatenate([there() for there in solved]))
     found = solution(progress, image, np.concatenate(masks) if task.return_masks else None, task.images.single)
-    return replace(found, sigma=per_image(task.noise, len(task.images.shape) == 2 + (task.images.channels is not None)))
+    return replace(found, sigma=per_image(task.noise, not task.images.several))
 
 
 def divide(
@@ -158,6 +158,11 @@ Observed = tuple[Images, FloatVector, FloatVector, Box]  # images, sigma of plan
 
 def _observed(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Observed:
     """What was measured, and how strong its noise is. Raises InputError."""
+    if model.filters.planes > 1 and options["color"] is not None:
+        raise InputError(
+            f"color is {shown(options['color'])}, but model {model.name!r} takes {model.filters.planes} planes of an "
+            "image together; leave it out, or pass a grey model"
+        )
     if options["noise"] == "poisson":
         return _counted(model, array, kind, sigma, options)
     if options["noise"] != "gaussian":
@@ -166,40 +171,39 @@ def _observed(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Op
         if options[name] is not None:
             raise InputError(f"{name} was passed, but noise is 'gaussian'; leave it out or pass noise='poisson'")
     data_range, box = options["data_range"], options["box"]
-    images = Images.of(array, kind, data_range, options["channel_axis"], model.smallest_side)
+    images = Images.of(array, kind, data_range, options["channel_axis"], model)
     if images.range.warning and not isinstance(data_range, Range):
         warn(f"image: {images.range.warning}")
     limits = (-np.inf, np.inf) if box is None else box_of(box)
     sigmas = _sigmas(model, images, sigma, options)
     if isinstance(box, DefaultBox):
         _check_values(images, sigmas, box, silent=isinstance(data_range, Range))
-    return images, sigmas, sigmas[:: images.channels or 1] * images.range.scale, limits
+    return images, sigmas, sigmas[:: images.alone] * images.range.scale, limits
 
 
 def _counted(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Observed:
     """Counts, on a scale where their noise has the same strength everywhere."""
     transform = Anscombe.of(options["gain"], options["offset"], sigma)
-    raw = Images.of(array, kind, AS_IT_IS, options["channel_axis"], model.smallest_side)
+    raw = Images.of(array, kind, AS_IT_IS, options["channel_axis"], model)
     given, box = options["data_range"], options["box"]
     meaning = None if given is None else stated_range(given)
     bounds = bounds_of(transform, meaning, box)
-    channels = raw.channels or 1
-    scale = stabilised(transform, raw.stack, channels, meaning, bounds, model.noise_levels)
+    scale = stabilised(transform, raw.stack, raw.alone, meaning, bounds, model.noise_levels)
     images = replace(raw, stack=scale.to_unit(raw.stack).astype(np.float32), range=scale)
-    return images, 1 / scale.contrasts, np.full(len(raw.stack) // channels, transform.sigma), scale.limits
+    return images, 1 / scale.contrasts, np.full(len(raw.stack) // raw.alone, transform.sigma), scale.limits
 
 
 def _sigmas(model: Model, images: Images, sigma: Any, options: Options) -> FloatVector:
-    """Standard deviation of the noise of every plane on [0, 1]: as the caller says, or estimated for each image and
-    brought to the levels that the model is for, with a warning. Raises InputError.
+    """Standard deviation of the noise of each of the stack on [0, 1]: as the caller says, or estimated for each image
+    and brought to the levels that the model is for, with a warning. Raises InputError.
     """
     if not (isinstance(sigma, str) and sigma == ESTIMATE):
-        return images.per_plane("sigma", sigma)
+        return images.per_problem("sigma", sigma)
     found, levels = images.noise_levels(options["color"]), model.noise_levels
     if len(levels) == 1:
         for level in found:
             model.at(level, strength_given=options["strength"] is not None, argument="sigma, as estimated,")
-        return found.repeat(images.channels or 1)
+        return found.repeat(images.alone)
     within = found.clip(levels[0], levels[-1])
     beyond = np.flatnonzero(within != found)
     if beyond.size and not isinstance(options["data_range"], Range):
@@ -209,13 +213,14 @@ def _sigmas(model: Model, images: Images, sigma: Any, options: Options) -> Float
             f"{which}: the noise is estimated at {found[first] * scale:.3g}, outside of what model {model.name!r} is "
             f"for; {within[first] * scale:.3g} is used"
         )
-    return within.repeat(images.channels or 1)
+    return within.repeat(images.alone)
 
 
 def _check_values(images: Images, sigmas: FloatVector, box: DefaultBox, silent: bool) -> None:
     """Refuse images of which the box would cut off more than noise explains; warn of what it cuts off of others."""
-    xp, stack, meaning = images.kind.module, images.stack, images.range
-    check_inside("image", xp, stack, meaning, sigma=sigmas, box=box, channels=images.channels or 1)
+    xp, stack, meaning = images.kind.module, images.flat, images.range
+    levels = sigmas.repeat(images.planes)
+    check_inside("image", xp, stack, meaning, sigma=levels, box=box, channels=images.channels or 1)
     cut = None if silent else cut_off(xp, stack, meaning, float(sigmas.max()), box)
     if cut:
         warn(f"image: {cut}")
@@ -224,14 +229,14 @@ def _check_values(images: Images, sigmas: FloatVector, box: DefaultBox, silent: 
 def _levels(
     model: Model, images: Images, sigmas: FloatVector, strength: Any, schedule: str
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """lambda (N,) and mask conditioning (N, C) of every plane."""
+    """lambda (N,) and mask conditioning (N, C) of each of the stack."""
     known = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(sigmas)}
     levels = [known[value] for value in sigmas]
     if strength is None:
         own = "strength_unrolled" if schedule == "unrolled" else "strength_converged"
         values = np.array([getattr(level, own) for level in levels])
     else:
-        values = images.per_plane("strength", strength)
+        values = images.per_problem("strength", strength)
     return (
         values.astype(np.float32),
         np.stack([level.gain for level in levels]),
@@ -313,7 +318,7 @@ class _Copies:
 
 def _solve_whole(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> Part:
     y = copies.part(chunk)
-    workspace = engine.workspace(*y.shape)
+    workspace = engine.workspace(len(y), *y.shape[-2:])
     progress = _solve(workspace, task, y, chunk, copies)
     image, masks = copies.back(chunk, workspace.image()), workspace.masks() if task.return_masks else None
     engine.keep(workspace)
@@ -322,12 +327,12 @@ def _solve_whole(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> P
 
 def _solve_in_tiles(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> Part:
     grid: Grid = task.division.grid  # type: ignore[assignment]
-    y, kind, everyone = task.images.stack[chunk], task.images.kind, slice(None)
+    y, kind = task.images.stack[chunk], task.images.kind
     image, workspace = kind.module.empty_like(y), engine.workspace(1, *grid.window)
     for tile in grid:
-        window = kind.module.ascontiguousarray(y[(everyone, *tile.window)])
+        window = kind.module.ascontiguousarray(y[(..., *tile.window)])
         progress = _solve(workspace, task, window, chunk, copies)
-        image[(everyone, *tile.core)] = copies.whole(workspace.image())[(everyone, *tile.inside)]
+        image[(..., *tile.core)] = copies.whole(workspace.image())[(..., *tile.inside)]
     engine.keep(workspace)
     return progress.uncertified(), lambda: image, None
 
@@ -336,13 +341,13 @@ def _solve(workspace: DualWorkspace, task: Task, y: Any, chunk: slice, copies: _
     """The images y of `chunk`; the accepted images are left in the workspace. Raises SolverError."""
     strength, norm = task.strength[chunk], task.squared_norm
     workspace.load(y, strength, np.full(len(y), task.schedule.step / norm, np.float32), task.limits)
-    pixels = y.shape[1] * y.shape[2]
+    pixels = y.shape[-2] * y.shape[-1]
     problem = DualProblem(
         workspace, strength.astype(np.float64), task.gain[chunk], task.bias[chunk], task.family, norm, pixels
     )
     try:
         return _iterated(problem, task, copies)
-    except Fault as fault:  # planes of colour images are numbered like images
+    except Fault as fault:  # channels that are solved alone are numbered like images
         raise fault.error("", chunk.start, task.images.single) from None
 
 

@@ -1,4 +1,4 @@
-"""The caller's images to one stack of planes on [0, 1] and back, in the library, shape and range that they came in."""
+"""The caller's images to one stack on [0, 1] and back, in the library, shape and range that they came in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from . import color as colors
 from .arrays import ArrayKind, positive_per_image
 from .errors import InputError, shown
 from .memory import Extent
+from .model import Model
 from .noise_level import SMALLEST, noise_level
 from .types import Box, FloatVector
 from .values import DataRange, Range, range_of
@@ -19,22 +20,28 @@ from .values import DataRange, Range, range_of
 
 @dataclass(frozen=True)
 class Images:
-    """The caller's images as one stack on [0, 1], and how to give results back."""
+    """The caller's images as one stack on [0, 1], and how to give results back.
 
-    stack: Any  # float32 (N, H, W) of kind.module
+    What is solved alone, a grey image or one channel, is (H, W) of the stack; an image of several planes under one mask
+    is (P, H, W).
+    """
+
+    stack: Any  # float32 (N, H, W) or (N, P, H, W) of kind.module
     kind: ArrayKind
     dtype: np.dtype[Any]
     range: Range
     shape: tuple[int, ...]
     channel_axis: int | None
+    planes: int = 1
     # where the stack is luma and chroma: what the colours are clipped to
     color_limits: Box | None = None
 
     @classmethod
     def of(
-        cls, array: Any, kind: ArrayKind, data_range: DataRange | None, channel_axis: int | None, smallest: int
+        cls, array: Any, kind: ArrayKind, data_range: DataRange | None, channel_axis: int | None, model: Model
     ) -> Images:
-        xp = kind.module
+        """Raises InputError for what the model cannot take."""
+        xp, planes, smallest = kind.module, model.filters.planes, model.smallest_side
         if array.size == 0:
             raise InputError(f"image is empty: its shape is {array.shape}")
         stack = _stack(xp, array, channel_axis)
@@ -56,34 +63,51 @@ class Images:
             raise InputError(
                 f"image has values up to {float(abs(array).max()):.3g}, which float32 cannot hold; rescale it"
             )
-        return cls(stack, kind, dtype, meaning, array.shape, channel_axis)
+        if planes > 1:
+            _require_channels(model, array.shape, channel_axis)
+            stack = stack.reshape(-1, planes, *stack.shape[1:])
+        return cls(stack, kind, dtype, meaning, array.shape, channel_axis, planes)
 
     @property
     def extent(self) -> Extent:
         """Count and size of the images of the stack."""
-        return Extent(self.dtype.itemsize, *self.stack.shape)
+        return _extent(self.dtype.itemsize, self.stack.shape)
 
     @property
     def single(self) -> bool:
-        """Whether the caller gave one grey image, not a stack."""
-        return len(self.shape) == 2
+        """Whether the caller gave one image that is solved as one, not a stack."""
+        return bool(self.stack.ndim == len(self.shape) + 1)
+
+    @property
+    def several(self) -> bool:
+        """Whether the caller gave a batch, if only of one image."""
+        return len(self.shape) > 2 + (self.channel_axis is not None)
+
+    @property
+    def flat(self) -> Any:
+        """Every plane of the stack, (N P, H, W)."""
+        return self.stack.reshape(-1, *self.stack.shape[-2:])
+
+    @property
+    def alone(self) -> int:
+        """So many of the stack are one image of the caller's."""
+        return (self.channels or 1) // self.planes
 
     @property
     def channels(self) -> int | None:
         """Of a colour image; None for grey."""
         return None if self.channel_axis is None else self.shape[self.channel_axis]
 
-    def per_plane(self, name: str, value: Any) -> NDArray[np.float64]:
-        """A positive number, or one per image, as one for each plane of the stack on [0, 1]. Raises InputError."""
-        channels = self.channels or 1
-        return positive_per_image(name, value, len(self.stack) // channels).repeat(channels) / self.range.scale
+    def per_problem(self, name: str, value: Any) -> NDArray[np.float64]:
+        """A positive number, or one per image, as one for each of the stack, on [0, 1]. Raises InputError."""
+        return positive_per_image(name, value, len(self.stack) // self.alone).repeat(self.alone) / self.range.scale
 
     def noise_levels(self, mode: colors.Mode | None) -> FloatVector:
         """Standard deviation of the noise in each image, on [0, 1], of a colour image over the planes that `mode` makes
         of it, in root mean square. Raises InputError.
         """
-        xp, channels, count = self.kind.module, self.channels or 1, len(self.stack) // (self.channels or 1)
-        height, width = self.stack.shape[1:]
+        xp, channels, stack = self.kind.module, self.channels or 1, self.flat
+        count, (height, width) = len(stack) // channels, stack.shape[1:]
         if min(height, width) < SMALLEST:
             raise InputError(
                 f"sigma is 'estimate', but image is {height} x {width} pixels; expected {SMALLEST} x {SMALLEST} or "
@@ -92,7 +116,7 @@ class Images:
         mixes = colors.mixes(mode, self.channels)
         levels = np.empty(count)
         for number in range(count):
-            planes = self.stack[number * channels : (number + 1) * channels]
+            planes = stack[number * channels : (number + 1) * channels]
             planes = colors.to_luma_chroma(xp, planes) if mixes else planes
             levels[number] = np.sqrt(np.mean([noise_level(xp, plane) ** 2 for plane in planes]))
         still = np.flatnonzero(levels == 0)
@@ -129,7 +153,24 @@ class Images:
         return self.kind.wrap(xp.ascontiguousarray(xp.moveaxis(moved, len(front) - 2, axis)))
 
 
-def extent_of(shape: tuple[int, ...], dtype: Any, channel_axis: int | None) -> Extent:
+def _extent(itemsize: int, shape: tuple[int, ...]) -> Extent:
+    """Of a stack of this shape."""
+    count, *planes, height, width = shape
+    return Extent(itemsize, count, height, width, *planes)
+
+
+def _require_channels(model: Model, shape: tuple[int, ...], channel_axis: int | None) -> None:
+    """Refuse images of another number of channels than the model takes at once."""
+    planes = model.filters.planes
+    if channel_axis is None or shape[channel_axis] != planes:
+        found = "channel_axis is None" if channel_axis is None else f"image has {shape[channel_axis]} channels"
+        raise InputError(
+            f"{found}; expected the axis of {planes} channels, which model {model.name!r} takes together, or a grey "
+            "model, which takes any number"
+        )
+
+
+def extent_of(shape: tuple[int, ...], dtype: Any, channel_axis: int | None, model: Model) -> Extent:
     """Of images of this shape and dtype. Raises InputError."""
     try:
         blank = np.broadcast_to(np.zeros((), dtype), shape)
@@ -137,7 +178,11 @@ def extent_of(shape: tuple[int, ...], dtype: Any, channel_axis: int | None) -> E
         raise InputError(f"shape is {shown(shape)}, dtype is {shown(dtype)}; expected those of an image") from None
     if blank.size == 0:
         raise InputError(f"shape is {shown(shape)}; expected one without a zero")
-    return Extent(result_type(blank.dtype).itemsize, *_stack(np, blank, channel_axis).shape)
+    stack, planes = _stack(np, blank, channel_axis), model.filters.planes
+    if planes > 1:
+        _require_channels(model, shape, channel_axis)
+        stack = np.broadcast_to(np.float32(0), (len(stack) // planes, planes, *stack.shape[1:]))
+    return _extent(result_type(blank.dtype).itemsize, stack.shape)
 
 
 def _not_finite(xp: Any, stack: Any, channels: int) -> str:

@@ -23,17 +23,18 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Extent:
-    """What is to be solved: bytes per pixel of the result, how many images, and their size."""
+    """What is to be solved: bytes per value of the result, how many images, their size, and their planes."""
 
     itemsize: int
     count: int
     height: int
     width: int
+    planes: int = 1
 
     @property
-    def pixels(self) -> int:
+    def values(self) -> int:
         """Of all images."""
-        return self.count * self.height * self.width
+        return self.count * self.planes * self.height * self.width
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,14 @@ def solving_bytes(engine: Engine, images: Extent, batch: int, height: int, width
     """With a work space for `batch` windows of height x width: beside it, the images as float32 and the results so
     far.
     """
-    return 2 * 4 * images.pixels + engine.workspace_bytes(batch, height, width)
+    return 2 * 4 * images.values + engine.workspace_bytes(batch, height, width)
 
 
 def finishing_bytes(images: Extent) -> int:
     """The images, their results one by one and as one array, and the last in the caller's dtype before and after
     scaling.
     """
-    return (3 * 4 + 2 * images.itemsize) * images.pixels
+    return (3 * 4 + 2 * images.itemsize) * images.values
 
 
 def in_parts(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .arrays import positive, positive_per_image
 from .backend import Engine, ReconstructionWorkspace
-from .errors import InputError, OperatorError, SolverError, shown
+from .errors import InputError, ModelError, OperatorError, SolverError, shown
 from .explained import check_explained, check_steady
 from .measured import count_of, measurements_of, operators_of, start_of, to_unit
 from .memory import in_parts
@@ -158,6 +158,7 @@ def estimate(model: Model, engine: Engine, shape: Any, operator: Any, max_memory
     """Bytes that `reconstruct` of measurements of this shape takes at its peak, with DEFAULTS but for `max_memory` and,
     for complex images, the box. Raises InputError.
     """
+    _require_one_plane(model)
     operators = operators_of(operator)
     count = count_of(shape, operators)
     options: Options = {**DEFAULTS, "max_memory": max_memory}  # type: ignore[typeddict-item]
@@ -176,7 +177,18 @@ def middle_level(model: Model) -> float:
 # ----------------------------------------------------------------------------------------------------------------
 
 
+def _require_one_plane(model: Model) -> None:
+    """Raises ModelError for a model of images of several planes."""
+    planes = model.filters.planes
+    if planes > 1:
+        raise ModelError(
+            f"model {model.name!r} takes {planes} planes of an image together, which reconstruct cannot; pass a grey "
+            "model, which takes each alone"
+        )
+
+
 def _checked_operators(operator: Any, model: Model) -> list[Operator]:
+    _require_one_plane(model)
     operators = operators_of(operator)
     first = operators[0]
     if min(first.shape_in) < model.smallest_side:

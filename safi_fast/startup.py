@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import PathLike
@@ -54,11 +55,11 @@ def compile_ahead(solver: api.Solver, begin: Callable[[int], AbstractContextMana
     if solver.backend.name != "cpu":
         return
     cpu, cache = _binding("cpu_kernels"), _binding("cache")
-    missing = cache.missing_kernels(cpu.kernels_of(solver.model.family))
+    missing = cache.missing_kernels(cpu.kernels_of(solver.model.family, solver.model.filters.planes))
     if missing:
         image, sigma = _picture(solver.model)
         with begin(len(missing)) as advance, _told(lambda done, total: advance(), missing):
-            solver.denoise(image, sigma, max_outer=2, max_inner=2)
+            solver.denoise(image, sigma, channel_axis=_channel_axis(image), max_outer=2, max_inner=2)
 
 
 def _binding(name: str) -> ModuleType:
@@ -66,41 +67,50 @@ def _binding(name: str) -> ModuleType:
     return importlib.import_module(f"safi_fast.bindings.{name}")
 
 
-def _kernels(models: list[Model], projector: bool) -> set[str]:
+def _kernels(models: list[Model], projector: bool) -> list[str]:
     """What a warm-up compiles and does not find compiled."""
     cpu, cache = _binding("cpu_kernels"), _binding("cache")
-    names = cpu.RECONSTRUCTION.union(*(cpu.kernels_of(model.family) for model in models))
-    missing: set[str] = cache.missing_kernels(names | cpu.PROJECTION if projector else names)
+    kinds = {(name, kind) for name, kind in cpu.other_kernels() if kind or projector}
+    missing: list[str] = cache.missing_kernels(
+        kinds.union(*(cpu.kernels_of(model.family, model.filters.planes) for model in models))
+    )
     return missing
 
 
 @contextmanager
-def _told(progress: Callable[[int, int], None], missing: set[str]) -> Iterator[None]:
+def _told(progress: Callable[[int, int], None], missing: list[str]) -> Iterator[None]:
     """Call progress(done, total) after each of the missing kernels that is compiled in this context."""
-    done: set[str] = set()
+    left = Counter(missing)
 
     def compiled(name: str) -> None:
-        if name in missing - done:
-            done.add(name)
-            progress(len(done), len(missing))
+        if left[name]:
+            left[name] -= 1
+            progress(len(missing) - left.total(), len(missing))
 
     with _binding("cache").watch_compiler(compiled):
         yield
 
 
 def _picture(model: Model) -> tuple[np.ndarray, float]:
-    """A small image and a noise level."""
-    side = max(SIDE, model.smallest_side)
-    image, sigma = np.full((side, side), 0.5, np.float32), float(model.noise_levels[0])
-    image[side // 2 :] = 0.6
-    return image, sigma
+    """A small image, of several planes where the model is for such, and a noise level."""
+    side, planes = max(SIDE, model.smallest_side), model.filters.planes
+    image, sigma = np.full((planes, side, side), 0.5, np.float32), float(model.noise_levels[0])
+    image[:, side // 2 :] = 0.6
+    return image[0] if planes == 1 else image, sigma
+
+
+def _channel_axis(image: np.ndarray) -> int | None:
+    return None if image.ndim == 2 else 0
 
 
 def _run(model: Model, backend: str) -> None:
     """Every schedule and a reconstruction of a small image."""
     image, sigma = _picture(model)
+    axis = _channel_axis(image)
     for schedule in SCHEDULES:
-        api.denoise(image, sigma, model=model, backend=backend, schedule=schedule, max_outer=2, max_inner=2)
-    if backend != "cuda":
+        api.denoise(
+            image, sigma, model=model, backend=backend, channel_axis=axis, schedule=schedule, max_outer=2, max_inner=2
+        )
+    if backend != "cuda" and axis is None:
         identity = operators.Identity(image.shape)
         api.reconstruct(image, identity, strength=0.01, model=model, max_outer=2, max_iter=2, backend=backend)

@@ -50,7 +50,7 @@ def planes_of(geometry: Geometry) -> int:
     return next(planes for planes, kind in GEOMETRIES.items() if type(geometry) is kind)
 
 
-@overload(planes_of, jit_options=PART)
+@overload(planes_of, jit_options=PART)  # type: ignore[arg-type]  # its stubs know no such library
 def _compiled_planes_of(geometry):  # type: ignore[no-untyped-def]  # Numba wants the signature of what it returns
     planes = next(planes for planes, kind in GEOMETRIES.items() if geometry.instance_class is kind)
     return lambda geometry: planes

@@ -264,7 +264,7 @@ def _add_bin(work: Work, to: int, vr: Vector, vi: Vector, bank: Bank, at: int, g
 
 @njit(**PART, forceinline=True)
 def _synthesise_column(group: int, kx: int, lane: int, tile: Tile, geometry: Geometry, bank: Bank, work: Work) -> None:
-    """Column kx of a group, transformed, times the spectra, for each plane onto its TOTAL; NARROW lanes from `lane` on."""
+    """Column kx of a group, transformed, times the spectra, onto the TOTAL of each plane; NARROW lanes."""
     re, im, extra, scratch = work.re, work.im, work.extra, tile.more + SCRATCH + lane
     inner = TILE + 1 - geometry.support
     first_stage(re, im, tile.work + LANES_AT + group * LANES + kx * 16 + lane, PITCH, inner, extra, scratch)

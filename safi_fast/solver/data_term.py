@@ -351,7 +351,7 @@ def image_of(values: AnyArray, x: AnyArray) -> AnyArray:
 
 def products(a: AnyArray, b: AnyArray) -> FloatVector:
     """Re <a, b> of each of n images, in NumPy."""
-    sums: FloatVector = to_host((a.conj() * b).real.sum(axis=(1, 2), dtype=np.float64))
+    sums: FloatVector = to_host((a.conj() * b).real.sum(axis=tuple(range(1, a.ndim)), dtype=np.float64))
     return sums
 
 

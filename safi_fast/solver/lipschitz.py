@@ -54,12 +54,13 @@ def check_squared_norm(value: float, step: float, engine: Engine, height: int, w
 
 def _largest_eigenvalue(engine: Engine, height: int, width: int) -> float:
     workspace = engine.workspace(1, height, width)
-    return largest_eigenvalue(lambda x: workspace.normal_operator(x.astype(np.float32)), height, width)
+    shape = workspace.image().shape
+    return largest_eigenvalue(lambda x: workspace.normal_operator(x.astype(np.float32)), shape)
 
 
-def largest_eigenvalue(function: Callable[[NDArray[Any]], NDArray[Any]], height: int, width: int) -> float:
-    """Of a symmetric function of images (1, H, W), from below: Lanczos iteration from a seeded random image."""
-    vector = np.random.default_rng(0).standard_normal((1, height, width))
+def largest_eigenvalue(function: Callable[[NDArray[Any]], NDArray[Any]], shape: tuple[int, ...]) -> float:
+    """Of a symmetric function of images of this shape, from below: Lanczos iteration from a seeded random image."""
+    vector = np.random.default_rng(0).standard_normal(shape)
     vector /= np.linalg.norm(vector)
     before, coupling = np.zeros_like(vector), 0.0
     diagonal, couplings = [], []

@@ -58,5 +58,5 @@ def bound(normal: Callable[[NDArray[Any]], NDArray[Any]], height: int, width: in
         result: NDArray[Any] = fft.ifft2(fft.fft2(x) * root).real
         return result
 
-    factor = SAFETY * largest_eigenvalue(lambda x: filtered(normal(filtered(x)).astype(np.float64)), height, width)
+    factor = SAFETY * largest_eigenvalue(lambda x: filtered(normal(filtered(x)).astype(np.float64)), (1, height, width))
     return np.asarray(factor * shape, np.float32)

@@ -1,6 +1,7 @@
 """The whole method in plain float64 NumPy: the judge of every kernel and solver. Shares no code with safi_fast.
 
-Shapes: image x, y (H, W); filter responses, masks and dual variables (C, H, W). A cascade `layers` is a list of
+Shapes: image x, y (H, W), or (P, H, W) of several planes under one mask; filter responses, masks and dual variables
+(C, H, W). A cascade `layers` is a list of
 (C_out, C_in, k, k) with odd k. `boundary` is "zero" (every layer of a cascade pads its own input with zeros, as the
 published weights expect) or "symmetric" (half-sample symmetric extension; the analysis cascade is composed first).
 
@@ -117,27 +118,35 @@ def compose(layers):
     return filters
 
 
+def _planes(x):
+    return np.asarray(x, float).reshape(-1, *x.shape[-2:])
+
+
+def _composed(layers):
+    """`compose` for each plane: (C, P, K, K)."""
+    first, *rest = layers
+    return np.stack([compose([first[:, plane : plane + 1], *rest]) for plane in range(first.shape[1])], axis=1)
+
+
 def analysis(x, layers, boundary):
-    """W x: (H, W) -> (C, H, W).
+    """W x: (H, W) or (P, H, W) -> (C, H, W), summed over planes.
 
     "zero": layer after layer, each with its own zero padding. "symmetric": the composed filters on the symmetric
     extension, which is not the same as extending before every layer and is the definition for this project's models.
     """
     if boundary == "symmetric":
-        return correlate(x[None], compose(layers)[:, None], boundary)
-    response = np.asarray(x, float)[None]
+        return correlate(_planes(x), _composed(layers), boundary)
+    response = _planes(x)
     for weight in layers:
         response = correlate(response, weight, boundary)
     return response
 
 
 def synthesis(u, layers, boundary):
-    """W^T u, the exact adjoint of `analysis`: (C, H, W) -> (H, W)."""
-    if boundary == "symmetric":
-        return correlate_adjoint(u, compose(layers)[:, None], boundary)[0]
-    for weight in reversed(layers):
+    """W^T u, the exact adjoint of `analysis`: (C, H, W) -> (H, W) or (P, H, W)."""
+    for weight in [_composed(layers)] if boundary == "symmetric" else reversed(layers):
         u = correlate_adjoint(u, weight, boundary)
-    return u[0]
+    return u[0] if len(u) == 1 else u
 
 
 def lipschitz(layers, boundary, shape, iterations=100, seed=0):
@@ -173,7 +182,7 @@ def safi_mask(x, convolutions, splines, gain, bias, boundary):
     Published models have gain 1, bias 0 and dilation 1.
     """
     (weight, dilation), *rest = convolutions
-    z = correlate(x[None], weight, boundary, dilation) * np.reshape(gain, (-1, 1, 1))
+    z = correlate(_planes(x), weight, boundary, dilation) * np.reshape(gain, (-1, 1, 1))
     z = spline(z, splines[0], -1, 1)
     for (weight, dilation), coefficients in zip(rest, splines[1:], strict=True):
         z = spline(correlate(z, weight, boundary, dilation), coefficients, -1, 1)

@@ -1,13 +1,16 @@
 """Images of several planes under one mask: the training network, the start of a colour model, weights files, memory."""
 
 import numpy as np
+import oracle
 import pytest
 from models import random_model, random_safi_mask, zero_mean
 
-from safi_fast import ModelError, Solver, load_model
+from safi_fast import InputError, ModelError, Solver, load_model, startup, warmup
+from safi_fast.bindings import cache
 from safi_fast.bindings.cpu import CpuBackend
 from safi_fast.kernels.cpu.arguments import GEOMETRIES, Geometry, planes_of
 from safi_fast.model import FilterBank, Model
+from safi_fast.operators import Identity
 from safi_fast.weights import read_model, save_model
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -16,14 +19,16 @@ from safi_fast.training import filters, growth  # noqa: E402
 from safi_fast.training.data import draw_patch, stacked  # noqa: E402
 from safi_fast.training.network import network_of  # noqa: E402
 
+SIGMA = 25 / 255
 
-def model_of(planes: int, channels: int = 6) -> Model:
+
+def model_of(planes: int, channels: int = 6, boundary: str = "symmetric") -> Model:
     rng = np.random.default_rng(planes)
     layer = torch.tensor(zero_mean(rng.standard_normal((channels, planes, 5, 5))))
-    bank = FilterBank(((layer / filters.squared_norm(layer).sqrt()).numpy().astype(np.float32),), "symmetric")
-    grey = random_safi_mask(rng, channels, boundary="symmetric")
+    bank = FilterBank(((layer / filters.squared_norm(layer).sqrt()).numpy().astype(np.float32),), boundary)
+    grey = random_safi_mask(rng, channels, boundary=boundary)
     first = rng.standard_normal((channels, planes, 5, 5)) / 10
-    mask = type(grey)((first, *grey.convolutions[1:]), grey.dilations, grey.splines, grey.gain, grey.bias, "symmetric")
+    mask = type(grey)((first, *grey.convolutions[1:]), grey.dilations, grey.splines, grey.gain, grey.bias, boundary)
     return random_model(channels=channels, filters=bank, mask=mask, name=f"random-{planes}", lipschitz=1.0)
 
 
@@ -81,8 +86,6 @@ def test_a_weights_file_of_three_planes(tmp_path):
     back = read_model(tmp_path / "colour.safetensors")
     assert (back.filters.planes, back.mask.planes) == (3, 3)
     np.testing.assert_array_equal(back.filters.composed(), model.filters.composed())
-    with pytest.raises(ModelError, match="is for images of 3 planes together"):
-        Solver(back)
 
 
 def test_planes_that_do_not_fit():
@@ -103,6 +106,133 @@ def test_a_grey_model_as_the_start_of_a_colour_one():
     lengths = np.sqrt((start.filters.layers[0] ** 2).sum(1))
     np.testing.assert_allclose(lengths, np.abs(grey.filters.layers[0][:, 0]), atol=1e-6)
     np.testing.assert_allclose(start.mask.convolutions[0].sum(1), grey.mask.convolutions[0][:, 0], atol=1e-6)
+
+
+def pictures(count: int, planes: int, shape=(22, 27)):
+    return np.random.default_rng(7).random((count, planes, *shape)).astype(np.float32)
+
+
+def plain_mask(model: Model):
+    """The float64 mask of an image."""
+    mask = model.mask
+    generator = list(zip(mask.convolutions, mask.dilations, strict=True))
+    return lambda x: oracle.safi_mask(x, generator, mask.splines, mask.gain[0], mask.bias[0], mask.boundary)
+
+
+@pytest.mark.parametrize("boundary", ["symmetric", "zero"])
+@pytest.mark.parametrize("planes", [2, 3])
+def test_images_of_a_batch_are_the_oracles(planes, boundary):
+    model, images = model_of(planes, boundary=boundary), pictures(2, planes)
+    found = Solver(model).denoise(images, SIGMA, channel_axis=1, strength=0.05, max_outer=3, max_inner=5)
+    layers = model.filters.layers
+    for image, result in zip(images, found, strict=True):
+        expected = oracle.unrolled(image, 0.05, 1.0, plain_mask(model), layers, boundary, 3, 5)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("planes", [2, 3])
+def test_the_gap_holds_against_a_long_float64_run(planes):
+    """The box acts on each plane, and some of its pixels are at it."""
+    model, box, strength = model_of(planes), (0.2, 0.8), 0.05
+    image = pictures(1, planes)[0]
+    solution = Solver(model).denoise(
+        image, SIGMA, channel_axis=0, strength=strength, schedule="gap", tol=1e-3, box=box, max_outer=3,
+        return_masks=True, return_solution=True,
+    )  # fmt: skip
+    problem = (image.astype(float), strength, solution.masks.astype(float), model.filters.layers, "symmetric")
+    best, _ = oracle.solve_dual(*problem, steps=600, box=box)
+    x = solution.image.astype(float)
+    lead = oracle.objective(x, *problem) - oracle.objective(best, *problem)
+    assert ((best == 0.2) | (best == 0.8)).mean(axis=(1, 2)).min() > 0.05
+    assert -1e-6 < lead < float(solution.gap)
+    assert float(solution.gap) < 1.1e-3 * oracle.objective(x, *problem)
+    assert np.shape(solution.gap) == ()
+
+
+@pytest.mark.parametrize("schedule", ["unrolled", "gap", "converged"])
+def test_a_batch_is_its_images_bit_for_bit(schedule):
+    model, images = model_of(3), pictures(3, 3)
+    options = {"schedule": schedule, "max_outer": 3, "max_inner": 20, "channel_axis": -1}
+    moved = np.moveaxis(images, 1, -1)
+    solver, strength, sigma = Solver(model), [0.02, 0.05, 0.1], [SIGMA] * 3
+    whole = solver.denoise(moved, sigma, strength=strength, return_solution=True, **options)
+    for number, image in enumerate(moved):
+        alone = solver.denoise(image, SIGMA, strength=strength[number], return_solution=True, **options)
+        np.testing.assert_array_equal(whole.image[number], alone.image)
+        assert (whole.gap[number], whole.inner_iterations[number]) == (alone.gap, alone.inner_iterations)
+        assert np.shape(alone.sigma) == ()
+    streamed = list(solver.denoise_batch(moved, SIGMA, strength=strength, **options))
+    np.testing.assert_array_equal(np.stack(streamed), whole.image)
+
+
+def test_parts_and_tiles_of_a_batch():
+    """A batch that does not fit is solved image by image, an image in tiles."""
+    model, images = model_of(3), pictures(2, 3, (160, 170))
+    solver, options = Solver(model), {"channel_axis": 1, "strength": 0.05, "max_outer": 2, "max_inner": 4}
+    whole = solver.denoise(images, SIGMA, **options)
+    needs = [solver.estimate_memory(shape, channel_axis=1) for shape in (images.shape, (1, *images.shape[1:]))]
+    assert needs[0] > needs[1] > images[0].nbytes
+    parts = solver.denoise(images, SIGMA, max_memory=0.9 * needs[0], **options)
+    np.testing.assert_array_equal(parts, whole)
+    tiled = solver.denoise(images[:1], SIGMA, max_memory=0.6 * needs[1], **options)
+    np.testing.assert_allclose(tiled, whole[:1], rtol=0, atol=1e-5)
+    assert not np.array_equal(tiled, whole[:1])
+
+
+def test_ranges_kinds_and_values_in_doubt():
+    solver, image = Solver(model_of(3)), pictures(1, 3)[0]
+    eight = np.moveaxis((255 * image).round().astype(np.uint8), 0, -1)
+    found = solver.denoise(eight, 25.0, strength=0.05 * 255, channel_axis=-1, max_outer=2)
+    assert (found.dtype, found.shape) == (np.float32, eight.shape)
+    wanted = solver.denoise((eight / 255).astype(np.float32), SIGMA, strength=0.05, channel_axis=-1, max_outer=2)
+    np.testing.assert_allclose(found, 255 * wanted, rtol=0, atol=2e-3)
+    image[1, 3, 4] = np.nan
+    with pytest.raises(InputError, match="image has 1 values that are NaN"):
+        solver.denoise(image, SIGMA, channel_axis=0)
+    with pytest.raises(InputError, match=r"image has values from 0.* to 3"):
+        solver.denoise(np.where(pictures(1, 3)[0] > 0.5, 3, 0).astype(np.float32), SIGMA, channel_axis=0, data_range=1)
+
+
+def test_counts_of_several_planes():
+    """What the variance is divided by is of the image, not of a plane, or planes would no longer be one image."""
+    model = model_of(3)
+    counts = np.random.default_rng(1).poisson(20 * (0.2 + pictures(1, 3, (40, 40))[0])).astype(np.float32)
+    found = Solver(model).denoise(counts, 0.0, noise="poisson", strength=0.5, channel_axis=0, return_solution=True)
+    assert found.image.shape == counts.shape
+    assert found.image.mean() == pytest.approx(counts.mean(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "options", "message"),
+    [
+        ((22, 27), None, {}, "channel_axis is None; expected the axis of 3 channels, which model 'random-3' takes"),
+        ((3, 22, 27), None, {}, "channel_axis is None; expected the axis of 3 channels"),
+        ((4, 22, 27), 0, {}, "image has 4 channels; expected the axis of 3 channels"),
+        ((3, 22, 27), 0, {"color": "separate"}, "color is 'separate', but model 'random-3' takes 3 planes"),
+    ],
+)
+def test_images_that_are_not_for_the_model(shape, axis, options, message):
+    solver = Solver(model_of(3))
+    with pytest.raises(InputError, match=message):
+        solver.denoise(np.zeros(shape, np.float32), SIGMA, channel_axis=axis, **options)
+    if not options:
+        with pytest.raises(InputError, match=message):
+            solver.estimate_memory(shape, channel_axis=axis)
+
+
+def test_reconstruct_takes_grey_models():
+    solver = Solver(model_of(3))
+    with pytest.raises(ModelError, match="takes 3 planes of an image together, which reconstruct cannot"):
+        solver.reconstruct(np.zeros((22, 27), np.float32), Identity((22, 27)), strength=0.1)
+    with pytest.raises(ModelError, match="which reconstruct cannot"):
+        solver.estimate_memory((22, 27), operator=Identity((22, 27)))
+
+
+def test_a_warm_up_compiles_for_the_planes_of_a_model():
+    warmup(model_of(3), backend="cpu")
+    startup.compile_ahead(Solver(model_of(3), backend="cpu"), lambda count: pytest.fail(f"{count} are missing"))
+    missing = cache.missing_kernels({("dual_step", "Geometry3"), ("dual_step", "Geometry4"), ("back_step", "Geometry")})
+    assert sorted(missing) == ["back_step", "dual_step"]
 
 
 def test_patches_have_all_planes():

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.report import measure
 from safi_fast import Solver
-from safi_fast.cli.evaluate import grey
+from safi_fast.cli.evaluate import clean_image
 from safi_fast.cli.noise import add_noise
 from safi_fast.cli.output import print_table
 from safi_fast.io import list_images, read_image
@@ -21,7 +21,7 @@ from safi_fast.model import Model
 
 def load(folder: Path, limit: int | None = None, crop: int | None = None) -> list[np.ndarray]:
     """Grey images on [0, 1] by name, or their centres of crop x crop pixels."""
-    images = [grey(path, read_image(path))[0] for path in list_images([folder])[:limit]]
+    images = [clean_image(path, read_image(path))[0] for path in list_images([folder])[:limit]]
     return images if crop is None else [centre(image, crop) for image in images]
 
 

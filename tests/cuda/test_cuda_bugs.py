@@ -56,13 +56,13 @@ def without(file, before, barrier, case, **options):
 BUGS = {
     # barriers
     "analysis: none after the tile is loaded": without(
-        "analysis", "load_weights(tile, filters + (long long)at.channel * TAPS);", BARRIER, "analysis"
+        "analysis", "load_weights(tile, filters);", BARRIER, "analysis"
     ),
     "features: none after the tile is loaded": without(
-        "features", "load_weights(tile, weights + (long long)at.channel * TAPS);", BARRIER, "features"
+        "features", "* PLANES + source) * (TAPS * OC));", INNER_BARRIER, "features"
     ),
     "synthesis: none after a channel is loaded": without(
-        "synthesis", "filters + c * (SUPPORT * TAP_PITCH), top, left, g);", INNER_BARRIER, "synthesis"
+        "synthesis", "(c * PLANES + made) * (SUPPORT * TAP_PITCH), top, left, g);", INNER_BARRIER, "synthesis"
     ),
     "synthesis: none before the next channel is loaded": without(
         "synthesis", "add_row<false, true>(z, tile, SUPPORT);\n        }", INNER_BARRIER, "synthesis",
@@ -85,8 +85,8 @@ BUGS = {
         caught={"check": RACE},
     ),
     "features: threads outside the image leave before the barrier": Bug(
-        "features", "load_weights(tile, weights + (long long)at.channel * TAPS);",
-        "load_weights(tile, weights + (long long)at.channel * TAPS);\n    if (at.y >= g.height) return;", "features",
+        "features", "* PLANES + source) * (TAPS * OC));",
+        "* PLANES + source) * (TAPS * OC));\n        if (at.y >= g.height) return;", "features",
         caught=dict.fromkeys(("plain", "check", "sanitize"), "barrier while .* have returned"),
     ),
     # where things lie
@@ -173,7 +173,9 @@ BUGS = {
         "state", "if (i >= fours) return;", "", "clear dual",
         caught={"check": f"{OUTSIDE}|{WRONG}", "sanitize": f"{OUTSIDE}|{WRONG}"},
     ),
-    "analysis: columns beyond the image counted": Bug("analysis", "    clear_outside(q, at, g);\n", "", "masked norm"),
+    "analysis: columns beyond the image counted": Bug(
+        "analysis", "    if (warp_inside(at, g)) clear_outside(q, at, g);\n", "", "masked norm"
+    ),
     # the border
     "mirror: about the pixel, not its edge": Bug(
         "convolution", "index = -1 - index;", "index = -index;", "convolution", "symmetric"
@@ -207,7 +209,7 @@ BUGS = {
     # images and slots
     "place: image 0 for all": Bug("analysis", "at.image = active[blockIdx.z];", "at.image = 0;", "analysis"),
     "pixel: the number in the list for the image": Bug(
-        "image", "at.image = active[blockIdx.z];", "at.image = blockIdx.z;", "get image",
+        "image", "at.owner = active[blockIdx.z / PLANES];", "at.owner = blockIdx.z / PLANES;", "get image",
         caught={"plain": WRONG, "check": WRONG},
     ),
     "dual_step: bound of image 0": Bug("analysis", "limit = bound[at.image]", "limit = bound[active[0]]", "dual step"),
@@ -319,17 +321,17 @@ BUGS |= {
         "synthesis_tensor", WAIT, "cp_async_wait<2>();", "synthesis", **TENSOR, caught=LATE
     ),
     "synthesis, tensor: rows not committed": Bug(
-        "synthesis_tensor", "cp_async_commit();" + LATER + WAIT, WAIT, "synthesis", **TENSOR, caught=LATE
+        "synthesis_tensor", "cp_async_commit();" + DEEPER + WAIT, WAIT, "synthesis", **TENSOR, caught=LATE
     ),
     "synthesis, tensor: the row that still arrives": Bug(
-        "synthesis_tensor", "shared + ky % 2 * ROW_WORDS", "shared + (ky + 1) % 2 * ROW_WORDS", "synthesis", **TENSOR,
+        "synthesis_tensor", "shared + row % 2 * ROW_WORDS", "shared + (row + 1) % 2 * ROW_WORDS", "synthesis", **TENSOR,
         caught=LATE
     ),
     "synthesis, tensor: no barrier after the wait": Bug(
-        "synthesis_tensor", WAIT + LATER + "__syncthreads();", WAIT, "synthesis", **TENSOR, caught={"check": UNORDERED}
+        "synthesis_tensor", WAIT + DEEPER + "__syncthreads();", WAIT, "synthesis", **TENSOR, caught={"check": UNORDERED}
     ),
     "synthesis, tensor: no barrier before the next row arrives": Bug(
-        "synthesis_tensor", "PITCH, taps);" + LATER + "__syncthreads();", "PITCH, taps);", "synthesis", **TENSOR,
+        "synthesis_tensor", "PITCH, taps);" + DEEPER + "__syncthreads();", "PITCH, taps);", "synthesis", **TENSOR,
         caught={"check": ARRIVING},
     ),
     "convolution, tensor: rows not waited for": Bug(
@@ -395,7 +397,7 @@ BUGS |= {
     ),
     # tails
     "analysis, tensor: last row of the filters left out": Bug(
-        "analysis_tensor", "row, HALF, SUPPORT);", "row, HALF, SUPPORT - 1);", "analysis", **TENSOR
+        "analysis_tensor", "row, HALF, ROWS);", "row, HALF, ROWS - 1);", "analysis", **TENSOR
     ),
     "analysis, tensor: columns that only fill up not cleared": Bug(
         "analysis_tensor", "q[m][n][i] = 0.0f, q[m][n][i + 2] = 0.0f;", "q[m][n][i] = 0.0f;", "analysis", **TENSOR

@@ -194,22 +194,22 @@ def test_slabs_lane_by_lane(precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("support", "row_slabs"), [(3, 1), (15, 1), (17, 2)])
-def test_slabs_of_the_filter_bank(support, row_slabs, precision):
+@pytest.mark.parametrize(("support", "row_slabs", "planes"), [(3, 1, 1), (15, 1, 3), (17, 2, 2)])
+def test_slabs_of_the_filter_bank(support, row_slabs, planes, precision):
     """Outputs and inputs: channels and taps of a row, or taps and channels; zeros after the last of each."""
     used, channels, block = 20, 32, 16
-    composed = np.random.default_rng(2).standard_normal((used, support, support)).astype(np.float32)
-    rows = np.zeros((channels, support, 16 * row_slabs), np.float32)
-    rows[:used, :, :support] = composed
+    composed = np.random.default_rng(2).standard_normal((used, planes, support, support)).astype(np.float32)
+    rows = np.zeros((channels, planes, support, 16 * row_slabs), np.float32)
+    rows[:used, ..., :support] = composed
     analysis = layout.analysis_slabs(composed, channels, block, precision)
     synthesis = layout.synthesis_slabs(composed, channels, block, precision)
-    assert analysis.shape == synthesis.shape == (channels // block, support, row_slabs, block // 16, 2, 32, 4)
-    for number, ky in np.ndindex(channels // block, support):
-        matrix = rows[number * block : (number + 1) * block, ky]
+    assert analysis.shape == synthesis.shape == (channels // block, planes, support, row_slabs, block // 16, 2, 32, 4)
+    for number, plane, ky in np.ndindex(channels // block, planes, support):
+        matrix = rows[number * block : (number + 1) * block, plane, ky]
         for slab in range(row_slabs):
-            taps = matrix[:, 16 * slab : 16 * slab + 16]
-            np.testing.assert_array_equal(analysis[number, ky, slab], layout.slabs(taps, precision)[:, 0])
-            np.testing.assert_array_equal(synthesis[number, ky, slab], layout.slabs(taps.T, precision)[0])
+            taps, at = matrix[:, 16 * slab : 16 * slab + 16], (number, plane, ky, slab)
+            np.testing.assert_array_equal(analysis[at], layout.slabs(taps, precision)[:, 0])
+            np.testing.assert_array_equal(synthesis[at], layout.slabs(taps.T, precision)[0])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

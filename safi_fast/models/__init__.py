@@ -57,11 +57,12 @@ def describe(model: Model) -> dict[str, str]:
     filters, schedule = model.filters, model.schedule
     layers = "composed" if len(filters.layers) == 1 else f"{len(filters.layers)} layers"
     side = filters.support
+    planes = f" for {filters.planes} planes together" if filters.planes > 1 else ""
     return {
         "name": model.name,
         "family": model.family.upper(),
         "noise levels": ", ".join(levels),
-        "filters": f"{filters.channels} of {side} x {side}, {layers}, {filters.boundary} boundary",
+        "filters": f"{filters.channels} of {side} x {side}{planes}, {layers}, {filters.boundary} boundary",
         "schedule": f"{schedule.name}, {schedule.outer} outer x {schedule.inner} inner steps",
         "strength unrolled": ", ".join(f"{value:.4g}" for value in model.strength.unrolled),
         "strength converged": ", ".join(f"{value:.4g}" for value in model.strength.converged),

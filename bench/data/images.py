@@ -26,9 +26,9 @@ def load(folder: Path, limit: int | None = None, crop: int | None = None) -> lis
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle side x side pixels."""
-    row, column = ((size - side) // 2 for size in image.shape)
-    return np.ascontiguousarray(image[row : row + side, column : column + side])
+    """The middle side x side pixels, of all planes."""
+    row, column = ((size - side) // 2 for size in image.shape[-2:])
+    return np.ascontiguousarray(image[..., row : row + side, column : column + side])
 
 
 def noisy(images: Sequence[np.ndarray], sigma: float, seed: int = 0) -> list[np.ndarray]:

@@ -191,7 +191,7 @@ def slope(hours: np.ndarray, memory: np.ndarray) -> float:
 
 def soak(minutes: float) -> dict[str, Any]:
     """Cycles for so long; what was measured."""
-    begun, hours, memory, digests = clock(), [], [], set()
+    begun, hours, memory, digests, others = clock(), [], [], set(), set(threading.enumerate())
     with tempfile.TemporaryDirectory() as name:
         while clock() - begun < 60 * minutes or len(memory) < FEWEST:
             digests.add(cycle(Path(name)))
@@ -209,7 +209,7 @@ def soak(minutes: float) -> dict[str, Any]:
         "limit_mb_per_hour": LIMIT,
         "different_results": len(digests) - 1,
         "files_left": left,
-        "threads_left": threading.active_count() - 1,
+        "threads_left": len(set(threading.enumerate()) - others),
     }
 
 

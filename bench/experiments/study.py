@@ -9,7 +9,8 @@
     updates       no mask, one update, five, ten
     starts        where the outer iteration ends from other starts
     real          microscopy pairs, PSNR after an affine fit (--data MICRO)
-    color         photographs of scikit-image, as luma and chroma, by channel, and BM3D (no --data)
+    color         a grey model on luma and chroma and by channel, or a colour model, and colour BM3D (without --data on
+                  photographs of scikit-image)
 
 Common arguments: --model NAME|PATH, --limit N, --crop SIDE, --output FILE.json. Noise and PSNR are those of `safi-fast
 evaluate`.
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,9 @@ from bench.data import images
 from bench.methods.starts import STARTS, end_points
 from bench.methods.strength import best_strength
 from safi_fast import Solver
+from safi_fast.cli.evaluate import clean_image
 from safi_fast.cli.noise import add_noise
-from safi_fast.io import read_image
+from safi_fast.io import list_images, read_image
 from safi_fast.metrics import psnr
 
 SCHEDULES = (
@@ -164,23 +168,41 @@ def real(args: argparse.Namespace, solver: Solver) -> list[dict[str, Any]]:
 
 
 def color(args: argparse.Namespace, solver: Solver) -> list[dict[str, Any]]:
-    """PSNR over all channels of the colour photographs that come with scikit-image, their middle 256 x 256 pixels."""
+    """PSNR over all channels, and seconds, of colour images, each with the noise of `safi-fast evaluate`."""
     from bm3d import bm3d_rgb
-    from skimage import data
 
+    sigma, modes = args.sigma / 255, ("luma-chroma", "separate") if solver.model.filters.planes == 1 else (None,)
+    methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        mode or "together": partial(solver.denoise, sigma=sigma, channel_axis=0, color=mode) for mode in modes
+    }
+    methods["bm3d_rgb"] = lambda y: np.moveaxis(bm3d_rgb(np.moveaxis(y, 0, -1).astype(np.float64), sigma), -1, 0)
     rows: list[dict[str, Any]] = []
-    for index, name in enumerate(PHOTOGRAPHS):
-        photograph = getattr(data, name)().astype(np.float32) / 255
-        x = np.dstack([images.centre(photograph[..., channel], 256) for channel in range(3)])
-        y = add_noise(x, args.sigma / 255, 0, index)
-        found = {
-            mode: psnr(x, solver.denoise(y, args.sigma / 255, channel_axis=-1, color=mode).clip(0, 1))
-            for mode in ("luma-chroma", "separate")
-        }
-        rival = bm3d_rgb(y.astype(np.float64), args.sigma / 255).clip(0, 1)
-        rows.append({"image": name, "noisy": psnr(x, y), **found, "bm3d_rgb": psnr(x, rival)})
+    for index, (name, x) in enumerate(_colour_images(args)):
+        y = add_noise(x, sigma, 0, index)
+        row = {"image": name, "noisy": psnr(x, y)}
+        for method, function in methods.items():
+            if not rows:
+                function(y)  # compiles
+            start = time.perf_counter()
+            found = function(y)
+            row |= {f"{method}_seconds": time.perf_counter() - start, method: psnr(x, found.clip(0, 1))}
+        rows.append(row)
     means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "image"}
     return [*rows, {"image": "mean", **means}]
+
+
+def _colour_images(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and images (3, H, W) on [0, 1]: of --data, or the middle of photographs of scikit-image."""
+    from skimage import data
+
+    if args.data is None:
+        side = args.crop or 256
+        for name in PHOTOGRAPHS:
+            yield name, images.centre(np.moveaxis(getattr(data, name)().astype(np.float32) / 255, -1, 0), side)
+    else:
+        for path in list_images([args.data])[: args.limit]:
+            image = clean_image(path, read_image(path), planes=3)[0]
+            yield path.name, image if args.crop is None else images.centre(image, args.crop)
 
 
 def fitted_psnr(reference: np.ndarray, image: np.ndarray) -> float:

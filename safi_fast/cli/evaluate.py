@@ -3,7 +3,7 @@
 The noise is white, Gaussian and not clipped, and depends on the seed and the image's place in the folder. Results are
 clipped to black and white before they are compared (not with --no-box). The time is that of denoising alone; before it
 is taken, the first image of each size is denoised once as a warm-up. Colour images are turned to grey
-(skimage.color.rgb2gray).
+(skimage.color.rgb2gray), but for a colour model, whose PSNR is over all channels.
 """
 
 import argparse
@@ -135,22 +135,24 @@ def _evaluate_one(
     from .noise import add_noise
 
     file = read_image(path)
-    clean, warning = clean_image(path, file, options.data_range, box="box" not in settings)
+    planes = session.model.filters.planes
+    clean, warning = clean_image(path, file, options.data_range, planes=planes, box="box" not in settings)
+    axis = None if planes == 1 else 0
     noisy = add_noise(clean, options.sigma / sessions.EIGHT_BIT, options.seed, index)
     if clean.shape not in warm:  # compilation, and what is computed once per image size
         warm.add(clean.shape)
-        session.denoise(noisy, options.sigma, **settings)
+        session.denoise(noisy, options.sigma, channel_axis=axis, **settings)
     start = time.perf_counter()
-    solution = session.denoise(noisy, options.sigma, **settings)
+    solution = session.denoise(noisy, options.sigma, channel_axis=axis, **settings)
     seconds = time.perf_counter() - start
     result = solution.image if options.no_box else solution.image.clip(0, 1)
     return {
         "image": path.name,
         "shape": list(clean.shape),
-        "from_colour": file.channel_axis is not None,
+        "from_colour": file.channel_axis is not None and planes == 1,
         "psnr_noisy": psnr(clean, noisy),
         "psnr": psnr(clean, result),
-        "ssim": ssim(clean, result),
+        "ssim": ssim(clean, result, channel_axis=axis),
         "seconds": seconds,
         **sessions.summary(solution),
         **({} if warning is None else {"warning": warning}),

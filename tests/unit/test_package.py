@@ -208,7 +208,7 @@ def test_the_sources_are_found():
         ("options", []),
         ("noise_level", ["namespaces"]),
         ("anscombe", ["errors", "namespaces", "noise_level", "tensors", "values"]),
-        ("images", ["arrays", "color", "errors", "memory", "noise_level", "types", "values"]),
+        ("images", ["arrays", "color", "errors", "memory", "model", "noise_level", "types", "values"]),
         ("measured", ["errors", "operators", "types", "values"]),
         ("tuning", ["arrays", "errors", "measured", "operators", "solver", "types"]),
         (

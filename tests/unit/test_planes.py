@@ -1,14 +1,20 @@
 """Images of several planes under one mask: the training network, the start of a colour model, weights files, memory."""
 
+import json
+
 import numpy as np
 import oracle
 import pytest
 from models import random_model, random_safi_mask, zero_mean
+from skimage.io import imsave
 
 from safi_fast import InputError, ModelError, Solver, load_model, startup, warmup
 from safi_fast.bindings import cache
 from safi_fast.bindings.cpu import CpuBackend
+from safi_fast.cli.main import main
+from safi_fast.cli.noise import add_noise
 from safi_fast.kernels.cpu.arguments import GEOMETRIES, Geometry, planes_of
+from safi_fast.metrics import psnr
 from safi_fast.model import FilterBank, Model
 from safi_fast.operators import Identity
 from safi_fast.weights import read_model, save_model
@@ -233,6 +239,30 @@ def test_a_warm_up_compiles_for_the_planes_of_a_model():
     startup.compile_ahead(Solver(model_of(3), backend="cpu"), lambda count: pytest.fail(f"{count} are missing"))
     missing = cache.missing_kernels({("dual_step", "Geometry3"), ("dual_step", "Geometry4"), ("back_step", "Geometry")})
     assert sorted(missing) == ["back_step", "dual_step"]
+
+
+def test_the_command_line_with_a_colour_model(tmp_path, capsys):
+    """`denoise` gives what the library does, `evaluate` counts all channels; a grey file is refused by its name."""
+    save_model(model_of(3), tmp_path / "colour.safetensors")
+    eight = (255 * np.moveaxis(pictures(1, 3, (40, 44))[0], 0, -1)).astype(np.uint8)
+    imsave(tmp_path / "in.png", eight, check_contrast=False)
+    words = ["--model", str(tmp_path / "colour.safetensors"), "--sigma", "25", "--strength", "0.05"]
+    assert main(["denoise", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.npy"), *words]) == 0
+    expected = Solver(model_of(3)).denoise(eight, 25.0, strength=0.05 * 255, channel_axis=-1)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected / 255, atol=1e-5)
+    capsys.readouterr()
+    assert main(["evaluate", "--data", str(tmp_path / "in.png"), *words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["images_from_colour"] == 0
+    assert told["psnr_noisy"] == pytest.approx(20.2, abs=0.3)
+    clean = np.moveaxis(eight, -1, 0).astype(np.float32) / 255
+    found = Solver(model_of(3)).denoise(add_noise(clean, SIGMA, 0, 0), SIGMA, strength=0.05, channel_axis=0)
+    assert told["psnr"] == pytest.approx(psnr(clean, found.clip(0, 1)), abs=1e-4)
+    imsave(tmp_path / "grey.png", eight[..., 0], check_contrast=False)
+    assert main(["evaluate", "--data", str(tmp_path / "grey.png"), *words]) == 1
+    assert "grey.png: the image has 1 planes; the model has 3" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "colour.safetensors")]) == 0
+    assert "6 of 5 x 5 for 3 planes together" in capsys.readouterr().out
 
 
 def test_patches_have_all_planes():

@@ -1,6 +1,7 @@
 """What the CPU path is asked for, each as one row of a record: the figure, what was asked, whether it is met.
 
-    python -m bench.experiments.bars dncnn | kernels [--base FOLDER] | mmr | safi | batch   [--output FILE.json]
+    python -m bench.experiments.bars dncnn | kernels [--base FOLDER] | mmr | safi | batch | planes
+                                    [--output FILE.json]
 
     dncnn     safi-gray and safi-gray-fast beside DnCNN in torch, 481 x 321, two threads, in turn
     kernels   the mask convolution against its bound; a dual step beside that of an older checkout in FOLDER, in turn
@@ -8,6 +9,7 @@
     safi      the same of the published SAFI layout
     batch     `denoise_batch` of 64 images of 256 x 256 beside the sum of its kernels, and beside two workers of joblib
               with one thread each
+    planes    images of three planes under one mask beside grey images of the same model and size, in turn
 
 Each takes less than three minutes on two idle cores. Rows of the record that are made again replace the old ones;
 `neighbours` is how many CPUs other processes kept busy meanwhile.
@@ -21,6 +23,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +172,34 @@ def batch() -> list[Row]:
     ]  # fmt: skip
 
 
+def planes() -> list[Row]:
+    """The filters and the first mask layer of safi-gray, a third of them for each plane; the least of eight calls."""
+    measure.use_threads()
+    grey = safi_fast.load_model("safi-gray")
+
+    def thrice(kernels: np.ndarray) -> np.ndarray:
+        return np.repeat(kernels / 3, 3, axis=1)
+
+    filters = replace(grey.filters, layers=(thrice(grey.filters.layers[0]),))
+    first, *rest = grey.mask.convolutions  # type: ignore[attr-defined]
+    mask = replace(grey.mask, convolutions=(thrice(first), *rest))  # type: ignore[type-var]
+    colour = safi_fast.Solver(replace(grey, filters=filters, mask=mask), backend="cpu")
+    noisy, solver = noisy_photograph(HEIGHT, WIDTH), safi_fast.Solver(grey, backend="cpu")
+    methods = {
+        "grey": lambda: solver.denoise(noisy, SIGMA, schedule="unrolled"),
+        "colour": lambda: colour.denoise(np.stack([noisy] * 3), SIGMA, channel_axis=0, schedule="unrolled"),
+    }
+    for method in methods.values():
+        method()
+    runs = measure.alternately(methods, 8)
+    value = runs["colour"].wall / runs["grey"].wall
+    return [
+        row("planes", "seconds of three planes together over those of one", value, "at most 1.5", value <= 1.5,
+            seconds=runs["colour"].wall, seconds_grey=runs["grey"].wall,
+            in_processor_time=round(runs["colour"].cpu / runs["grey"].cpu, 3)),
+    ]  # fmt: skip
+
+
 def _solve(noisy: np.ndarray) -> Any:
     return safi_fast.Solver("safi-gray", backend="cpu").denoise(noisy, SIGMA, schedule="unrolled")
 
@@ -176,7 +207,7 @@ def _solve(noisy: np.ndarray) -> Any:
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bar", choices=("dncnn", "kernels", "mmr", "safi", "batch"))
+    parser.add_argument("bar", choices=("dncnn", "kernels", "mmr", "safi", "batch", "planes"))
     parser.add_argument(
         "--base", type=Path, help="an older checkout, its kernels/ and bindings/ linked into safi_fast/"
     )
@@ -188,6 +219,7 @@ def main() -> None:
         "mmr": lambda: layers("mmr", published_mmr),
         "safi": lambda: layers("safi", published_safi_layout),
         "batch": batch,
+        "planes": planes,
     }
     before, neighbours = measure.machine(), measure.Neighbours()
     found = bars[arguments.bar]()

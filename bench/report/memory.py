@@ -74,13 +74,12 @@ def race(model: str, height: str, width: str) -> dict[str, int]:
     from bench.data.problems import SIGMA, noisy_photograph
 
     imported = status("VmRSS")
-    options = {"schedule": "unrolled", "lipschitz": 1000.0}
     solver = safi_fast.Solver(model)
-    solver.denoise(noisy_photograph(64, 64), SIGMA, **options)
+    solver.denoise(noisy_photograph(64, 64), SIGMA, schedule="unrolled")
     image = noisy_photograph(int(height), int(width))
     ready = status("VmRSS")
     forget_peak()
-    solver.denoise(image, SIGMA, **options)
+    solver.denoise(image, SIGMA, schedule="unrolled")
     return {"imported": imported, "ready": ready, "peak": status("VmHWM")}
 
 

@@ -16,12 +16,13 @@ from models import random_model
 
 from bench import ROOT
 from bench.data.cases import MMR, SAFI, Case, Lists, single_coil
-from bench.data.problems import SIGMA, line_mask, squared_norm_of
+from bench.data.problems import SIGMA, line_mask, published_safi_layout, squared_norm_of
 from bench.experiments import inverse, large, nested
 from bench.methods.nested import Nested
 from bench.report import measure, memory, pages
 from safi_fast import Solver
 from safi_fast.operators import Identity
+from safi_fast.weights import save_model
 
 FILES = sorted((ROOT / "bench").rglob("*.py"))
 ROOMS = {"data": {"data", "report"}, "methods": {"data", "methods", "report"}, "report": {"data", "report"}}
@@ -113,6 +114,15 @@ def test_a_process_of_its_own_measures_memory():
     found = memory.fresh("bench.report.memory", "peak", "mmr-gray", 64, 48, 0)
     assert found["estimate"] > 0
     assert found["peak"] == found["measured"] + found["resident_ready"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_memory_of_a_race_is_measured_for_any_model(tmp_path):
+    """Also where ||W||^2 is large, as it is with the random filters of the published layout."""
+    path = tmp_path / "model.safetensors"
+    save_model(published_safi_layout(), path)
+    found = memory.fresh("bench.report.memory", "race", path, 64, 48)
+    assert 0 < found["imported"] < found["ready"] <= found["peak"]
 
 
 def test_a_page_without_its_measurement_says_which(monkeypatch, tmp_path):

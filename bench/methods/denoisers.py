@@ -92,7 +92,8 @@ def torch_mmr() -> Denoiser:
 def methods() -> dict[str, Callable[[], Denoiser]]:
     """A function that makes each ready; those whose weights are at hand."""
     found: dict[str, Callable[[], Denoiser]] = {}
-    for outer, inner in ((5, 12), (4, 8), (3, 7)):
+    own = safi_fast.load_model("safi-gray").schedule
+    for outer, inner in ((own.outer, own.inner), (4, 8), (3, 7)):
         found[f"safi-gray {outer} x {inner}"] = safi("safi-gray", schedule="unrolled", max_outer=outer, max_inner=inner)
     for name in safi_fast.list_models():
         if name != "safi-gray":

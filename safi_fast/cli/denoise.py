@@ -25,6 +25,7 @@ from ..errors import SafiError
 from ..values import PLAUSIBLE_NOISE, cut_off, range_of
 from . import session as sessions
 from .arguments import (
+    UsageError,
     add_box_arguments,
     add_json_argument,
     add_range_argument,
@@ -52,7 +53,10 @@ class Options(SolverOptions, ScaleOptions):
 
     inputs: tuple[Path, ...]
     output: str
-    sigma: float | str  # or "estimate"
+    sigma: float | str | None  # or "estimate"
+    noise: str
+    gain: float | None
+    offset: float | None
     max_outer: int | None
     max_inner: int | None
     tol: float | None
@@ -79,11 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sigma",
         type=sigma,
-        required=True,
         metavar="S",
         help="standard deviation of the noise, as if white were 255: 255 * noise / (white - black); or 'estimate': "
-        "measured in each image",
+        "measured in each image; needed but with --noise poisson",
     )
+    parser.add_argument(
+        "--noise",
+        choices=("gaussian", "poisson"),
+        default="gaussian",
+        help="poisson: pixels are counts, gain * count + offset, with Gaussian noise of --sigma besides, all in the "
+        "values of the file",
+    )
+    parser.add_argument("--gain", type=positive, metavar="G", help=Rare("value of one count (default: 1)"))
+    parser.add_argument("--offset", type=float, metavar="O", help=Rare("value of no counts (default: 0)"))
     add_solver_arguments(parser)
     parser.add_argument("--max-outer", type=count, metavar="N", help=Rare("most outer steps, one mask each"))
     parser.add_argument("--max-inner", type=count, metavar="N", help=Rare("most inner steps under one mask"))
@@ -107,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     """Denoise what is not done yet; 1 if any file failed."""
     options = made(Options, args)
     check_box(options)
+    _check_noise(options)
     jobs = _jobs(options)
     session, warned = None, Warned()
     with Turns(overwrite=options.overwrite) as turns:
@@ -117,7 +130,8 @@ def run(args: argparse.Namespace) -> int:
         if pending:
             turns.prepare({job.folder for job in pending})
             session = sessions.make_session(options.model, options.backend, options.precision)
-            session.check(None if isinstance(options.sigma, str) else options.sigma, **options.steps())
+            known = options.sigma if options.noise == "gaussian" and not isinstance(options.sigma, str) else None
+            session.check(known, **options.steps())
             solved = _solved(in_turn(pending, lambda job: job.target, turns), session, options, warned)
             with progress("denoising", len(pending)) as advance, closing(solved) as results:
                 for job, result in results:
@@ -127,6 +141,20 @@ def run(args: argparse.Namespace) -> int:
     warned.finish()
     _report(options, session, list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
+
+
+def _check_noise(options: Options) -> None:
+    """Raises UsageError for arguments that do not go together."""
+    if options.noise == "gaussian":
+        if options.sigma is None:
+            raise UsageError("the following arguments are required: --sigma")
+        given = [f"--{name}" for name in stated(gain=options.gain, offset=options.offset)]
+        if given:
+            raise UsageError(f"{given[0]} goes with --noise poisson alone")
+    elif isinstance(options.sigma, str):
+        raise UsageError(f"--sigma {options.sigma} does not go with --noise poisson; expected a number, or none for 0")
+    elif options.strength is not None:
+        raise UsageError("--strength does not go with --noise poisson, whose scale is of the transform")
 
 
 def _jobs(options: Options) -> list[Job]:
@@ -182,6 +210,8 @@ def _read(job: Job) -> "ImageFile":
 def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, warned: Warned) -> _Solved:
     if isinstance(file, Exception):
         raise file
+    if options.noise == "poisson":
+        return _denoise_counts(file, session, options)
     meaning = range_of("image", file.array, options.data_range, file.white)
     settings = options.steps() | box_option(options) | stated(max_memory=options.max_memory)
     if file.channel_axis is not None:
@@ -189,20 +219,33 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
     found = [meaning.warning]
     if "box" not in settings:
         pixels = meaning.to_unit(file.array.astype(np.float32))
-        known = sessions.EIGHT_BIT * PLAUSIBLE_NOISE if isinstance(options.sigma, str) else options.sigma
+        known = options.sigma if isinstance(options.sigma, float) else sessions.EIGHT_BIT * PLAUSIBLE_NOISE
         found.append(cut_off(np, pixels, meaning, known / sessions.EIGHT_BIT))
     warning = "; ".join(message_of(sentence) for sentence in found if sentence) or None
     if warning:
         warned.say(job.source, warning)
     start = time.perf_counter()
-    solution = session.denoise(
-        file.array, options.sigma, data_range=meaning, channel_axis=file.channel_axis, **settings
-    )
+    level: Any = options.sigma
+    solution = session.denoise(file.array, level, data_range=meaning, channel_axis=file.channel_axis, **settings)
     seconds = time.perf_counter() - start
     estimate = None
     if isinstance(options.sigma, str):
         estimate = np.ravel(solution.sigma * (sessions.EIGHT_BIT / meaning.scale)).tolist()
     return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning, estimate=estimate)
+
+
+def _denoise_counts(file: Any, session: sessions.Session, options: Options) -> _Solved:
+    settings = options.steps() | box_option(options)
+    settings |= stated(
+        max_memory=options.max_memory, data_range=options.data_range, gain=options.gain, offset=options.offset,
+        color=None if file.channel_axis is None else options.color,
+    )  # fmt: skip
+    start = time.perf_counter()
+    solution = session.solver.denoise(
+        file.array, options.sigma or 0.0, noise="poisson", channel_axis=file.channel_axis, return_solution=True,
+        **settings,
+    )  # fmt: skip
+    return _Solved(solution, file, time.perf_counter() - start, None)
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:

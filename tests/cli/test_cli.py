@@ -12,11 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from models import random_model
 from patience import PROCESS
 from scipy.ndimage import gaussian_filter
 
 import safi_fast.cli.session as sessions
-from safi_fast import __version__, backend, models
+from safi_fast import Solver, __version__, backend, models
 from safi_fast.cli import main as cli
 from safi_fast.cli.output import message_of, print_failures
 from safi_fast.errors import InputError, ModelError
@@ -225,6 +226,22 @@ class TestDenoise:
         report = json.loads(capsys.readouterr().out)
         assert (report["sigma"], report["files"][0]["sigma"]) == ("estimate", pytest.approx(7))
 
+    def test_counts(self, tmp_path, monkeypatch):
+        """All in the values of the file."""
+        solver = Solver(random_model(channels=4, levels=(5 / 255, 50 / 255)), backend="cpu")
+        monkeypatch.setattr(sessions, "make_session", lambda *_: sessions.Session(solver.model, solver))
+        counts = (3 * RNG.poisson(40, (H, W)) + 100).astype(np.uint16)
+        save(tmp_path / "in.tif", counts)
+        words = ("denoise", tmp_path / "in.tif", "-o", tmp_path / "out.tif", "--overwrite", "--noise", "poisson")
+        words += ("--gain", 3, "--offset", 100)
+        for extra, options in (
+            ((), {"sigma": 0}),
+            (("--sigma", 5, "--data-range", 90, 200), {"sigma": 5, "data_range": (90, 200)}),
+        ):
+            assert run(*words, *extra) == 0
+            expected = solver.denoise(counts, noise="poisson", gain=3, offset=100, **options)
+            np.testing.assert_array_equal(read_image(tmp_path / "out.tif").array, np.rint(expected))
+
     def test_json(self, tmp_path, solver, folder, capsys):
         save(folder / "b.png", np.full((H, W), FORBIDDEN, np.uint8))
         solver.gap = float("inf")
@@ -370,10 +387,25 @@ class TestStreams:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            ((), "the following arguments are required: --sigma"),
+            (("--sigma", "1", "--gain", "2"), "--gain goes with --noise poisson alone"),
+            (
+                ("--noise", "poisson", "--sigma", "estimate"),
+                "--sigma estimate does not go with --noise poisson; expected a number, or none for 0",
+            ),
+            (("--noise", "poisson", "--strength", "1"), "--strength does not go with --noise poisson"),
+        ],
+    )
+    def test_arguments_of_noise_that_do_not_go_together(self, capsys, arguments, message):
+        assert run("denoise", "a.png", "-o", "b.png", *arguments) == 2
+        assert capsys.readouterr().err.startswith(f"safi-fast: error: {message}")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
             ((), "the following arguments are required: COMMAND"),
             (("polish",), "invalid choice: 'polish'"),
             (("evaluate", "--data", "a", "--sigma", "1", "--precision", "half"), "invalid choice: 'half'"),
-            (("denoise", "a.png", "-o", "b.png"), "the following arguments are required: --sigma"),
             (
                 ("denoise", "a.png", "-o", "b.png", "--sigma", "0"),
                 "argument --sigma: '0' is not a positive number or 'estimate'",

@@ -300,19 +300,40 @@ def test_images_that_are_not_active_stay_as_they_are():
         np.testing.assert_array_equal(now, then)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("at.owner * PLANES + blockIdx.z % PLANES", "at.owner * PLANES"),
-        ("slot[at.owner] * g.batch * PLANES + at.image", "slot[at.owner] * g.batch + at.image"),
-        ("(slot * g.batch + at.image) * PLANES + plane", "(slot * g.batch + at.image) * PLANES"),
-        ("(c * PLANES + made)", "(c * PLANES)"),
-        ("if (plane > 0) __syncthreads();", ""),
-        ("if (source > 0) __syncthreads();", ""),
-    ],
-)
-def test_planted_bugs_are_found(monkeypatch, old, new):
+BUGS = {
+    "image: the first plane for all": ("at.owner * PLANES + blockIdx.z % PLANES", "at.owner * PLANES"),
+    "image: slots of one plane": (
+        "slot[at.owner] * g.batch * PLANES + at.image", "slot[at.owner] * g.batch + at.image"
+    ),
+    "analysis: the first plane for all": (
+        "(slot * g.batch + at.image) * PLANES + plane", "(slot * g.batch + at.image) * PLANES"
+    ),
+    "synthesis: filters of the first plane": ("(c * PLANES + made)", "(c * PLANES)"),
+    "analysis: no barrier before the next plane": ("if (plane > 0) __syncthreads();", ""),
+    "features: no barrier before the next plane": ("if (source > 0) __syncthreads();", ""),
+    "analysis: border of the first plane": (
+        "((long long)tap * PLANES + p_image) * g.channels", "((long long)tap * PLANES) * g.channels", "band"
+    ),
+    "synthesis: border of the first plane": (
+        "((long long)tap * PLANES + made) * g.channels", "((long long)tap * PLANES) * g.channels", "band"
+    ),
+    "analysis, tensor: border of the first plane": (
+        "((long long)tap * PLANES + p) * g.channels", "((long long)tap * PLANES) * g.channels", "band", "tf32"
+    ),
+    "analysis, tensor: tile of the first plane": (
+        "tile + plane * TILE_WORDS + (row", "tile + (row", "symmetric", "tf32"
+    ),
+    "analysis, tensor: the first plane for all": ("plane + p, at, g);", "plane, at, g);", "symmetric", "bf16x3"),
+    "synthesis, tensor: output of the plane before not cleared": (
+        "if (made + 1 < PLANES) output[", "if (false) output[", "symmetric", "tf32"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bugs_are_found(monkeypatch, name):
     """One plane for another, and a barrier that is missing."""
+    old, new, layout, precision = (*BUGS[name], *("symmetric", "float32")[len(BUGS[name]) - 2 :])
     module, planted = EmulatedDevice.module, []
 
     def replaced(self, text, options=()):
@@ -321,5 +342,5 @@ def test_planted_bugs_are_found(monkeypatch, old, new):
 
     monkeypatch.setattr(EmulatedDevice, "module", replaced)
     with pytest.raises((AssertionError, LaunchError)):
-        assert_agree(deviations("symmetric", 3, "check"))
+        assert_agree(deviations(layout, 3, "check", precision), precision)
     assert any(planted)

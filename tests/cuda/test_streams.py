@@ -1,6 +1,7 @@
 """What CUDA may do out of order, through a CuPy whose streams do nothing before somebody waits for them."""
 
 import threading
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -47,6 +48,15 @@ def pictures(count, shape=(20, 22), seed=3):
 
 def expected(images, **options):
     return Solver(MODEL, backend="cpu").denoise(images, SIGMA, **{**LIMITS, **options})
+
+
+def colour_model():
+    """MODEL with filters and first mask layer for three planes."""
+    rng = np.random.default_rng(8)
+    weights = (1 + rng.random((8, 3, 1, 1)).astype(np.float32)) / 4
+    first, *rest = MODEL.mask.convolutions
+    mask = replace(MODEL.mask, convolutions=(first * weights, *rest))
+    return replace(MODEL, filters=replace(MODEL.filters, layers=(MODEL.filters.layers[0] * weights,)), mask=mask)
 
 
 def side_stream(cupy):
@@ -103,6 +113,20 @@ def test_a_solve_follows_the_callers_stream(lazy, monkeypatch, schedule, side):
         result = solver.denoise(there(lazy, images), SIGMA, **options)
         assert_close(lazy.asnumpy(result), expected(images, schedule=schedule))
         assert_close(solver.denoise(images, SIGMA, **options), expected(images, schedule=schedule))
+
+
+def test_images_of_several_planes(lazy):
+    """In parts whose copies travel, alone, and on the GPU."""
+    model = colour_model()
+    images = np.random.default_rng(5).random((5, 3, 20, 22)).astype(np.float32)
+    wanted = Solver(model, backend="cpu").denoise(images, SIGMA, channel_axis=1, **LIMITS)
+    with side_stream(lazy):
+        solver = Solver(model, backend="cuda")
+        there_and_back = solver.denoise(there(lazy, images[:2]), SIGMA, channel_axis=1, **LIMITS)
+        assert_close(lazy.asnumpy(there_and_back), wanted[:2])
+        assert_close(solver.denoise(images[0], SIGMA, channel_axis=0, **LIMITS), wanted[0])
+        most = solver.estimate_memory(images[:2].shape, channel_axis=1) + 6 * images.nbytes
+        assert_close(solver.denoise(images, SIGMA, channel_axis=1, max_memory=most, **LIMITS), wanted)
 
 
 def test_weights_are_whole_for_every_stream(lazy):

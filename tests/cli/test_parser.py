@@ -37,7 +37,7 @@ def test_help_fits_on_a_screen_and_help_all_has_the_rest(call, capsys, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("denoise", "in.png", "-o", "out.png", "--sigam", "25"), "required: --sigma; did you mean --sigma?"),
+        (("denoise", "in.png", "-o", "out.png", "--sigam", "25"), "--sigam 25; did you mean --sigma?"),
         (("denoise", "in.png", "-o", "a.png", "--sigma", "5", "--overwriet"), "--overwriet; did you mean --overwrite?"),
         (("reconstruct", "mri", "k.npy", "-o", "a", "--stength=1"), "--stength=1; did you mean --strength?"),
         (("models", "--jsno"), "unrecognized arguments: --jsno; did you mean --json?"),

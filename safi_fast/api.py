@@ -228,7 +228,7 @@ def reconstruct(
         out, measurements are refused that images in (0.0, 1.0) do not fit: negative ones, too large ones, raw
         transmission instead of line integrals.
     x0 : array, (H, W) or (B, H, W)
-        Where to start. None: one gradient step from zero.
+        Where to start. None: one gradient step from zero, of tomography ten steps of conjugate gradients.
     schedule : {"gap", "fast"}, Reconstruct or Fast
         "gap": until the certificate says that the image is solved. "fast": a fixed number of steps, to look at it in a
         fifth of the time or less, usually within half a decibel; the certificate that it reached is reported. A value

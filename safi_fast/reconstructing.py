@@ -20,7 +20,7 @@ from .operators import Operator, check_operator
 from .options import defaults_of
 from .plausible import check_measurements
 from .reconstruction_memory import Unknowns, images_at_once, peak_bytes
-from .solver.data_term import Measurements
+from .solver.data_term import Measurements, clip
 from .solver.faults import Fault
 from .solver.lipschitz import squared_norm
 from .solver.loop import iterate
@@ -68,6 +68,7 @@ class Task:
     strength: FloatVector
     step: NDArray[Any]  # least-squares from zero
     start: NDArray[Any]
+    start_steps: int  # of conjugate gradients that replace `start`; 0 where the caller gave it
     box: Box | None
     range: Range
     single: bool
@@ -127,7 +128,8 @@ def make_task(
     check_measurements(measurements, step, box, meaning)
     return Task(
         measurements, schedule, positive_per_image("strength", strength, len(y)), step,
-        start_of(options["x0"], step, first, box, meaning, single), box, meaning, single,
+        start_of(options["x0"], step, first, box, meaning, single),
+        max(op.start_steps for op in operators) if options["x0"] is None else 0, box, meaning, single,
         np.repeat(conditioned.gain[None], len(y), axis=0), np.repeat(conditioned.bias[None], len(y), axis=0),
         options["mask_of"], at_once, options["callback"], options["watch"], options["return_masks"],
     )  # fmt: skip
@@ -234,8 +236,10 @@ def _solve(engine: Engine, task: Task, first: int) -> tuple[Progress, NDArray[An
     number of the first image.
     """
     workspace = _loaded(engine, task)
-    x = workspace.place(task.start)
     measurements = Measurements(task.measurements.operators, workspace.place(task.measurements.y))
+    x = workspace.place(task.start)
+    if task.start_steps > 1:
+        x = clip(measurements.conjugate_gradients(task.start_steps), task.box)
     state = PrimalDual(
         workspace, measurements, task.strength, squared_norm(engine, *x.shape[1:]), x, task.box,
         (task.gain, task.bias), task.mask_of, task.schedule.steps, metric(engine, *x.shape[1:]),

@@ -88,6 +88,8 @@ class Operator(ABC):
     residual_step: float | None = None  # step size of the dual variable of H x - y, in units of its own, where H^T H
     # is nearly a convolution whose power falls with frequency; None where it is not, and for all that is not known
 
+    start_steps: int = 1  # of conjugate gradients that make the first image; more where coarse structure is slow
+
     settles_soon: bool = False  # whether masks and images settle in half the steps, see solver/schedules.py
 
     settles_slowly: bool = False  # whether they take twice the masks: what is missing is filled in from afar

@@ -67,6 +67,25 @@ class Measurements:
         step = np.divide(squares(back), again, out=np.zeros(len(back)), where=again > 0)
         return back * column(step, back)
 
+    def conjugate_gradients(self, steps: int) -> AnyArray:
+        """(B, H, W): so many steps of CGLS from zero towards the least-squares image (Hestenes and Stiefel 1952); one
+        is `least_squares_step`.
+        """
+        everyone, residual = np.arange(len(self.y)), self.y
+        slope = self.adjoint(residual, everyone)
+        x, direction, power = slope * np.float32(0), slope, squares(slope)
+        for _ in range(steps):
+            seen = self.apply(direction, everyone)
+            again = squares(seen)
+            length = np.divide(power, again, out=np.zeros(len(x)), where=again > 0)
+            x = x + direction * column(length, x)
+            residual = residual - seen * column(length, seen)
+            slope, before = self.adjoint(residual, everyone), power
+            power = squares(slope)
+            share = np.divide(power, before, out=np.zeros(len(x)), where=before > 0)
+            direction = slope + direction * column(share, direction)
+        return x
+
     @property
     def diagonal(self) -> bool:
         """Whether every H^T H is diagonal in Fourier."""

@@ -10,6 +10,7 @@ import oracle
 import pytest
 from cpu_layout import channels_first, lanes
 from models import random_model
+from reconstructions import problem
 
 from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.operators import Blur, FourierMRI, Identity, from_functions
@@ -502,3 +503,21 @@ def test_masks_are_mixed():
     for outer in range(4):
         assert (still.change(everyone, point) == 0).all()
         np.testing.assert_array_equal(still.next(everyone, point, outer > 1), point)
+
+
+@pytest.mark.parametrize("name", ["SENSE", "CT", "MRI, one coil, complex"])
+def test_conjugate_gradients(name):
+    """Each image has its own: one step is steepest descent, many reach the least-squares image, one without slope
+    stays.
+    """
+    operator, y = problem(name, 3)
+    y[1] = 0
+    measurements = Measurements([operator], y)
+    np.testing.assert_allclose(measurements.conjugate_gradients(1), measurements.least_squares_step(), atol=1e-6)
+    x = measurements.conjugate_gradients(40)
+    assert not x[1].any()
+    slopes = [np.linalg.norm(operator.adjoint(y - operator.apply(image))) for image in (np.zeros_like(x), x)]
+    assert slopes[1] < 0.01 * slopes[0]
+    np.testing.assert_allclose(
+        Measurements([operator], y[2:]).conjugate_gradients(7), measurements.conjugate_gradients(7)[2:], atol=2e-5
+    )

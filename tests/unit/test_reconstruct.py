@@ -9,6 +9,7 @@ import oracle
 import pytest
 import scipy.sparse
 from models import oracle_form, random_model
+from reconstructions import problem
 from scipy.sparse.linalg import LinearOperator
 
 import safi_fast
@@ -17,6 +18,7 @@ from safi_fast.bindings.cpu import BATCH_BYTES, CpuEngine
 from safi_fast.model import FilterBank
 from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, from_functions, from_scipy, from_sigpy
 from safi_fast.operators.holdout import hold_out
+from safi_fast.solver.data_term import Measurements
 
 SHAPE = (24, 21)
 STRENGTH = 0.005
@@ -710,6 +712,17 @@ def test_holdout_scores_what_was_left_out():
     for strength, score in zip(CANDIDATES, found.scores, strict=False):
         image = run(fitted, np.where(lost, 1e6, y), strength=strength, **options).image
         assert score == pytest.approx(np.mean((operator.apply(image) - y)[lost] ** 2), rel=1e-3)
+
+
+def test_tomography_starts_from_conjugate_gradients(monkeypatch):
+    """They are a start like one of the caller's, and another one than a single step."""
+    (operator, y), solver = problem("CT", 2), Solver(random_model(channels=4, boundary="symmetric", composed=True))
+    options = {"strength": 0.02, "schedule": Fast(outer=2, inner=5), "box": (0.0, 1.0)}
+    found = solver.reconstruct(y, operator, **options).image
+    start = Measurements([operator], y).conjugate_gradients(operator.start_steps).clip(0, 1)
+    np.testing.assert_array_equal(solver.reconstruct(y, operator, x0=start, **options).image, found)
+    monkeypatch.setattr(type(operator), "start_steps", 1)
+    assert np.abs(solver.reconstruct(y, operator, **options).image - found).max() > 1e-3
 
 
 def test_tune_strength_takes_a_start():

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from .errors import InputError, shown
 from .namespaces import like, namespace
-from .noise_level import block_means
 from .tensors import plain
-from .values import Box, DefaultBox, Range, box_of
+from .values import Box, DefaultBox, Range, block_means, box_of
 
 STEP, KNOTS = 0.05, 321  # of the table, in square roots of counts
 NODES = np.linspace(-8, 8, 801)  # of a standard normal

@@ -139,10 +139,10 @@ def divide(
     model: Model, engine: Engine, extent: memory.Extent, max_memory: float | None, at_once: bool
 ) -> memory.Division:
     """How the images are shared out. Raises InputError."""
-    if at_once and extent.count > memory.MAX_BATCH:
+    most = memory.MAX_BATCH // extent.planes
+    if at_once and extent.count > most:
         raise InputError(
-            f"image holds {extent.count} images; with a callback, which sees all at once, at most {memory.MAX_BATCH} "
-            f"can be solved"
+            f"image holds {extent.count} images; with a callback, which sees all at once, at most {most} can be solved"
         )
     if max_memory is None:
         return memory.divide(engine, extent, at_once)

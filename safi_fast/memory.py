@@ -17,7 +17,7 @@ from .errors import InputError, OutOfMemoryError
 from .model import Model
 from .tiling import Grid, grid_for, halo_of
 
-MAX_BATCH = 65535  # images that a GPU takes at once
+MAX_BATCH = 65535  # images, or their planes, that a GPU takes at once
 Part = TypeVar("Part")
 
 
@@ -50,7 +50,7 @@ def divide(engine: Engine, images: Extent, at_once: bool = False) -> Division:
     if at_once:
         return Division(images.count)
     fitting = engine.batch_bytes() // (images.height * images.width * engine.bytes_per_pixel())
-    return Division(min(max(1, fitting), MAX_BATCH, images.count))
+    return Division(min(max(1, fitting), MAX_BATCH // images.planes, images.count))
 
 
 def divide_below(engine: Engine, model: Model, images: Extent, max_memory: float, at_once: bool = False) -> Division:

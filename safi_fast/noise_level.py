@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .namespaces import to_host
+from .values import block_means
 
 ESTIMATE = "estimate"  # a sigma that asks for it
 SMALLEST = 32  # pixels of the smaller side
 SHARE = 0.8
 GAUSSIAN_MAD = 0.67449  # median |x| of a standard normal x
-BLOCK = 8  # blocks are twice as large and overlap by half
 QUIET = 0.01  # share of blocks
 ALIVE = 0.9  # of a block's details are not zero; fewer are where it is partly padding, or noise lost in rounding
 FREEDOM = 77.0  # their power in white noise, over its mean, is chi-squared of so many degrees of freedom, over that
@@ -68,12 +68,6 @@ def _median(xp: Any, details: Any) -> float:
     sizes = xp.abs(details)
     sizes = sizes[sizes > 0]
     return float(xp.median(sizes)) / GAUSSIAN_MAD if sizes.size else 0.0
-
-
-def block_means(values: Any) -> Any:
-    """Of squares of 8 x 8 pixels: (H // 8, W // 8). What does not fill a square is left out."""
-    height, width = (side // BLOCK * BLOCK for side in values.shape)
-    return values[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).mean(axis=(1, 3))
 
 
 def _quiet(powers: NDArray[Any], alive: NDArray[Any]) -> float:

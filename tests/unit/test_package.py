@@ -206,8 +206,8 @@ def test_the_sources_are_found():
         ("types", ["solver"]),  # for type checkers alone
         ("warn", []),
         ("options", []),
-        ("noise_level", ["namespaces"]),
-        ("anscombe", ["errors", "namespaces", "noise_level", "tensors", "values"]),
+        ("noise_level", ["namespaces", "values"]),
+        ("anscombe", ["errors", "namespaces", "tensors", "values"]),
         ("images", ["arrays", "color", "errors", "memory", "model", "noise_level", "types", "values"]),
         ("measured", ["errors", "operators", "types", "values"]),
         ("tuning", ["arrays", "errors", "measured", "operators", "solver", "types"]),

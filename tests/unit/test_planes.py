@@ -1,6 +1,7 @@
 """Images of several planes under one mask: the training network, the start of a colour model, weights files, memory."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import oracle
@@ -8,7 +9,7 @@ import pytest
 from models import random_model, random_safi_mask, zero_mean
 from skimage.io import imsave
 
-from safi_fast import InputError, ModelError, Solver, load_model, startup, warmup
+from safi_fast import InputError, ModelError, Solver, load_model, memory, startup, warmup
 from safi_fast.bindings import cache
 from safi_fast.bindings.cpu import CpuBackend
 from safi_fast.cli.main import main
@@ -277,3 +278,10 @@ def test_planes_are_a_constant_of_the_type():
     sizes = (1, 8, 9, 1, 5, 2, 12, 16, True)
     assert [planes_of(kind(*sizes)) for kind in GEOMETRIES.values()] == [1, 2, 3]
     assert type(Geometry(*GEOMETRIES[3](*sizes))) is Geometry
+
+
+def test_a_launch_has_room_for_all_planes():
+    """They are the z of a grid, of which CUDA takes 65,535."""
+    engine = SimpleNamespace(batch_bytes=lambda: 2**40, bytes_per_pixel=lambda: 1)
+    assert memory.divide(engine, memory.Extent(4, 70000, 16, 16)).batch == 65535
+    assert memory.divide(engine, memory.Extent(4, 70000, 16, 16, planes=3)).batch == 21845

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.cpu import spectra as sums
 from ..kernels.cpu.planar_spline import spline_planes, spline_planes_gradient
 
 Array = NDArray[np.floating]
@@ -33,3 +34,20 @@ def spline_gradient(x: Array, values: Array, low: float, gradient: Array) -> tup
     to_x, to_values = np.empty_like(x), np.empty((x.shape[0], *values.shape))
     spline_planes_gradient(x, values, low, gradient, to_x, to_values)
     return to_x, to_values.sum(0).astype(values.dtype)
+
+
+def contract(spectra: Array, bank: Array) -> Array:
+    """W^T in Fourier: spectra (B, C, F, 2), bank (2, P, C, F) -> (2, B, P, F)."""
+    image = np.empty((2, len(spectra), bank.shape[1], bank.shape[3]), np.float32)
+    sums.contract(spectra, bank, image)
+    return image
+
+
+def spread(image: Array, bank: Array, spectra: Array) -> None:
+    """W in Fourier: image (2, B, P, F), bank (2, P, C, F) -> into spectra (B, C, F, 2)."""
+    sums.spread(image, bank, spectra)
+
+
+def correlate(spectra: Array, image: Array, total: Array) -> None:
+    """total (2, P, C, F) grows by the sum over the batch of spectra (B, C, F, 2) times conj(image (2, B, P, F))."""
+    sums.correlate(spectra, image, total)

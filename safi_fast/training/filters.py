@@ -4,7 +4,8 @@
 extension back. "circular" is for training on patches: W is diagonal in Fourier there, so ||W|| is exact and nothing is
 padded.
 
-Both apply W as a convolution and W^T through FFTs: of the ways that torch has, the fastest for each on two cores.
+Both apply W as a convolution (for several planes on the CPU through FFTs) and W^T through FFTs: the fastest for each on
+two cores.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from ..errors import InputError, shown
-from .gpu import fused_for
+from .spectral import FilterSpectra
 
 BOUNDARIES = ("circular", "symmetric")
 NORM_GRID = 72  # pixels; side of the periodic grid on which ||W|| is taken
@@ -61,7 +62,7 @@ def _largest_eigenvalue(matrices: torch.Tensor) -> torch.Tensor:
 class FilterOperator:
     """W for images of `shape` (H, W) with P planes; filters (C, P, K, K), K odd, cross-correlation. Raises InputError.
 
-    spectra: complex (P, C, rows, columns).
+    spectra: of the filters, on `grid`.
     """
 
     def __init__(self, filters: torch.Tensor, shape: tuple[int, int], boundary: str = "circular"):
@@ -77,11 +78,12 @@ class FilterOperator:
         placed = functional.pad(filters.transpose(0, 1), (0, self.grid[1] - support, 0, self.grid[0] - support))
         if boundary == "circular":
             placed = placed.roll((-self.reach, -self.reach), (2, 3))
-        self.spectra = torch.fft.rfft2(placed)
+        self.spectra = FilterSpectra(torch.fft.rfft2(placed), self.grid)
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
         """W x: (B, P, H, W) -> (B, C, H, W)."""
-        return functional.conv2d(extend(x, self.reach, self.boundary), self.filters)
+        made = self.spectra.analysis(x) if self.boundary == "circular" else None
+        return functional.conv2d(extend(x, self.reach, self.boundary), self.filters) if made is None else made
 
     def synthesis(self, w: torch.Tensor) -> torch.Tensor:
         """W^T w: (B, C, H, W) -> (B, P, H, W)."""
@@ -89,13 +91,7 @@ class FilterOperator:
 
     def synthesis_of(self, spectra: torch.Tensor) -> torch.Tensor:
         """W^T w from the spectra of w on `grid`: complex (B, C, rows, columns) -> (B, P, H, W)."""
-        kernels = fused_for(spectra)
-        planes = [
-            (spectra * own).sum(1, keepdim=True) if kernels is None else kernels.contract(spectra, own)
-            for own in self.spectra
-        ]
-        total = planes[0] if len(planes) == 1 else torch.cat(planes, 1)
-        image = torch.fft.irfft2(total, s=self.grid)
+        image = self.spectra.adjoint(spectra)
         return image if self.boundary == "circular" else fold(image, self.reach)
 
 

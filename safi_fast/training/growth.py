@@ -19,7 +19,8 @@ from .network import level_table
 NEW_SIDE = 3  # taps a side of a new mask layer
 NEW_AMPLITUDE = 0.2  # of a new filter, of the parent's
 NEW_NOISE = 0.1  # of a new channel's first mask kernel, of the parent's
-MEAN_SHARE = 0.6  # of the filters of a model of several planes, those that read their mean at first
+PLANES_GROWTH = 4.0  # of lambda where filters are shared out among three planes; tried 1 to 7 (docs/training.md)
+DIFFERENCE_BIAS = 4.0  # added to the mask's bias for filters that read a difference of planes: those are smoother
 SAME = 1e-3  # relative; levels of weights files are rounded to float32 and better
 
 
@@ -102,13 +103,13 @@ def _with_inputs(layer: NDArray[np.float32], parents: NDArray[np.intp]) -> NDArr
     return wide
 
 
-def with_planes(model: Model, planes: int, mean_share: float = MEAN_SHARE) -> Model:
+def with_planes(model: Model, planes: int) -> Model:
     """The grey SAFI model as the start of one for so many planes.
 
     The planes are turned by an orthonormal matrix whose first row is their mean (`plane_directions`). Each filter reads
-    one of the new planes: the strongest, `mean_share` of them, the mean, the others the differences in turn. All masks
-    are those of the grey model on the mean of the planes, whose noise is weaker by sqrt(P): tables are read at sigma /
-    sqrt(P). Raises InputError.
+    one of the new planes, in turn from the strongest on, with a larger lambda, since each plane has fewer of them. All
+    masks are those of the grey model on the mean of the planes, whose noise is weaker by sqrt(P): tables are read at
+    sigma / sqrt(P); for differences they are raised. Raises InputError.
     """
     mask, bank = model.mask, model.filters
     if not isinstance(mask, SafiMask) or len(bank.layers) != 1 or bank.planes != 1:
@@ -119,17 +120,17 @@ def with_planes(model: Model, planes: int, mean_share: float = MEAN_SHARE) -> Mo
     levels = model.noise_levels
     rows = [model.at(float(max(level / np.sqrt(planes), levels[0])), strength_given=False) for level in levels]
     order = np.argsort(-(bank.layers[0] ** 2).sum((1, 2, 3)))
-    reads = np.zeros(bank.channels, int)
-    rest = order[round(mean_share * bank.channels) :]
-    reads[rest] = 1 + np.arange(len(rest)) % (planes - 1)
+    reads = np.empty(bank.channels, int)
+    reads[order] = np.arange(bank.channels) % planes
     filters = (bank.layers[0] * directions[reads][:, :, None, None]).astype(np.float32)
     first = np.repeat(mask.convolutions[0] / planes, planes, axis=1).astype(np.float32)
-    growth = levels / np.array([max(level / np.sqrt(planes), levels[0]) for level in levels])
+    growth = PLANES_GROWTH * levels / np.array([max(level / np.sqrt(planes), levels[0]) for level in levels])
     strength = Strength(
         np.array([row.strength_unrolled for row in rows]) * growth,
         np.array([row.strength_converged for row in rows]) * growth,
     )
     gain, bias = (np.stack([getattr(row, name) for row in rows]) for name in ("gain", "bias"))
+    bias = (bias + DIFFERENCE_BIAS * (reads > 0)).astype(np.float32)
     seeing = replace(mask, convolutions=(first, *mask.convolutions[1:]), gain=gain, bias=bias)
     return replace(
         model, filters=FilterBank((filters,), bank.boundary), mask=seeing, strength=strength, lipschitz=None,

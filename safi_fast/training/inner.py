@@ -18,6 +18,7 @@ import torch
 from ..solver.momentum import fista
 from .filters import FilterOperator
 from .gpu import fused_for
+from .spectral import SpectralSum
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _TrainedSteps(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         operator, mask, strength = ctx.operator, ctx.mask, ctx.strength
         u, spectra, image, x = ctx.last
-        to_filters = _SpectralSum(operator)
+        to_filters = SpectralSum(operator.spectra, operator.filters.shape[-1])
         to_strength = torch.zeros_like(strength)
 
         def through_image(
@@ -208,26 +209,3 @@ def _through_mask(
         return kernels.through_mask(to_w, v, mask, to_sum, to_mask)
     to_mask.addcmul_(to_w, v)
     return to_sum.addcmul_(to_w, mask)
-
-
-class _SpectralSum:
-    """Gradient of <W^T w, image> for the filters, summed over pairs (w, image) and the batch."""
-
-    def __init__(self, operator: FilterOperator):
-        self.operator = operator
-        self.total = torch.zeros_like(operator.spectra)
-
-    def add(self, spectra: torch.Tensor, image: torch.Tensor) -> None:
-        """spectra of w (B, C, rows, columns), image (B, P, H, W)."""
-        kernels = fused_for(spectra)
-        for own, total in zip(torch.fft.rfft2(image).split(1, 1), self.total, strict=True):
-            if kernels is not None:
-                kernels.correlate(spectra, own.contiguous(), total)
-            else:
-                total += (spectra * own.conj()).sum(0)
-
-    def result(self) -> torch.Tensor:
-        """(C, P, K, K)."""
-        reach, side = self.operator.reach, self.operator.filters.shape[-1]
-        gradient = torch.fft.irfft2(self.total.conj(), s=self.operator.shape)
-        return gradient.roll((reach, reach), (2, 3))[..., :side, :side].transpose(0, 1)

@@ -40,17 +40,18 @@ class Validation:
     def measure(self, network: Network, outer: int, inner: int) -> dict[str, float]:
         """Mean PSNR in dB by level, as text on the 8-bit scale."""
         solver = None
-        if by_kernels(network.gain.device) and network.planes == 1:
+        if by_kernels(network.gain.device):
             model = network.to_model("validation", Schedule("unrolled", outer, inner), {})
             solver = Solver(model, backend="cpu", threads=torch.get_num_threads())
         means = {}
+        axis = 1 if network.planes > 1 else None
         for level in self.levels:
             errors: list[float] = []
             for first in range(0, len(self.clean), BATCH):
                 clean = self.clean[first : first + BATCH]
                 noisy = clean + np.float32(level / 255) * self._noise(first, clean.shape, level)
                 if solver is not None:
-                    x = solver.denoise(noisy, level / 255, box=(0.0, 1.0))
+                    x = solver.denoise(noisy, level / 255, box=(0.0, 1.0), channel_axis=axis)
                 else:
                     x = _by_torch(network, noisy, level / 255, outer, inner)
                 errors += np.square(x - clean, dtype=np.float64).reshape(len(x), -1).mean(1).tolist()

@@ -110,9 +110,21 @@ def test_a_grey_model_as_the_start_of_a_colour_one():
     directions = growth.plane_directions(3)
     np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-12)
     assert start.filters.planes == 3
+    in_directions = np.abs(np.einsum("dp,cpij->dcij", directions, start.filters.layers[0])).sum((2, 3))
+    read = in_directions > 1e-5 * in_directions.max()
+    assert (read.sum(0) == 1).all()
+    assert read.sum(1).tolist() == [22, 21, 21]
     lengths = np.sqrt((start.filters.layers[0] ** 2).sum(1))
     np.testing.assert_allclose(lengths, np.abs(grey.filters.layers[0][:, 0]), atol=1e-6)
     np.testing.assert_allclose(start.mask.convolutions[0].sum(1), grey.mask.convolutions[0][:, 0], atol=1e-6)
+
+
+def test_the_start_of_a_colour_model_denoises_already():
+    rows, columns = np.mgrid[:64, :64] / 64
+    clean = np.stack([0.5 + 0.3 * np.sin(4 * rows), 0.4 + 0.4 * columns * rows, 0.3 + 0.5 * (columns > rows)], -1)
+    noisy = clean + np.random.default_rng(0).normal(0, 25 / 255, clean.shape)
+    made = Solver(growth.with_planes(load_model("safi-gray"), 3)).denoise(noisy, 25 / 255, channel_axis=-1)
+    assert np.mean((made - clean) ** 2) < 0.1 * np.mean((noisy - clean) ** 2)
 
 
 def pictures(count: int, planes: int, shape=(22, 27)):

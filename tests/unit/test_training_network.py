@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch (extra 'trai
 
 from safi_fast.training import filters, inner  # noqa: E402
 from safi_fast.training.network import fresh_network, level_table, network_of, network_of_state  # noqa: E402
+from safi_fast.training.spectral import SpectralSum  # noqa: E402
 from safi_fast.training.spline import spline  # noqa: E402
 
 LEVELS = (5 / 255, 25 / 255, 50 / 255)
@@ -114,6 +115,28 @@ def test_synthesis_is_the_adjoint_of_analysis(boundary, generator):
     x = torch.randn((2, 1, 11, 14), generator=generator, dtype=torch.float64)
     w = torch.randn((2, 3, 11, 14), generator=generator, dtype=torch.float64)
     torch.testing.assert_close((operator.analysis(x) * w).sum(), (x * operator.synthesis(w)).sum())
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_sums_of_spectra_by_kernels_are_those_of_torch(planes, generator):
+    """In float32 on the CPU without gradients, Numba's kernels; an odd number of frequencies, more than one piece."""
+    filters_ = torch.randn((5, planes, 5, 5), generator=generator)
+    x, w = torch.randn((2, planes, 27, 40), generator=generator), torch.randn((2, 5, 27, 40), generator=generator)
+
+    def of(kind):
+        operator = filters.FilterOperator(filters_.to(kind), (27, 40))
+        total = SpectralSum(operator.spectra, 5)
+        total.add(torch.fft.rfft2(w.to(kind)), x.to(kind))
+        total.add(torch.fft.rfft2(w.to(kind)), 2 * x.to(kind))
+        return operator.analysis(x.to(kind)), operator.synthesis(w.to(kind)), total.result()
+
+    with torch.no_grad():
+        found, expected = of(torch.float32), of(torch.float64)
+    recorded = of(torch.float32)
+    for ours, theirs, torchs in zip(found, expected, recorded, strict=True):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=2e-5 * theirs.abs().max().item())
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=2e-5 * theirs.abs().max().item())
 
 
 def test_norm_is_that_of_the_circular_operator(generator):

@@ -11,7 +11,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.cpu.arguments import GEOMETRIES, Box, Geometry, Mask, MixWork, Place, Step, Work
+from ..kernels.cpu.arguments import (
+    GEOMETRIES,
+    AnyData,
+    Box,
+    Data,
+    Geometry,
+    Mask,
+    MixWork,
+    Place,
+    Step,
+    WeightedData,
+    Work,
+)
+from ..varying import Varying
 from . import aligned
 from .cpu_kernels import (
     GROUP,
@@ -75,6 +88,8 @@ class CpuWorkspace:
         self.slot = np.zeros(batch, np.int64)
         self.accepted = np.zeros(batch, np.int64)
         self.reference = np.zeros(self.images, np.float32)
+        self.varying: Varying | None = None
+        self.variance = np.zeros(0, np.float32)  # where noise varies
         self.carried = np.zeros(batch, np.float32)  # v = u + carried (u - u_previous)
         threads = get_num_threads()
         self.work = Work(*(aligned.zeros(threads * size) for size in bank_floats(weights.groups, planes)))
@@ -87,7 +102,7 @@ class CpuWorkspace:
 
         x starts at y, without mask.
         """
-        self.y = flat(y)
+        self.y, self.varying = flat(y), None
         self.bound = np.ascontiguousarray(strength, np.float32)
         self.set_step(step)
         self.box = Box(np.float32(box[0]), np.float32(box[1]))
@@ -96,6 +111,13 @@ class CpuWorkspace:
         self.slot[:] = 0
         self.reference[:] = y
         self.put_image(np.arange(self.batch), y)
+
+    def vary(self, noise: Varying) -> None:
+        """The noise of the images that were loaded changes over them; without mask M is the weight of `noise`."""
+        spread = noise.variance if self.weights.planes == 1 else noise.variance[:, None]
+        self.variance = flat(np.broadcast_to(spread, self.images))
+        self.varying, self.has_mask = noise, True
+        self._room_for_masks(np.arange(self.batch))[:] = noise.weight[:, None, :, :, None]
 
     def set_step(self, step: FloatArray) -> None:
         """The step size of u (B,) from now on."""
@@ -242,7 +264,13 @@ class CpuWorkspace:
         with LAUNCH:
             self._norm(active, 2 + slot)
             primal_sums(
-                active, slot, self.y, self.z.reshape(-1), self.image_slots.reshape(-1), self._flat_sums, self.geometry
+                active,
+                slot,
+                self._data,
+                self.z.reshape(-1),
+                self.image_slots.reshape(-1),
+                self._flat_sums,
+                self.geometry,
             )
         return np.column_stack([self.l1[active].sum(1), self.sums[active, :, :2].sum(1)])
 
@@ -254,9 +282,10 @@ class CpuWorkspace:
         return self._channels_first(self.dual[self.slot, np.arange(self.batch)])
 
     def normal_operator(self, x: FloatArray) -> FloatArray:
-        """W^T W x (B, H, W), without mask; overwrites x, u and z. For power iteration."""
+        """W^T W x (B, H, W), where noise varies of the weighted W; overwrites x, u and z. For Lanczos iteration."""
         active = np.arange(self.batch)
-        self.load(np.zeros_like(x), self.carried, self.carried, (-np.inf, np.inf))
+        if self.varying is None:
+            self.load(np.zeros_like(x), self.carried, self.carried, (-np.inf, np.inf))
         self.put_image(active, x)
         self.start_dual(active)
         self.refresh(active)
@@ -267,14 +296,31 @@ class CpuWorkspace:
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
         """M = mask(x) of the accepted images; gain and bias are (B, C).
 
-        Needs collapsed momentum: the spare slot of u is scratch.
+        Needs collapsed momentum: the spare slot of u is scratch. Where noise varies, gain and bias are those of
+        `vary`.
         """
+        masks = self._room_for_masks(active)
+        if self.varying is None:
+            self._make_mask(active, gain, bias)
+            return
+        noise, total = self.varying, np.zeros_like(masks[active])
+        shares = (noise.shares * noise.weight[:, None])[active]
+        for level in range(shares.shape[1]):
+            self._make_mask(active, noise.gain[:, level], noise.bias[:, level])
+            total += shares[:, level, None, :, :, None] * masks[active]
+        masks[active] = total
+
+    def _room_for_masks(self, active: Active) -> FloatArray:
         if self.mask is None:
             self.mask = aligned.empty((self.batch, self.weights.groups, self.height, self.width, GROUP))
             self.mask[np.setdiff1d(np.arange(self.batch), active)] = 1  # the kernels write the others whole
+        return self.mask
+
+    def _make_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
+        mask = self._room_for_masks(active)
         chain = Chain(
             active,
-            Place(self.mask.reshape(-1), np.zeros(self.batch, np.int64)),
+            Place(mask.reshape(-1), np.zeros(self.batch, np.int64)),
             self._dual(1 - self.slot),
             self.geometry,
         )
@@ -289,15 +335,16 @@ class CpuWorkspace:
                 for b in active:
                     values = self.weights.mask.evaluate(images[b], gain[b], bias[b])
                     check_plain(values, self.weights.model, (self.height, self.width))
-                    self.mask[b] = plain_lanes(values, self.weights.channels)
+                    mask[b] = plain_lanes(values, self.weights.channels)
         self.has_mask = True
 
     def masks(self) -> FloatArray:
-        """M (B, C, H, W); ones before the first mask."""
+        """M (B, C, H, W), without the weight of noise that varies; ones before the first mask."""
         shape = (self.batch, self.weights.model.filters.channels, self.height, self.width)
         if not self.has_mask or self.mask is None:
             return np.ones(shape, np.float32)
-        return self._channels_first(self.mask)
+        masks = self._channels_first(self.mask)
+        return masks if self.varying is None else masks / self.varying.weight[:, None]
 
     def mix_work(self) -> MixWork:
         """The work space of convolutions, allocated when first asked for."""
@@ -312,6 +359,10 @@ class CpuWorkspace:
 
     def _dual(self, slot: NDArray[np.int64]) -> Place:
         return Place(self.dual.reshape(-1), slot)
+
+    @property
+    def _data(self) -> AnyData:
+        return Data(self.y) if self.varying is None else WeightedData(self.y, self.variance)
 
     @property
     def _mask(self) -> Mask:
@@ -351,8 +402,8 @@ class CpuWorkspace:
 
     def _image_step(self, active: Active, target: NDArray[np.int64], momentum: FloatArray) -> None:
         image_step(
-            active, self.slot, target, self.tiles, self.y, self.z.reshape(-1), self.image_slots.reshape(-1), self.box,
-            momentum, self._flat_sums, self.geometry,
+            active, self.slot, target, self.tiles, self._data, self.z.reshape(-1), self.image_slots.reshape(-1),
+            self.box, momentum, self._flat_sums, self.geometry,
         )  # fmt: skip
 
     def _channels_first(self, lanes: FloatArray) -> FloatArray:

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BackendError
+from ..varying import Varying
 from . import launch
 from . import weights as layout
 from .cuda_recording import Recordings
@@ -111,6 +113,10 @@ class CudaWorkspace:
         self._set_image(everyone, self.y)
         self.host_accepted[:] = 0
         self._launch("image", "get_image", everyone, self._accepted(), self.image_slots, self.reference)
+
+    def vary(self, noise: Varying) -> None:
+        """Raises BackendError: the kernels know one sigma per image."""
+        raise BackendError("sigma is a map, which the kernels of the GPU cannot take; pass backend='cpu'")
 
     def put_image(self, active: Active, x: Any) -> None:
         """The accepted image and x(v) become x (B, H, W)."""

@@ -53,10 +53,10 @@ def denoise(
         Or with `channel_axis` (..., channels, ...) of one image or a batch. A NumPy array, torch tensor, CuPy array,
         other array on a GPU (`__cuda_array_interface__`) or array-like; integers or floating point, finite, at least
         as large as the filters (13 pixels for the shipped models).
-    sigma : float, (B,) or "estimate"
-        Standard deviation of the noise, in the units of the image; one number, or one per image. "estimate": measured
-        in each image of 32 x 32 pixels or more (docs/denoising.md); the Solution says what was found. With
-        noise="poisson", one number, 0 or more: that of the Gaussian part.
+    sigma : float, (B,), (H, W), (B, H, W) or "estimate"
+        Standard deviation of the noise, in the units of the image; one number, one per image, or a map of them where
+        the noise varies (on the CPU; docs/denoising.md). "estimate": measured in each image of 32 x 32 pixels or more;
+        the Solution says what was found. With noise="poisson", one number, 0 or more: that of the Gaussian part.
     model : Model, str or path
         A Model, the name of a shipped one (`list_models`) or a weights file. None: "safi-gray".
     backend : {"auto", "cpu", "cuda"}

@@ -20,6 +20,7 @@ from .types import Active, FloatArray
 
 if TYPE_CHECKING:
     from .model import Model
+    from .varying import Varying
 
 
 Sums = NDArray[np.float64]
@@ -37,6 +38,9 @@ class DualWorkspace(Protocol):
 
         y comes as NumPy array, or as array of the device; the others are NumPy arrays.
         """
+
+    def vary(self, noise: Varying) -> None:
+        """After `load`: sigma changes over the images (varying.py). Raises BackendError where the device cannot."""
 
     def put_image(self, active: Active, x: Any) -> None:
         """The accepted image becomes x (B, H, W)."""

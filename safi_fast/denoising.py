@@ -21,7 +21,7 @@ from .noise_level import ESTIMATE
 from .options import defaults_of
 from .solver.dual import DualProblem
 from .solver.faults import Fault
-from .solver.lipschitz import check_squared_norm, squared_norm
+from .solver.lipschitz import check_squared_norm, squared_norm, varying_squared_norm
 from .solver.loop import iterate
 from .solver.progress import Progress, solution
 from .solver.result import OuterState, Solution, per_image
@@ -29,6 +29,7 @@ from .solver.schedules import Schedule, Unrolled, schedule_for
 from .tiling import Grid
 from .types import Box, Callback, FloatArray, FloatVector
 from .values import UNIT_BOX, DataRange, DefaultBox, Range, box_of, check_inside, cut_off, stated_range
+from .varying import Varying, varying
 from .warn import warn
 
 
@@ -60,7 +61,8 @@ DEFAULTS = defaults_of(Options, box=UNIT_BOX, return_masks=False, noise="gaussia
 @dataclass(frozen=True)
 class Task:
     """What is to be solved: images on [0, 1], lambda (N,), mask conditioning (N, C), limits of the image, how it is
-    shared out, whether anybody wants to know more than the image, and the noise of each image.
+    shared out, whether anybody wants to know more than the image, the noise of each image, and its maps where it
+    varies.
     """
 
     images: Images
@@ -76,6 +78,8 @@ class Task:
     return_masks: bool
     account: bool
     noise: FloatVector  # (B,), in the caller's units
+    varying: Varying | None = None
+    counted: bool = False  # whether the caller says how many inner steps there are
 
 
 def solve(
@@ -98,20 +102,25 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
     doubt.
     """
     callback = options["callback"]
-    images, sigmas, noise, limits = _observed(model, array, kind, sigma, options)
+    images, sigmas, noise, limits, maps = _observed(model, array, kind, sigma, options)
     names = ("schedule", "max_outer", "max_inner", "tol")
     schedule = schedule_for(model, *(options[name] for name in names))  # type: ignore[literal-required]
-    strength, gain, bias = _levels(model, images, sigmas, options["strength"], schedule.name)
+    table = "unrolled" if schedule.name == "unrolled" else "converged"
+    strength, gain, bias = _levels(model, images, sigmas, options["strength"], table)
     if model.filters.planes == 1 and colors.mixes(options["color"], images.channels):
         images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
     division = divide(model, engine, images.extent, options["max_memory"], at_once=callback is not None)
     if division.grid is not None:
-        _check_tiles(options, schedule.name)
+        _check_tiles(options, schedule.name, maps is not None)
+    noise_maps = None
+    if maps is not None:
+        noise_maps = varying(model, maps, None if options["strength"] is None else strength.astype(np.float64), table)
+        division = replace(division, batch=max(1, division.batch // 2))  # a second M
     window = division.grid.window if division.grid else images.stack.shape[-2:]
     norm = _squared_norm(model, engine, options["lipschitz"], schedule, *window)
     return Task(
         images, schedule, limits, strength, gain, bias, model.family, norm, division, callback, options["return_masks"],
-        account=True, noise=noise,
+        account=True, noise=noise, varying=noise_maps, counted=options["max_inner"] is not None,
     )  # fmt: skip
 
 
@@ -153,7 +162,8 @@ def divide(
 # ----------------------------------------------------------------------------------------------------------------
 
 
-Observed = tuple[Images, FloatVector, FloatVector, Box]  # images, sigma of planes on [0, 1] and of images, limits
+# images, sigma of planes on [0, 1] and of images, limits, and maps of sigma (N, H, W) on [0, 1] where there are some
+Observed = tuple[Images, FloatVector, FloatVector, Box, FloatVector | None]
 
 
 def _observed(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Observed:
@@ -175,10 +185,14 @@ def _observed(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Op
     if images.range.warning and not isinstance(data_range, Range):
         warn(f"image: {images.range.warning}")
     limits = (-np.inf, np.inf) if box is None else box_of(box)
-    sigmas = _sigmas(model, images, sigma, options)
+    maps = images.maps("sigma", sigma)
+    sigmas = _sigmas(model, images, sigma, options) if maps is None else maps.max(axis=(1, 2))
     if isinstance(box, DefaultBox):
         _check_values(images, sigmas, box, silent=isinstance(data_range, Range))
-    return images, sigmas, sigmas[:: images.alone] * images.range.scale, limits
+    mean = sigmas if maps is None else np.sqrt((maps**2).mean(axis=(1, 2)))
+    if maps is not None and (maps.min(axis=(1, 2)) == sigmas).all():
+        maps = None  # one sigma per image after all
+    return images, sigmas, mean[:: images.alone] * images.range.scale, limits, maps
 
 
 def _counted(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Options) -> Observed:
@@ -190,7 +204,7 @@ def _counted(model: Model, array: Any, kind: ArrayKind, sigma: Any, options: Opt
     bounds = bounds_of(transform, meaning, box)
     scale = stabilised(transform, raw.stack, raw.alone, meaning, bounds, model.noise_levels)
     images = replace(raw, stack=scale.to_unit(raw.stack).astype(np.float32), range=scale)
-    return images, 1 / scale.contrasts, np.full(len(raw.stack) // raw.alone, transform.sigma), scale.limits
+    return images, 1 / scale.contrasts, np.full(len(raw.stack) // raw.alone, transform.sigma), scale.limits, None
 
 
 def _sigmas(model: Model, images: Images, sigma: Any, options: Options) -> FloatVector:
@@ -227,14 +241,13 @@ def _check_values(images: Images, sigmas: FloatVector, box: DefaultBox, silent: 
 
 
 def _levels(
-    model: Model, images: Images, sigmas: FloatVector, strength: Any, schedule: str
+    model: Model, images: Images, sigmas: FloatVector, strength: Any, table: str
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """lambda (N,) and mask conditioning (N, C) of each of the stack."""
     known = {value: model.at(value, strength_given=strength is not None) for value in dict.fromkeys(sigmas)}
     levels = [known[value] for value in sigmas]
     if strength is None:
-        own = "strength_unrolled" if schedule == "unrolled" else "strength_converged"
-        values = np.array([getattr(level, own) for level in levels])
+        values = np.array([getattr(level, f"strength_{table}") for level in levels])
     else:
         values = images.per_problem("strength", strength)
     return (
@@ -244,7 +257,7 @@ def _levels(
     )
 
 
-def _check_tiles(options: Options, schedule: str) -> None:
+def _check_tiles(options: Options, schedule: str, maps: bool) -> None:
     """Refuse what tiles, which are problems of their own, cannot give."""
     beyond = f"an image does not fit into max_memory={options['max_memory']:.4g} bytes and would be solved in tiles"
     if schedule != "unrolled":
@@ -252,7 +265,10 @@ def _check_tiles(options: Options, schedule: str) -> None:
             f"schedule is {schedule!r}, but {beyond}, which have no common stopping rule or certificate; "
             f"use schedule='unrolled' or more memory (estimate_memory says how much)"
         )
-    for name, given in (("callback", options["callback"] is not None), ("return_masks", options["return_masks"])):
+    unfit = {
+        "callback": options["callback"] is not None, "return_masks": options["return_masks"], "a map of sigma": maps
+    }  # fmt: skip
+    for name, given in unfit.items():
         if given:
             raise InputError(f"{name} was passed, but {beyond}; leave it out or allow more memory")
 
@@ -339,14 +355,23 @@ def _solve_in_tiles(engine: Engine, task: Task, chunk: slice, copies: _Copies) -
 
 def _solve(workspace: DualWorkspace, task: Task, y: Any, chunk: slice, copies: _Copies) -> Progress:
     """The images y of `chunk`; the accepted images are left in the workspace. Raises SolverError."""
-    strength, norm = task.strength[chunk], task.squared_norm
-    workspace.load(y, strength, np.full(len(y), task.schedule.step / norm, np.float32), task.limits)
+    strength, norm, schedule = task.strength[chunk], task.squared_norm, task.schedule
+    noise = None if task.varying is None else task.varying.part(chunk)
+    if noise is not None:
+        workspace.load(y, strength, np.ones(len(y), np.float32), task.limits)
+        workspace.vary(noise)
+        norm = varying_squared_norm(workspace, noise.variance)
+        if isinstance(schedule, Unrolled) and not task.counted:
+            schedule = schedule.longer((norm / task.squared_norm) ** 0.5)
+    workspace.load(y, strength, np.full(len(y), schedule.step / norm, np.float32), task.limits)
+    if noise is not None:
+        workspace.vary(noise)
     pixels = y.shape[-2] * y.shape[-1]
     problem = DualProblem(
         workspace, strength.astype(np.float64), task.gain[chunk], task.bias[chunk], task.family, norm, pixels
     )
     try:
-        return _iterated(problem, task, copies)
+        return _iterated(problem, replace(task, schedule=schedule), copies)
     except Fault as fault:  # channels that are solved alone are numbered like images
         raise fault.error("", chunk.start, task.images.single) from None
 

@@ -14,6 +14,7 @@ from .errors import InputError, shown
 from .memory import Extent
 from .model import Model
 from .noise_level import SMALLEST, noise_level
+from .tensors import plain
 from .types import Box, FloatVector
 from .values import DataRange, Range, range_of
 
@@ -101,6 +102,23 @@ class Images:
     def per_problem(self, name: str, value: Any) -> NDArray[np.float64]:
         """A positive number, or one per image, as one for each of the stack, on [0, 1]. Raises InputError."""
         return positive_per_image(name, value, len(self.stack) // self.alone).repeat(self.alone) / self.range.scale
+
+    def maps(self, name: str, value: Any) -> NDArray[np.float64] | None:
+        """Positive numbers (H, W), for all images, or (B, H, W), as one map for each of the stack (N, H, W), on [0, 1];
+        None for a value of fewer dimensions. Raises InputError.
+        """
+        numbers = plain(value)
+        if np.ndim(numbers) < 2:
+            return None
+        count, size = len(self.stack) // self.alone, self.stack.shape[-2:]
+        expected = f"a positive number, {count} of them, or a map of them of shape {size} or {(count, *size)}"
+        if np.shape(numbers) not in (size, (count, *size)):
+            raise InputError(f"{name} has shape {np.shape(numbers)}; expected {expected}")
+        array = np.asarray(numbers)
+        if array.dtype.kind not in "fiu" or not (np.isfinite(array).all() and (array > 0).all()):
+            raise InputError(f"{name} is {shown(value)}; expected {expected}")
+        maps = np.broadcast_to(array.astype(np.float64), (count, *size))
+        return maps.repeat(self.alone, axis=0) / self.range.scale
 
     def noise_levels(self, mode: colors.Mode | None) -> FloatVector:
         """Standard deviation of the noise in each image, on [0, 1], of a colour image over the planes that `mode` makes

@@ -56,6 +56,34 @@ def _compiled_planes_of(geometry):  # type: ignore[no-untyped-def]  # Numba want
     return lambda geometry: planes
 
 
+class Data(NamedTuple):
+    """y (B, P, H, W), whose noise is equally strong everywhere."""
+
+    y: Floats
+
+
+class WeightedData(NamedTuple):
+    """y and the relative variance of its noise, both (B, P, H, W)."""
+
+    y: Floats
+    variance: Floats
+
+
+AnyData = Data | WeightedData
+
+
+def variance_at(data: AnyData, place: int) -> np.float32:
+    """The relative variance of a pixel; one, as a constant of what is compiled, for `Data`."""
+    return data.variance[place] if isinstance(data, WeightedData) else np.float32(1)
+
+
+@overload(variance_at, jit_options=PART)  # type: ignore[arg-type]
+def _compiled_variance_at(data, place):  # type: ignore[no-untyped-def]
+    if data.instance_class is WeightedData:
+        return lambda data, place: data.variance[place]
+    return lambda data, place: np.float32(1)
+
+
 class Place(NamedTuple):
     """Arrays of a batch in several slots: those of image b are values[slot[b], b]."""
 

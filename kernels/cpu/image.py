@@ -11,6 +11,9 @@ The primal-dual part is 1/2 ||x0 - y||^2 + <z_new, x0> minus the minimum of the 
 cancellation: (x0 - x(u)) . ((x0 + x(u)) / 2 - y + z_new) >= 0. With lambda ||M . W x0||_1 - <z_new, x0> it makes the
 duality gap.
 
+Where noise varies, with a relative variance v of each pixel (`WeightedData`), z is multiplied by v in x, and a square
+(x - y)^2 divided by it.
+
 Shapes, P planes: tiles (B, P, tiles, 32, 32); y (B, P, H, W); z (2, B, P, H, W); image (4, B, P, rows, pitch) with its
 halo: slots 0 and 1 hold the extrapolated x(v), slots 2 and 3 hold x(u); sums (B, P, H, 5) float64. Here b is the number
 of a plane among those of all images, and `owner` its image.
@@ -21,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .arguments import Box, Floats, Geometry, Numbers, Place, Sums, planes_of
+from .arguments import AnyData, Box, Floats, Geometry, Numbers, Place, Sums, planes_of, variance_at
 from .fft import TILE
 from .parallel import PART, Share, kernel, shared
 from .simd import load, store
@@ -97,7 +100,7 @@ def _extend_row(image: Floats, plane: int, row: int, geometry: Geometry) -> None
 @kernel
 def image_step(
     share: Share,
-    active: Numbers, source: Numbers, target: Numbers, tiles: Floats, y: Floats, z: Floats, image: Floats, box: Box,
+    active: Numbers, source: Numbers, target: Numbers, tiles: Floats, data: AnyData, z: Floats, image: Floats, box: Box,
     momentum: Floats, sums: Sums, geometry: Geometry,
 ) -> None:  # fmt: skip
     """One row at a time: z[target], image[target] and sums from tiles, z[source] and image[source]."""
@@ -111,26 +114,28 @@ def image_step(
         old, new = source[owner] * batch + b, target[owner] * batch + b
         primal = 2 * batch * geometry.rows * pitch  # from x(v) to x(u)
         x_old, x_new = _row_at(old, row, geometry), _row_at(new, row, geometry)
-        zx, data, primal_dual, change, size = 0.0, 0.0, 0.0, 0.0, 0.0
+        zx, squares, primal_dual, change, size = 0.0, 0.0, 0.0, 0.0, 0.0
         for column in range(width):
             z_new = line[reach + column]
-            y_here = y[(b * height + row) * width + column]
+            y_here = data.y[(b * height + row) * width + column]
+            variance = variance_at(data, (b * height + row) * width + column)
             x0 = image[x_old + column]
             u_old = image[primal + x_old + column]
             z_old = z[(old * height + row) * width + column]
-            u_new = min(max(y_here - z_new, low), high)
+            u_new = min(max(y_here - variance * z_new, low), high)
             zx += z_new * x0
-            data += np.float32(0.5) * (x0 - y_here) * (x0 - y_here)
-            primal_dual += (x0 - u_new) * (np.float32(0.5) * (x0 + u_new) - y_here + z_new)
+            squares += np.float32(0.5) * (x0 - y_here) * (x0 - y_here) / variance
+            primal_dual += (x0 - u_new) * ((np.float32(0.5) * (x0 + u_new) - y_here) / variance + z_new)
             change += (u_new - u_old) * (u_new - u_old)
             size += u_old * u_old
             z[(new * height + row) * width + column] = z_new
-            image[x_new + column] = min(max(y_here - (z_new + momentum[owner] * (z_new - z_old)), low), high)
+            z_v = z_new + momentum[owner] * (z_new - z_old)
+            image[x_new + column] = min(max(y_here - variance * z_v, low), high)
             image[primal + x_new + column] = u_new
         _extend_row(image, new, row, geometry)
         _extend_row(image, 2 * batch + new, row, geometry)
         at = (b * height + row) * SUMS
-        sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, data, primal_dual, change, size
+        sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, squares, primal_dual, change, size
 
 
 @kernel
@@ -148,7 +153,14 @@ def set_image(share: Share, active: Numbers, values: Floats, image: Place, geome
 
 @kernel
 def primal_sums(
-    share: Share, active: Numbers, slot: Numbers, y: Floats, z: Floats, image: Floats, sums: Sums, geometry: Geometry
+    share: Share,
+    active: Numbers,
+    slot: Numbers,
+    data: AnyData,
+    z: Floats,
+    image: Floats,
+    sums: Sums,
+    geometry: Geometry,
 ) -> None:
     """sums[b, row, :2] = ( <z, x(u)>,  1/2 ||x(u) - y||^2 ) for the u of slot[b]."""
     for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
@@ -157,14 +169,14 @@ def primal_sums(
         batch = geometry.batch * planes_of(geometry)
         plane = slot[owner] * batch + b
         first = _row_at(2 * batch + plane, row, geometry)
-        zx, data = 0.0, 0.0
+        zx, squares = 0.0, 0.0
         for column in range(width):
-            x = image[first + column]
-            difference = x - y[(b * height + row) * width + column]
+            x, place = image[first + column], (b * height + row) * width + column
+            difference = x - data.y[place]
             zx += z[(plane * height + row) * width + column] * x
-            data += np.float32(0.5) * difference * difference
+            squares += np.float32(0.5) * difference * difference / variance_at(data, place)
         at = (b * height + row) * SUMS
-        sums[at], sums[at + 1] = zx, data
+        sums[at], sums[at + 1] = zx, squares
 
 
 @kernel

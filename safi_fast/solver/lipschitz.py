@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
-from ..backend import Engine
+from ..backend import DualWorkspace, Engine
 from ..errors import InputError
+from ..types import FloatArray
 
 STEPS = 16
 SAFETY = 1.02
@@ -35,6 +36,18 @@ def squared_norm(engine: Engine, height: int, width: int) -> float:
         if (height, width) not in sizes:
             sizes[height, width] = SAFETY * _largest_eigenvalue(engine, height, width)
         return sizes[height, width]
+
+
+def varying_squared_norm(workspace: DualWorkspace, variance: FloatArray) -> float:
+    """An upper estimate of ||sqrt(v) W^T w||^2 where noise varies (varying.py), the largest of a batch; overwrites the
+    state.
+    """
+    root = np.sqrt(variance if workspace.image().ndim == 3 else variance[:, None])
+
+    def normal(x: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(root * workspace.normal_operator((root * x).astype(np.float32)))
+
+    return SAFETY * largest_eigenvalue(normal, workspace.image().shape)
 
 
 def check_squared_norm(value: float, step: float, engine: Engine, height: int, width: int) -> float:

@@ -14,6 +14,7 @@ of `reconstruct`.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from math import ceil
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -48,6 +49,12 @@ class Unrolled:
         _check(self)
         if self.steps is not None and self.inner > len(self.steps.size):
             raise InputError(f"max_inner is {self.inner}, but the schedule has learned {len(self.steps.size)} steps")
+
+    def longer(self, factor: float) -> Unrolled:
+        """With so many times the inner steps, for a problem whose steps are smaller by the square of that; learned
+        steps stay as they are.
+        """
+        return self if self.steps is not None else replace(self, inner=ceil(max(1.0, factor) * self.inner - 0.1))
 
     def solve(self, problem: DualProblem, progress: Progress) -> InnerResult:
         """From u = v = W y; u and v live on under the next mask."""

@@ -10,7 +10,7 @@ from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.bindings.cpu_weights import flat, per_image, spline_bank
 from safi_fast.kernels.cpu import features as cpu_features
 from safi_fast.kernels.cpu import filter_bank, image
-from safi_fast.kernels.cpu.arguments import Box
+from safi_fast.kernels.cpu.arguments import Box, Data
 
 EVERYONE = np.array([0])
 SLOT = np.array([0])
@@ -79,7 +79,7 @@ def image_step(what, model, tiles, y, x0, u_old, z_old, momentum, low, high):
     workspace.image_slots[2, 0, halo : halo + y.shape[0], halo : halo + y.shape[1]] = u_old
     workspace.z[0, 0] = z_old
     image.image_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), flat(y), workspace.z.reshape(-1),
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), Data(flat(y)), workspace.z.reshape(-1),
             workspace.image_slots.reshape(-1),
         Box(low, high), np.float32([momentum]), workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
@@ -100,8 +100,8 @@ def primal_sums(number, model, y, x, z):
     workspace.image_slots[2] = workspace.image_slots[0]
     workspace.z[0, 0] = z
     image.primal_sums(
-        EVERYONE, SLOT, flat(y), workspace.z.reshape(-1), workspace.image_slots.reshape(-1), workspace.sums.reshape(-1),
-        workspace.geometry,
+        EVERYONE, SLOT, Data(flat(y)), workspace.z.reshape(-1), workspace.image_slots.reshape(-1),
+        workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
     return workspace.sums[0, :, number].sum()
 

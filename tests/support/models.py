@@ -113,3 +113,16 @@ def phantom(height, width):
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     image = 0.4 * (x**2 + y**2 < 0.7) + 0.5 * ((x - 0.2) ** 2 + (y + 0.1) ** 2 < 0.12)
     return gaussian_filter(image, 0.6).astype(np.float32)
+
+
+def random_planes_model(planes, channels=6, boundary="symmetric"):
+    """A valid SAFI model of several planes with ||W|| = 1 on a periodic grid."""
+    rng = np.random.default_rng(planes)
+    layer = zero_mean(rng.standard_normal((channels, planes, 5, 5)))
+    spectra = np.fft.fft2(layer, (72, 72)).reshape(channels, planes, -1)
+    norm = np.sqrt(np.linalg.eigvalsh(np.einsum("cpf,cqf->fpq", spectra.conj(), spectra)).max())
+    bank = FilterBank(((layer / norm).astype(np.float32),), boundary)
+    grey = random_safi_mask(rng, channels, boundary=boundary)
+    first = rng.standard_normal((channels, planes, 5, 5)) / 10
+    mask = type(grey)((first, *grey.convolutions[1:]), grey.dilations, grey.splines, grey.gain, grey.bias, boundary)
+    return random_model(channels=channels, filters=bank, mask=mask, name=f"random-{planes}", lipschitz=1.0)

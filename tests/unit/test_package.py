@@ -180,7 +180,7 @@ def test_the_sources_are_found():
     ("package", "allowed"),
     [
         ("kernels", ["kernels"]),
-        ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "errors", "warn"]),
+        ("bindings", ["atomic", "bindings", "kernels", "masks", "model", "errors", "varying", "warn"]),
         ("solver", ["solver", "operators", "backend", "errors", "model", "namespaces", "types"]),
         (
             "operators",
@@ -192,6 +192,7 @@ def test_the_sources_are_found():
         ("atomic", ["errors", "owners"]),
         ("claims", ["atomic", "errors", "owners"]),
         ("parts", ["errors"]),
+        ("varying", ["model", "types"]),
         ("masks", ["errors", "parts"]),
         ("model", ["errors", "masks", "parts"]),
         ("arrays", ["errors", "tensors", "values"]),
@@ -200,7 +201,7 @@ def test_the_sources_are_found():
         ("plausible", ["errors", "operators", "solver", "types", "values", "warn"]),
         ("explained", ["errors", "operators", "plausible", "solver", "values", "warn"]),
         ("color", ["errors"]),
-        ("backend", ["errors", "model", "types", "bindings"]),  # bindings when a backend is chosen
+        ("backend", ["errors", "model", "types", "varying", "bindings"]),  # bindings when a backend is chosen
         ("weights", ["errors", "masks", "model", "atomic"]),
         ("models", ["atomic", "errors", "model", "weights"]),
         ("types", ["solver"]),  # for type checkers alone
@@ -208,7 +209,7 @@ def test_the_sources_are_found():
         ("options", []),
         ("noise_level", ["namespaces", "values"]),
         ("anscombe", ["errors", "namespaces", "tensors", "values"]),
-        ("images", ["arrays", "color", "errors", "memory", "model", "noise_level", "types", "values"]),
+        ("images", ["arrays", "color", "errors", "memory", "model", "noise_level", "tensors", "types", "values"]),
         ("measured", ["errors", "operators", "types", "values"]),
         ("tuning", ["arrays", "errors", "measured", "operators", "solver", "types"]),
         (
@@ -228,6 +229,7 @@ def test_the_sources_are_found():
                 "tiling",
                 "types",
                 "values",
+                "varying",
                 "warn",
             ],
         ),

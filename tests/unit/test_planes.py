@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import oracle
 import pytest
-from models import random_model, random_safi_mask, zero_mean
+from models import random_model, random_planes_model
 from skimage.io import imsave
 
 from safi_fast import InputError, ModelError, Solver, load_model, memory, startup, warmup
@@ -27,16 +27,6 @@ from safi_fast.training.data import draw_patch, stacked  # noqa: E402
 from safi_fast.training.network import network_of  # noqa: E402
 
 SIGMA = 25 / 255
-
-
-def model_of(planes: int, channels: int = 6, boundary: str = "symmetric") -> Model:
-    rng = np.random.default_rng(planes)
-    layer = torch.tensor(zero_mean(rng.standard_normal((channels, planes, 5, 5))))
-    bank = FilterBank(((layer / filters.squared_norm(layer).sqrt()).numpy().astype(np.float32),), boundary)
-    grey = random_safi_mask(rng, channels, boundary=boundary)
-    first = rng.standard_normal((channels, planes, 5, 5)) / 10
-    mask = type(grey)((first, *grey.convolutions[1:]), grey.dilations, grey.splines, grey.gain, grey.bias, boundary)
-    return random_model(channels=channels, filters=bank, mask=mask, name=f"random-{planes}", lipschitz=1.0)
 
 
 @pytest.mark.parametrize("planes", [1, 2, 3])
@@ -61,7 +51,7 @@ def test_synthesis_is_the_adjoint_of_analysis(planes, boundary):
 @pytest.mark.parametrize("planes", [2, 3])
 def test_the_network_is_the_engine(planes):
     """An unrolled solve of both, with masks."""
-    model, rng = model_of(planes), np.random.default_rng(4)
+    model, rng = random_planes_model(planes), np.random.default_rng(4)
     y = rng.random((2, planes, 24, 30)).astype(np.float32)
     strength, count = 0.02, len(y)
     network = network_of(model)
@@ -88,7 +78,7 @@ def test_the_network_is_the_engine(planes):
 
 
 def test_a_weights_file_of_three_planes(tmp_path):
-    model = model_of(3)
+    model = random_planes_model(3)
     save_model(model, tmp_path / "colour.safetensors")
     back = read_model(tmp_path / "colour.safetensors")
     assert (back.filters.planes, back.mask.planes) == (3, 3)
@@ -96,7 +86,7 @@ def test_a_weights_file_of_three_planes(tmp_path):
 
 
 def test_planes_that_do_not_fit():
-    colour, grey = model_of(3), model_of(1)
+    colour, grey = random_planes_model(3), random_planes_model(1)
     with pytest.raises(ModelError, match="the mask is for 1 planes and the filter bank for 3"):
         random_model(channels=6, filters=colour.filters, mask=grey.mask)
     with pytest.raises(ModelError, match="is for 4 planes; at most 3"):
@@ -141,7 +131,7 @@ def plain_mask(model: Model):
 @pytest.mark.parametrize("boundary", ["symmetric", "zero"])
 @pytest.mark.parametrize("planes", [2, 3])
 def test_images_of_a_batch_are_the_oracles(planes, boundary):
-    model, images = model_of(planes, boundary=boundary), pictures(2, planes)
+    model, images = random_planes_model(planes, boundary=boundary), pictures(2, planes)
     found = Solver(model).denoise(images, SIGMA, channel_axis=1, strength=0.05, max_outer=3, max_inner=5)
     layers = model.filters.layers
     for image, result in zip(images, found, strict=True):
@@ -152,7 +142,7 @@ def test_images_of_a_batch_are_the_oracles(planes, boundary):
 @pytest.mark.parametrize("planes", [2, 3])
 def test_the_gap_holds_against_a_long_float64_run(planes):
     """The box acts on each plane, and some of its pixels are at it."""
-    model, box, strength = model_of(planes), (0.2, 0.8), 0.05
+    model, box, strength = random_planes_model(planes), (0.2, 0.8), 0.05
     image = pictures(1, planes)[0]
     solution = Solver(model).denoise(
         image, SIGMA, channel_axis=0, strength=strength, schedule="gap", tol=1e-3, box=box, max_outer=3,
@@ -170,7 +160,7 @@ def test_the_gap_holds_against_a_long_float64_run(planes):
 
 @pytest.mark.parametrize("schedule", ["unrolled", "gap", "converged"])
 def test_a_batch_is_its_images_bit_for_bit(schedule):
-    model, images = model_of(3), pictures(3, 3)
+    model, images = random_planes_model(3), pictures(3, 3)
     options = {"schedule": schedule, "max_outer": 3, "max_inner": 20, "channel_axis": -1}
     moved = np.moveaxis(images, 1, -1)
     solver, strength, sigma = Solver(model), [0.02, 0.05, 0.1], [SIGMA] * 3
@@ -186,7 +176,7 @@ def test_a_batch_is_its_images_bit_for_bit(schedule):
 
 def test_parts_and_tiles_of_a_batch():
     """A batch that does not fit is solved image by image, an image in tiles."""
-    model, images = model_of(3), pictures(2, 3, (160, 170))
+    model, images = random_planes_model(3), pictures(2, 3, (160, 170))
     solver, options = Solver(model), {"channel_axis": 1, "strength": 0.05, "max_outer": 2, "max_inner": 4}
     whole = solver.denoise(images, SIGMA, **options)
     needs = [solver.estimate_memory(shape, channel_axis=1) for shape in (images.shape, (1, *images.shape[1:]))]
@@ -199,7 +189,7 @@ def test_parts_and_tiles_of_a_batch():
 
 
 def test_ranges_kinds_and_values_in_doubt():
-    solver, image = Solver(model_of(3)), pictures(1, 3)[0]
+    solver, image = Solver(random_planes_model(3)), pictures(1, 3)[0]
     eight = np.moveaxis((255 * image).round().astype(np.uint8), 0, -1)
     found = solver.denoise(eight, 25.0, strength=0.05 * 255, channel_axis=-1, max_outer=2)
     assert (found.dtype, found.shape) == (np.float32, eight.shape)
@@ -214,7 +204,7 @@ def test_ranges_kinds_and_values_in_doubt():
 
 def test_counts_of_several_planes():
     """What the variance is divided by is of the image, not of a plane, or planes would no longer be one image."""
-    model = model_of(3)
+    model = random_planes_model(3)
     counts = np.random.default_rng(1).poisson(20 * (0.2 + pictures(1, 3, (40, 40))[0])).astype(np.float32)
     found = Solver(model).denoise(counts, 0.0, noise="poisson", strength=0.5, channel_axis=0, return_solution=True)
     assert found.image.shape == counts.shape
@@ -231,7 +221,7 @@ def test_counts_of_several_planes():
     ],
 )
 def test_images_that_are_not_for_the_model(shape, axis, options, message):
-    solver = Solver(model_of(3))
+    solver = Solver(random_planes_model(3))
     with pytest.raises(InputError, match=message):
         solver.denoise(np.zeros(shape, np.float32), SIGMA, channel_axis=axis, **options)
     if not options:
@@ -240,7 +230,7 @@ def test_images_that_are_not_for_the_model(shape, axis, options, message):
 
 
 def test_reconstruct_takes_grey_models():
-    solver = Solver(model_of(3))
+    solver = Solver(random_planes_model(3))
     with pytest.raises(ModelError, match="takes 3 planes of an image together, which reconstruct cannot"):
         solver.reconstruct(np.zeros((22, 27), np.float32), Identity((22, 27)), strength=0.1)
     with pytest.raises(ModelError, match="which reconstruct cannot"):
@@ -248,20 +238,22 @@ def test_reconstruct_takes_grey_models():
 
 
 def test_a_warm_up_compiles_for_the_planes_of_a_model():
-    warmup(model_of(3), backend="cpu")
-    startup.compile_ahead(Solver(model_of(3), backend="cpu"), lambda count: pytest.fail(f"{count} are missing"))
+    warmup(random_planes_model(3), backend="cpu")
+    startup.compile_ahead(
+        Solver(random_planes_model(3), backend="cpu"), lambda count: pytest.fail(f"{count} are missing")
+    )
     missing = cache.missing_kernels({("dual_step", "Geometry3"), ("dual_step", "Geometry4"), ("back_step", "Geometry")})
     assert sorted(missing) == ["back_step", "dual_step"]
 
 
 def test_the_command_line_with_a_colour_model(tmp_path, capsys):
     """`denoise` gives what the library does, `evaluate` counts all channels; a grey file is refused by its name."""
-    save_model(model_of(3), tmp_path / "colour.safetensors")
+    save_model(random_planes_model(3), tmp_path / "colour.safetensors")
     eight = (255 * np.moveaxis(pictures(1, 3, (40, 44))[0], 0, -1)).astype(np.uint8)
     imsave(tmp_path / "in.png", eight, check_contrast=False)
     words = ["--model", str(tmp_path / "colour.safetensors"), "--sigma", "25", "--strength", "0.05"]
     assert main(["denoise", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.npy"), *words]) == 0
-    expected = Solver(model_of(3)).denoise(eight, 25.0, strength=0.05 * 255, channel_axis=-1)
+    expected = Solver(random_planes_model(3)).denoise(eight, 25.0, strength=0.05 * 255, channel_axis=-1)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=0.51)
     capsys.readouterr()
     assert main(["evaluate", "--data", str(tmp_path / "in.png"), *words, "--json"]) == 0
@@ -269,7 +261,7 @@ def test_the_command_line_with_a_colour_model(tmp_path, capsys):
     assert told["images_from_colour"] == 0
     assert told["psnr_noisy"] == pytest.approx(20.2, abs=0.3)
     clean = np.moveaxis(eight, -1, 0).astype(np.float32) / 255
-    found = Solver(model_of(3)).denoise(add_noise(clean, SIGMA, 0, 0), SIGMA, strength=0.05, channel_axis=0)
+    found = Solver(random_planes_model(3)).denoise(add_noise(clean, SIGMA, 0, 0), SIGMA, strength=0.05, channel_axis=0)
     assert told["psnr"] == pytest.approx(psnr(clean, found.clip(0, 1)), abs=1e-4)
     imsave(tmp_path / "grey.png", eight[..., 0], check_contrast=False)
     assert main(["evaluate", "--data", str(tmp_path / "grey.png"), *words]) == 1

@@ -52,6 +52,7 @@ from .threads import LAUNCH
 Active = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Sums = NDArray[np.float64]
+AT_BOUND = 1e-6  # relative; u is clipped to its bound
 
 
 def bank_floats(groups: int, planes: int) -> tuple[int, int, int]:
@@ -282,14 +283,22 @@ class CpuWorkspace:
         return self._channels_first(self.dual[self.slot, np.arange(self.batch)])
 
     def normal_operator(self, x: FloatArray) -> FloatArray:
-        """W^T W x (B, H, W), where noise varies of the weighted W; overwrites x, u and z. For Lanczos iteration."""
+        """W^T W x (B, H, W), with masks W^T M M W x; overwrites x, u and z."""
         active = np.arange(self.batch)
-        if self.varying is None:
+        if not self.has_mask:
             self.load(np.zeros_like(x), self.carried, self.carried, (-np.inf, np.inf))
         self.put_image(active, x)
         self.start_dual(active)
         self.refresh(active)
         return self.z[self.slot, active].copy()
+
+    def hold(self) -> None:
+        """M becomes zero where u is at its bound: `normal_operator` then is that of the responses which are zero."""
+        active = np.arange(self.batch)
+        masks, u = self._room_for_masks(active), self.dual[self.slot, active]
+        if not self.has_mask:
+            masks[:], self.has_mask = 1, True
+        masks *= np.abs(u) < (self.bound * np.float32(1 - AT_BOUND)).reshape(-1, 1, 1, 1, 1)
 
     # -- masks --------------------------------------------------------------------------------------------------------
 

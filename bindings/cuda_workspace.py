@@ -118,6 +118,10 @@ class CudaWorkspace:
         """Raises BackendError: the kernels know one sigma per image."""
         raise BackendError("sigma is a map, which the kernels of the GPU cannot take; pass backend='cpu'")
 
+    def hold(self) -> None:
+        """Raises BackendError: derivatives are computed on the CPU."""
+        raise BackendError("derivatives are computed on the CPU alone; pass backend='cpu'")
+
     def put_image(self, active: Active, x: Any) -> None:
         """The accepted image and x(v) become x (B, H, W)."""
         self._set_image(active, self.device.adopt(x))

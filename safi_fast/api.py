@@ -16,6 +16,7 @@ import numpy as np
 from . import denoising, memory, reconstructing, tuning
 from .arrays import ArrayKind, as_array, finish_launches, lies_on_gpu, to_and_fro
 from .backend import Backend, cuda_report, gpu_count, gpu_of, select
+from .differentiating import Vjp, denoise_vjp
 from .errors import BackendError, InputError, shown
 from .images import extent_of
 from .model import Model
@@ -405,6 +406,32 @@ class Solver:
                 self.model, self._engine, array, kind, sigma, every, self._device, account=return_solution
             )
         return solution if return_solution else solution.image
+
+    @shows(denoising.Options, denoising.DEFAULTS)
+    def denoise_vjp(self, image: Any, sigma: Any, **options: Unpack[denoising.Options]) -> tuple[Solution, Vjp]:
+        """`denoise` with the schedule "gap", and its derivative: the Solution, and a function that turns the gradient
+        of a number with respect to the image of the Solution into those with respect to image, sigma and strength.
+
+        Masks are held fixed: the derivative is that of the last convex problem, by implicit differentiation
+        (safi_fast/differentiating.py has the formulas). On the CPU. Arguments as for `denoise`; a smaller tol tells
+        better which responses are zero. safi_fast.integrations.autograd brings it to torch.
+
+        Raises InputError for schedules, tiles and noise that it is not for, and as `denoise`.
+
+        >>> import numpy as np, safi_fast
+        >>> noisy = 0.5 + 0.1 * np.random.default_rng(0).standard_normal((32, 32))
+        >>> solution, vjp = safi_fast.Solver("safi-gray-fast", backend="cpu").denoise_vjp(noisy, 0.1, max_outer=2)
+        >>> vjp(np.ones((32, 32))).image.shape
+        (32, 32)
+        """
+        every = filled("denoise_vjp", denoising.DEFAULTS, options)
+        self._require_reachable(image)
+        array, kind = as_array("image", image)
+        self._require_same_gpu(kind)
+        with kind.place(), self._on_threads() as count, memory.explained("image"):
+            return denoise_vjp(
+                self.model, self._engine, array, kind, sigma, every, self._device, lambda: self._on_threads(count)
+            )
 
     def estimate_memory(
         self,

@@ -100,7 +100,12 @@ class DualWorkspace(Protocol):
         """A copy of M (B, C, H, W) in host memory; ones before the first mask."""
 
     def normal_operator(self, x: FloatArray) -> FloatArray:
-        """W^T W x (B, H, W), without mask; overwrites the state. NumPy in and out."""
+        """W^T W x (B, H, W), of a work space without masks; overwrites the state. NumPy in and out."""
+
+    def hold(self) -> None:
+        """M becomes zero where u is at its bound, and `normal_operator` is W^T M M W. Raises BackendError where the
+        device cannot.
+        """
 
 
 class Iteration(Protocol):

@@ -144,6 +144,17 @@ def run(engine: Engine, task: Task, device: Backend | None) -> Solution:
     return replace(found, sigma=per_image(task.noise, not task.images.several))
 
 
+def run_whole(engine: Engine, task: Task, device: Backend | None) -> tuple[Solution, DualWorkspace]:
+    """`run` of all images at once, and the work space as the last step left it. Raises SolverError."""
+    copies, everyone = _Copies(task, device), slice(0, len(task.images.stack))
+    y = copies.part(everyone)
+    workspace = engine.workspace(len(y), *y.shape[-2:])
+    progress = _solve(workspace, task, y, everyone, copies)
+    masks = workspace.masks() if task.return_masks else None
+    found = solution([progress], task.images.restore(copies.whole(workspace.image())), masks, task.images.single)
+    return replace(found, sigma=per_image(task.noise, not task.images.several)), workspace
+
+
 def divide(
     model: Model, engine: Engine, extent: memory.Extent, max_memory: float | None, at_once: bool
 ) -> memory.Division:

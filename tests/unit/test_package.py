@@ -252,6 +252,10 @@ def test_the_sources_are_found():
                 "values",
             ],
         ),
+        (
+            "differentiating",
+            ["arrays", "backend", "color", "denoising", "errors", "images", "model", "solver", "types"],
+        ),
         ("tiling", ["masks", "model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("reconstruction_memory", ["backend", "errors", "memory", "operators"]),
@@ -262,6 +266,7 @@ def test_the_sources_are_found():
                 "arrays",
                 "backend",
                 "denoising",
+                "differentiating",
                 "errors",
                 "images",
                 "memory",
@@ -277,7 +282,7 @@ def test_the_sources_are_found():
             ],
         ),
         ("startup", ["api", "bindings", "model", "models", "operators"]),
-        ("integrations", ["api", "arrays", "errors", "integrations", "model", "models", "operators"]),
+        ("integrations", ["api", "arrays", "errors", "integrations", "model", "models", "operators", "training"]),
     ],
 )
 def test_imports_point_one_way(package, allowed):

@@ -1,0 +1,146 @@
+"""`denoise` as a function that torch differentiates.
+
+    from safi_fast.integrations.autograd import denoise
+
+    x = denoise(y, sigma)           y (H, W), (B, H, W) or (B, 1, H, W); sigma a number, or a tensor () or (B,)
+    loss(x).backward()              gradients of y, sigma, and strength where it is a tensor
+
+schedule="gap" (the default) differentiates the last convex problem at its fixed masks, by the kernels
+(safi_fast/differentiating.py). schedule="unrolled" differentiates every step and every mask: the result is the
+kernels', the gradient torch's own through the same network, which takes dozens of times as long. Second derivatives are
+not there. Results and gradients lie where y does; the work is done on the CPU.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import api
+from ..errors import InputError, shown
+from ..model import Model
+from ..models import resolve
+
+__all__ = ["denoise"]
+
+
+def denoise(
+    image: Tensor,
+    sigma: Any,
+    *,
+    model: Model | str | PathLike[str] | None = None,
+    strength: Any = None,
+    schedule: str = "gap",
+    **options: Any,
+) -> Tensor:
+    """Remove white Gaussian noise, differentiably.
+
+    Parameters
+    ----------
+    image : tensor, (H, W), (B, H, W) or (B, 1, H, W), or with `channel_axis` one of channels
+        Floating point.
+    sigma, strength : float or tensor, () or (B,)
+        As for `safi_fast.denoise`; a tensor may ask for its gradient. That of sigma at fixed masks goes through lambda.
+    schedule : {"gap", "unrolled"}
+        See above.
+    model, options
+        As for `safi_fast.denoise`. "unrolled" takes `max_outer` and `max_inner` alone, images on [0, 1] and no
+        `strength`.
+
+    Returns
+    -------
+    tensor
+        Like image.
+
+    Raises
+    ------
+    InputError
+        For other arguments, and as `safi_fast.denoise`.
+    """
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        found = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise InputError(f"image is {found}; expected a tensor of floating-point numbers")
+    if schedule not in ("gap", "unrolled"):
+        raise InputError(f"schedule is {shown(schedule)}; expected 'gap' or 'unrolled'")
+    chosen = resolve(model)
+    level = torch.as_tensor(sigma, dtype=torch.float64)
+    result: Tensor
+    if schedule == "unrolled":
+        if strength is not None or not {"max_outer", "max_inner"}.issuperset(options):
+            wrong = (
+                "strength" if strength is not None else next(k for k in options if k not in ("max_outer", "max_inner"))
+            )
+            raise InputError(
+                f"{wrong} was passed, but schedule is 'unrolled', which takes max_outer and max_inner alone"
+            )
+        result = _Unrolled.apply(image, level, chosen, options)
+    else:
+        told = None if strength is None else torch.as_tensor(strength, dtype=torch.float64)
+        result = _Gap.apply(image, level, told, chosen, options)
+    return result
+
+
+class _Gap(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, sigma: Tensor, strength: Tensor | None, model: Model, options: dict[str, Any]
+    ) -> Tensor:
+        given = None if strength is None else strength.detach().cpu().numpy()
+        solution, ctx.vjp = _solver(model).denoise_vjp(
+            image.detach().cpu().numpy(), sigma.detach().cpu().numpy(), strength=given, **options
+        )
+        ctx.like, ctx.shapes = image, (sigma.shape, None if strength is None else strength.shape)
+        return torch.from_numpy(np.asarray(solution.image)).to(image)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.vjp(gradients[0].detach().cpu().numpy())
+        to_sigma, to_strength = (
+            None if shape is None else _summed(values, shape)
+            for values, shape in zip((found.sigma, found.strength), ctx.shapes, strict=True)
+        )
+        return torch.from_numpy(np.asarray(found.image)).to(ctx.like), to_sigma, to_strength, None, None
+
+
+class _Unrolled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, sigma: Tensor, model: Model, options: dict[str, Any]) -> Tensor:
+        made = _solver(model).denoise(
+            image.detach().cpu().numpy(), sigma.detach().cpu().numpy(), schedule="unrolled", **options
+        )
+        ctx.save_for_backward(image, sigma)
+        ctx.model = model
+        ctx.counts = options.get("max_outer", model.schedule.outer), options.get("max_inner", model.schedule.inner)
+        return torch.from_numpy(made).to(image)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        image, sigma = ctx.saved_tensors
+        with torch.enable_grad():
+            y, level = (value.detach().cpu().float().requires_grad_() for value in (image, sigma))
+            batch = y.reshape(-1, 1, *y.shape[-2:])
+            made = _network(ctx.model)(batch, level.expand(len(batch)), *ctx.counts)
+            found = torch.autograd.grad(made, (y, level), gradients[0].detach().cpu().float().reshape(made.shape))
+        return found[0].to(image), found[1].to(sigma), None, None
+
+
+def _summed(values: Any, shape: torch.Size) -> Tensor:
+    """One number per image as the gradient of a tensor of this shape."""
+    return torch.as_tensor(values, dtype=torch.float64).sum_to_size(shape).reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def _solver(model: Model) -> api.Solver:
+    return api.Solver(model, backend="cpu")
+
+
+@lru_cache(maxsize=4)
+def _network(model: Model) -> Any:
+    from ..training.network import network_of
+
+    return network_of(model).requires_grad_(False)

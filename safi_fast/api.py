@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import index
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,12 +15,12 @@ import numpy as np
 
 from . import denoising, memory, reconstructing, tuning
 from .arrays import ArrayKind, as_array, finish_launches, lies_on_gpu, to_and_fro
-from .backend import Backend, cuda_report, gpu_count, gpu_of, select
+from .backend import Backend, Engine, cuda_report, gpu_count, gpu_of, select
 from .differentiating import Vjp, denoise_vjp
 from .errors import BackendError, InputError, shown
-from .images import extent_of
+from .images import extent_of, is_color
 from .model import Model
-from .models import resolve
+from .models import DEFAULT_COLOR_MODEL, list_models, load_model, resolve
 from .noise_level import ESTIMATE
 from .options import filled, shows
 from .solver.result import Solution
@@ -133,7 +133,9 @@ def denoise(
     >>> bool(clean.std() < noisy.std() / 2)
     True
     """
-    solver = _solver(resolve(model), backend, precision, _gpu_to_use(image, backend), os.getpid())
+    solver = _solver(
+        None if model is None else resolve(model), backend, precision, _gpu_to_use(image, backend), os.getpid()
+    )
     return solver.denoise(image, sigma, return_solution=return_solution, **options)
 
 
@@ -180,7 +182,7 @@ def estimate_memory(
     >>> safi_fast.estimate_memory((512, 512)) > 100e6
     True
     """
-    solver = _solver(resolve(model), backend, precision, None, os.getpid())
+    solver = _solver(None if model is None else resolve(model), backend, precision, None, os.getpid())
     return solver.estimate_memory(
         shape, channel_axis=channel_axis, dtype=dtype, max_memory=max_memory, operator=operator
     )
@@ -283,7 +285,7 @@ def reconstruct(
     >>> bool(abs(found.image - image).mean() < 0.02)
     True
     """
-    solver = _solver(resolve(model), backend, precision, None, os.getpid())
+    solver = _solver(None if model is None else resolve(model), backend, precision, None, os.getpid())
     return solver.reconstruct(measurement, operator, strength=strength, **options)
 
 
@@ -333,7 +335,7 @@ def tune_strength(
     ------
     As `reconstruct`.
     """
-    solver = _solver(resolve(model), backend, "float32", None, os.getpid())
+    solver = _solver(None if model is None else resolve(model), backend, "float32", None, os.getpid())
     return solver.tune_strength(
         measurement,
         operator,
@@ -378,6 +380,8 @@ class Solver:
         ModelError, InputError, BackendError
         """
         self.model = resolve(model)
+        # then photographs go through another model, made ready when one comes
+        self._takes_color = model is None and DEFAULT_COLOR_MODEL in list_models()
         numbers = _devices(devices, backend)
         with ArrayKind("cupy", numbers[0]).place():
             self.backend = select(backend, precision)
@@ -389,7 +393,7 @@ class Solver:
         with self._on_threads():
             pass  # refuses a wrong number now
         self._others = [
-            Solver(self.model, backend="cuda", precision=precision, devices=[number or 0]) for number in numbers[1:]
+            Solver(model, backend="cuda", precision=precision, devices=[number or 0]) for number in numbers[1:]
         ]
 
     @shows(denoising.Options, denoising.DEFAULTS)
@@ -402,9 +406,8 @@ class Solver:
         array, kind = as_array("image", image)
         self._require_same_gpu(kind)
         with kind.place(), self._on_threads(), memory.explained("image"):
-            solution = denoising.solve(
-                self.model, self._engine, array, kind, sigma, every, self._device, account=return_solution
-            )
+            model, engine = self._for(array.shape, every["channel_axis"], every["color"])
+            solution = denoising.solve(model, engine, array, kind, sigma, every, self._device, account=return_solution)
         return solution if return_solution else solution.image
 
     @shows(denoising.Options, denoising.DEFAULTS)
@@ -429,9 +432,8 @@ class Solver:
         array, kind = as_array("image", image)
         self._require_same_gpu(kind)
         with kind.place(), self._on_threads() as count, memory.explained("image"):
-            return denoise_vjp(
-                self.model, self._engine, array, kind, sigma, every, self._device, lambda: self._on_threads(count)
-            )
+            model, engine = self._for(array.shape, every["channel_axis"], every["color"])
+            return denoise_vjp(model, engine, array, kind, sigma, every, self._device, lambda: self._on_threads(count))
 
     def estimate_memory(
         self,
@@ -451,10 +453,11 @@ class Solver:
                 )
             with self._on_threads():
                 return reconstructing.estimate(self.model, self._engine, shape, operator, max_memory)
-        extent = extent_of(shape, dtype, channel_axis, self.model)
+        model, engine = self._for(shape, channel_axis, None)
+        extent = extent_of(shape, dtype, channel_axis, model)
         with self._on_threads():
-            division = denoising.divide(self.model, self._engine, extent, max_memory, at_once=False)
-            return memory.peak_bytes(self._engine, extent, division)
+            division = denoising.divide(model, engine, extent, max_memory, at_once=False)
+            return memory.peak_bytes(engine, extent, division)
 
     @shows(reconstructing.Options, reconstructing.DEFAULTS)
     def reconstruct(
@@ -548,9 +551,27 @@ class Solver:
         of CuPy's, on every GPU of `devices`. Does nothing on the CPU.
         """
         for solver in (self, *self._others):
-            solver._engine.release()
+            for engine in (solver._engine, *solver.__dict__.get("_color", ())[1:]):
+                engine.release()
             if solver.backend.device is not None:
                 solver.backend.device.release_memory()
+
+    def model_for(self, shape: tuple[int, ...], channel_axis: int | None = None, color: str | None = None) -> Model:
+        """The model that solves images of this shape: `model`, or where none was asked for and there are three
+        channels, the one for colours.
+        """
+        return self._for(shape, channel_axis, color)[0]
+
+    def _for(self, shape: tuple[int, ...], channel_axis: Any, color: Any) -> tuple[Model, Engine]:
+        if self._takes_color and color is None and is_color(shape, channel_axis):
+            return self._color
+        return self.model, self._engine
+
+    @cached_property
+    def _color(self) -> tuple[Model, Engine]:
+        model = load_model(DEFAULT_COLOR_MODEL)
+        with ArrayKind("cupy", self._gpu).place():
+            return model, self.backend.prepare(model)
 
     def _on_threads(self, count: int | None = None) -> AbstractContextManager[Any]:
         """In which kernels run on `count` threads, else on those of this solver."""
@@ -576,7 +597,7 @@ class Solver:
 
 
 @lru_cache(maxsize=4)
-def _solver(model: Model, backend: str, precision: str, gpu: int | None, process: int) -> Solver:
+def _solver(model: Model | None, backend: str, precision: str, gpu: int | None, process: int) -> Solver:
     """One Solver per model and GPU; a forked child cannot use the CUDA of its parent and gets its own."""
     with ArrayKind("cupy", gpu).place():
         return Solver(model, backend=backend, precision=precision)

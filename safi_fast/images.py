@@ -107,17 +107,19 @@ class Images:
         """Positive numbers (H, W), for all images, or (B, H, W), as one map for each of the stack (N, H, W), on [0, 1];
         None for a value of fewer dimensions. Raises InputError.
         """
-        numbers = plain(value)
-        if np.ndim(numbers) < 2:
-            return None
         count, size = len(self.stack) // self.alone, self.stack.shape[-2:]
+        try:
+            if np.ndim(plain(value)) < 2:
+                return None
+            numbers = np.asarray(plain(value))
+        except (TypeError, ValueError, RuntimeError):  # ragged lists, arrays of a GPU
+            raise InputError(f"{name} is {shown(value)}; expected a number or an array in host memory") from None
         expected = f"a positive number, {count} of them, or a map of them of shape {size} or {(count, *size)}"
-        if np.shape(numbers) not in (size, (count, *size)):
-            raise InputError(f"{name} has shape {np.shape(numbers)}; expected {expected}")
-        array = np.asarray(numbers)
-        if array.dtype.kind not in "fiu" or not (np.isfinite(array).all() and (array > 0).all()):
+        if numbers.shape not in (size, (count, *size)):
+            raise InputError(f"{name} has shape {numbers.shape}; expected {expected}")
+        if numbers.dtype.kind not in "fiu" or not (np.isfinite(numbers).all() and (numbers > 0).all()):
             raise InputError(f"{name} is {shown(value)}; expected {expected}")
-        maps = np.broadcast_to(array.astype(np.float64), (count, *size))
+        maps = np.broadcast_to(numbers.astype(np.float64), (count, *size))
         return maps.repeat(self.alone, axis=0) / self.range.scale
 
     def noise_levels(self, mode: colors.Mode | None) -> FloatVector:
@@ -201,6 +203,16 @@ def extent_of(shape: tuple[int, ...], dtype: Any, channel_axis: int | None, mode
         _require_channels(model, shape, channel_axis)
         stack = np.broadcast_to(np.float32(0), (len(stack) // planes, planes, *stack.shape[1:]))
     return _extent(result_type(blank.dtype).itemsize, stack.shape)
+
+
+def is_color(shape: tuple[int, ...], channel_axis: Any) -> bool:
+    """Whether an image of this shape has three channels; not where its axis is none, which `Images.of` refuses."""
+    if channel_axis is None or isinstance(channel_axis, bool):
+        return False
+    try:
+        return bool(shape[channel_axis] == colors.CHANNELS)
+    except (TypeError, IndexError):
+        return False
 
 
 def _not_finite(xp: Any, stack: Any, channels: int) -> str:

@@ -46,6 +46,14 @@ def warmup(
             scan.adjoint(scan.apply(np.zeros(scan.shape_in, np.float32)))
 
 
+def missing_kernels(solver: api.Solver, model: Model) -> int:
+    """How many kernels for `model` the CPU would compile in this process first."""
+    if solver.backend.name != "cpu":
+        return 0
+    cpu, cache = _binding("cpu_kernels"), _binding("cache")
+    return len(cache.missing_kernels(cpu.kernels_of(model.family, model.filters.planes)))
+
+
 def compile_ahead(solver: api.Solver, begin: Callable[[int], AbstractContextManager[Callable[[], None]]]) -> None:
     """Compile what `solver` denoises with, where it does not lie compiled.
 

@@ -176,6 +176,7 @@ class _Solved:
     like: "ImageFile"
     seconds: float
     warning: str | None
+    model: str = ""
     lost: tuple[str, ...] = ()
     estimate: list[float] | None = None  # of the noise, on the 8-bit scale, one of each image of a stack
 
@@ -224,6 +225,7 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
     warning = "; ".join(message_of(sentence) for sentence in found if sentence) or None
     if warning:
         warned.say(job.source, warning)
+    model = session.model_for(file.array.shape, file.channel_axis, options.color).name
     start = time.perf_counter()
     level: Any = options.sigma
     solution = session.denoise(file.array, level, data_range=meaning, channel_axis=file.channel_axis, **settings)
@@ -231,7 +233,7 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
     estimate = None
     if isinstance(options.sigma, str):
         estimate = np.ravel(solution.sigma * (sessions.EIGHT_BIT / meaning.scale)).tolist()
-    return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning, estimate=estimate)
+    return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning, model, estimate=estimate)
 
 
 def _denoise_counts(file: Any, session: sessions.Session, options: Options) -> _Solved:
@@ -240,12 +242,13 @@ def _denoise_counts(file: Any, session: sessions.Session, options: Options) -> _
         max_memory=options.max_memory, data_range=options.data_range, gain=options.gain, offset=options.offset,
         color=None if file.channel_axis is None else options.color,
     )  # fmt: skip
+    model = session.model_for(file.array.shape, file.channel_axis, options.color).name
     start = time.perf_counter()
     solution = session.solver.denoise(
         file.array, options.sigma or 0.0, noise="poisson", channel_axis=file.channel_axis, return_solution=True,
         **settings,
     )  # fmt: skip
-    return _Solved(solution, file, time.perf_counter() - start, None)
+    return _Solved(solution, file, time.perf_counter() - start, None, model)
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:
@@ -261,7 +264,9 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
         facts["sigma"] = result.estimate[0] if len(result.estimate) == 1 else result.estimate
     if result.lost:
         facts["lost"] = list(result.lost)
-    return job.record("denoised", seconds=result.seconds, **sessions.summary(result.solution), **facts)
+    return job.record(
+        "denoised", model=result.model, seconds=result.seconds, **sessions.summary(result.solution), **facts
+    )
 
 
 def _write(job: Job, result: _Solved) -> _Solved:

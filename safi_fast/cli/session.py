@@ -59,6 +59,13 @@ class Session:
                 f"{option} is {level:g}, on the scale 0 to 255; model {self.model.name!r} {accepted}"
             ) from None
 
+    def model_for(self, shape: tuple[int, ...], channel_axis: int | None, color: str | None) -> "Model":
+        """The model that an image of this shape goes through; says so where it is to be compiled first."""
+        model = self.solver.model_for(shape, channel_axis, color)
+        if model is not self.model:
+            _announce(self.solver, model)
+        return model
+
     def denoise(
         self,
         image: NDArray[Any],
@@ -88,9 +95,19 @@ def make_session(model: str | None = None, backend: str = "auto", precision: str
     from ..startup import compile_ahead
 
     loaded = load_model(model or DEFAULT_MODEL)
-    solver = Solver(loaded, backend=backend, precision=precision)
+    solver = Solver(None if model is None else loaded, backend=backend, precision=precision)
     compile_ahead(solver, _compiling)
     return Session(loaded, solver)
+
+
+def _announce(solver: "Solver", model: "Model") -> None:
+    """Say so, where kernels for this model are yet to be compiled."""
+    from ..startup import missing_kernels
+    from .output import print_note
+
+    missing = missing_kernels(solver, model)
+    if missing:
+        print_note(f"the first colour image on a machine compiles {missing} kernels, which takes a quarter of a minute")
 
 
 def _compiling(kernels: int) -> AbstractContextManager[Callable[..., None]]:

@@ -12,6 +12,7 @@ from ..model import Model
 from ..weights import CHECKPOINT_SUFFIXES, read_model
 
 DEFAULT_MODEL = "safi-gray"
+DEFAULT_COLOR_MODEL = "safi-color"  # of red, green and blue, where it is there and no model or `color` is asked for
 SUFFIX = ".safetensors"
 
 

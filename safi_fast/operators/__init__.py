@@ -19,6 +19,7 @@ from .identity import Identity
 from .maps import estimate_maps
 from .mask import Mask
 from .mri import FourierMRI, SenseMRI
+from .weighted import Weighted, emission, transmission
 
 __all__ = [
     "Blur",
@@ -30,14 +31,17 @@ __all__ = [
     "Operator",
     "ParallelBeamCT",
     "SenseMRI",
+    "Weighted",
     "astra_parallel",
     "check_adjoint",
     "check_norm",
     "check_operator",
+    "emission",
     "estimate_maps",
     "from_deepinv",
     "from_functions",
     "from_pylops",
     "from_scipy",
     "from_sigpy",
+    "transmission",
 ]

@@ -51,6 +51,9 @@ class GaussianSolver:
         self.calls = []
         self.gap = 1e-3
 
+    def model_for(self, *_):
+        return models.load_model()
+
     def denoise(self, image, sigma, *, data_range, channel_axis, return_solution, return_masks=False, **options):
         assert return_solution
         self.calls.append({"sigma": sigma, "data_range": data_range.argument, "channel_axis": channel_axis, **options})
@@ -263,6 +266,7 @@ class TestDenoise:
             "input": str(folder / "a.png"),
             "output": str(tmp_path / "out" / "a.png"),
             "status": "denoised",
+            "model": "safi-gray",
             "solver_status": "completed",
             "gap": None,
             "relative_gap": None,
@@ -457,6 +461,9 @@ from safi_fast.cli.main import main
 from safi_fast.models import load_model
 
 class Echo:
+    def model_for(self, *_):
+        return load_model()
+
     def denoise(self, image, sigma, **options):
         return SimpleNamespace(image=image)
 

@@ -5,6 +5,7 @@ import pytest
 import scipy.io
 from scipy import ndimage
 
+import safi_fast
 from safi_fast.errors import InputError, OperatorError
 from safi_fast.operators import (
     Blur,
@@ -15,9 +16,12 @@ from safi_fast.operators import (
     Operator,
     ParallelBeamCT,
     SenseMRI,
+    Weighted,
     check_adjoint,
     check_norm,
     check_operator,
+    emission,
+    transmission,
 )
 from safi_fast.operators.holdout import hold_out
 
@@ -108,6 +112,10 @@ def cases():
             lambda shape, image=image: SenseMRI(
                 smooth_maps(3, *shape, normalised=False), lines(*shape), mask_order="centered", image=image
             ),
+        )
+        yield (
+            f"weighted-blur-{image}",
+            lambda shape, image=image: Weighted(Blur(kernel(3, 3), shape, image=image), RNG.random(shape)),
         )
     yield "downsample-2", lambda shape: Downsample(2, shape)
     yield "downsample-3", lambda shape: Downsample(3, shape, "box", "zero", image="complex")
@@ -635,3 +643,74 @@ def test_orders_of_published_masks(data_folder, name):
         FourierMRI(both["Q1"], mask_order="centered")
     with pytest.raises(InputError, match="pass mask_order='centered'"):
         FourierMRI(both["Q11"], mask_order="fft")
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def test_weights_scale_residuals():
+    blur, weights = Blur(kernel(3, 3), (16, 20)), RNG.random((16, 20))
+    weighted, x, y = Weighted(blur, weights), RNG.random((16, 20)), RNG.random((16, 20))
+    residual = weighted.apply(x) - weighted.measured(y)
+    assert np.sum(residual**2) == pytest.approx(np.sum(weights * (blur.apply(x) - y) ** 2), rel=1e-5)
+    column = Weighted(blur, weights[:, :1])
+    np.testing.assert_allclose(column.apply(x), np.sqrt(weights[:, :1]) * blur.apply(x), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_a_mask_are_the_mask():
+    """An image from half of the pixels, whichever way they are left out."""
+    image = 0.5 + 0.3 * np.sin(np.arange(30) / 4)[:, None] * np.cos(np.arange(34) / 5)
+    mask = RNG.random(image.shape) < 0.5
+    options = {"strength": 1e-3, "model": "safi-gray-fast", "backend": "cpu", "max_outer": 3, "max_iter": 60}
+    by_mask = safi_fast.reconstruct(mask * image, Mask(mask), **options).image
+    weighted = Weighted(Identity(image.shape), mask)
+    by_weights = safi_fast.reconstruct(weighted.measured(image), weighted, **options).image
+    assert np.abs(by_mask - by_weights).max() < 0.02
+
+
+def test_counts_behind_an_object():
+    """y is unbiased to first order, and the weights are its inverse variance but for a factor."""
+    lines, blank = np.array([0.5, 1.0, 2.0]), 2000.0
+    counts = RNG.poisson(np.repeat(blank * np.exp(-lines) + 50, 100), (500, 300))  # 100 cells of each
+    y, weights = (
+        v.reshape(500, 3, 100)[..., 20:80].swapaxes(1, 2).reshape(-1, 3)
+        for v in transmission(counts, blank, background=50)
+    )
+    np.testing.assert_allclose(y.mean(0), lines, atol=0.005)
+    assert transmission(counts, blank)[1].mean() == pytest.approx(1, rel=1e-5)
+    inverse = 1 / y.var(0)
+    np.testing.assert_allclose(weights.mean(0) / weights.mean(0).sum(), inverse / inverse.sum(), rtol=0.05)
+    dark, least = transmission(np.zeros((2, 2)), 10.0)
+    assert np.isfinite(dark).all()
+    assert (least >= 0).all()
+
+
+def test_counts_of_an_activity():
+    activity, attenuation = np.array([100.0, 400.0, 30.0]), np.array([0.5, 0.1, 0.9])
+    counts = RNG.poisson(np.repeat(attenuation * activity + 20, 100), (500, 300))
+    y, weights = (
+        v.reshape(500, 3, 100)[..., 20:80].swapaxes(1, 2).reshape(-1, 3)
+        for v in emission(counts, np.repeat(attenuation, 100), background=20)
+    )
+    np.testing.assert_allclose(y.mean(0), activity, rtol=0.02)
+    inverse = 1 / y.var(0)
+    np.testing.assert_allclose(weights.mean(0) / weights.mean(0).sum(), inverse / inverse.sum(), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Weighted("blur", 1), InputError, "operator is a str; expected an Operator"),
+        (lambda: Weighted(Identity((9, 9)), np.ones(4)), InputError, r"weights has shape \(4,\); expected \(9, 9\)"),
+        (lambda: Weighted(Identity((9, 9)), -1), InputError, "weights has values down to -1"),
+        (lambda: Weighted(Identity((9, 9)), 0), OperatorError, "weights is zero everywhere"),
+        (lambda: transmission([-1.0], 10), InputError, "counts has values down to -1"),
+        (lambda: transmission([1.0], 0), InputError, "blank has values down to 0; expected more than 0"),
+        (lambda: transmission([1.0], np.ones(3)), InputError, r"blank has shape \(3,\); expected \(1,\) or less"),
+        (lambda: emission([1.0], 1.0, np.ones(3)), InputError, r"background has shape \(3,\)"),
+        (lambda: emission([np.nan]), InputError, "counts has 1 values that are not finite"),
+    ],
+)
+def test_weights_and_counts_that_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -9,7 +9,8 @@ import pytest
 from models import random_model, random_planes_model
 from skimage.io import imsave
 
-from safi_fast import InputError, ModelError, Solver, load_model, memory, startup, warmup
+import safi_fast
+from safi_fast import InputError, ModelError, Solver, api, load_model, memory, models, startup, warmup
 from safi_fast.bindings import cache
 from safi_fast.bindings.cpu import CpuBackend
 from safi_fast.cli.main import main
@@ -289,3 +290,61 @@ def test_a_launch_has_room_for_all_planes():
     engine = SimpleNamespace(batch_bytes=lambda: 2**40, bytes_per_pixel=lambda: 1)
     assert memory.divide(engine, memory.Extent(4, 70000, 16, 16)).batch == 65535
     assert memory.divide(engine, memory.Extent(4, 70000, 16, 16, planes=3)).batch == 21845
+
+
+# ------------------------------------------------------------------------------------- the model of colours by default
+
+
+@pytest.fixture
+def color_model(monkeypatch):
+    """A shipped model of three planes."""
+    model = random_planes_model(3)
+    names, load = models.list_models(), models.load_model
+    known = {models.DEFAULT_COLOR_MODEL: model}
+    monkeypatch.setattr(api, "list_models", lambda: sorted({*names, *known}))
+    monkeypatch.setattr(api, "load_model", lambda name: known.get(name) or load(name))
+    api._solver.cache_clear()
+    yield model
+    api._solver.cache_clear()
+
+
+def test_colours_go_through_the_model_for_them(color_model):
+    image, options = np.moveaxis(pictures(1, 3)[0], 0, -1), {"channel_axis": -1, "max_outer": 2, "max_inner": 3}
+    own, solver = Solver(color_model).denoise(image, SIGMA, **options), Solver()
+    grey = Solver("safi-gray").denoise(image, SIGMA, **options)
+    assert np.abs(own - grey).max() > 1e-3
+    np.testing.assert_array_equal(solver.denoise(image, SIGMA, **options), own)
+    np.testing.assert_array_equal(next(solver.denoise_batch([image], SIGMA, **options)), own)
+    np.testing.assert_array_equal(safi_fast.denoise(image, SIGMA, **options), own)
+    assert solver.estimate_memory(image.shape, channel_axis=-1) == Solver(color_model).estimate_memory(
+        image.shape, channel_axis=-1
+    )
+    assert solver.model_for(image.shape, -1) is color_model
+    solver.release_memory()
+
+
+@pytest.mark.parametrize("color", ["luma-chroma", "separate"])
+def test_the_grey_model_stays_for_all_else(color_model, color):
+    solver, grey = Solver(), load_model()
+    assert solver.model is grey
+    assert solver.model_for((22, 27)) is grey
+    assert solver.model_for((2, 22, 27), 0) is grey
+    assert solver.model_for((3, 22, 27), 0, color) is grey
+    assert solver.model_for((3, 22, 27), 7) is grey
+    assert Solver("safi-gray").model_for((3, 22, 27), 0) is grey
+    image, options = pictures(1, 3)[0], {"channel_axis": 0, "color": color, "max_outer": 1, "max_inner": 2}
+    np.testing.assert_array_equal(
+        solver.denoise(image, SIGMA, **options), Solver("safi-gray").denoise(image, SIGMA, **options)
+    )
+
+
+def test_files_of_colours_on_the_command_line(color_model, tmp_path, capsys):
+    for name, image in (("grey.png", pictures(1, 3)[0, 0]), ("colour.png", np.moveaxis(pictures(1, 3)[0], 0, -1))):
+        imsave(tmp_path / name, (255 * image).astype(np.uint8), check_contrast=False)
+    steps = ["--sigma", "25", "--max-outer", "1", "--max-inner", "2", "--json"]
+    files = [str(tmp_path / name) for name in ("grey.png", "colour.png")]
+    assert main(["denoise", *files, "-o", str(tmp_path / "out"), *steps]) == 0
+    found = {record["input"]: record["model"] for record in json.loads(capsys.readouterr().out)["files"]}
+    assert found == dict(zip(files, ("safi-gray", color_model.name), strict=True))
+    assert main(["denoise", *files, "-o", str(tmp_path / "asked"), "--model", "safi-gray", *steps]) == 0
+    assert {record["model"] for record in json.loads(capsys.readouterr().out)["files"]} == {"safi-gray"}

@@ -18,7 +18,7 @@ import pytest
 from models import random_model
 from patience import PROCESS, wait_until
 
-from safi_fast import InputError, Solver
+from safi_fast import InputError, Solver, load_model
 from safi_fast.stream import ahead, stream
 
 SIGMA = 25 / 255
@@ -400,6 +400,9 @@ def test_the_command_reads_solves_and_writes_in_three_threads(tmp_path, monkeypa
 
     class Echo:
         backend = SimpleNamespace(name="cpu")
+
+        def model_for(self, *_):
+            return load_model()
 
         def denoise(self, image, _sigma, **_options):
             where["solve"].add(threading.get_ident())

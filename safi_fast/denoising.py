@@ -144,9 +144,9 @@ def run(engine: Engine, task: Task, device: Backend | None) -> Solution:
     return replace(found, sigma=per_image(task.noise, not task.images.several))
 
 
-def run_whole(engine: Engine, task: Task, device: Backend | None) -> tuple[Solution, DualWorkspace]:
-    """`run` of all images at once, and the work space as the last step left it. Raises SolverError."""
-    copies, everyone = _Copies(task, device), slice(0, len(task.images.stack))
+def run_whole(engine: Engine, task: Task) -> tuple[Solution, DualWorkspace]:
+    """`run` of all images at once on the CPU, and the work space as the last step left it. Raises SolverError."""
+    copies, everyone = _Copies(task, None), slice(0, len(task.images.stack))
     y = copies.part(everyone)
     workspace = engine.workspace(len(y), *y.shape[-2:])
     progress = _solve(workspace, task, y, everyone, copies)

@@ -25,7 +25,7 @@ from . import color as colors
 from . import denoising
 from .arrays import ArrayKind
 from .backend import Backend, DualWorkspace, Engine
-from .errors import InputError, shown
+from .errors import BackendError, InputError, shown
 from .images import Images
 from .model import Model
 from .solver.result import Solution, per_image
@@ -102,8 +102,10 @@ def denoise_vjp(
 ) -> tuple[Solution, Vjp]:  # fmt: skip
     """The Solution, and what turns a gradient of its image into those of the arguments. threads: gives a context
     with as many threads as there are now, which the work space is made for. Raises as `denoise`, and InputError for a
-    schedule or arguments that it is not for.
+    schedule or arguments that it is not for, BackendError on a GPU.
     """
+    if device is not None:
+        raise BackendError("derivatives are computed on the CPU alone; pass backend='cpu'")
     if options["schedule"] not in (None, "gap"):
         raise InputError(f"schedule is {shown(options['schedule'])}; derivatives are those of 'gap'")
     if options["noise"] != "gaussian" or (isinstance(sigma, str) or np.ndim(sigma) > 1):
@@ -111,7 +113,7 @@ def denoise_vjp(
     if options["callback"] is not None or options["max_memory"] is not None:
         raise InputError("derivatives need the whole solve in memory: leave out callback and max_memory")
     task = denoising.make_task(model, engine, array, kind, sigma, {**options, "schedule": "gap"})
-    solution, workspace = denoising.run_whole(engine, task, device)
+    solution, workspace = denoising.run_whole(engine, task)
     given = options["strength"] is not None
     return solution, Vjp(model, task, workspace, 0.0 if given else slopes_of(model, task), threads)
 

@@ -282,7 +282,21 @@ def test_the_sources_are_found():
             ],
         ),
         ("startup", ["api", "bindings", "model", "models", "operators"]),
-        ("integrations", ["api", "arrays", "errors", "integrations", "model", "models", "operators", "training"]),
+        (
+            "integrations",
+            [
+                "api",
+                "arrays",
+                "errors",
+                "integrations",
+                "model",
+                "models",
+                "noise_level",
+                "operators",
+                "tensors",
+                "training",
+            ],
+        ),
     ],
 )
 def test_imports_point_one_way(package, allowed):

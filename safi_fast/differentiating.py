@@ -74,6 +74,8 @@ class Vjp:
         array, kind = np.asarray(gradient), images.kind
         if array.shape != images.shape:
             raise InputError(f"gradient has shape {array.shape}; expected {images.shape}, that of the result")
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise InputError("gradient has values that are no finite real numbers")
         plain = replace(images, range=denoising.AS_IT_IS, color_limits=None, kind=ArrayKind("numpy"))
         stack = Images.of(array, plain.kind, denoising.AS_IT_IS, images.channel_axis, self._model).stack
         mixed = images.color_limits is not None

@@ -48,10 +48,7 @@ def warmup(
 
 def missing_kernels(solver: api.Solver, model: Model) -> int:
     """How many kernels for `model` the CPU would compile in this process first."""
-    if solver.backend.name != "cpu":
-        return 0
-    cpu, cache = _binding("cpu_kernels"), _binding("cache")
-    return len(cache.missing_kernels(cpu.kernels_of(model.family, model.filters.planes)))
+    return 0 if solver.backend.name != "cpu" else len(_missing(model))
 
 
 def compile_ahead(solver: api.Solver, begin: Callable[[int], AbstractContextManager[Callable[[], None]]]) -> None:
@@ -62,12 +59,18 @@ def compile_ahead(solver: api.Solver, begin: Callable[[int], AbstractContextMana
     """
     if solver.backend.name != "cpu":
         return
-    cpu, cache = _binding("cpu_kernels"), _binding("cache")
-    missing = cache.missing_kernels(cpu.kernels_of(solver.model.family, solver.model.filters.planes))
+    missing = _missing(solver.model)
     if missing:
         image, sigma = _picture(solver.model)
         with begin(len(missing)) as advance, _told(lambda done, total: advance(), missing):
             solver.denoise(image, sigma, channel_axis=_channel_axis(image), max_outer=2, max_inner=2)
+
+
+def _missing(model: Model) -> list[str]:
+    """The kernels for a model that do not lie compiled."""
+    wanted = _binding("cpu_kernels").kernels_of(model.family, model.filters.planes)
+    missing: list[str] = _binding("cache").missing_kernels(wanted)
+    return missing
 
 
 def _binding(name: str) -> ModuleType:

@@ -68,7 +68,7 @@ def denoise(
     if schedule not in ("gap", "unrolled"):
         raise InputError(f"schedule is {shown(schedule)}; expected 'gap' or 'unrolled'")
     chosen = resolve(model)
-    level = torch.as_tensor(sigma, dtype=torch.float64)
+    level = _numbers("sigma", sigma)
     result: Tensor
     if schedule == "unrolled":
         if strength is not None or not {"max_outer", "max_inner"}.issuperset(options):
@@ -80,7 +80,7 @@ def denoise(
             )
         result = _Unrolled.apply(image, level, chosen, options)
     else:
-        told = None if strength is None else torch.as_tensor(strength, dtype=torch.float64)
+        told = None if strength is None else _numbers("strength", strength)
         result = _Gap.apply(image, level, told, chosen, options)
     return result
 
@@ -127,6 +127,13 @@ class _Unrolled(torch.autograd.Function):
             made = _network(ctx.model)(batch, level.expand(len(batch)), *ctx.counts)
             found = torch.autograd.grad(made, (y, level), gradients[0].detach().cpu().float().reshape(made.shape))
         return found[0].to(image), found[1].to(sigma), None, None
+
+
+def _numbers(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} is {shown(value)}; expected a number or a tensor of one per image") from None
 
 
 def _summed(values: Any, shape: torch.Size) -> Tensor:

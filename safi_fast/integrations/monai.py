@@ -53,6 +53,8 @@ class SafiDenoise(Transform):
         values = np.asarray(plain(img).cpu() if hasattr(img, "cpu") else img, np.float32)
         if values.ndim not in (3, 4):
             raise InputError(f"img has shape {values.shape}; expected (C, H, W) or (C, H, W, D)")
+        if not values.size or not np.isfinite(values).all():
+            raise InputError(f"img of shape {values.shape} is empty or has values that are not finite")
         slices = values if values.ndim == 3 else np.moveaxis(values, -1, 1)
         stack = np.ascontiguousarray(slices).reshape(-1, *values.shape[1:3])
         low, high = float(stack.min()), float(stack.max())

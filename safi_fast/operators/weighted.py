@@ -57,8 +57,9 @@ class Weighted(Operator):
         self.likely_causes, self.below_black = operator.likely_causes, operator.below_black
 
     def measured(self, y: Any) -> NDArray[Any]:
-        """sqrt(w) y for measurements y (..., *shape_out) of H. Raises InputError."""
+        """sqrt(w) y for measurements y (..., *shape_out) of H, checked as its own. Raises InputError."""
         array = self.operator.check_measurement(y)
+        self.operator._check_own(array)
         result: NDArray[Any] = array * self._here("root", array)
         return result
 
@@ -116,6 +117,8 @@ def _counted(counts: Any, background: Any) -> tuple[NDArray[np.float64], NDArray
     from scipy.ndimage import gaussian_filter1d  # which not everybody waits for
 
     seen = real_numbers("counts", counts)
+    if not seen.size:
+        raise InputError(f"counts is empty: its shape is {seen.shape}")
     if (seen < 0).any():
         raise InputError(f"counts has values down to {seen.min():.3g}; expected none below 0")
     try:

@@ -91,6 +91,12 @@ def test_entries_of_a_dictionary(module):
         module.SafiDenoised("other", 50.0, **FEW)({"image": image})
 
 
+@pytest.mark.parametrize("image", [np.zeros((1, 0, 40)), np.full((1, 40, 40), np.nan)])
+def test_images_without_numbers(module, image):
+    with pytest.raises(InputError, match="is empty or has values that are not finite"):
+        module.SafiDenoise(50.0, **FEW)(image)
+
+
 def test_constant_images_stay(module):
     image = np.full((1, 40, 40), 7, np.int16)
     np.testing.assert_array_equal(module.SafiDenoise(**FEW)(image), image)

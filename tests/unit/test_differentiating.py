@@ -162,6 +162,8 @@ def test_gradients_that_do_not_fit():
     vjp = Solver(model_of()).denoise_vjp(picture(), 0.1, max_outer=1)[1]
     with pytest.raises(InputError, match=r"gradient has shape \(4, 4\); expected \(20, 23\)"):
         vjp(np.ones((4, 4)))
+    with pytest.raises(InputError, match="gradient has values that are no finite real numbers"):
+        vjp(np.full((20, 23), np.nan))
     with pytest.raises(BackendError, match="derivatives are computed on the CPU"):
         Solver(model_of(), backend=CudaBackend(EmulatedDevice())).denoise_vjp(picture(), 0.1, max_outer=1, max_inner=4)
 
@@ -225,6 +227,7 @@ def test_a_denoiser_inside_a_network_trains():
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
+        (torch.zeros((20, 23)), {"strength": "weak"}, "strength is 'weak'; expected a number or a tensor"),
         (np.zeros((20, 23)), {}, "image is ndarray; expected a tensor"),
         (torch.zeros((20, 23), dtype=torch.int32), {}, r"image is torch\.int32"),
         (torch.zeros((20, 23)), {"schedule": "converged"}, "schedule is 'converged'; expected 'gap' or 'unrolled'"),

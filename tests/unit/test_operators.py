@@ -708,6 +708,13 @@ def test_counts_of_an_activity():
         (lambda: transmission([1.0], 0), InputError, "blank has values down to 0; expected more than 0"),
         (lambda: transmission([1.0], np.ones(3)), InputError, r"blank has shape \(3,\); expected \(1,\) or less"),
         (lambda: emission([1.0], 1.0, np.ones(3)), InputError, r"background has shape \(3,\)"),
+        (lambda: emission(np.zeros((0, 3))), InputError, r"counts is empty: its shape is \(0, 3\)"),
+        (lambda: Weighted(Identity((9, 9)), np.nan), InputError, "weights has 1 values that are not finite"),
+        (
+            lambda: Weighted(Identity((9, 9)), 1).measured(np.full((9, 9), np.nan)),
+            InputError,
+            "measurement has 81 values",
+        ),
         (lambda: emission([np.nan]), InputError, "counts has 1 values that are not finite"),
     ],
 )

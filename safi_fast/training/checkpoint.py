@@ -33,6 +33,7 @@ def read_checkpoint(
 ) -> Model:
     """The model in a published checkpoint (.pth): zero boundary, one noise level, schedule unrolled 5 x 12.
 
+    Where the first layers of W and of the SAFI mask take P planes, it is a model of P planes.
     converged_strength: lambda tuned for the converged schedule, which no checkpoint holds; the trained lambda if None.
     name: of the model; the file's name without its suffix if None.
     The file is read without running any code in it. Raises ModelError where it is not such a checkpoint, InputError
@@ -97,7 +98,8 @@ def _model(content: dict[str, Any], converged_strength: float | None, path: Path
         weights - weights.mean((2, 3), keepdims=True) for weights in state.cascade("W1", channels, kernel, depth)
     )
     strength = max(float(state.take("lmbda", 1, 1)[0, 0]), SMALLEST_STRENGTH)
-    mask = _safi_mask(state, channels) if family == "safi" else _mmr_mask(state, channels, kernel, depth)
+    planes = filters[0].shape[1]
+    mask = _safi_mask(state, channels, planes) if family == "safi" else _mmr_mask(state, channels, kernel, depth)
     state.check_nothing_left()
     return Model(
         name,
@@ -111,8 +113,8 @@ def _model(content: dict[str, Any], converged_strength: float | None, path: Path
     )
 
 
-def _safi_mask(state: "_State", channels: int) -> SafiMask:
-    first = state.take("W4.W1.weight", channels, 1, None, None)
+def _safi_mask(state: "_State", channels: int, planes: int) -> SafiMask:
+    first = state.take("W4.W1.weight", channels, planes, None, None)
     rest = [state.take(f"{layer}.W1.weight", channels, channels, None, None) for layer in ("W2", "W3")]
     splines = [state.take(f"phigrad_spline{i}.coefficients", channels, None) for i in (1, 2, 3)]
     state.ignore("cs")
@@ -180,9 +182,12 @@ class _State:
         return array
 
     def cascade(self, name: str, channels: int, kernel: int, depth: int, *, depthwise: bool = False) -> list[Array]:
-        """The kernels of a published LinearLayer: `name`.W1, then `name`.W1s.0, .1, ... up to `depth` layers."""
+        """The kernels of a published LinearLayer: `name`.W1, then `name`.W1s.0, .1, ... up to `depth` layers.
+
+        The first takes any number of planes, but that of a depthwise one.
+        """
         inner = 1 if depthwise else channels
-        first = self.take(f"{name}.W1.weight", channels, 1, kernel, kernel)
+        first = self.take(f"{name}.W1.weight", channels, 1 if depthwise else None, kernel, kernel)
         rest = [self.take(f"{name}.W1s.{i}.weight", channels, inner, kernel, kernel) for i in range(depth - 1)]
         return [first, *rest]
 

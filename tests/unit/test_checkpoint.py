@@ -1,6 +1,7 @@
 """Published checkpoints: their layouts are read, their projections applied, and anything else is refused in words."""
 
 import hashlib
+import re
 import sys
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
+from safi_fast import Solver
 from safi_fast.errors import BackendError, InputError, ModelError
 from safi_fast.model import Schedule
 from safi_fast.training.checkpoint import convert, read_checkpoint
@@ -19,7 +21,7 @@ PUBLISHED = ("mmr_sigma5", "mmr_sigma15", "mmr_sigma25", "safi_random_16")
 FAMILIES = ("safi", "mmr")
 
 
-def published_content(family, channels=3, kernel=5, depth=2, sigma=15, seed=0):
+def published_content(family, channels=3, kernel=5, depth=2, sigma=15, seed=0, planes=1):
     """What torch.save gets in the published code, with random raw parameters: nothing is projected yet."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -32,12 +34,12 @@ def published_content(family, channels=3, kernel=5, depth=2, sigma=15, seed=0):
         kernels |= {f"{name}.W1s.{i}.weight": random(*square) for i in range(layers - 1)}
         return kernels | {key.replace(".W1", ".W1T").replace(".W1Ts", ".W1sT"): random(2) for key in kernels}
 
-    state = {"lmbda": torch.full((1, 1), 2e-3), "cs": random(1, channels, 1, 1), **linear_layer("W1")}
+    state = {"lmbda": torch.full((1, 1), 2e-3), "cs": random(1, channels, 1, 1), **linear_layer("W1", inputs=planes)}
     if family == "mmr":
         state["phigrad_spline.coefficients"] = random(channels, 21)
         state |= linear_layer("W2", groups=channels)
     else:
-        state |= linear_layer("W4", size=7, layers=1)
+        state |= linear_layer("W4", inputs=planes, size=7, layers=1)
         state |= linear_layer("W2", inputs=channels, size=7, layers=1) | linear_layer(
             "W3", inputs=channels, size=7, layers=1
         )
@@ -105,6 +107,29 @@ def test_projections_match_the_oracle(written, family):
             assert abs(ours.mean((2, 3))).max() > 0.01, "the kernels of the SAFI mask keep their means"
         for ours, theirs in zip(model.mask.splines, expected["splines"], strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpoints_of_three_planes(written, family):
+    """The first layers of W and of the SAFI mask take red, green and blue."""
+    model = read_checkpoint(written(family, planes=3))
+    assert (model.filters.planes, model.filters.layers[0].shape) == (3, (3, 3, 5, 5))
+    np.testing.assert_allclose(model.filters.layers[0].mean((2, 3)), 0, atol=1e-7)
+    assert model.filters.layers[1].shape == (3, 3, 5, 5)
+    if family == "safi":
+        assert [v.shape[1] for v in model.mask.convolutions] == [3, 3, 3]
+    image = np.random.default_rng(0).random((24, 20, 3), np.float32)
+    clean = Solver(model).denoise(image, 15 / 255, channel_axis=-1, max_outer=1, max_inner=2)
+    assert clean.shape == image.shape
+    assert not np.array_equal(clean, image)
+
+
+def test_layers_for_other_planes_are_refused(written):
+    def change(content):
+        content["state_dict"]["W4.W1.weight"] = torch.zeros(3, 2, 7, 7)
+
+    with pytest.raises(ModelError, match=re.escape("W4.W1.weight has shape (3, 2, 7, 7); expected (3, 3, any, any)")):
+        read_checkpoint(written("safi", change, planes=3))
 
 
 def test_phi_starts_at_one_whatever_is_stored(written):

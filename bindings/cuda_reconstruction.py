@@ -58,7 +58,7 @@ class CudaReconstructionWorkspace(CudaWorkspace):
         """W^T u (B, H, W); zero for the other images."""
         self._synthesise(active, other=False, masked=False)
         make = self.device.empty if len(active) == self.batch else self.device.zeros
-        z = make((self.batch, self.height, self.width), np.float32)
+        z = make(self.images, np.float32)
         self._launch(
             "image", "gather_image", active, self.parts_struct, np.int32(self.shape.band), self.dropped,
             self.weights.symmetric, z,

@@ -111,7 +111,7 @@ class CudaWeights:
         planes = planes_option(self.planes)
         support = (f"-DSUPPORT={bank.support}", *planes)
         self.options: dict[str, tuple[str, ...]] = dict.fromkeys(("analysis", "synthesis", "border"), support)
-        self.options["image"] = planes
+        self.options |= dict.fromkeys(("image", "halpern"), planes)
         if shape.tensor:
             blocks = {file: launch.channel_block(file, shape) for file in ("analysis", "synthesis")}
             self.options |= {file: support + tensor_options(precision, block) for file, block in blocks.items()}

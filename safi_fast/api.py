@@ -208,7 +208,8 @@ def reconstruct(
     ----------
     measurement : array, operator.shape_out or (B, *operator.shape_out)
         y, finite; for FourierMRI and SenseMRI zero where not sampled. The image comes back as an array of the same
-        library, on the same device.
+        library, on the same device. A model of P planes, such as one of colour, takes (P, *operator.shape_out) or
+        (B, P, *operator.shape_out), each plane seen through H, and gives (P, H, W) or (B, P, H, W).
     operator : Operator or list of B
         H, of `safi_fast.operators` (adapters make one of other libraries'); checked before the first solve.
     strength : float or (B,)
@@ -496,8 +497,9 @@ class Solver:
         `safi_fast.tune_strength`.
         """
         task = tuning.make_task(
-            measurement, operator, candidates, reference=reference, noise_std=noise_std, holdout=holdout, seed=seed
-        )
+            measurement, operator, candidates, reference=reference, noise_std=noise_std, holdout=holdout, seed=seed,
+            planes=self.model.filters.planes,
+        )  # fmt: skip
         found = self.reconstruct(task.measurements, task.fitted, strength=task.candidates, **options)
         black = stated_range(options.get("data_range", reconstructing.DEFAULTS["data_range"])).low
         return tuning.tuned(task, found.image, black)

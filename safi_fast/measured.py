@@ -44,25 +44,36 @@ def one_operator(operator: Any) -> Operator:
     return operators[0]
 
 
-def measurements_of(measurement: Any, operators: list[Operator]) -> tuple[NDArray[Any], bool]:
-    """(B, *shape_out), and whether the caller gave one alone."""
+def measured_shape(operator: Operator, planes: int) -> tuple[int, ...]:
+    """Of the measurements of one image: the operator's, behind the planes of an image where it has several."""
+    return operator.shape_out if planes == 1 else (planes, *operator.shape_out)
+
+
+def measurements_of(measurement: Any, operators: list[Operator], planes: int) -> tuple[NDArray[Any], bool]:
+    """(B, *measured_shape), and whether the caller gave one alone."""
     first, count = operators[0], len(operators)
     if count > 1:
         entries = list(measurement)
         if len(entries) != count:
             raise InputError(f"measurement has {len(entries)} entries for {count} operators; expected one each")
-        return np.stack([check_single(op, one) for op, one in zip(operators, entries, strict=True)]), False
-    y = _own(first, measurement)
-    dimensions = len(first.shape_out)
-    if y.ndim > dimensions + 1 or y.size == 0:
-        expected = ", ".join(map(str, first.shape_out))
-        raise InputError(f"measurement has shape {y.shape}; expected ({expected}) or (B, {expected})")
-    return y.reshape(-1, *first.shape_out), y.ndim == dimensions
+        return np.stack([check_single(op, one, planes) for op, one in zip(operators, entries, strict=True)]), False
+    y, wanted = _own(first, measurement), measured_shape(first, planes)
+    front, own = _split(y.shape, len(wanted))
+    if own != wanted or len(front) > 1 or y.size == 0:
+        expected = ", ".join(map(str, wanted))
+        raise InputError(f"measurement has shape {y.shape}; expected ({expected}) or (B, {expected}){_why(planes)}")
+    return y.reshape(-1, *wanted), not front
 
 
-def count_of(shape: Any, operators: list[Operator]) -> int:
-    """How many measurements an array of this shape holds, (*shape_out) or (B, *shape_out). Raises InputError."""
-    wanted = operators[0].shape_out
+def _why(planes: int) -> str:
+    return "" if planes == 1 else f", since the model takes {planes} planes of an image together"
+
+
+def count_of(shape: Any, operators: list[Operator], planes: int) -> int:
+    """How many measurements an array of this shape holds, (*measured_shape) or (B, *measured_shape). Raises
+    InputError.
+    """
+    wanted = measured_shape(operators[0], planes)
     try:
         front, own = _split(tuple(int(side) for side in shape), len(wanted))
     except (TypeError, ValueError):
@@ -71,7 +82,7 @@ def count_of(shape: Any, operators: list[Operator]) -> int:
     if own != wanted or len(front) > 1 or count < 1 or len(operators) not in (1, count):
         expected = ", ".join(map(str, wanted))
         many = f"({expected}) or (B, {expected})" if len(operators) == 1 else f"({len(operators)}, {expected})"
-        raise InputError(f"shape is {shown(shape)}; expected that of measurements, {many}")
+        raise InputError(f"shape is {shown(shape)}; expected that of measurements, {many}{_why(planes)}")
     return count
 
 
@@ -82,7 +93,7 @@ def _split(shape: tuple[int, ...], last: int) -> tuple[tuple[int, ...], tuple[in
 
 
 def to_unit(y: NDArray[Any], operators: list[Operator], meaning: Range) -> NDArray[Any]:
-    """(y - H(low)) / (high - low), the measurements (B, *shape_out) of images whose black is 0 and white 1. Raises
+    """(y - H(low)) / (high - low), the measurements (B, ...) of images whose black is 0 and white 1. Raises
     InputError.
     """
     first, black = operators[0], meaning.low
@@ -94,7 +105,8 @@ def to_unit(y: NDArray[Any], operators: list[Operator], meaning: Range) -> NDArr
         )
     if black:
         blank = np.full(first.shape_in, black, np.float32)
-        y = y - np.stack([op.apply(blank) for op in operators])
+        dark = np.stack([op.apply(blank) for op in operators])
+        y = y - dark.reshape(len(dark), *[1] * (y.ndim - dark.ndim), *first.shape_out)
     return (y / np.float32(meaning.scale)).astype(first._measured)
 
 
@@ -105,32 +117,34 @@ def _own(operator: Operator, measurement: Any) -> NDArray[Any]:
     return y
 
 
-def check_single(operator: Operator, measurement: Any) -> NDArray[Any]:
+def check_single(operator: Operator, measurement: Any, planes: int) -> NDArray[Any]:
     """One measurement of an operator. Raises InputError."""
-    y = _own(operator, measurement)
-    if y.shape != operator.shape_out:
-        raise InputError(f"measurement has shape {y.shape}; expected {operator.shape_out}")
+    y, wanted = _own(operator, measurement), measured_shape(operator, planes)
+    if y.shape != wanted:
+        raise InputError(f"measurement has shape {y.shape}; expected {wanted}{_why(planes)}")
     return y
 
 
 def start_of(
     x0: Any, step: NDArray[Any], operator: Operator, box: Box | None, meaning: Range, single: bool
 ) -> NDArray[Any]:
-    """x0 as a batch on the scale of the solver; by default `step`, one least-squares step from zero."""
+    """x0 as a batch on the scale of the solver; by default `step`, one least-squares step from zero, whose images show
+    their shape.
+    """
     dtype = np.complex64 if operator.image == "complex" else np.float32
     x: NDArray[Any]
-    count = len(step)
+    one = step.shape[1:]
     if x0 is None:
         x = step.astype(dtype)
     else:
-        shapes = [operator.shape_in] if single else [operator.shape_in, (count, *operator.shape_in)]
+        shapes = [one] if single else [one, step.shape]
         given = check_image("x0", x0, operator, shapes)
         if (top := float(np.abs(given).max())) > LARGEST_START * max(abs(meaning.low), abs(meaning.high)):
             raise InputError(
                 f"x0 has values up to {top:.3g}, far from data_range, whose white is {meaning.high:g}; expected an "
                 f"image to start from"
             )
-        x = np.broadcast_to(meaning.to_unit(given), (count, *operator.shape_in)).astype(dtype)
+        x = np.broadcast_to(meaning.to_unit(given), step.shape).astype(dtype)
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
 
 

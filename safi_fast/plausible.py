@@ -30,18 +30,19 @@ WELL_SEEN = 0.5  # of the largest H 1: rays and pixels whose share of the noise 
 def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box | None, meaning: Range) -> None:
     """Refuse measurements of images outside of a box that nobody asked for; warn where they are far off in other cases.
 
-    step: (B, H, W), one least-squares step from zero. s H^T H x with s = ||H^T H x||^2 / ||H H^T H x||^2 has at most
-    the norm of x (Hoelder's inequality over the eigenvalues of H^T H), whatever the scale of H: where the step is
-    large, so is every image that fits. Pixels of exactly 0, such as those not known, do not count. The root mean square
-    of the others is 0.16 to 0.52 for the cases of bench/data/cases.py with images on [0, 1], 41 to 132 on [0, 255].
-    Raises InputError, naming the measurement.
+    step: (B, H, W) or (B, P, H, W), one least-squares step from zero. s H^T H x with s = ||H^T H x||^2 / ||H H^T H
+    x||^2 has at most the norm of x (Hoelder's inequality over the eigenvalues of H^T H), whatever the scale of H:
+    where the step is large, so is every image that fits. Pixels of exactly 0, such as those not known, do not
+    count. The root mean square of the others is 0.16 to 0.52 for the cases of bench/data/cases.py with images on
+    [0, 1], 41 to 132 on [0, 255]. Raises InputError, naming the measurement.
     """
     asked = not isinstance(box, DefaultBox)
     if box is not None and not asked:
         for number, image in enumerate(step):
             op = measurements.operators[number if len(measurements.operators) > 1 else 0]
-            if reason := _doubt(op, measurements.y[number], image, box, meaning):
-                raise InputError(f"{named(measurements, number)} {reason}")
+            for plane in np.ndindex(*measurements.planes):
+                if reason := _doubt(op, measurements.y[(number, *plane)], image[plane], box, meaning):
+                    raise InputError(f"{named(measurements, number)} {reason}")
     size, white = _sizes(step), 1.0 if box is None else max(map(abs, box))
     if (asked and size.max() > FAR_OUTSIDE * white) or ((size > 0) & (size < FAR_BELOW * white)).any():
         warn(
@@ -126,7 +127,8 @@ def _shows_white(op: Operator) -> bool:
 
 def _sizes(step: NDArray[Any]) -> NDArray[np.float64]:
     """(B,) root mean square of the pixels that are not 0."""
-    return np.asarray(np.sqrt(squares(step) / np.maximum(1, np.count_nonzero(step, axis=(1, 2)))))
+    known = np.count_nonzero(step.reshape(len(step), -1), axis=1)
+    return np.asarray(np.sqrt(squares(step) / np.maximum(1, known)))
 
 
 def _words(meaning: Range) -> str:

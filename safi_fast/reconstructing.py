@@ -60,7 +60,7 @@ DEFAULTS = defaults_of(Options, data_range=1.0, box=UNIT_BOX, mask_of="magnitude
 @dataclass(frozen=True)
 class Task:
     """What is to be solved: measurements (B, *shape_out), operators (one or B), start (B, H, W), lambda (B,), mask
-    conditioning (B, C), and how many images at once.
+    conditioning (B, C), and how many images at once. Images of P planes: (B, P, *shape_out) and (B, P, H, W).
     """
 
     measurements: Measurements
@@ -114,7 +114,8 @@ def make_task(
     operators = _checked_operators(operator, model)
     first, limits = operators[0], (options["max_outer"], options["max_iter"], options["tol"])
     schedule = reconstruct_schedule(options["schedule"], *limits, any(op.settles_slowly for op in operators))
-    y, single = measurements_of(measurement, operators)
+    planes = model.filters.planes
+    y, single = measurements_of(measurement, operators, planes)
     box = _box(options["box"], first)
     unknowns, limit = _unknowns(model, operators, len(y), options)
     at_once = images_at_once(engine, unknowns, limit, at_once=options["callback"] is not None)
@@ -160,9 +161,9 @@ def estimate(model: Model, engine: Engine, shape: Any, operator: Any, max_memory
     """Bytes that `reconstruct` of measurements of this shape takes at its peak, with DEFAULTS but for `max_memory` and,
     for complex images, the box. Raises InputError.
     """
-    _require_one_plane(model)
     operators = operators_of(operator)
-    count = count_of(shape, operators)
+    _check_planes(model, operators)
+    count = count_of(shape, operators, model.filters.planes)
     options: Options = {**DEFAULTS, "max_memory": max_memory}  # type: ignore[typeddict-item]
     if operators[0].image == "complex":
         options["box"] = None
@@ -179,19 +180,19 @@ def middle_level(model: Model) -> float:
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def _require_one_plane(model: Model) -> None:
-    """Raises ModelError for a model of images of several planes."""
+def _check_planes(model: Model, operators: list[Operator]) -> None:
+    """Raises ModelError for complex images and a model of images of several planes."""
     planes = model.filters.planes
-    if planes > 1:
+    if planes > 1 and operators[0].image == "complex":
         raise ModelError(
-            f"model {model.name!r} takes {planes} planes of an image together, which reconstruct cannot; pass a grey "
-            "model, which takes each alone"
+            f"model {model.name!r} takes {planes} planes of real images together, but {operators[0].name} has complex "
+            "images; pass a grey model"
         )
 
 
 def _checked_operators(operator: Any, model: Model) -> list[Operator]:
-    _require_one_plane(model)
     operators = operators_of(operator)
+    _check_planes(model, operators)
     first = operators[0]
     if min(first.shape_in) < model.smallest_side:
         raise InputError(
@@ -218,7 +219,7 @@ def _unknowns(model: Model, operators: list[Operator], count: int, options: Opti
     """What is to be reconstructed, and the limit of its memory."""
     limit = None if options["max_memory"] is None else positive("max_memory", options["max_memory"])
     channels = model.filters.channels if options["return_masks"] else 0
-    return Unknowns.of(operators, count, options["box"] is not None, channels), limit
+    return Unknowns.of(operators, count, options["box"] is not None, channels, model.filters.planes), limit
 
 
 def _level(model: Model, noise_level: float | None, meaning: Range) -> Any:
@@ -232,8 +233,8 @@ def _level(model: Model, noise_level: float | None, meaning: Range) -> Any:
 
 
 def _solve(engine: Engine, task: Task, first: int) -> tuple[Progress, NDArray[Any], FloatArray | None]:
-    """The account, the images (B, H, W) on the caller's scale, and the last masks where they are asked for. first: the
-    number of the first image.
+    """The account, the images like those of the task on the caller's scale, and the last masks where they are asked
+    for. first: the number of the first image.
     """
     workspace = _loaded(engine, task)
     measurements = Measurements(task.measurements.operators, workspace.place(task.measurements.y))
@@ -241,8 +242,8 @@ def _solve(engine: Engine, task: Task, first: int) -> tuple[Progress, NDArray[An
     if task.start_steps > 1:
         x = clip(measurements.conjugate_gradients(task.start_steps), task.box)
     state = PrimalDual(
-        workspace, measurements, task.strength, squared_norm(engine, *x.shape[1:]), x, task.box,
-        (task.gain, task.bias), task.mask_of, task.schedule.steps, metric(engine, *x.shape[1:]),
+        workspace, measurements, task.strength, squared_norm(engine, *x.shape[-2:]), x, task.box,
+        (task.gain, task.bias), task.mask_of, task.schedule.steps, metric(engine, *x.shape[-2:]),
     )  # fmt: skip
     progress = iterate(state, task.schedule, task.callback, task.watch and _numbered(task.watch, first))
     masks = workspace.masks()[: len(x)] if task.return_masks else None
@@ -257,11 +258,11 @@ def _numbered(watch: Watch, first: int) -> Watch:
 def _loaded(engine: Engine, task: Task) -> ReconstructionWorkspace:
     """A workspace with u = 0 for the parts of the images."""
     parts = 2 if np.iscomplexobj(task.start) else 1
-    count, height, width = task.start.shape
-    workspace = engine.reconstruction_workspace(count * parts, height, width)
+    count, *image = task.start.shape
+    workspace = engine.reconstruction_workspace(count * parts, *image[-2:])
     strength = np.tile(task.strength, parts).astype(np.float32)
     limits = (-np.inf, np.inf) if task.box is None else task.box
-    workspace.load(np.zeros((len(strength), height, width), np.float32), strength, np.ones_like(strength), limits)
+    workspace.load(np.zeros((len(strength), *image), np.float32), strength, np.ones_like(strength), limits)
     workspace.clear_dual(np.arange(len(strength)))
     return workspace
 

@@ -38,8 +38,8 @@ PREPARED = 4  # measurements of all, when they are checked
 class Unknowns:
     """What is to be reconstructed.
 
-    parts: of an image, 2 where it is complex. measured: bytes of the measurements of one image. kept: bytes that the
-    operators keep. channels: of the masks that are handed over, 0 where none are.
+    parts: of an image, 2 where it is complex. planes: of an image. measured: bytes of the measurements of one image.
+    kept: bytes that the operators keep. channels: of the masks that are handed over, 0 where none are.
     """
 
     count: int
@@ -51,33 +51,34 @@ class Unknowns:
     diagonal: bool
     bounded: bool
     channels: int = 0
+    planes: int = 1
 
     @staticmethod
-    def of(operators: list[Operator], count: int, bounded: bool, channels: int = 0) -> Unknowns:
+    def of(operators: list[Operator], count: int, bounded: bool, channels: int = 0, planes: int = 1) -> Unknowns:
         """`count` images of one operator, or one of each; bounded: with a box."""
         first = operators[0]
-        numbers = int(np.prod(first.shape_out)) * (2 if first.complex else 1)
+        numbers = planes * int(np.prod(first.shape_out)) * (2 if first.complex else 1)
         diagonal = all(op.spectrum is not None for op in operators)
         kept = sum(op.kept_bytes for op in dict.fromkeys(operators))
         parts = 2 if first.image == "complex" else 1
-        return Unknowns(count, *first.shape_in, parts, 4 * numbers, kept, diagonal, bounded, channels)
+        return Unknowns(count, *first.shape_in, parts, 4 * numbers, kept, diagonal, bounded, channels, planes)
 
     @property
     def image(self) -> int:
         """Bytes of one."""
-        return 4 * self.parts * self.height * self.width
+        return 4 * self.parts * self.planes * self.height * self.width
 
     @property
     def masks(self) -> int:
         """Bytes of those of one image that are handed over."""
-        return self.channels * self.image
+        return self.channels * self.image // self.planes
 
 
 def images_at_once(engine: Engine, unknowns: Unknowns, max_memory: float | None, at_once: bool) -> int:
     """As many as the engine has a work space for, or all `at_once`, and keep the peak below `max_memory` bytes. Raises
     InputError where not even one does.
     """
-    extent = Extent(4, unknowns.count, unknowns.height, unknowns.width * unknowns.parts)
+    extent = Extent(4, unknowns.count, unknowns.height, unknowns.width * unknowns.parts, unknowns.planes)
     most = divide(engine, extent, at_once).batch
     if max_memory is None:
         return most

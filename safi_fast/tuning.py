@@ -58,8 +58,9 @@ def make_task(
     noise_std: float | None,
     holdout: float | None,
     seed: int,
+    planes: int,
 ) -> Task:
-    """Check the arguments of `tune_strength` and bring them to one form. Raises InputError."""
+    """Check the arguments of `tune_strength` and bring them to one form; planes: of the model. Raises InputError."""
     strengths = positive_per_image("candidates", candidates, None)
     if [reference is None, noise_std is None, holdout is None].count(False) != 1:
         raise InputError(
@@ -69,8 +70,9 @@ def make_task(
         )
     noise_std = None if noise_std is None else positive("noise_std", noise_std)
     only = one_operator(operator)
-    y = check_single(only, measurement)
-    known = None if reference is None else check_image("reference", reference, only, [only.shape_in])
+    y = check_single(only, measurement, planes)
+    shape = only.shape_in if planes == 1 else (planes, *only.shape_in)
+    known = None if reference is None else check_image("reference", reference, only, [shape])
     fitted, lost = (only, None) if holdout is None else hold_out(only, holdout, seed)
     return Task(strengths, y, only, fitted, lost, known, noise_std)
 
@@ -92,7 +94,8 @@ def _scores(task: Task, images: NDArray[Any], black: float) -> tuple[FloatVector
         return squares(shown - reference) / reference.size, "reference"
     difference = operator.apply(images) - y
     if task.lost is not None:
-        return squares(difference[:, task.lost]) / np.count_nonzero(task.lost), "holdout"
+        predicted = difference[..., task.lost]
+        return squares(predicted) / predicted[0].size, "holdout"
     assert task.noise_std is not None
     blank = np.full(operator.shape_in, black, images.dtype)
     measured = max(1, int(np.count_nonzero(y - operator.apply(blank)))) * (2 if np.iscomplexobj(y) else 1)

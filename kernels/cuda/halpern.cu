@@ -15,7 +15,7 @@
 // restart sets mixing = w of this step, which the last two read, and weight = w of the next, which anchored_step reads. An image
 // whose residual is not finite keeps its state, and x_hat and p_hat, from then on: `lost` is the step that saw it, from 1, else 0.
 //
-// Shapes: x, z, ahead, moved, slope (count, H, W), complex ones with real and imaginary part side by side: the workspace has
+// Shapes: x, z, ahead, moved, slope (count, P, H, W), complex ones with real and imaginary part side by side: the workspace has
 // batch = parts * count images, real parts first. Rows (count, row); sums as in image.cu. weight, mixing (batch).
 // Twin: solver/halpern.py, HostSteps. Cost per pixel: 40 bytes and the halo, and 56 with the summands of synthesis.
 // Launch: extrapolate, mix_images as image.cu; move_rows, mix_rows grid (ceil(n / 1024), 1, images), block 256; restart as advance.
@@ -25,8 +25,8 @@ constexpr int PER_THREAD = 4;                         // floats of a row
 
 // The number of a pixel in the arrays of the iteration.
 __device__ __forceinline__ long long iterate_at(const Pixel& at, int count, const Geometry& g) {
-    const long long pixels = (long long)g.height * g.width, index = at.flat - at.image * pixels;
-    return (at.image % count * pixels + index) * (g.batch / count) + at.image / count;
+    const long long pixels = (long long)PLANES * g.height * g.width, index = at.flat - at.owner * pixels;
+    return (at.owner % count * pixels + index) * (g.batch / count) + at.owner / count;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
@@ -37,16 +37,16 @@ extrapolate(const int* __restrict__ active, const int* __restrict__ slot, float*
             const int* __restrict__ counts, double* __restrict__ sums, Geometry g) {
     const Pixel at = pixel(active, g);
     double total[2] = {};
-    if (at.inside && !counts[at.image % count * 3 + 2]) {
+    if (at.inside && !counts[at.owner % count * 3 + 2]) {
         const long long i = iterate_at(at, count, g);
         const float step = moved[i], there = x[i] + step, beyond = there + step;
         x_hat[i] = there;
         ahead[i] = beyond;
-        store_extended(image, slot[at.image] * g.batch + at.image, at.y, at.x, beyond, symmetric, g);
+        store_extended(image, slot[at.owner] * g.batch * PLANES + at.image, at.y, at.x, beyond, symmetric, g);
         total[0] = static_cast<double>(step) * slope[i];
         if (box_step) {
-            const long long j = at.image * row + first + (at.flat - (long long)at.image * g.height * g.width);
-            const float length = box_step[at.image], v = rows[j], t = fmaf(length, beyond, v);
+            const long long j = at.owner * row + first + (at.flat - (long long)at.owner * PLANES * g.height * g.width);
+            const float length = box_step[at.owner], v = rows[j], t = fmaf(length, beyond, v);
             const float v_hat = t - length * fminf(fmaxf(t / length, low), high), change = v_hat - v;
             rows_hat[j] = v_hat;
             total[1] = static_cast<double>(change) * change / length;
@@ -116,9 +116,9 @@ mix_images(const int* __restrict__ active, Parts parts, int band, const float* _
            const float* __restrict__ mixing, const int* __restrict__ counts, const float* __restrict__ x_hat, float* __restrict__ x,
            float* __restrict__ x_anchor, float* __restrict__ z, float* __restrict__ z_hat, float* __restrict__ z_anchor, Geometry g) {
     const Pixel at = pixel(active, g);
-    if (!at.inside || counts[at.image % count * 3 + 2]) return;
+    if (!at.inside || counts[at.owner % count * 3 + 2]) return;
     const long long i = iterate_at(at, count, g);
-    const float w = mixing[at.image], z_new = folded_here(parts, band, dropped, at, symmetric, g);
+    const float w = mixing[at.owner], z_new = folded_here(parts, band, dropped, at, symmetric, g);
     if (w > 0.0f) {
         z_hat[i] = 0.5f * ((z_new - (1.0f - w) * z_anchor[i]) / fmaxf(w, 0.25f) + z[i]);
         x[i] = w * (2.0f * x_hat[i] - x[i]) + (1.0f - w) * x_anchor[i];

@@ -41,7 +41,11 @@ class DataTermSteps:
 
 
 class Measurements:
-    """y (B, *shape_out), in NumPy or on a device, and the operators, one for all images or one each."""
+    """y (B, *shape_out), in NumPy or on a device, and the operators, one for all images or one each.
+
+    Images of several planes have an axis for them behind that of the batch, and so have their measurements: H acts on
+    each plane.
+    """
 
     def __init__(self, operators: list[Operator], y: AnyArray):
         self.operators, self.y = operators, y
@@ -85,6 +89,11 @@ class Measurements:
             share = np.divide(power, before, out=np.zeros(len(x)), where=before > 0)
             direction = slope + direction * column(share, direction)
         return x
+
+    @property
+    def planes(self) -> tuple[int, ...]:
+        """(P,), or () for images of one plane."""
+        return self.y.shape[1 : self.y.ndim - len(self.operators[0].shape_out)]  # type: ignore[no-any-return]
 
     @property
     def diagonal(self) -> bool:
@@ -185,7 +194,8 @@ class DiagonalData:
         self.spectrum = np.stack([np.asarray(op.spectrum, np.float32) for op in ops])
         if len(ops) == 1:
             self.spectrum = np.broadcast_to(self.spectrum, (len(everyone), *self.spectrum.shape[1:]))
-        self.largest = self.spectrum.max(axis=(1, 2), keepdims=True)
+        self.spectrum = for_planes(self.spectrum, measurements)
+        self.largest = self.spectrum.max(axis=(-2, -1), keepdims=True)
         self.spectrum = like(self.spectrum, self.back)
 
     def start(self, x: AnyArray) -> AnyArray:
@@ -257,7 +267,7 @@ class DualData:
         self.measurements, self.box, self.constants = measurements, box, constants
         bounds = [_bound(op) for op in measurements.operators]
         shape = np.broadcast_shapes(*(one.shape for one in bounds))
-        self.bound = np.stack([np.broadcast_to(one, shape) for one in bounds])
+        self.bound = for_planes(np.stack([np.broadcast_to(one, shape) for one in bounds]), measurements)
 
     def start(self, x: AnyArray) -> AnyArray:
         """p = H x - y, v = 0."""
@@ -306,13 +316,17 @@ class DualData:
     @property
     def box_first(self) -> int | None:
         """See `DataTerm`."""
-        operator = self.measurements.operators[0]
-        return None if self.box is None else int(np.prod(operator.shape_out)) * (2 if operator.complex else 1)
+        return None if self.box is None else self._residuals
 
     @property
     def step_sizes(self) -> tuple[FloatVector, FloatVector]:
         """See `DataTerm`."""
         return self.box_sigma, self.sigma
+
+    @property
+    def _residuals(self) -> int:
+        """Real numbers of p of one image."""
+        return int(np.prod(self.measurements.y.shape[1:])) * (2 if self.measurements.operators[0].complex else 1)
 
     def _together(self, p: AnyArray, v: AnyArray | None) -> AnyArray:
         parts = [namespace(p).ascontiguousarray(part).reshape(len(p), -1) for part in (p, v) if part is not None]
@@ -320,11 +334,12 @@ class DualData:
 
     def _apart(self, extra: AnyArray) -> tuple[AnyArray, AnyArray | None]:
         """p (n, *shape_out) and v (n, H, W) of an array made by `_together`."""
-        operator = self.measurements.operators[0]
-        count = int(np.prod(operator.shape_out)) * (2 if operator.complex else 1)
+        operator, y, count = self.measurements.operators[0], self.measurements.y, self._residuals
         p = namespace(extra).ascontiguousarray(extra[:, :count]).view(operator._measured)
-        v = None if self.box is None else extra[:, count:].reshape(-1, *operator.shape_in)
-        return p.reshape(-1, *operator.shape_out), v
+        v = None
+        if self.box is not None:
+            v = extra[:, count:].reshape(-1, *self.measurements.planes, *operator.shape_in)
+        return p.reshape(-1, *y.shape[1:]), v
 
     def multiplier(self, residual: AnyArray, slope: AnyArray, extra: AnyArray, images: NDArray[np.int64]) -> AnyArray:
         """The dual variable of the residual itself."""
@@ -344,8 +359,13 @@ def _bound(operator: Operator) -> NDArray[np.float32]:
     if operator.residual_step is None or operator.image == "complex":
         return np.full((1, 1), operator.norm**2, np.float32)
     if operator not in _bounds:
-        _bounds[operator] = bound(operator.normal, *operator.shape_in)
+        _bounds[operator] = bound(operator.normal, (1, *operator.shape_in))
     return _bounds[operator]
+
+
+def for_planes(multiplier: NDArray[np.float32], measurements: Measurements) -> NDArray[np.float32]:
+    """(B, h, w), so that it broadcasts to images: the same for each plane."""
+    return multiplier.reshape(len(multiplier), *[1] * len(measurements.planes), *multiplier.shape[1:])
 
 
 _bounds: WeakKeyDictionary[Operator, NDArray[np.float32]] = WeakKeyDictionary()

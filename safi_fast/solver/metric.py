@@ -7,7 +7,9 @@ A filter bank without a constant part says nothing about the mean of an image an
 
 steps of x are long where W^T W is small (Pock and Chambolle, Diagonal preconditioning for first order primal-dual
 algorithms, ICCV 2011, in Fourier instead of pixels). |W^|^2 is read off W^T W of an impulse in the middle, and q is
-found by Lanczos iteration on Q^-1/2 W^T W Q^-1/2 for the image size, boundary included.
+found by Lanczos iteration on Q^-1/2 W^T W Q^-1/2 for the image size, boundary included. With several planes |W^|^2 is
+the largest eigenvalue, at each frequency, of the P x P matrix of the sums over channels of conj(w_cp^) w_cq^: one
+multiplier for all planes.
 """
 
 from __future__ import annotations
@@ -42,15 +44,14 @@ def metric(engine: Engine, height: int, width: int) -> FloatArray:
 
 def _metric(engine: Engine, height: int, width: int) -> FloatArray:
     workspace = engine.workspace(1, height, width)
-    return bound(lambda x: workspace.normal_operator(x.astype(np.float32)), height, width)
+    return bound(lambda x: workspace.normal_operator(x.astype(np.float32)), workspace.image().shape)
 
 
-def bound(normal: Callable[[NDArray[Any]], NDArray[Any]], height: int, width: int) -> FloatArray:
-    """A multiplier (H, W) of which a symmetric function of images (1, H, W), nearly a convolution, is not more."""
-    middle = height // 2, width // 2
-    impulse = np.zeros((1, height, width))
-    impulse[0, middle[0], middle[1]] = 1
-    power = fft.fft2(np.roll(normal(impulse)[0].astype(np.float64), (-middle[0], -middle[1]), (0, 1))).real.clip(0)
+def bound(normal: Callable[[NDArray[Any]], NDArray[Any]], images: tuple[int, ...]) -> FloatArray:
+    """A multiplier (H, W) of which a symmetric function of images (1, H, W) or (1, P, H, W), nearly a convolution, is
+    not more.
+    """
+    power = _power(normal, images)
     shape = power + FLOOR * power.max()
     root = shape**-0.5
 
@@ -58,5 +59,21 @@ def bound(normal: Callable[[NDArray[Any]], NDArray[Any]], height: int, width: in
         result: NDArray[Any] = fft.ifft2(fft.fft2(x) * root).real
         return result
 
-    factor = SAFETY * largest_eigenvalue(lambda x: filtered(normal(filtered(x)).astype(np.float64)), (1, height, width))
+    factor = SAFETY * largest_eigenvalue(lambda x: filtered(normal(filtered(x)).astype(np.float64)), images)
     return np.asarray(factor * shape, np.float32)
+
+
+def _power(normal: Callable[[NDArray[Any]], NDArray[Any]], images: tuple[int, ...]) -> NDArray[np.float64]:
+    """(H, W): the transform of what an impulse in the middle becomes; of planes, the largest eigenvalue."""
+    middle = images[-2] // 2, images[-1] // 2
+    columns = []
+    for plane in np.ndindex(*images[1:-2]):
+        impulse = np.zeros(images)
+        impulse[(0, *plane, *middle)] = 1
+        response = normal(impulse)[0].astype(np.float64)
+        columns.append(fft.fft2(np.roll(response, (-middle[0], -middle[1]), (-2, -1))))
+    if len(images) == 3:
+        return np.asarray(columns[0].real.clip(0))
+    matrix = np.moveaxis(np.stack(columns), (0, 1), (-1, -2))  # (H, W, plane it goes to, plane of the impulse)
+    matrix = (matrix + matrix.conj().swapaxes(-1, -2)) / 2  # boundaries leave it not quite Hermitian
+    return np.asarray(np.linalg.eigvalsh(matrix)[..., -1].clip(0))

@@ -24,7 +24,7 @@ from ..backend import ReconstructionWorkspace
 from ..namespaces import like, namespace, put, taken, to_host
 from ..types import Active, AnyArray, Box, FloatArray, FloatVector, MaskOf
 from .certificate import Certificate
-from .data_term import Measurements, clip, column, data_term, finite, squares
+from .data_term import Measurements, clip, column, data_term, finite, products, squares
 from .faults import Culprit, Fault
 from .halpern import DeviceSteps, Halpern, HostSteps
 from .means import DualMeans
@@ -37,7 +37,10 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 class Parts:
-    """Real images as they are, complex ones as two real images each, real parts first: what the regulariser sees."""
+    """Real images as they are, complex ones as two real images each, real parts first: what the regulariser sees.
+
+    Images are (n, H, W), or (n, P, H, W) for a model of P planes.
+    """
 
     def __init__(self, count: int, is_complex: bool):
         self.count, self.is_complex = count, is_complex
@@ -275,8 +278,7 @@ class PrimalDual:
         own = self.term.multiplier(residual, slope, extra, active)
         own_slope = self.measurements.adjoint(own, active) + z
         own_gap = 0.5 * squares(residual - own) + self._furthest(own_slope, x, active)
-        inner = to_host((x.conj() * z).real.sum(axis=(1, 2), dtype=np.float64))
-        return np.asarray(np.minimum(self._furthest(slope, x, active), own_gap) - inner)
+        return np.asarray(np.minimum(self._furthest(slope, x, active), own_gap) - products(x, z))
 
     def _furthest(self, slope: AnyArray, x: AnyArray, active: Active) -> FloatVector:
         """max of <slope, x - x'> over the box, or without one over the ball around x."""
@@ -284,7 +286,7 @@ class PrimalDual:
             return np.asarray(np.maximum(np.sqrt(squares(x)), self.least_radius[active]) * np.sqrt(squares(slope)))
         low, high = (like(np.array([limit], np.float32), x) for limit in self.box)
         far = namespace(x).where(slope > 0, low, high)
-        return to_host((slope * (x - far)).sum(axis=(1, 2), dtype=np.float64))
+        return products(slope, x - far)
 
     def _penalty(self, x: AnyArray, active: Active) -> FloatVector:
         return self.parts.add(self.workspace.penalty(self.parts.images(active), self.parts.split(x, active)), active)

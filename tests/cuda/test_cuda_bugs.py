@@ -120,7 +120,7 @@ BUGS = {
     "extrapolate: the filters see x_hat": Bug("halpern", "at.x, beyond, symmetric", "at.x, there, symmetric",
         "extrapolate"),
     "extrapolate: parts one after the other": Bug(
-        "halpern", "+ index) * (g.batch / count) + at.image / count", "+ index) + at.image / count * pixels",
+        "halpern", "+ index) * (g.batch / count) + at.owner / count", "+ index) + at.owner / count * pixels",
         "extrapolate, parts of one image"
     ),
     "extrapolate: v where the row begins": Bug("halpern", "* row + first + (at.flat", "* row + (at.flat", "extrapolate",
@@ -133,7 +133,7 @@ BUGS = {
     "restart: longer runs than asked for": Bug("halpern", "steps > least &&", "steps > least + 1 &&", "restart"),
     "restart: runs of any length": Bug("halpern", "|| steps > share * total + 20.0", "", "restart"),
     "restart: a residual that is not finite goes on": Bug("halpern", "residual - residual != 0.0", "false", "restart"),
-    "mix_images: a lost image is mixed": Bug("halpern", "|| counts[at.image % count * 3 + 2]) return;", ") return;",
+    "mix_images: a lost image is mixed": Bug("halpern", "|| counts[at.owner % count * 3 + 2]) return;", ") return;",
         "mix images"),
     "mix_images: the anchor of z is z_hat": Bug("halpern", "z_hat[i] = z_anchor[i] = z_new;", "z_hat[i] = z_new;",
         "mix images"),

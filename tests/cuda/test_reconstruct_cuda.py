@@ -4,10 +4,11 @@ import pickle
 
 import numpy as np
 import pytest
-from emulator.device import EmulatedDevice
+from emulator.device import EmulatedDevice, LaunchError
 from fake_cupy import install
 from models import random_model
 from reconstructions import HEIGHT, WIDTH, operators, problem
+from test_cuda_planes import model_of
 
 from safi_fast import SafiError, Solver
 from safi_fast.bindings.cuda import CudaBackend
@@ -183,3 +184,43 @@ def test_an_array_of_a_gpu_gets_its_image_there(cupy, solvers):
     expected = solvers[1].reconstruct(y, operator, strength=0.01, **LIMITS)
     with cupy.cuda.Device(1):
         assert np.abs(cupy.asnumpy(found.image) - expected.image).max() < 1e-4
+
+
+def deviation(name):
+    """The largest difference of a solve of two images of three planes, through CUDA and on the CPU."""
+    operator, one = problem(name, 2)
+    y = np.stack([one, np.float32(0.8) * one, np.float32(0.6) * one], axis=1)
+    model, limits = model_of("symmetric", 3), {"schedule": Fast(outer=2, inner=4, quick=4)}
+    cuda, cpu = (
+        Solver(model, backend=backend).reconstruct(y, operator, strength=0.01, **limits)
+        for backend in (CudaBackend(EmulatedDevice("plain")), "cpu")
+    )
+    assert cuda.image.shape == (2, 3, HEIGHT, WIDTH)
+    return np.abs(cuda.image - cpu.image).max()
+
+
+@pytest.mark.parametrize("name", ["circular blur", "CT"])
+def test_planes_are_those_of_the_cpu(name):
+    assert deviation(name) < 1e-4
+
+
+BUGS = {
+    "v of the first plane": ("at.owner * PLANES * g.height * g.width);", "at.image * (long long)g.height * g.width);"),
+    "the first plane for all": ("* pixels + index) *", "* pixels + index % (pixels / PLANES)) *"),
+}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_bugs_of_planes_are_found(monkeypatch, name):
+    """Planted into the kernels of the iteration."""
+    old, new = BUGS[name]
+    module, planted = EmulatedDevice.module, []
+
+    def replaced(self, text, options=()):
+        planted.append(text.count(old))
+        return module(self, text.replace(old, new), options)
+
+    monkeypatch.setattr(EmulatedDevice, "module", replaced)
+    with pytest.raises((AssertionError, LaunchError)):
+        assert deviation("circular blur") < 1e-4
+    assert any(planted)

@@ -113,9 +113,8 @@ def _uses(weights: CudaWeights) -> Iterator[tuple[str, str, tuple[str, ...], Ker
         yield "image", name, (), None
     for name in ("totals", "advance", "stop", "clear_dual", "collapse_momentum"):
         yield "state", name, (), None
-    for name in ("extrapolate", "move_rows", "restart", "mix_images", "mix_rows"):  # of images of one plane
-        if weights.planes == 1:
-            yield "halpern", name, (), None
+    for name in ("extrapolate", "move_rows", "restart", "mix_images", "mix_rows"):
+        yield "halpern", name, (), None
     if isinstance(weights.model.mask, MmrMask):
         for _, option in weights.mask.layers:
             yield "depthwise", "depthwise", (option,), None

@@ -18,7 +18,7 @@ from safi_fast.cli.noise import add_noise
 from safi_fast.kernels.cpu.arguments import GEOMETRIES, Geometry, planes_of
 from safi_fast.metrics import psnr
 from safi_fast.model import FilterBank, Model
-from safi_fast.operators import Identity
+from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, ParallelBeamCT
 from safi_fast.weights import read_model, save_model
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -230,12 +230,89 @@ def test_images_that_are_not_for_the_model(shape, axis, options, message):
             solver.estimate_memory(shape, channel_axis=axis)
 
 
-def test_reconstruct_takes_grey_models():
-    solver = Solver(random_planes_model(3))
-    with pytest.raises(ModelError, match="takes 3 planes of an image together, which reconstruct cannot"):
-        solver.reconstruct(np.zeros((22, 27), np.float32), Identity((22, 27)), strength=0.1)
-    with pytest.raises(ModelError, match="which reconstruct cannot"):
-        solver.estimate_memory((22, 27), operator=Identity((22, 27)))
+KERNEL = np.outer([1, 2, 1], [1, 2, 1]) / 16
+OPERATORS = {
+    "circular blur": Blur(KERNEL, (24, 26), "circular"),  # H^T H is diagonal in Fourier
+    "blur": Blur(KERNEL, (24, 26)),
+    "super-resolution": Downsample(2, (24, 26)),
+    "CT": ParallelBeamCT((24, 26), np.linspace(0, np.pi, 16, endpoint=False), 37),
+}
+
+
+def apart_model(planes):
+    """Filters of one plane each: without a mask an image is as many problems as it has planes."""
+    grey = random_model("safi", channels=3, kernels=(5,), composed=True, boundary="symmetric")
+    (layer,) = grey.filters.layers
+    whole = np.zeros((3 * planes, planes, 5, 5), np.float32)
+    for plane in range(planes):
+        whole[3 * plane : 3 * plane + 3, plane] = layer[:, 0]
+    bank = FilterBank((whole,), "symmetric")
+    return grey, random_model("safi", channels=3 * planes, filters=bank, mask=planes_mask(planes), name="apart")
+
+
+def planes_mask(planes):
+    return random_planes_model(planes, channels=3 * planes).mask
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_planes_that_do_not_meet_are_reconstructed_like_images_of_their_own(name):
+    """Without a mask. The certificate is one for all: a gap of the whole bounds the sum of the others."""
+    operator = OPERATORS[name]
+    grey, model = apart_model(3)
+    x = pictures(1, 3, (24, 26))[0]
+    y = operator.apply(x) + np.float32(0.01) * operator.apply(pictures(2, 3, (24, 26))[1])
+    options = {"strength": 0.3 if name == "CT" else 0.02, "max_outer": 1, "max_iter": 4000, "tol": 1e-4}
+    whole = Solver(model).reconstruct(y, operator, **options)
+    alone = Solver(grey).reconstruct(y, operator, **options)
+    assert whole.image.shape == (3, 24, 26)
+    assert whole.relative_gap <= 1e-4
+    assert np.abs(whole.image - alone.image).max() < 5e-3
+    assert whole.history[-1].objective == pytest.approx(sum(alone.history[-1].objective), rel=3e-4)
+
+
+@pytest.mark.parametrize("planes", [2, 3])
+def test_reconstruct_of_the_image_itself_is_denoising(planes):
+    """With masks, by another algorithm; and a batch is its images, bit for bit."""
+    solver, shape = Solver(random_planes_model(planes)), (24, 26)
+    y = pictures(2, planes, shape)
+    options = {"max_outer": 4, "tol": 1e-5}
+    found = solver.reconstruct(y, Identity(shape), strength=0.03, noise_level=SIGMA, max_iter=4000, **options)
+    expected = solver.denoise(
+        y, SIGMA, strength=0.03, schedule="gap", channel_axis=1, max_inner=4000, return_solution=True, **options
+    )
+    assert found.image.shape == y.shape
+    assert np.abs(found.image - expected.image).max() < 2e-3
+    for one, image in zip(y, found.image, strict=True):
+        alone = solver.reconstruct(one, Identity(shape), strength=0.03, noise_level=SIGMA, max_iter=4000, **options)
+        np.testing.assert_array_equal(alone.image, image)
+
+
+def test_measurements_that_are_not_of_the_planes():
+    solver, operator = Solver(random_planes_model(3)), Identity((22, 27))
+    message = r"measurement has shape \(22, 27\); expected \(3, 22, 27\).*the model takes 3 planes of an image together"
+    with pytest.raises(InputError, match=message):
+        solver.reconstruct(np.zeros((22, 27), np.float32), operator, strength=0.1)
+    with pytest.raises(InputError, match=r"shape is .* the model takes 3 planes"):
+        solver.estimate_memory((22, 27), operator=operator)
+    with pytest.raises(InputError, match=r"measurement has shape \(22, 27\); expected \(3, 22, 27\)"):
+        solver.tune_strength(np.ones((22, 27), np.float32), operator, [0.1], noise_std=0.1)
+    complex_images = FourierMRI(np.ones((22, 27), bool), mask_order="fft", image="complex", check_order=False)
+    with pytest.raises(ModelError, match="takes 3 planes of real images together, but FourierMRI has complex images"):
+        solver.reconstruct(np.zeros((3, 22, 27), np.complex64), complex_images, strength=0.1, box=None)
+
+
+def test_a_strength_for_planes():
+    """By the true image, by the noise and by pixels that are left out; and the memory of such a solve."""
+    solver, shape = Solver(random_planes_model(3)), (24, 26)
+    operator, x = Mask(np.random.default_rng(0).random(shape) < 0.7), pictures(1, 3, (24, 26))[0]
+    y = operator.apply(x)
+    limits = {"max_outer": 1, "max_iter": 60}
+    for by, best in (({"reference": x}, 1e-3), ({"noise_std": 0.01}, 1e-3), ({"holdout": 0.1}, 0.5)):
+        found = solver.tune_strength(y, operator, [1e-3, 0.5], **by, **limits)  # pixels are independent: no telling
+        assert found.strength == best
+    three = solver.estimate_memory((2, *y.shape), operator=operator)
+    one = Solver(random_model(channels=6)).estimate_memory((2, *shape), operator=operator)
+    assert one < three
 
 
 def test_a_warm_up_compiles_for_the_planes_of_a_model():

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 
 from .masks import SafiMask
 from .model import Model
@@ -46,30 +45,34 @@ class Tile:
 
 @dataclass(frozen=True)
 class Grid:
-    """Windows of one size whose cores cover the image once."""
+    """Windows whose cores cover the image once: of one size, but where the cores are chunks that are given."""
 
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
 
     @property
     def window(self) -> tuple[int, int]:
-        """Height and width of every window."""
-        return self.rows[0].stop - self.rows[0].start, self.columns[0].stop - self.columns[0].start
+        """Height and width of the largest window."""
+        return max(map(_length, self.rows)), max(map(_length, self.columns))
 
     @property
     def work(self) -> int:
         """Pixels that are solved in all."""
-        return len(self.rows) * len(self.columns) * prod(self.window)
+        return sum(map(_length, self.rows)) * sum(map(_length, self.columns))
 
     def __iter__(self) -> Iterator[Tile]:
-        for row in self.rows:
-            for column in self.columns:
-                both = (row, column)
-                yield Tile(
-                    _pair(slice(span.start, span.stop) for span in both),
-                    _pair(slice(span.first, span.last) for span in both),
-                    _pair(slice(span.first - span.start, span.last - span.start) for span in both),
-                )
+        for row in range(len(self.rows)):
+            for column in range(len(self.columns)):
+                yield self.tile(row, column)
+
+    def tile(self, row: int, column: int) -> Tile:
+        """That of the row's and the column's number."""
+        both = (self.rows[row], self.columns[column])
+        return Tile(
+            _pair(slice(span.start, span.stop) for span in both),
+            _pair(slice(span.first, span.last) for span in both),
+            _pair(slice(span.first - span.start, span.last - span.start) for span in both),
+        )
 
 
 def halo_of(model: Model) -> int:
@@ -89,6 +92,35 @@ def spans(length: int, count: int, halo: int) -> tuple[Span, ...]:
     return tuple(Span(start, start + size, *core) for start, core in zip(starts, cores, strict=True))
 
 
+def spans_of_chunks(length: int, core: int, halo: int) -> tuple[Span, ...]:
+    """Windows around cores of `core` pixels each, the last may have fewer: `halo` more on each side, but not beyond the
+    border.
+    """
+    starts = range(0, length, core)
+    cores = [(first, min(first + core, length)) for first in starts]
+    return tuple(Span(max(0, first - halo), min(length, last + halo), first, last) for first, last in cores)
+
+
+def grid_of_chunks(
+    size: tuple[int, int], chunk: tuple[int, int], halo: int, fits: Callable[[Grid], bool]
+) -> Grid | None:
+    """The grid with least work that fits, whose cores are whole chunks (height, width); None where none does."""
+    axes = [
+        {len(found := spans_of_chunks(length, side * count, halo)): found for count in range(-(-length // side), 0, -1)}
+        for length, side in zip(size, chunk, strict=True)
+    ]
+    best = None
+    for rows in axes[0].values():
+        for columns in axes[1].values():
+            grid = Grid(rows, columns)
+            if best is not None and grid.work >= best.work:
+                break
+            if fits(grid):
+                best = grid
+                break
+    return best
+
+
 def grid_for(height: int, width: int, halo: int, fits: Callable[[int, int], bool]) -> Grid | None:
     """The grid with least work whose windows (height, width) fit; None where no window that is more halo than core
     does.
@@ -104,6 +136,10 @@ def grid_for(height: int, width: int, halo: int, fits: Callable[[int, int], bool
                 best = grid
                 break
     return best
+
+
+def _length(span: Span) -> int:
+    return span.stop - span.start
 
 
 def _pair(slices: Iterator[slice]) -> Slices:

@@ -1,4 +1,4 @@
-"""Denoise image files: one file, many, or whole folders (PNG, JPEG, TIFF, NPY; grey or colour).
+"""Denoise image files: one file, many, or whole folders (PNG, JPEG, TIFF, NPY; grey or colour); or a Zarr volume.
 
 OUT is a file for one input file, else a folder, which is made if it is missing; of a folder its own images are taken,
 not those of folders in it; results keep the names of their inputs. Outputs that exist are skipped, so a run that was
@@ -8,6 +8,9 @@ cannot be read does not stop the others: it is reported at the end, with exit st
 alpha of their input, its axes and spacing, colour profile, resolution, EXIF and description; they are upright, whatever
 the orientation tag said. What the output format cannot hold is named once at the end. A JPEG is compressed again
 (quality 95). The next file is read, and the one before written, while one is denoised.
+
+A Zarr array or OME-Zarr image (a folder NAME.zarr) is denoised plane by plane into the folder OUT, block by block. A
+run that was killed goes on where it was, by the same command.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from ..color import MODES, Mode
 from ..errors import SafiError
 from ..values import PLAUSIBLE_NOISE, cut_off, range_of
 from . import session as sessions
+from . import volumes
 from .arguments import (
     UsageError,
     add_box_arguments,
@@ -120,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
     options = made(Options, args)
     check_box(options)
     _check_noise(options)
+    if volumes.has_volume(options.inputs):
+        return volumes.run(options)
     jobs = _jobs(options)
     session, warned = None, Warned()
     with Turns(overwrite=options.overwrite) as turns:

@@ -1,0 +1,162 @@
+"""Many image files by the workers of Dask, or by this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from ..atomic import real
+from ..claims import folded
+from ..errors import InputError, shown
+from ..io import list_images, read_image, write_image
+from ..noise_level import ESTIMATE
+from ..options import shows
+from ..values import range_of
+from .recipe import DEFAULTS, Options, Recipe
+from .work import Done, run
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+STATUS = {"made": "denoised"}
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What became of a file. status: "denoised", "skipped" (the output was there) or "failed", with the error in words.
+    seconds: of reading, solving and writing; None where this run did not, or its worker was killed after it.
+    warning: where the values look like those of another range.
+    """
+
+    path: Path
+    output: Path
+    status: str
+    seconds: float | None = None
+    error: str | None = None
+    warning: str | None = None
+
+
+@shows(Options, DEFAULTS)
+def process_files(
+    urls: Iterable[Any], out: Any, sigma: Any, *, client: Any = None, overwrite: bool = False,
+    **options: Unpack[Options],
+) -> list[FileRecord]:  # fmt: skip
+    """Denoise image files into a folder, each output once and whole.
+
+    A file that fails does not stop the others. Outputs that exist are skipped, so a run that was stopped goes on where
+    it was; other runs, of the command line too, may work on the same folder. What a worker that is killed had not
+    finished is made by others.
+
+    Parameters
+    ----------
+    urls : list of paths
+        Files, folders of them, or file:// URLs; all that `safi_fast.io.read_image` reads, in grey or colour. With a
+        client they must be seen by the workers under the same names.
+    out : path
+        The folder of the results, which keep names, depth and tags of their files.
+    sigma : float or "estimate"
+        Standard deviation of the noise where black is 0 and white is 1: 25 / 255. "estimate": measured in each image.
+    client : distributed.Client
+        Whose workers do it, such as those of `local_cluster`; None: this process.
+    overwrite : bool
+        Replace outputs that were there before the run.
+    model, backend, precision, threads
+        As of `Solver`. threads None: in workers of Dask NUMBA_NUM_THREADS, else as many as the worker has.
+    data_range, box, schedule, max_outer, max_inner, tol, lipschitz
+        As of `safi_fast.denoise`. data_range None: what each file declares.
+    strength : float
+        lambda for images on [0, 1].
+
+    Returns
+    -------
+    list of FileRecord
+        In the order of the files.
+
+    Raises
+    ------
+    InputError
+        For a wrong argument, and outputs that meet or are inputs.
+    ImageFileError
+        Where the folder cannot be written.
+    ModelError, BackendError
+    """
+    work = _Files(sigma, Recipe.of("process_files", options), overwrite)
+    work.check()
+    if isinstance(urls, (str, Path)):
+        urls = [urls]
+    sources = list_images(_local(url) for url in urls)
+    jobs = [_Job(source.absolute(), Path(out).absolute() / source.name) for source in sources]
+    _check_outputs(jobs)
+    found = {done.item: _record(done) for done in run(work, jobs, client)}
+    return [found[job] for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The work on files; see work.py."""
+
+    sigma: Any
+    recipe: Recipe
+    overwrite: bool
+
+    def check(self) -> None:
+        """Raises InputError for what no file could be denoised with."""
+        if isinstance(self.sigma, str) and self.sigma == ESTIMATE:
+            return
+        self.recipe.known_model().at(self.sigma, strength_given=self.recipe.options.get("strength") is not None)
+
+    def target(self, job: _Job) -> Path:
+        return job.target
+
+    def make(self, job: _Job) -> str | None:
+        file, solver = read_image(job.source), self.recipe.solver()
+        options = dict(self.recipe.options)
+        meaning = range_of("image", file.array, options.pop("data_range", None), file.white)
+        sigma = self.sigma if isinstance(self.sigma, str) else self.sigma * meaning.scale
+        if options.get("strength") is not None:
+            options["strength"] *= meaning.scale
+        image = solver.denoise(file.array, sigma, data_range=meaning, channel_axis=file.channel_axis, **options)
+        write_image(job.target, image, like=replace(file, data_range=meaning.argument))
+        return meaning.warning
+
+
+def _record(done: Done[_Job]) -> FileRecord:
+    status = STATUS.get(done.status, done.status)
+    return FileRecord(done.item.source, done.item.target, status, done.seconds, done.error, done.warning)
+
+
+def _local(url: Any) -> Path:
+    """Raises InputError for what is neither a path nor a file:// URL."""
+    if isinstance(url, Path):
+        return url
+    if not isinstance(url, str):
+        raise InputError(f"urls has {shown(url)}; expected paths of files and folders")
+    parts = urlsplit(url)
+    if "://" not in url:
+        return Path(url)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise InputError(f"urls has {shown(url)}; expected paths that this machine sees, or file:// URLs")
+    return Path(unquote(parts.path))
+
+
+def _check_outputs(jobs: list[_Job]) -> None:
+    """Raises InputError for outputs that meet, also where case does not count, and those that are inputs."""
+    writers: dict[str, _Job] = {}
+    inputs = {real(job.source) for job in jobs}
+    for job in jobs:
+        first = writers.setdefault(folded(job.target.name), job)
+        if first is not job:
+            raise InputError(f"urls has {first.source} and {job.source}, which would both be written to {job.target}; "
+                             "call once for each folder, with an out of its own")  # fmt: skip
+        if real(job.target) in inputs:
+            raise InputError(f"out is {job.target.parent}, where {job.target.name} is an input and would be "
+                             "overwritten; choose another folder")  # fmt: skip

@@ -180,10 +180,11 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, meter: Meter) ->
     """One slice: the image and what the report says of it."""
     options, strength = runner.options, runner.strength()
     made = study.slice(number)
-    meter.begin(made.measurement.size // int(np.prod(made.operator.shape_out)))
+    solver = runner.solver()
+    meter.begin(made.measurement.size // int(np.prod(made.operator.shape_out)) // solver.model.filters.planes)
     start = time.perf_counter()
     with warnings_as_lines():
-        solution = runner.solver().reconstruct(
+        solution = solver.reconstruct(
             made.measurement,
             made.operator,
             strength=strength,
@@ -229,17 +230,20 @@ def _options(options: Options, study: Study) -> dict[str, Any]:
 
 
 def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
-    """The best strength for one slice; of a colour image for its middle channel. Raises as `Solver.tune_strength`."""
+    """The best strength for one slice; of a colour image, which a grey model takes channel by channel, for the middle
+    one. Raises as `Solver.tune_strength`.
+    """
     from ..tuning import Tuning
 
     options, operator = runner.options, made.operator
     y, x0, reference = made.measurement, made.x0, None
-    if y.ndim > len(operator.shape_out):
+    together = runner.solver().model.filters.planes > 1
+    if y.ndim > len(operator.shape_out) and not together:
         y, x0 = y[len(y) // 2], None if x0 is None else x0[len(x0) // 2]
     if options.holdout:
         x0 = None  # it was made from what is left out as well
     if options.tune_reference:
-        reference = _reference(options.tune_reference, options, study, made, number)
+        reference = _reference(options.tune_reference, options, study, made, number, together)
     tried = (
         operator.norm**2 * np.geomspace(LOW, HIGH, CANDIDATES)
         if options.candidates is None
@@ -275,8 +279,11 @@ def _tune(runner: Runner, study: Study, made: Slice, number: int) -> "Tuning":
     return Tuning(float(tried[best]), np.asarray(tried), np.asarray(scores), by)
 
 
-def _reference(file: str, options: Options, study: Study, made: Slice, number: int) -> Array:
-    """The image of --tune-reference FILE, in the units of the result. Raises ImageFileError."""
+def _reference(file: str, options: Options, study: Study, made: Slice, number: int, together: bool) -> Array:
+    """The image of --tune-reference FILE, in the units of the result; together: all of its channels. Raises
+    ImageFileError.
+    """
+    shape = made.operator.shape_in
     if options.measured:
         from ..io import read_array
 
@@ -287,15 +294,18 @@ def _reference(file: str, options: Options, study: Study, made: Slice, number: i
         from ..io import read_image
 
         read = read_image(file)
-        image = read.array if read.channel_axis is None else read.array[..., 1]
-        image = image[number] if image.ndim == 3 else image
+        if together and read.channel_axis is not None:
+            image = np.moveaxis(read.array, -1, -3)
+            shape = (image.shape[-3], *shape)
+        else:
+            image = read.array if read.channel_axis is None else read.array[..., 1]
+        image = image[number] if image.ndim > len(shape) else image
         own = range_of("reference", read.array, options.case.data_range, read.white)
         image = study.range.from_unit(own.to_unit(image.astype(np.float32)))
-    shape = made.operator.shape_in
     if image.shape != shape:
         raise ImageFileError(f"{file}: the reference has shape {image.shape}; expected the image's {shape}")
     ours, theirs = (float(np.sqrt(np.mean(np.abs(one) ** 2))) for one in (made.start[..., :, :], image))
-    if made.start.shape[-2:] == shape and not 0.1 < theirs / max(ours, np.finfo(float).tiny) < 10:
+    if made.start.shape[-2:] == shape[-2:] and not 0.1 < theirs / max(ours, np.finfo(float).tiny) < 10:
         raise ImageFileError(
             f"{file}: the reference has a root mean square of {theirs:.3g}, but the start image of "
             "this slice "
@@ -322,9 +332,8 @@ def _draw(path: Path, job: Job, study: Study, made: Slice, number: int, solution
     if path.suffix.lower() != ".png":
         prepare_folder(path)
         path = path / slice_name(job.source, number, study.count, ".png")
-    colour = solution.image.ndim == 3
     start, result = (_shown(image, study.range) for image in (made.start, solution.image))
-    masks = solution.masks.mean(axis=(0, 1) if colour else 0)
+    masks = solution.masks.reshape(-1, *solution.masks.shape[-2:]).mean(axis=0)
     reconstruction(
         path,
         start,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from models import coil_maps, phantom
+from models import coil_maps, phantom, random_planes_model
 from PIL import Image
 
 from safi_fast import io
@@ -27,10 +27,12 @@ from safi_fast.operators import (
     SenseMRI,
     estimate_maps,
 )
+from safi_fast.weights import save_model
 
 RNG = np.random.default_rng(8)
 H, W = 36, 32
 FEW = {"max_outer": 2, "max_iter": 20}
+FEW_WORDS = ("--max-outer", "2", "--max-iter", "20")
 STRENGTH = 1e-3
 
 
@@ -412,6 +414,25 @@ class TestPictures:
         np.testing.assert_array_equal(
             io.read_image("out/b.tif").array[1], expected(1 - IMAGE, operator, model, 1e-4).image
         )
+
+    def test_channels_together(self, tmp_path, monkeypatch):
+        """With a model of three planes: strength, image, report and picture of one image, not of three."""
+        monkeypatch.chdir(tmp_path)
+        whole = random_planes_model(3, channels=8)
+        save_model(whole, "whole.safetensors")
+        known, colour = RNG.random((H, W)) < 0.6, np.stack([IMAGE, IMAGE[::-1], 1 - IMAGE], -1)
+        eight = (255 * colour).astype(np.uint8)
+        Image.fromarray(eight).save("in.png")
+        Image.fromarray(known.astype(np.uint8) * 255).save("mask.png")
+        tail = ("--model", "whole.safetensors", "--tune-reference", "in.png", "--candidates", "1e-4:1e-2:2")
+        words = ("in.png", "--mask", "mask.png", *tail, "-o", "out.png", "--plot", "p.png", "--report", "r.json")
+        assert cli.main(["reconstruct", "inpaint", *words, *FEW_WORDS, "--certify"]) == 0
+        record = json.loads((tmp_path / "r.json").read_text())["files"][0]["solved"][0]
+        y = np.moveaxis(eight, -1, 0)
+        direct = expected(y, Mask(known), whole, record["strength"], data_range=255)
+        assert record["shape"] == [3, H, W]
+        assert record["relative_gap"] == pytest.approx(direct.relative_gap)
+        np.testing.assert_array_equal(io.read_image("out.png").array, np.moveaxis(np.rint(direct.image), 0, -1))
 
     def test_inpaint(self, run, model):
         known = RNG.random((H, W)) < 0.6

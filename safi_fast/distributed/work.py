@@ -140,7 +140,7 @@ def _tasks(
                 {target: begun.seen[target] for target in targets if target in begun.seen},
             )
             futures[client.submit(_task, work, some, known, pure=False)] = some
-        for future in distributed.as_completed(futures):
+        for future in distributed.as_completed(futures, loop=client.loop):
             error = future.exception()
             if error is not None and not isinstance(error, distributed.scheduler.KilledWorker):
                 raise BackendError(f"a task of Dask failed ({type(error).__name__}: {error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,18 @@ def local_cluster(
     """
     distributed = require("distributed", "local_cluster")
     specs = worker_specs(workers, threads, gpus, usable_cpus())
-    scheduler = {"host": "127.0.0.1", "port": 0, "dashboard": False, "protocol": "tcp://"}
+    web = "127.0.0.1:0"  # any port: a fixed one may be taken
+    scheduler = {
+        "host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False, "dashboard_address": web,
+    }  # fmt: skip
     common = {
         "host": "127.0.0.1", "protocol": "tcp://", "nthreads": 1, "memory_limit": memory_limit or 0,
-        "dashboard": False, "silence_logs": 40, "local_directory": None if folder is None else str(folder),
+        "dashboard": False, "silence_logs": WARNING, "local_directory": None if folder is None else str(folder),
     }  # fmt: skip
     return distributed.SpecCluster(
         workers={n: {"cls": distributed.Nanny, "options": {**common, "env": env}} for n, env in enumerate(specs)},
         scheduler={"cls": distributed.Scheduler, "options": scheduler},
+        silence_logs=WARNING,
     )
 
 

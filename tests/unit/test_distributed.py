@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -436,6 +437,22 @@ def test_files_that_are_refused(pictures, tmp_path):
         process_files([pictures], tmp_path / "out", 0.9, **STEPS)
 
 
+def test_the_examples_of_the_page(tmp_path, monkeypatch):
+    """The second is the script of a process that starts workers: its imports alone run here."""
+    page = (Path(__file__).parents[2] / "docs" / "large-images.md").read_text(encoding="utf-8")
+    section = page[page.index("## Arrays larger than memory") : page.index("## Threads")]
+    examples = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(examples) == 2
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    with dask.config.set(scheduler="synchronous"):
+        for example in examples:
+            exec(example, names)
+    np.testing.assert_array_equal(names["stored"][...], names["clean"])
+    (command,) = re.findall(r"^safi-fast (.+)$", section, re.MULTILINE)
+    cli.build_parser().parse_args(command.split())
+
+
 # ------------------------------------------------------------------------------------------------------------- workers
 
 
@@ -483,6 +500,8 @@ def test_two_workers(pictures, tmp_path):
 class Futures:
     """A client whose tasks run at once; those with "always" in them have killed their workers."""
 
+    loop = None
+
     def __init__(self):
         self.tasks, self.cancelled = [], []
 
@@ -516,7 +535,7 @@ class Future:
 
 def test_items_of_a_task_that_kills_its_workers_are_tried_alone(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(distributed, "as_completed", list)
+    monkeypatch.setattr(distributed, "as_completed", lambda futures, loop: list(futures))
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
     client, items = Futures(), [f"{n}" for n in range(40)] + ["always", "last"]
     done = {one.item: one for one in working.run(Deadly(tmp_path), items, client)}

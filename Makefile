@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test test-fast test-integrations emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu retune clean
+.PHONY: demo test test-fast test-integrations emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu retune dist test-wheel clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -112,6 +112,18 @@ train-%: $(VENV)/installed-dev
 # Needs a GPU and CuPy (pip install -e .[gpu12] or .[gpu13]). OPTIONS: --teacher FILE, --parity.
 bench-gpu: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.gpu $(OPTIONS) --output bench/results/gpu.json
+
+# What a release is made of, in dist/: sdist, wheel, the list of what the core install brings (CycloneDX), hashes.
+dist: $(VENV)/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	.ci/sbom $(PYTHON) dist/sbom.cdx.json
+	cd dist && sha256sum * > SHA256SUMS
+
+# Minutes each: the built wheel, outside of this tree, with the Pythons of PYTHONS.
+PYTHONS ?= $(PYTHON)
+test-wheel:
+	for python in $(PYTHONS); do .ci/test-wheel $$python -q || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-integrations .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

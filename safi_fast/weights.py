@@ -71,7 +71,7 @@ def _header(model: Model) -> dict[str, str]:
     levels = model.noise_levels
     header = {
         "format": FORMAT,
-        "format_version": _version(model),
+        "format_version": format_version(model),
         "name": model.name,
         "family": model.family,
         "boundary": model.filters.boundary,
@@ -94,8 +94,8 @@ def _check_own(model: Model, method: str, what: str, start: str, kind: type) -> 
             raise ModelError(f"{key} of the {model.family!r} mask is {type(value).__name__}; expected {kind.__name__}")
 
 
-def _version(model: Model) -> str:
-    """The first one that can hold the model."""
+def format_version(model: Model) -> str:
+    """That of the file which `save_model` writes: the first one that can hold the model."""
     by_level = isinstance(model.mask, MmrMask) and model.mask.scale.ndim == 2
     return FORMAT_VERSIONS[model.steps is not None or by_level or model.filters.planes > 1]
 
@@ -175,8 +175,10 @@ def _model(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> Model:
     model = Model(
         _text(metadata, "name"), family, filters, mask, strength, levels, _schedule(metadata), further, lipschitz, steps
     )
-    if _version(model) > metadata["format_version"]:
-        raise ModelError(f"has format_version {metadata['format_version']!r}, but tensors of version {_version(model)}")
+    if format_version(model) > metadata["format_version"]:
+        raise ModelError(
+            f"has format_version {metadata['format_version']!r}, but tensors of version {format_version(model)}"
+        )
     if fingerprint_of(tensors) != _text(metadata, "sha256"):
         raise ModelError("the tensors do not match the SHA-256 in the file: it was changed after it was written")
     return model

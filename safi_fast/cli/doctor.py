@@ -5,18 +5,15 @@ import math
 import os
 import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import SafiError
 from . import session as sessions
 from .arguments import add_json_argument
 from .output import print_json, scientific
+from .version import installed
 
-PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "safetensors", "scikit-image", "imagecodecs", "matplotlib", "torch")
-CUPY_WHEELS = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # named after the CUDA version they are built for
 SIDE = 96
 LEAST_GAIN = 1.0  # dB; any working model gains several on this image
 
@@ -35,9 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     check = self_check()
     report: dict[str, Any] = {
-        "safi-fast": __version__,
-        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
-        "packages": _versions(),
+        **installed(),
         "cpu": processor_name(),
         "cores": _cores(),
         "threads": _threads(),
@@ -107,20 +102,6 @@ def _problem(before: float, after: float, relative_gap: float | None) -> str | N
     if relative_gap is not None and not (math.isfinite(relative_gap) and relative_gap > -1e-6):
         return f"the relative duality gap is {relative_gap}, which is impossible"
     return None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _versions() -> dict[str, str | None]:
-    found = {name: _version(name) for name in PACKAGES}
-    cupy = {wheel: _version(wheel) for wheel in CUPY_WHEELS}
-    found["cupy"] = next((f"{version} ({wheel})" for wheel, version in cupy.items() if version), None)
-    return found
 
 
 def processor_name() -> str:

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-from .. import __version__
 from ..errors import SafiError
 from . import convert, demo, denoise, doctor, evaluate, inspect, models, reconstruct, train
 from .arguments import UsageError, join_ranges
 from .output import first_sentence, message_of, print_error
 from .parser import USAGE, Parser
+from .version import Version
 
 COMMANDS = {
     "denoise": denoise,
@@ -35,7 +35,7 @@ SUCCESS, FAILURE, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = Parser(prog="safi-fast", description="Image reconstruction with solution-adaptive learned regularisers.")
-    parser.add_argument("--version", action="version", version=f"safi-fast {__version__}")
+    parser.add_argument("--version", action=Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
         sentence = first_sentence(module.__doc__)

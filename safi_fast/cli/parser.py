@@ -41,8 +41,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse does; `error` looks at what was given."""
-        self._given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(self._given, namespace)
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self.given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print how to call the command and what was wrong."""
@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
     def _meant(self) -> str:
         """A question for the options that were meant by those that are none, or nothing."""
         known = [option for action in self._actions for option in action.option_strings]
-        given = [word.partition("=")[0] for word in self._given if word.startswith("--") and word != "--"]
+        given = [word.partition("=")[0] for word in self.given if word.startswith("--") and word != "--"]
         unknown = [word for word in given if not any(option.startswith(word) for option in known)]
         near = [get_close_matches(word, known, 1, 0.7) for word in unknown]
         found = [names[0] for names in near if names]

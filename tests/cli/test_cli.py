@@ -442,6 +442,11 @@ class TestStreams:
     def test_version_and_help(self, capsys):
         assert run("--version") == 0
         assert capsys.readouterr().out == f"safi-fast {__version__}\n"
+        assert run("--version", "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["safi-fast"], found["packages"]["numpy"]) == (__version__, np.__version__)
+        assert list(found["models"]) == models.list_models()
+        assert found["models"]["safi-gray"]["sha256"] == models.load_model("safi-gray").fingerprint
         for command in cli.COMMANDS:
             assert run(command, "--help") == 0
             assert len(capsys.readouterr().out) > 100

@@ -454,3 +454,8 @@ def test_stale_kernels_in_a_folder_of_the_users_choice_are_discarded(tmp_path):
     (kept / STAMP).write_text("those")
     assert python(code, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}) == str(kept)
     assert not stale.exists()
+
+
+def test_the_citation_names_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {safi_fast.__version__}\n" in text

@@ -13,6 +13,7 @@ from ..errors import BackendError, InputError, shown
 from ..solver.schedules import count
 from .packages import require
 
+QUIET = {"distributed.worker.profile.enabled": False}  # samples of the stack, a hundred a second
 WAIT = "PASSIVE"  # waiting threads of OpenMP sleep, see bindings/threads.py
 
 
@@ -64,7 +65,8 @@ def local_cluster(
     }  # fmt: skip
     common = {
         "host": "127.0.0.1", "protocol": "tcp://", "nthreads": 1, "memory_limit": memory_limit or 0,
-        "dashboard": False, "silence_logs": WARNING, "local_directory": None if folder is None else str(folder),
+        "dashboard": False, "config": QUIET, "silence_logs": WARNING,
+        "local_directory": None if folder is None else str(folder),
     }  # fmt: skip
     return distributed.SpecCluster(
         workers={n: {"cls": distributed.Nanny, "options": {**common, "env": env}} for n, env in enumerate(specs)},

@@ -19,9 +19,9 @@ from safi_fast.metrics import psnr
 from safi_fast.model import Model
 
 
-def load(folder: Path, limit: int | None = None, crop: int | None = None) -> list[np.ndarray]:
-    """Grey images on [0, 1] by name, or their centres of crop x crop pixels."""
-    images = [clean_image(path, read_image(path))[0] for path in list_images([folder])[:limit]]
+def load(folder: Path, limit: int | None = None, crop: int | None = None, planes: int = 1) -> list[np.ndarray]:
+    """Grey images on [0, 1] by name, those of several planes (P, H, W), or their centres of crop x crop pixels."""
+    images = [clean_image(path, read_image(path), planes=planes)[0] for path in list_images([folder])[:limit]]
     return images if crop is None else [centre(image, crop) for image in images]
 
 
@@ -47,16 +47,18 @@ def scores(
     solver: Solver, clean: Sequence[np.ndarray], observed: Sequence[np.ndarray], sigma: float, **options: Any
 ) -> list[float]:
     """PSNR in dB of every image."""
-    return [psnr(x, solver.denoise(y, sigma / 255, **options).clip(0, 1)) for x, y in zip(clean, observed, strict=True)]
+    axis = None if solver.model.filters.planes == 1 else 0
+    found = [solver.denoise(y, sigma / 255, channel_axis=axis, **options) for y in observed]
+    return [psnr(x, image.clip(0, 1)) for x, image in zip(clean, found, strict=True)]
 
 
 def operations(model: Model, outer: int, inner: int) -> int:
     """Multiply-adds per pixel of outer x inner unrolled steps, every convolution counted directly.
 
     An inner step is W^T and W; the start is one W, each outer step begins with one W^T; every outer step but the first
-    has a mask.
+    has a mask. All planes of an image are counted.
     """
-    product = model.filters.channels * model.filters.support**2
+    product = model.filters.planes * model.filters.channels * model.filters.support**2
     if isinstance(model.mask, SafiMask):
         mask = sum(layer.size for layer in model.mask.convolutions)
     else:

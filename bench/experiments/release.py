@@ -62,7 +62,13 @@ def _scores(model: Model, evaluations: Sequence[dict[str, Any]]) -> str:
     count = evaluations[0]["images"]
     values = ", ".join(f"{result['psnr']:.2f} dB at sigma {result['sigma']:g}" for result in evaluations)
     steps = f"{evaluations[0]['schedule']} {model.schedule.outer} x {model.schedule.inner}"
-    return f"BSD68 ({count} images), {steps}: {values} (safi-fast evaluate --data BSD68 --sigma S)"
+    images = scored_on(model)
+    return f"{images} ({count} images), {steps}: {values} (safi-fast evaluate --data {images} --sigma S)"
+
+
+def scored_on(model: Model) -> str:
+    """What a model is scored on: BSD68, and the same in colour."""
+    return "BSD68" if model.filters.planes == 1 else "CBSD68"
 
 
 def main(words: list[str] | None = None) -> None:

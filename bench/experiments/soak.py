@@ -53,9 +53,12 @@ def denoise_all(folder: Path) -> list[Any]:
     """Sizes, models and schedules by the function, which keeps its solvers."""
     results = []
     for model in safi_fast.list_models():
+        planes = safi_fast.load_model(model).filters.planes
         for shape, schedule in zip(SIZES, ("unrolled", "gap", "converged", "unrolled"), strict=True):
+            whole = {} if planes == 1 else {"channel_axis": -1}
+            image = image_of(*shape, *[planes] * (planes > 1))
             results.append(
-                safi_fast.denoise(image_of(*shape), SIGMA, model=model, schedule=schedule, backend="cpu", **FEW)
+                safi_fast.denoise(image, SIGMA, model=model, schedule=schedule, backend="cpu", **whole, **FEW)
             )
     return results
 

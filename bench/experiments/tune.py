@@ -32,7 +32,7 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     model = load_model(args.model)
     solver = Solver(model, backend="cpu")
-    crops = images.load(args.data, args.limit, args.crop)
+    crops = images.load(args.data, args.limit, args.crop, model.filters.planes)
     factors = []
     for level in 255 * model.noise_levels:
         factors.append(best_strength(solver, crops, float(level), schedule="converged"))

@@ -96,8 +96,9 @@ def methods() -> dict[str, Callable[[], Denoiser]]:
     for outer, inner in ((own.outer, own.inner), (4, 8), (3, 7)):
         found[f"safi-gray {outer} x {inner}"] = safi("safi-gray", schedule="unrolled", max_outer=outer, max_inner=inner)
     for name in safi_fast.list_models():
-        if name != "safi-gray":
-            schedule = safi_fast.load_model(name).schedule
+        model = safi_fast.load_model(name)
+        if name != "safi-gray" and model.filters.planes == 1:
+            schedule = model.schedule
             found[f"{name} {schedule.outer} x {schedule.inner}"] = safi(name, schedule="unrolled")
     found["BM3D"] = bm3d
     found["TV"] = lambda: tv(TABLE["TV"])

@@ -4,8 +4,8 @@
     python -m bench.report.cards --log run/log.jsonl --model NAME      # first keeps the curve of a training run
 
 The words of a model, on data, teachers, time and failures, stand in bench/report/templates/cards/NAME.md, under the
-headings of the card; a heading that has nothing says "None." Scores are bench/results/bsd68_NAME_sigma*.json, as
-`safi-fast evaluate --json` prints them; the curve is bench/results/curve_NAME.json.
+headings of the card; a heading that has nothing says "None." Scores are bench/results/bsd68_NAME_sigma*.json, of colour
+models cbsd68_NAME_sigma*.json, as `safi-fast evaluate --json` prints them; the curve is bench/results/curve_NAME.json.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from bench import RESULTS, ROOT
 from bench.data.images import operations
+from bench.experiments.release import scored_on
 from bench.report import measure
 from bench.report.markdown import table, tidy
 from safi_fast import list_models, load_model
@@ -26,7 +27,13 @@ from safi_fast.models import describe
 TEMPLATES = Path(__file__).with_name("templates")
 CARDS = ROOT / "docs" / "models"
 WORDS = ("use", "data", "teachers", "time", "studies", "failures")
-PUBLISHED = {"published SAFI": {5: 37.92, 15: 31.61, 25: 29.11}, "BM3D": {5: 37.54, 15: 31.11, 25: 28.60}}
+PUBLISHED = {
+    "BSD68": {"published SAFI": {5: 37.92, 15: 31.61, 25: 29.11}, "BM3D": {5: 37.54, 15: 31.11, 25: 28.60}},
+    "CBSD68": {
+        "published DEAL": {5: 40.33, 15: 33.95, 25: 31.31},
+        "CBM3D, published": {5: 40.24, 15: 33.52, 25: 30.71},
+    },
+}
 CURVE_ROWS = 10  # at most, of those that were logged
 
 
@@ -40,6 +47,7 @@ def card(name: str) -> str:
     """docs/models/<name>.md. Raises SystemExit where words or scores of it are not there."""
     text = (TEMPLATES / "card.md").read_text(encoding="utf-8")
     fields = {**words(name), "name": name, "facts": facts(name), "scores": scores(name), "curve": curve(name)}
+    fields["images"] = scored_on(load_model(name))
     return tidy(text.format(**fields))
 
 
@@ -69,16 +77,16 @@ def facts(name: str) -> str:
 
 
 def scores(name: str) -> str:
-    """PSNR on BSD68 beside that of others."""
-    paths = RESULTS.glob(f"bsd68_{name.replace('-', '_')}_sigma*.json")
+    """PSNR on the test images beside that of others."""
+    images = scored_on(load_model(name))
+    start = f"{images.lower()}_{name.replace('-', '_')}"
+    paths = RESULTS.glob(f"{start}_sigma*.json")
     found = {round(record["sigma"]): record["psnr"] for record in map(measure.read, paths)}
     if not found:
-        raise SystemExit(
-            f"bench/results holds no bsd68_{name.replace('-', '_')}_sigma*.json; run safi-fast evaluate --json"
-        )
+        raise SystemExit(f"bench/results holds no {start}_sigma*.json; run safi-fast evaluate --json")
     levels = sorted(found)
     rows = [[who, *(f"{of[level]:.2f}" if level in of else "" for level in levels)]
-            for who, of in ({f"`{name}`": found} | PUBLISHED).items()]  # fmt: skip
+            for who, of in ({f"`{name}`": found} | PUBLISHED[images]).items()]  # fmt: skip
     return table(["sigma", *map(str, levels)], rows)
 
 

@@ -317,7 +317,7 @@ class TestDenoise:
         def full(*_args):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(os, failing, full)
+        monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), full)
         assert denoise(folder, "-o", tmp_path / "out") == 1
         assert not list((tmp_path / "out").iterdir())
         assert capsys.readouterr().err.count("cannot be written (no space left on device)") == 3

@@ -176,8 +176,8 @@ def _name(properties: Any) -> str:
 
 
 def _install() -> str:
-    """The pip command for this driver. The extras bring NVRTC and the headers along."""
-    return f'pip install "safi-fast[gpu{_generation()}]"'
+    """The pip command for this driver; ctk brings NVRTC and the headers along."""
+    return f'pip install "cupy-cuda{_generation()}x[ctk]>=14"'
 
 
 def _generation() -> int:

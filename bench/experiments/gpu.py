@@ -72,7 +72,7 @@ def find_device() -> CupyDevice | str:
         device = CupyDevice()
         device.synchronize()
     except ImportError:
-        cure = "pip install 'safi-fast[gpu13]', or gpu12 for a driver of CUDA 12"
+        cure = "pip install 'cupy-cuda13x[ctk]', or cupy-cuda12x for a driver of CUDA 12"
         return f"No GPU was found: CuPy is not installed ({cure})."
     except Exception as error:  # CuPy's own types, which are not at hand without it
         return f"No GPU was found: {' '.join(str(error).split())}."

@@ -3,7 +3,7 @@
 DIR of --out gets log.jsonl (one JSON object a line), curve.png (with Matplotlib), model.safetensors (the averaged
 weights) and checkpoint.pt, from which --resume goes on exactly. Colour images are turned to grey, but for a model of
 three planes (--planes 3), which takes colour images only. Validation images must not be training images. Needs PyTorch:
-pip install "safi-fast[train]".
+pip install torch.
 """
 
 import argparse
@@ -288,7 +288,7 @@ def _check(options: Options) -> None:
             f"{options.validation} is a folder of --data too; validation images must not be training images"
         )
     if find_spec("torch") is None:
-        raise BackendError('training needs PyTorch; install it with pip install "safi-fast[train]"')
+        raise BackendError("training needs PyTorch; install it with pip install torch")
 
 
 def _check_new(options: Options) -> None:

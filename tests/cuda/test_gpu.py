@@ -190,7 +190,7 @@ def test_a_gpu_that_works(cupy):
             {"getDeviceCount": FakeCupy.error(35)},
             12040,
             "The NVIDIA driver supports CUDA 12.4 and CuPy was made for CUDA 13.0; "
-            'run: pip uninstall -y cupy-cuda13x && pip install "safi-fast[gpu12]"',
+            'run: pip uninstall -y cupy-cuda13x && pip install "cupy-cuda12x[ctk]>=14"',
         ),
         (
             {"getDeviceCount": FakeCupy.error(35)},
@@ -217,12 +217,12 @@ def test_a_gpu_that_works(cupy):
             {"nvrtc": RuntimeError('Failure finding "libnvrtc.so.13"\n  listdir(...)')},
             13000,
             'NVRTC, the compiler of CUDA, cannot be loaded (RuntimeError: Failure finding "libnvrtc.so.13"); '
-            'run: pip install "safi-fast[gpu13]"',
+            'run: pip install "cupy-cuda13x[ctk]>=14"',
         ),
         (
             {"zeros": CompileException('a.cu(19): catastrophic error: cannot open source file "cuda_fp16.h"')},
             12080,
-            'The header files of CUDA are missing; run: pip install "safi-fast[gpu12]"',
+            'The header files of CUDA are missing; run: pip install "cupy-cuda12x[ctk]>=14"',
         ),
         ({"zeros": MemoryError()}, 13000, "A first kernel does not run on the GPU (MemoryError)"),
     ],
@@ -251,7 +251,7 @@ def test_several_cupy_packages(cupy, monkeypatch):
     monkeypatch.setattr(gpu, "_installed_wheels", lambda: ["cupy-cuda13x", "cupy-cuda12x"])
     assert sentence() == (
         "Several CuPy packages are installed (cupy-cuda13x, cupy-cuda12x), which overwrite each other; "
-        'run: pip uninstall -y cupy-cuda13x cupy-cuda12x && pip install "safi-fast[gpu13]"'
+        'run: pip uninstall -y cupy-cuda13x cupy-cuda12x && pip install "cupy-cuda13x[ctk]>=14"'
     )
 
 
@@ -267,12 +267,12 @@ def test_installed_packages_are_found(monkeypatch):
 @pytest.mark.parametrize(
     ("driver", "expected"),
     [
-        (13000, 'CuPy is not installed; run: pip install "safi-fast[gpu13]"'),
-        (12080, 'CuPy is not installed; run: pip install "safi-fast[gpu12]"'),
+        (13000, 'CuPy is not installed; run: pip install "cupy-cuda13x[ctk]>=14"'),
+        (12080, 'CuPy is not installed; run: pip install "cupy-cuda12x[ctk]>=14"'),
         (
             None,
             "CuPy is not installed, nor is an NVIDIA driver; "
-            'on a machine with an NVIDIA GPU run: pip install "safi-fast[gpu13]"',
+            'on a machine with an NVIDIA GPU run: pip install "cupy-cuda13x[ctk]>=14"',
         ),
     ],
 )

@@ -292,7 +292,7 @@ def test_what_is_refused(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match=r"local_cluster needs distributed; .* pip install \"safi-fast\[distributed"):
+    with pytest.raises(BackendError, match=r"local_cluster needs distributed; .* pip install distributed"):
         local_cluster(1)
 
 

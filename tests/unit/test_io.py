@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -320,7 +321,7 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch, before, function):
     target, array = tmp_path / "a.png", pixels((H, W), np.uint8)
     if before:
         target.write_bytes(before)
-    monkeypatch.setattr(os, function, raiser(FULL_DISK))
+    monkeypatch.setattr(*((os, "fsync") if function == "fsync" else (Path, "replace")), raiser(FULL_DISK))
     with pytest.raises(ImageFileError, match=r"a\.png: cannot be written \(no space left on device\)"):
         write_image(target, array, like(array))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([before] if before else [])

@@ -456,6 +456,16 @@ def test_stale_kernels_in_a_folder_of_the_users_choice_are_discarded(tmp_path):
     assert not stale.exists()
 
 
+def test_nothing_is_to_be_installed_under_a_name_that_is_not_ours_yet():
+    """The name is not registered: whoever took it would be installed. Pages say `pip install ".[extra]"` in a clone."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    sources = [
+        path for folder in ("safi_fast", "kernels", "bindings", "bench") for path in (ROOT / folder).rglob("*.py")
+    ]
+    wanted = re.compile(r"pip install (-\S+ )*[\"']?safi[-_]fast\b")
+    assert not [path.name for path in (*pages, *sources) if wanted.search(path.read_text(encoding="utf-8"))]
+
+
 def test_the_citation_names_this_version():
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {safi_fast.__version__}\n" in text

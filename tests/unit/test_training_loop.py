@@ -307,7 +307,7 @@ def test_train_refuses(folders, capsys, arguments, words):
 def test_train_without_torch_says_what_to_install(folders, capsys, monkeypatch):
     monkeypatch.setattr("safi_fast.cli.train.find_spec", lambda name: None)
     assert main([*folders, "--steps", "1"]) == 1
-    assert 'pip install "safi-fast[train]"' in capsys.readouterr().err
+    assert "pip install torch" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):

@@ -13,7 +13,11 @@ from ..errors import BackendError, InputError, shown
 from ..solver.schedules import count
 from .packages import require
 
-QUIET = {"distributed.worker.profile.enabled": False}  # samples of the stack, a hundred a second
+QUIET = {  # what takes a tenth of a processor for small files: samples of the stack, beats of the loops, statistics
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "2s",
+    "distributed.admin.system-monitor.interval": "10s",
+}
 WAIT = "PASSIVE"  # waiting threads of OpenMP sleep, see bindings/threads.py
 
 
@@ -65,14 +69,14 @@ def local_cluster(
     }  # fmt: skip
     common = {
         "host": "127.0.0.1", "protocol": "tcp://", "nthreads": 1, "memory_limit": memory_limit or 0,
-        "dashboard": False, "config": QUIET, "silence_logs": WARNING,
+        "dashboard": False, "silence_logs": WARNING,
         "local_directory": None if folder is None else str(folder),
     }  # fmt: skip
-    return distributed.SpecCluster(
-        workers={n: {"cls": distributed.Nanny, "options": {**common, "env": env}} for n, env in enumerate(specs)},
-        scheduler={"cls": distributed.Scheduler, "options": scheduler},
-        silence_logs=WARNING,
-    )
+    nannies = {n: {"cls": distributed.Nanny, "options": {**common, "env": env}} for n, env in enumerate(specs)}
+    with require("dask", "local_cluster").config.set(QUIET):
+        return distributed.SpecCluster(
+            workers=nannies, scheduler={"cls": distributed.Scheduler, "options": scheduler}, silence_logs=WARNING
+        )
 
 
 def worker_specs(

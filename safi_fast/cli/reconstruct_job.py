@@ -283,7 +283,7 @@ def _reference(file: str, options: Options, study: Study, made: Slice, number: i
     """The image of --tune-reference FILE, in the units of the result; together: all of its channels. Raises
     ImageFileError.
     """
-    shape = made.operator.shape_in
+    shape: tuple[int, ...] = made.operator.shape_in
     if options.measured:
         from ..io import read_array
 

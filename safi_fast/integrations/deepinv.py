@@ -42,6 +42,7 @@ class SafiDenoiser(Denoiser):
         """model, backend, options: as for `safi_fast.denoise`; box is None unless it is passed. Raises ModelError."""
         super().__init__()
         self.model = resolve(model)
+        self.asked_for = model  # None: the default, which is another model for colour
         self.backend = backend
         self.options = {"box": None, **options}
 
@@ -73,9 +74,10 @@ class SafiDenoiser(Denoiser):
         contrast = (most / levels.clamp(min=most)).view(-1, 1, 1, 1)
         way = (levels / least).clamp(max=1).view(-1, 1, 1, 1)
         options = self.options if x.shape[1] == 1 else {"channel_axis": 1, **self.options}
+        model = self.asked_for if x.shape[1] == 3 else self.model
         with torch.no_grad():
             clean = api.denoise(
-                x * contrast.to(x), levels.clamp(least, most).cpu().numpy(), model=self.model, backend=self.backend,
+                x * contrast.to(x), levels.clamp(least, most).cpu().numpy(), model=model, backend=self.backend,
                 **options,
             )  # fmt: skip
             return (x + way * (clean / contrast - x)).to(x.dtype)

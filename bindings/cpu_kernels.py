@@ -72,6 +72,6 @@ def kernels_of(family: str, planes: int) -> set[Kind]:
     return found | {(name, Geometry.__name__) for name in MASKS.get(family, set()) | {"collapse_momentum"}}
 
 
-def other_kernels() -> set[Kind]:
-    """Those of reconstruction and computed tomography beside them."""
-    return {(name, Geometry.__name__) for name in RECONSTRUCTION} | {(name, "") for name in PROJECTION}
+def other_kernels(planes: int) -> set[Kind]:
+    """Those of reconstruction of so many planes and of computed tomography beside them."""
+    return {(name, GEOMETRIES[planes].__name__) for name in RECONSTRUCTION} | {(name, "") for name in PROJECTION}

@@ -81,10 +81,12 @@ def _binding(name: str) -> ModuleType:
 def _kernels(models: list[Model], projector: bool) -> list[str]:
     """What a warm-up compiles and does not find compiled."""
     cpu, cache = _binding("cpu_kernels"), _binding("cache")
-    kinds = {(name, kind) for name, kind in cpu.other_kernels() if kind or projector}
-    missing: list[str] = cache.missing_kernels(
-        kinds.union(*(cpu.kernels_of(model.family, model.filters.planes) for model in models))
-    )
+    kinds = set()
+    for model in models:
+        planes = model.filters.planes
+        kinds |= cpu.kernels_of(model.family, planes)
+        kinds |= {(name, kind) for name, kind in cpu.other_kernels(planes) if kind or projector}
+    missing: list[str] = cache.missing_kernels(kinds)
     return missing
 
 
@@ -122,6 +124,6 @@ def _run(model: Model, backend: str) -> None:
         api.denoise(
             image, sigma, model=model, backend=backend, channel_axis=axis, schedule=schedule, max_outer=2, max_inner=2
         )
-    if backend != "cuda" and axis is None:
-        identity = operators.Identity(image.shape)
+    if backend != "cuda":
+        identity = operators.Identity(image.shape[-2:])
         api.reconstruct(image, identity, strength=0.01, model=model, max_outer=2, max_iter=2, backend=backend)

@@ -97,11 +97,13 @@ from safi_fast.kernels.cpu import convolution, depthwise, features, filter_bank,
 kernels = [value for module in (convolution, depthwise, features, filter_bank, image, projector)
            for value in vars(module).values() if hasattr(value, "signatures")]
 before = [len(kernel.signatures) for kernel in kernels]
-noisy = np.random.default_rng(0).random((40, 40))
+blur = safi_fast.operators.Blur(np.ones((3, 3)) / 9, (40, 40))
 for model in safi_fast.list_models():
+    planes = safi_fast.load_model(model).filters.planes
+    noisy = np.random.default_rng(0).random((40, 40) if planes == 1 else (planes, 40, 40))
+    steps = {"model": model, "max_outer": 3, "max_inner": 5, "channel_axis": None if planes == 1 else 0}
     for schedule in ("unrolled", "gap", "converged"):
-        safi_fast.denoise(noisy, 25 / 255, model=model, schedule=schedule, max_outer=3, max_inner=5, backend="cpu")
-    blur = safi_fast.operators.Blur(np.ones((3, 3)) / 9, (40, 40))
+        safi_fast.denoise(noisy, 25 / 255, schedule=schedule, backend="cpu", **steps)
     safi_fast.reconstruct(noisy, blur, strength=0.01, model=model, max_outer=2, max_iter=3)
 print(sum(before) > 10, before == [len(kernel.signatures) for kernel in kernels])
 """

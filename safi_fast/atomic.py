@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,6 +41,52 @@ def write_atomically(path: Path, data: bytes, error_type: type[SafiError] = Imag
             scratch.replace(target)
     except OSError as error:
         raise error_type(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def write_folder(
+    folder: Path, names: Sequence[str], contents: Iterable[bytes], error_type: type[SafiError] = ImageFileError
+) -> None:
+    """Write a folder of files, which is there whole or not at all; its parent exists. What is replaced is empty, or
+    holds no other files than these.
+
+    On any failure all is as it was. A process that is killed leaves the older folder, or none: its own is hidden, and
+    removed as the scratch files of `write_atomically` are. Raises `error_type`.
+    """
+    try:
+        target = Path(os.path.realpath(folder))
+        others = sorted({path.name for path in target.iterdir()} - set(names)) if target.exists() else []
+        if others:
+            raise error_type(f"{folder}: holds {others[0]}, which is not of this result; choose another folder")
+        with _scratch_folder(target.parent) as scratch, _scratch_folder(target.parent) as aside:
+            for name, data in zip(names, contents, strict=True):
+                with (scratch / name).open("xb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            older = aside / target.name
+            try:
+                if target.exists():
+                    target.rename(older)
+                scratch.rename(target)
+            except BaseException:
+                if older.exists() and not target.exists():
+                    older.rename(target)
+                raise
+    except OSError as error:
+        if isinstance(error, SafiError):
+            raise
+        raise error_type(f"{folder}: cannot be written ({reason(error)})") from error
+
+
+@contextmanager
+def _scratch_folder(parent: Path) -> Iterator[Path]:
+    """A folder of this process alone; gone at the end, unless it was moved. Raises OSError."""
+    scratch = parent / f"{PREFIX}{new_owner()}{SCRATCH}"
+    try:
+        scratch.mkdir()
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def append_line(path: Path, line: str, error_type: type[SafiError] = ImageFileError) -> None:
@@ -102,7 +149,7 @@ def sweep(folder: Path, *, own: bool = False) -> None:
             runs = False
         with suppress(OSError):
             if runs is False or (runs is None and time.time() - path.stat().st_mtime > DAY):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def hidden_files(folder: Path, *suffixes: str) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,11 +46,16 @@ class Begun:
 class Turns:
     """The claims of a run on its outputs. Closing lets go of them."""
 
-    def __init__(self, *, overwrite: bool, say: Callable[[str], None] | None = None, begun: Begun | None = None):
+    def __init__(
+        self, *, overwrite: bool, say: Callable[[str], None] | None = None, begun: Begun | None = None,
+        folders: Collection[Path] = (),
+    ):  # fmt: skip
         """overwrite: replace outputs of before this run. say: where it is told that the run waits; None: nowhere.
-        begun: of a run that this process is a part of, whose folders others have prepared.
+        begun: of a run that this process is a part of, whose folders others have prepared. folders: the outputs that
+        are folders, each there as a whole; an empty one is none.
         """
         self.overwrite = overwrite
+        self._folders = frozenset(folders)
         self._say = say
         self._claims = Claims()
         self._since: dict[Path, float] = dict(begun.since) if begun else {}
@@ -90,11 +95,14 @@ class Turns:
         """Why `target` need not be made; None where it must. Raises ImageFileError where it cannot."""
         try:
             found = target.stat()
+            is_empty = target in self._folders and stat.S_ISDIR(found.st_mode) and not any(target.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise ImageFileError(f"{target}: cannot be written ({reason(error)})") from error
-        if stat.S_ISDIR(found.st_mode):
+        if is_empty:
+            return None
+        if stat.S_ISDIR(found.st_mode) and target not in self._folders:
             raise ImageFileError(f"{target}: cannot be written (is a directory)")
         now = (found.st_mtime_ns, found.st_size, found.st_ino)
         made_since = self._since.get(target.parent, float("inf")) < found.st_mtime <= time.time()

@@ -1,4 +1,4 @@
-"""Denoise image files: one file, many, or whole folders (PNG, JPEG, TIFF, NPY; grey or colour); or a Zarr volume.
+"""Denoise image files: one, many, or folders of them (PNG, JPEG, TIFF, NPY, DICOM; grey or colour); or a Zarr volume.
 
 OUT is a file for one input file, else a folder, which is made if it is missing; of a folder its own images are taken,
 not those of folders in it; results keep the names of their inputs. Outputs that exist are skipped, so a run that was
@@ -8,6 +8,10 @@ cannot be read does not stop the others: it is reported at the end, with exit st
 alpha of their input, its axes and spacing, colour profile, resolution, EXIF and description; they are upright, whatever
 the orientation tag said. What the output format cannot hold is named once at the end. A JPEG is compressed again
 (quality 95). The next file is read, and the one before written, while one is denoised.
+
+A folder of DICOM files is one series, whose slices are solved together in their order in the patient; OUT is its
+folder, there as a whole or not at all. Where values are rescaled (CT) or signed, nobody but you knows black and white:
+--data-range LOW HIGH, in the values of the file, such as HU.
 
 A Zarr array or OME-Zarr image (a folder NAME.zarr) is denoised plane by plane into the folder OUT, block by block. A
 run that was killed goes on where it was, by the same command.
@@ -25,9 +29,9 @@ import numpy as np
 
 from ..color import MODES, Mode
 from ..errors import SafiError
-from ..values import PLAUSIBLE_NOISE, cut_off, range_of
+from ..values import PLAUSIBLE_NOISE, cut_off
+from . import dicom, volumes
 from . import session as sessions
-from . import volumes
 from .arguments import (
     UsageError,
     add_box_arguments,
@@ -42,7 +46,7 @@ from .arguments import (
 from .options import ScaleOptions, SolverOptions, box_option, check_box, made, stated
 from .output import Warned, lost_names, message_of, print_failures, print_json, print_lost, progress
 from .parser import Rare
-from .plan import Job, Output, check_outputs, plan
+from .plan import Job, Output, check_outputs
 from .sharing import Skipped, Turns, in_turn, skipped_words
 
 if TYPE_CHECKING:
@@ -128,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         return volumes.run(options)
     jobs = _jobs(options)
     session, warned = None, Warned()
-    with Turns(overwrite=options.overwrite) as turns:
+    with Turns(overwrite=options.overwrite, folders=[job.target for job in jobs if job.is_series]) as turns:
         found = {job: _attempt(turns.skipped, job.target) for job in jobs}
         pending = [job for job in jobs if found[job] is None]
         records = {job: _finish(job, found[job]) if found[job] else {} for job in jobs}
@@ -166,11 +170,11 @@ def _check_noise(options: Options) -> None:
 def _jobs(options: Options) -> list[Job]:
     """Which file goes where; refuses what would overwrite an input or write one output twice."""
     from ..io import list_images
-    from ..io.images import is_image_name
 
-    sources = list_images(options.inputs)
-    jobs = plan(sources, options.inputs, options.output, noun="images", is_file_name=is_image_name)
+    sources = list_images(options.inputs, series=True)
+    jobs = dicom.plan_with_series(sources, options.inputs, options.output)
     check_outputs([Output(job.target, str(job.source)) for job in jobs], sources)
+    dicom.check_folders(jobs)
     return jobs
 
 
@@ -219,7 +223,7 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
         raise file
     if options.noise == "poisson":
         return _denoise_counts(file, session, options)
-    meaning = range_of("image", file.array, options.data_range, file.white)
+    meaning = file.meaning(options.data_range)
     settings = options.steps() | box_option(options) | stated(max_memory=options.max_memory)
     if file.channel_axis is not None:
         settings["color"] = options.color
@@ -239,10 +243,13 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
     estimate = None
     if isinstance(options.sigma, str):
         estimate = np.ravel(solution.sigma * (sessions.EIGHT_BIT / meaning.scale)).tolist()
-    return _Solved(solution, replace(file, data_range=meaning.argument), seconds, warning, model, estimate=estimate)
+    like = file.result(meaning.argument, dicom.derivation(options, model, meaning))
+    return _Solved(solution, like, seconds, warning, model, estimate=estimate)
 
 
 def _denoise_counts(file: Any, session: sessions.Session, options: Options) -> _Solved:
+    if options.data_range is None and file.unknown:
+        file.meaning()  # which says what to pass
     settings = options.steps() | box_option(options)
     settings |= stated(
         max_memory=options.max_memory, data_range=options.data_range, gain=options.gain, offset=options.offset,
@@ -254,7 +261,8 @@ def _denoise_counts(file: Any, session: sessions.Session, options: Options) -> _
         file.array, options.sigma or 0.0, noise="poisson", channel_axis=file.channel_axis, return_solution=True,
         **settings,
     )  # fmt: skip
-    return _Solved(solution, file, time.perf_counter() - start, None, model)
+    like = replace(file, tags=replace(file.tags, derivation=dicom.derivation(options, model)))
+    return _Solved(solution, like, time.perf_counter() - start, None, model)
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:

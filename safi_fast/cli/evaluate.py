@@ -96,14 +96,14 @@ def clean_image(
     import numpy as np
     from skimage.color import rgb2gray
 
-    from ..values import check_inside, range_of
+    from ..values import check_inside
 
     if file.array.ndim - (file.channel_axis is not None) != 2:
         raise ImageFileError(
             f"{path}: a stack of shape {file.array.shape} cannot be evaluated; save its pages as files"
         )
     try:
-        meaning = range_of("image", file.array, data_range, file.white)
+        meaning = file.meaning(data_range)
         image = meaning.to_unit(file.array.astype(np.float32))
         if not np.isfinite(image).all():
             raise InputError(

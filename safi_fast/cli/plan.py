@@ -20,11 +20,12 @@ SLICE = re.compile(r"(.+)_\d{3,}", re.DOTALL)
 
 @dataclass(frozen=True)
 class Job:
-    """One input and where its results go: a file, or a folder."""
+    """One input and where its results go: a file, or a folder. is_series: both are folders, each a whole."""
 
     source: Path
     target: Path
     is_folder: bool = False
+    is_series: bool = False
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 from .. import turns
 from ..turns import BY_OTHERS, EXISTS, Skipped, Turn, in_turn
 from .output import print_note
@@ -12,8 +15,8 @@ __all__ = ["BY_OTHERS", "EXISTS", "Skipped", "Turn", "Turns", "in_turn", "skippe
 class Turns(turns.Turns):
     """The claims of a command, which says when it waits."""
 
-    def __init__(self, *, overwrite: bool):
-        super().__init__(overwrite=overwrite, say=print_note)
+    def __init__(self, *, overwrite: bool, folders: Collection[Path] = ()):
+        super().__init__(overwrite=overwrite, say=print_note, folders=folders)
 
 
 def skipped_words(reasons: list[str]) -> list[str]:

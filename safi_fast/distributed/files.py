@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -14,7 +14,6 @@ from ..errors import InputError, shown
 from ..io import list_images, read_image, write_image
 from ..noise_level import ESTIMATE
 from ..options import shows
-from ..values import range_of
 from .recipe import DEFAULTS, Options, Recipe
 from .work import Done, run
 
@@ -120,12 +119,14 @@ class _Files:
     def make(self, job: _Job) -> str | None:
         file, solver = read_image(job.source), self.recipe.solver()
         options = dict(self.recipe.options)
-        meaning = range_of("image", file.array, options.pop("data_range", None), file.white)
+        meaning = file.meaning(options.pop("data_range", None))
         sigma = self.sigma if isinstance(self.sigma, str) else self.sigma * meaning.scale
         if options.get("strength") is not None:
             options["strength"] *= meaning.scale
         image = solver.denoise(file.array, sigma, data_range=meaning, channel_axis=file.channel_axis, **options)
-        write_image(job.target, image, like=replace(file, data_range=meaning.argument))
+        facts = {"sigma": shown(self.sigma), **self.recipe.facts()}
+        words = ", ".join(f"{name} {value}" for name, value in facts.items())
+        write_image(job.target, image, like=file.result(meaning.argument, f"noise removed by safi-fast: {words}"))
         return meaning.warning
 
 

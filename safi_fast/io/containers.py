@@ -7,7 +7,6 @@ gives.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, ImageFileError
 from .matlab import require_sound
+from .packages import require
 from .sizes import DEFLATE, require_plausible_dataset, require_plausible_npy
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -69,11 +69,7 @@ def read_fastmri(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray
 
 def require_h5py(path: Path) -> Any:
     """The module h5py. Raises BackendError, which says what to install."""
-    if find_spec("h5py") is None:
-        raise BackendError(f"{path}: reading HDF5 needs h5py; install it with pip install h5py")
-    import h5py
-
-    return h5py
+    return require("h5py", f"{path}: reading HDF5")
 
 
 def is_hdf5(path: Path) -> bool:

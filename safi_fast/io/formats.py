@@ -5,26 +5,52 @@ docs/formats.md says what each format holds, and what becomes of it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import jpeg, npy, png, tiff, tiff_writing
+from ..errors import BackendError
+from . import dicom, jpeg, npy, png, tiff, tiff_writing
 from .pixels import FormatError, Pixels, normalised
 
-__all__ = ["KINDS", "FormatError", "Pixels", "declared_white", "decode", "encode", "storage_dtype"]
+__all__ = [
+    "KINDS",
+    "FormatError",
+    "Pixels",
+    "declared_white",
+    "decode",
+    "encode",
+    "is_known",
+    "storage_dtype",
+    "suffix_of",
+]
 
 KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy"}
+KINDS |= {".dcm": "dicom"}
+OF_THEIR_KIND = ("dicom",)  # which store values themselves, by what the input says
 
 _DECODERS = {"png": png.decode, "jpeg": jpeg.decode, "tiff": tiff.decode, "npy": npy.decode}
+_DECODERS |= {"dicom": dicom.decode}
 _ENCODERS = {"png": png.encode, "jpeg": jpeg.encode, "tiff": tiff_writing.encode, "npy": npy.encode}
+_ENCODERS |= {"dicom": dicom.encode}
+
+
+def suffix_of(path: Path) -> str:
+    """The extension that says the format, in lower case."""
+    return path.suffix.lower()
+
+
+def is_known(path: Path) -> bool:
+    """Whether the extension is one of `KINDS`."""
+    return suffix_of(path) in KINDS
 
 
 def decode(kind: str, data: bytes) -> Pixels:
     """Pixels of a file's bytes, upright. Raises FormatError, whatever the decoder itself raises on damaged input."""
     try:
         return normalised(_DECODERS[kind](data))
-    except FormatError:
+    except (FormatError, BackendError):  # the second: without the package that reads it
         raise
     except Exception as error:  # decoders raise anything from struct.error to RuntimeError on damaged files
         detail = str(error).strip() or type(error).__name__
@@ -39,7 +65,9 @@ def encode(kind: str, pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
 
 
 def storage_dtype(kind: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in which a format stores pixels that were read as `dtype`."""
+    """The dtype in which a format stores pixels that were read as `dtype`, or in which its encoder takes them."""
+    if kind in OF_THEIR_KIND:
+        return np.dtype(np.float64)
     if kind == "jpeg":
         return np.dtype(np.uint8)
     if kind == "png":

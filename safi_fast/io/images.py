@@ -12,9 +12,23 @@ from numpy.typing import NDArray
 
 from ..atomic import is_folder, reason, write_atomically
 from ..errors import ImageFileError, InputError
-from ..values import DataRange, known_range, stated_range
-from .formats import KINDS, FormatError, Pixels, declared_white, decode, encode, storage_dtype
+from ..values import WAYS_ON, DataRange, Range, known_range, range_of, stated_range
+from .dicom import Dicom, lies_in
+from .dicom_series import dicom_files, read_series, write_series
+from .formats import (
+    KINDS,
+    FormatError,
+    Pixels,
+    declared_white,
+    decode,
+    encode,
+    is_known,
+    storage_dtype,
+    suffix_of,
+)
 from .tags import NO_TAGS, Tags
+
+IN_ITS_FOLDER = "lies in the folder of the DICOM input, which would then hold two series; choose another folder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +38,8 @@ class ImageFile:
     `array` is (H, W), (B, H, W) or (B, 1, H, W), with a last axis of red, green, blue where `channel_axis` is -1;
     floats are float32. `white` is the value of white that the file itself declares, as 4095 for 12 bits per sample.
     `data_range`, white or (black, white), is that, else follows from the dtype (255, 65535, 1.0 for floats) and is None
-    for other integers, whose range nobody but the user knows. `alpha` is not part of the image: it is written back
-    unchanged. `tags` holds what else the file says: profile, resolution, axes and the like.
+    for other integers, whose range nobody but the user knows, and where `unknown` says so. `alpha` is not part of the
+    image: it is written back unchanged. `tags` holds what else the file says: profile, resolution, axes and the like.
     """
 
     array: NDArray[Any]
@@ -35,6 +49,20 @@ class ImageFile:
     alpha: NDArray[Any] | None = None
     white: float | None = None
     tags: Tags = NO_TAGS
+    unknown: str = ""
+
+    def meaning(self, data_range: DataRange | None = None, name: str = "image") -> Range:
+        """Black and white: as the caller says, else as the file does, else by dtype.
+
+        Raises InputError where they are not known.
+        """
+        if data_range is None and self.unknown:
+            raise InputError(f"{name} holds {self.unknown}: black and white are not known; {WAYS_ON}")
+        return range_of(name, self.array, data_range, self.white)
+
+    def result(self, data_range: DataRange, derivation: str = "") -> "ImageFile":
+        """What a result of that range is like. derivation: how it was made, for formats that say so (DICOM)."""
+        return replace(self, data_range=data_range, tags=replace(self.tags, derivation=derivation))
 
     def resized(self, shape: tuple[int, ...], alpha: NDArray[Any] | None) -> "ImageFile":
         """What a result of that shape over the same area is like: tags that count pixels count the new ones."""
@@ -44,12 +72,31 @@ class ImageFile:
 
 
 def read_image(path: str | Path) -> ImageFile:
-    """Read a PNG, JPEG, TIFF or NPY file, turned upright; docs/formats.md says what each may hold.
+    """Read a PNG, JPEG, TIFF, NPY or DICOM file, turned upright, or a folder of one DICOM series as (slices, H, W);
+    docs/formats.md says what each may hold.
 
-    Raises ImageFileError.
+    Raises ImageFileError, and BackendError without the package that a format needs.
     """
     path = Path(path)
-    kind = _kind(path)
+    series = is_series(path)
+    kind = "dicom" if series else _kind(path)
+    try:
+        pixels = read_series(path) if series else decode(kind, _bytes(path))
+    except FormatError as error:
+        raise ImageFileError(f"{path}: {error}") from error
+    origin = pixels.tags.origin
+    if isinstance(origin, Dicom):
+        pixels = replace(pixels, tags=replace(pixels.tags, origin=replace(origin, source=path)))
+    channel_axis = -1 if pixels.colour else None
+    known = None if pixels.unknown else known_range(pixels.array.dtype, pixels.white)
+    data_range = known and known.argument
+    return ImageFile(
+        pixels.array, data_range, channel_axis, kind, pixels.alpha, pixels.white, pixels.tags, pixels.unknown
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    """Raises ImageFileError, also for a file without any."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -58,14 +105,7 @@ def read_image(path: str | Path) -> ImageFile:
         raise ImageFileError(f"{path}: cannot be read ({reason(error)})") from error
     if not data:
         raise ImageFileError(f"{path}: the file is empty (0 bytes)")
-    try:
-        pixels = decode(kind, data)
-    except FormatError as error:
-        raise ImageFileError(f"{path}: {error}") from error
-    channel_axis = -1 if pixels.colour else None
-    known = known_range(pixels.array.dtype, pixels.white)
-    data_range = known and known.argument
-    return ImageFile(pixels.array, data_range, channel_axis, kind, pixels.alpha, pixels.white, pixels.tags)
+    return data
 
 
 def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple[str, ...]:
@@ -76,11 +116,17 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple
     become 16-bit PNG, and everything becomes 8-bit JPEG, which is lossy (quality 95). So does the white that `like`
     declares where the format cannot declare it. The file appears whole or not at all; its folder must exist.
 
+    A series of DICOM goes into a folder, which `path` without an extension names, and which appears as a whole; one
+    that exists may hold the same files and no others. Nothing is written into the folder that DICOM was read from.
+
     Returns names of what the input says and this file does not hold, such as "ICC profile". Raises InputError,
     ImageFileError.
     """
-    path = Path(path)
-    kind = _kind(path)
+    path, origin = Path(path), like.tags.origin
+    series = isinstance(origin, Dicom) and origin.is_series and not is_known(path)
+    kind = "dicom" if series else _kind(path)
+    if isinstance(origin, Dicom) and origin.source and lies_in(path, origin.source):
+        raise ImageFileError(f"{path}: {IN_ITS_FOLDER}")
     array = np.asarray(array)
     if array.shape != like.array.shape:
         raise InputError(f"array has shape {array.shape}, but the image it comes from has {like.array.shape}")
@@ -97,7 +143,12 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple
                 known = None
             alpha = _store(alpha, kind, like, known.argument if known else like.data_range, white)
         stored = _store(array, kind, like, like.data_range, white)
-        data, lost = encode(kind, Pixels(stored, like.channel_axis is not None, alpha, white, like.tags))
+        pixels = Pixels(stored, like.channel_axis is not None, alpha, white, like.tags)
+        if series:
+            return write_series(path, pixels)
+        data, lost = encode(kind, pixels)
+    except ImageFileError:
+        raise
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # what encoders raise for sizes that their format cannot hold
@@ -106,14 +157,17 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple
     return lost
 
 
-def list_images(inputs: Iterable[str | Path]) -> list[Path]:
+def list_images(inputs: Iterable[str | Path], *, series: bool = False) -> list[Path]:
     """The files of `inputs` in their order, each folder replaced by its images, sorted, without its sub-folders.
 
-    A file that is named is kept even if it cannot be read: reading it says why.
+    A file that is named is kept even if it cannot be read: reading it says why. series: a folder of DICOM files stays a
+    folder, which `read_image` takes as one. Raises ImageFileError.
     """
     found: dict[Path, None] = {}
     for path in map(Path, inputs):
-        if is_folder(path):
+        if series and is_series(path):
+            found[path] = None
+        elif is_folder(path):
             found.update(dict.fromkeys(_images_of(path)))
         else:
             found[path] = None
@@ -122,15 +176,29 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
 
 def is_image_name(path: Path) -> bool:
     """Whether the extension is one that `read_image` and `write_image` know."""
-    return path.suffix.lower() in KINDS
+    return is_known(path)
 
 
-def _images_of(folder: Path) -> list[Path]:
+def is_series(path: Path) -> bool:
+    """Whether it is a folder of DICOM files. Raises ImageFileError where it holds other images as well."""
+    files = dicom_files(path) if is_folder(path) else []
+    others = [other for other in _images_in(path) if other not in files] if files else []
+    if others:
+        raise ImageFileError(f"{path}: holds DICOM files and other images ({others[0].name}); move them apart, or name "
+                             "the files")  # fmt: skip
+    return bool(files)
+
+
+def _images_in(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ImageFileError(f"{folder}: cannot be listed ({reason(error)})") from error
-    images = [path for path in entries if is_image_name(path) and not path.name.startswith(".") and path.is_file()]
+    return [path for path in entries if is_image_name(path) and not path.name.startswith(".") and path.is_file()]
+
+
+def _images_of(folder: Path) -> list[Path]:
+    images = _images_in(folder)
     if not images:
         raise ImageFileError(f"{folder}: the folder holds no images ({', '.join(KINDS)})")
     return images
@@ -141,7 +209,7 @@ def _kind(path: Path) -> str:
         if not path.suffix and not os.path.lexists(path):
             raise ImageFileError(f"{path}: there is no such file or folder")
         raise ImageFileError(f"{path}: unsupported extension {path.suffix!r}; use one of {', '.join(KINDS)}")
-    return KINDS[path.suffix.lower()]
+    return KINDS[suffix_of(path)]
 
 
 def _store(

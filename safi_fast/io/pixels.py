@@ -25,7 +25,8 @@ class Pixels:
     """Pixels as stored: `colour` says that the last axis holds red, green, blue; alpha has no such axis.
 
     white: the value of white that the file itself declares, in the units of `array`: 4095 for 12 bits per sample. None
-    where white is the largest value of the dtype, or 1 for floats.
+    where white is the largest value of the dtype, or 1 for floats. unknown: what values are whose range nobody but the
+    user knows, although their dtype has one.
     """
 
     array: Array
@@ -33,6 +34,7 @@ class Pixels:
     alpha: Array | None = None
     white: float | None = None
     tags: Tags = NO_TAGS
+    unknown: str = ""
 
     @property
     def size(self) -> tuple[int, int]:

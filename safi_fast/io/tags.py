@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from . import ifd, ome
 
@@ -75,11 +75,20 @@ class Layout:
         return " and ".join(part for part in (named, axes) if part)
 
 
+class Origin:
+    """All that a file says in a format that only a result of such a file can be stored in. name: of what is lost in
+    other formats.
+    """
+
+    name: ClassVar[str]
+
+
 @dataclass(frozen=True)
 class Tags:
     """The tags of one file. exif: a small TIFF file, as JPEG and PNG hold it. chunks: those that only PNG knows.
 
     orientation: how the pixels lie in the file; 1 once they are upright. lost: names of what no output gets.
+    derivation: how a result was made, for formats that say so.
     """
 
     icc: bytes | None = None
@@ -91,6 +100,8 @@ class Tags:
     layout: Layout = field(default_factory=Layout)
     orientation: int = 1
     lost: tuple[str, ...] = ()
+    origin: Origin | None = None
+    derivation: str = ""
 
     def upright(self) -> Tags:
         """Of pixels that have been turned as `orientation` says."""
@@ -136,6 +147,7 @@ class Tags:
             "resolution": "resolution",
             "chunks": f"PNG chunks {', '.join(sorted({name.decode('ascii') for name, _ in self.chunks}))}",
             "layout": self.layout.name,
+            "origin": self.origin.name if self.origin else "",
         }
         missing = [name for key, name in names.items() if key not in held and getattr(self, key)]
         return (*self.lost, *[name for name in missing if name])

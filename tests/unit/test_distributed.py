@@ -23,7 +23,6 @@ from safi_fast.distributed import (
     denoise_array,
     denoise_volume,
     local_cluster,
-    packages,
     process_files,
     recipe,
     slurm_options,
@@ -34,7 +33,7 @@ from safi_fast.distributed.layout import below, whole_planes
 from safi_fast.distributed.multiscale import Shrink, factors_between
 from safi_fast.distributed.recipe import Planes, Recipe, share_of_worker, stored
 from safi_fast.distributed.volumes import Blocks
-from safi_fast.io import read_image
+from safi_fast.io import packages, read_image
 from safi_fast.tiling import Grid, halo_of, spans_of_chunks
 
 da = pytest.importorskip("dask.array", reason="needs the extra `distributed`")

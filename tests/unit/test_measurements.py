@@ -10,7 +10,7 @@ from PIL import Image
 
 from safi_fast import io
 from safi_fast.errors import BackendError, ImageFileError, InputError
-from safi_fast.io import bart, containers, measurements
+from safi_fast.io import bart, measurements, packages
 from safi_fast.io.results import write_result
 
 RNG = np.random.default_rng(5)
@@ -117,7 +117,7 @@ class TestHdf5:
 
     def test_without_h5py(self, tmp_path, h5py, monkeypatch):
         fastmri(h5py, tmp_path / "a.h5")
-        monkeypatch.setattr(containers, "find_spec", lambda name: None)
+        monkeypatch.setattr(packages, "find_spec", lambda name: None)
         with pytest.raises(BackendError, match=r"reading HDF5 needs h5py; install it with pip install h5py$"):
             io.read_kspace(tmp_path / "a.h5", coils=True)
 

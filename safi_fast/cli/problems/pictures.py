@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from ...values import UNIT_BOX, DataRange, range_of
+from ...values import UNIT_BOX, DataRange
 from ..options import ScaleOptions, box_option
 from ..output import message_of
 from . import Array, Slice, Study
@@ -42,7 +42,7 @@ def open_images(
     from ...io import read_image
 
     file = read_image(path)
-    meaning = range_of("image", file.array, options.data_range, file.white)
+    meaning = file.meaning(options.data_range)
     planes = file.array if file.channel_axis is None else np.moveaxis(file.array, -1, -3)
     shape: tuple[int, int] = planes.shape[-2:]
     per_slice = planes.ndim if planes.ndim == 2 else 2 + (file.channel_axis is not None)

@@ -91,7 +91,7 @@ def before_after(
     for column, (name, image) in enumerate(images.items()):
         left = MARGIN + column * (PANEL_WIDTH + GAP)
         _caption(figure, left, top, texts[name])
-        colours, limits = (MASK_COLOURS, _mask_limits(image)) if name == "mask" else ("gray", (0.0, 1.0))
+        colours, limits = (MASK_COLOURS, mask_limits(image)) if name == "mask" else ("gray", (0.0, 1.0))
         whole = _axes(figure, left, top, PANEL_WIDTH, heights[0])
         drawn = _draw(whole, image, colours, limits)
         if name == "mask":
@@ -142,7 +142,7 @@ def reconstruction(
     for column, (name, image) in enumerate(images.items()):
         left = MARGIN + column * (PANEL_WIDTH + GAP)
         _caption(figure, left, top, texts[name])
-        colours, limits = (MASK_COLOURS, _mask_limits(image)) if name == "mask" else ("gray", (0.0, 1.0))
+        colours, limits = (MASK_COLOURS, mask_limits(image)) if name == "mask" else ("gray", (0.0, 1.0))
         drawn = _draw(_axes(figure, left, top, PANEL_WIDTH, tall), image, colours, limits)
         if name == "mask":
             _colour_bar(figure, _axes(figure, left + PANEL_WIDTH + GAP, top, 0.1, tall), drawn)
@@ -278,7 +278,7 @@ def _draw(axes: Any, image: Array, colours: str, limits: tuple[float, float]) ->
     return axes.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto")
 
 
-def _mask_limits(mask: Array) -> tuple[float, float]:
+def mask_limits(mask: Array) -> tuple[float, float]:
     """The tenths that hold 98 % of the values: a mean over many filters rarely fills [0, 1]."""
     low, high = np.quantile(mask, (0.01, 0.99))
     low, high = math.floor(10 * low) / 10, math.ceil(10 * high) / 10

@@ -32,10 +32,12 @@ from .arguments import (
 )
 from .options import check_box, made
 from .output import first_sentence
+from .page import Page, check_name
 from .parser import Rare
 from .plan import Job, Output, check_outputs, plan, slice_outputs
 from .reconstruct_job import CANDIDATES, HIGH, LOW, Runner, numbers_of, reconstruct_all
 from .reconstruct_options import MEASURED, PROBLEMS, Options
+from .reconstruct_page import facts_of
 from .reconstruct_report import deliver, summary
 from .sharing import Turns
 
@@ -169,6 +171,9 @@ def _add_output_arguments(parser: argparse.ArgumentParser, *, measured: bool) ->
         metavar="PNG",
         help="picture of start, result, masks, convergence; of several slices: a folder",
     )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="page of start and result, masks, convergence, figures"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else to standard output")
     parser.add_argument("--report", type=Path, metavar="FILE", help=Rare("write that JSON object to a file"))
 
@@ -220,16 +225,23 @@ def run(args: argparse.Namespace) -> int:
     jobs = _jobs(options)
     if options.plot:
         _check_plot(options.plot, len(jobs))
-    for beside in (options.report.parent if options.report else None, options.plot_folder):
+    page = None
+    if options.html:
+        check_name("--html", options.html)
+        page = Page(options.html)
+    parents = [path.parent for path in (options.report, options.html) if path]
+    for beside in (*parents, options.plot_folder):
         if beside is not None:
             prepare_folder(beside)
     with Turns(overwrite=options.overwrite) as turns:
         turns.prepare({job.folder for job in jobs})
-        runner = Runner(options, [job.source for job in jobs], turns)
+        runner = Runner(options, [job.source for job in jobs], turns, page)
         start = time.perf_counter()
         records = reconstruct_all(jobs, runner)
     report = summary(options, runner, records, time.perf_counter() - start)
     deliver(options, report)
+    if page:
+        page.write(f"reconstruct {options.problem}", facts_of(report), records)
     drawn = [facts["picture"] for record in records for facts in record.get("solved", []) if "picture" in facts]
     return int(report["failed"] > 0 or None in drawn)
 
@@ -264,7 +276,8 @@ def _outputs(jobs: list[Job], options: Options) -> list[Output]:
         outputs += slice_outputs(options.plot, sources, ".png", "the picture of {}", numbers)
     elif options.plot:
         outputs.append(Output(options.plot, "--plot"))
-    return [*outputs, *([Output(options.report, "--report")] if options.report else [])]
+    beside = (("--report", options.report), ("--html", options.html))
+    return [*outputs, *(Output(path, option) for option, path in beside if path)]
 
 
 def _check_plot(path: Path, inputs: int) -> None:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ImageFileError, InputError, SafiError
-from ..values import Range, range_of
 from . import session as sessions
 from .arguments import UsageError
 from .options import stated
 from .output import message_of, print_error, print_warning, progress, warnings_as_lines
+from .page import Page
 from .plan import Job, natural, slice_name
 from .problems import Array, Slice, Study
 from .reconstruct_options import Options
+from .reconstruct_page import entry_of, shown
 from .reconstruct_progress import Meter, words
 from .sharing import Skipped, Turn, Turns
 
@@ -36,6 +37,7 @@ class Runner:
     options: Options
     sources: list[Path]
     turns: Turns
+    page: Page | None = None
     session: sessions.Session | None = None
     tuning: "Tuning | None" = None
     tuned_on: Path | None = None
@@ -140,12 +142,17 @@ def _reconstruct(
     job: Job, study: Study, target: Path, group: list[int], runner: Runner, meter: Meter
 ) -> dict[str, Any]:
     """Solve the slices of one output and write it; its record."""
-    results, details = [], []
+    results, details, entries = [], [], []
     for number in group:
-        result, facts = _solve(job, study, number, runner, meter)
-        results.append(result)
+        made = study.slice(number)
+        solution, facts = _solve(job, study, made, number, runner, meter)
+        results.append(solution.image)
         details.append(facts)
+        if runner.page:
+            entries.append(entry_of(study, made, solution, facts, number, runner))
     written = study.write(target, np.stack(results))
+    if runner.page:
+        runner.page.add(target, *entries)
     facts = {
         "data_range": study.range.argument, "data_range_rule": study.range.rule, "box": study.box, **written,
     }  # fmt: skip
@@ -176,10 +183,11 @@ def _target(job: Job, number: int, slices: int, options: Options) -> Path:
     return job.target / slice_name(job.source, number, slices, f".{options.format}")
 
 
-def _solve(job: Job, study: Study, number: int, runner: Runner, meter: Meter) -> tuple[Array, dict[str, Any]]:
-    """One slice: the image and what the report says of it."""
+def _solve(
+    job: Job, study: Study, made: Slice, number: int, runner: Runner, meter: Meter
+) -> tuple[Any, dict[str, Any]]:
+    """One slice: its Solution and what the report says of it."""
     options, strength = runner.options, runner.strength()
-    made = study.slice(number)
     solver = runner.solver()
     meter.begin(made.measurement.size // int(np.prod(made.operator.shape_out)) // solver.model.filters.planes)
     start = time.perf_counter()
@@ -190,7 +198,7 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, meter: Meter) ->
             strength=strength,
             x0=made.x0,
             watch=meter.watch,
-            return_masks=options.plot is not None,
+            return_masks=options.plot is not None or options.html is not None,
             **_options(options, study),
         )
     seconds = time.perf_counter() - start
@@ -211,7 +219,7 @@ def _solve(job: Job, study: Study, number: int, runner: Runner, meter: Meter) ->
     }
     if options.plot is not None:
         facts["picture"] = _picture(options.plot, job, study, made, number, solution, facts)
-    return solution.image, facts
+    return solution, facts
 
 
 def _options(options: Options, study: Study) -> dict[str, Any]:
@@ -300,7 +308,7 @@ def _reference(file: str, options: Options, study: Study, made: Slice, number: i
         else:
             image = read.array if read.channel_axis is None else read.array[..., 1]
         image = image[number] if image.ndim > len(shape) else image
-        own = range_of("reference", read.array, options.case.data_range, read.white)
+        own = read.meaning(options.case.data_range, "reference")
         image = study.range.from_unit(own.to_unit(image.astype(np.float32)))
     if image.shape != shape:
         raise ImageFileError(f"{file}: the reference has shape {image.shape}; expected the image's {shape}")
@@ -332,7 +340,7 @@ def _draw(path: Path, job: Job, study: Study, made: Slice, number: int, solution
     if path.suffix.lower() != ".png":
         prepare_folder(path)
         path = path / slice_name(job.source, number, study.count, ".png")
-    start, result = (_shown(image, study.range) for image in (made.start, solution.image))
+    start, result = (shown(image, study.range) for image in (made.start, solution.image))
     masks = solution.masks.reshape(-1, *solution.masks.shape[-2:]).mean(axis=0)
     reconstruction(
         path,
@@ -348,12 +356,6 @@ def _draw(path: Path, job: Job, study: Study, made: Slice, number: int, solution
         },
     )
     return path
-
-
-def _shown(image: Array, meaning: Range) -> Array:
-    """(H, W) or (H, W, 3) on [0, 1] for a picture: magnitudes of complex numbers."""
-    values = meaning.to_unit(np.abs(image) if np.iscomplexobj(image) else image)
-    return np.moveaxis(values, 0, -1) if values.ndim == 3 else values
 
 
 def _record_of_turn(job: Job, target: Path, turn: Turn, **facts: Any) -> dict[str, Any]:

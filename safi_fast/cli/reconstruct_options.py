@@ -35,6 +35,7 @@ class Options:
     slices: tuple[int, int] | None
     overwrite: bool
     plot: Path | None
+    html: Path | None
     report: Path | None
     json: bool
 

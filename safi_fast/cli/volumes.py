@@ -68,5 +68,7 @@ def _check(options: Options) -> None:
         raise UsageError("a Zarr volume is denoised in a run of its own; name one input")
     if options.noise != "gaussian":
         raise UsageError(f"--noise {options.noise} is for image files; a Zarr volume takes --sigma alone")
+    if options.html is not None:
+        raise UsageError("--html is for image files")
     if options.color is not None:
         raise UsageError("--color is for image files; planes of a Zarr volume are solved one by one")

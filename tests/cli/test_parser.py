@@ -57,9 +57,13 @@ def test_no_option_is_named_where_none_is_near(capsys):
 
 SOLVER = "--model m --schedule gap --strength 1 --backend cpu --precision tf32 --data-range 255"
 STEPS = "--max-outer 2 --tol 1e-3"
-BOX, RUN = "--box 0 1", "--candidates 1:2:3 --noise-level 5 --max-iter 9 --plot p.png --report r --json --model m"
+BOX = "--box 0 1"
+RUN = "--candidates 1:2:3 --noise-level 5 --max-iter 9 --plot p.png --html h --report r --json --model m"
 CASES = {
-    "denoise": ("a.png -o b --sigma 5", f"{SOLVER} {STEPS} {BOX} --max-inner 3 --color separate --max-memory 4GB"),
+    "denoise": (
+        "a.png -o b --sigma 5",
+        f"{SOLVER} {STEPS} {BOX} --max-inner 3 --color separate --max-memory 4GB --html h",
+    ),
     "evaluate": ("--data d --sigma 5", f"{SOLVER} --no-box --limit 3 --seed 2 --per-image --json"),
     "train": (
         "--data d --validation v --out o --sigma-range 0 50 --steps 2",

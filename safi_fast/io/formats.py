@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError
-from . import dicom, jpeg, npy, png, tiff, tiff_writing
+from . import dicom, jpeg, nifti, npy, png, tiff, tiff_writing
 from .pixels import FormatError, Pixels, normalised
 
 __all__ = [
@@ -27,18 +27,20 @@ __all__ = [
 ]
 
 KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy"}
-KINDS |= {".dcm": "dicom"}
-OF_THEIR_KIND = ("dicom",)  # which store values themselves, by what the input says
+KINDS |= {".dcm": "dicom", ".nii": "nifti", ".nii.gz": "nifti.gz"}
+COMPRESSED_VOLUME = ".nii.gz"  # the one extension with two dots
+OF_THEIR_KIND = ("dicom", "nifti", "nifti.gz")  # which store values themselves, by what the input says
 
 _DECODERS = {"png": png.decode, "jpeg": jpeg.decode, "tiff": tiff.decode, "npy": npy.decode}
-_DECODERS |= {"dicom": dicom.decode}
+_DECODERS |= {"dicom": dicom.decode, "nifti": nifti.decode, "nifti.gz": nifti.decode}
 _ENCODERS = {"png": png.encode, "jpeg": jpeg.encode, "tiff": tiff_writing.encode, "npy": npy.encode}
-_ENCODERS |= {"dicom": dicom.encode}
+_ENCODERS |= {"dicom": dicom.encode, "nifti": nifti.encode, "nifti.gz": nifti.encode_compressed}
 
 
 def suffix_of(path: Path) -> str:
     """The extension that says the format, in lower case."""
-    return path.suffix.lower()
+    name = path.name.lower()
+    return COMPRESSED_VOLUME if name.endswith(COMPRESSED_VOLUME) else path.suffix.lower()
 
 
 def is_known(path: Path) -> bool:

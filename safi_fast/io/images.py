@@ -72,8 +72,8 @@ class ImageFile:
 
 
 def read_image(path: str | Path) -> ImageFile:
-    """Read a PNG, JPEG, TIFF, NPY or DICOM file, turned upright, or a folder of one DICOM series as (slices, H, W);
-    docs/formats.md says what each may hold.
+    """Read a PNG, JPEG, TIFF, NPY, NIfTI or DICOM file, turned upright, or a folder that is a DICOM series, (slices, H,
+    W); docs/formats.md says what each may hold.
 
     Raises ImageFileError, and BackendError without the package that a format needs.
     """

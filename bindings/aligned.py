@@ -13,10 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..kernels.cpu.arguments import Bank, Mask, Mixing, MixWork, Place, Spline, Taps, Work
+from ..kernels.cpu.arguments import (
+    Bank,
+    Carried,
+    Framed,
+    Mask,
+    Mixing,
+    MixWork,
+    Place,
+    Spline,
+    Taps,
+    Work,
+)
 
 LINE = 64  # bytes of a cache line, and of 16 lanes
-READ_IN_LANES = (Bank, Mask, Mixing, MixWork, Place, Spline, Taps, Work)  # tuples whose arrays are
+READ_IN_LANES = (Bank, Carried, Framed, Mask, Mixing, MixWork, Place, Spline, Taps, Work)  # tuples whose arrays are
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from . import threads
 from .blocking import pairs_of
 from .cpu_kernels import SMALL_TILE, SUMS, TILE, get_num_threads
 from .cpu_masks import work_floats
+from .cpu_recording import RecordingWorkspace
 from .cpu_weights import CpuWeights, SafiWeights
 from .cpu_workspace import CpuWorkspace, bank_floats
 
@@ -37,6 +38,10 @@ class CpuEngine:
     def reconstruction_workspace(self, batch: int, height: int, width: int) -> CpuWorkspace:
         """The same, which does both."""
         return self.workspace(batch, height, width)
+
+    def recording_workspace(self, batch: int, height: int, width: int, outer: int, inner: int) -> RecordingWorkspace:
+        """The same, which remembers so many steps."""
+        return RecordingWorkspace(self.weights, (batch, height, width), (outer, inner))
 
     def keep(self, workspace: CpuWorkspace) -> None:
         """Nothing is kept: memory of the host is soon had again."""

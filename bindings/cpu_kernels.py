@@ -14,9 +14,13 @@ from ..kernels.cpu.arguments import GEOMETRIES, Geometry
 from ..kernels.cpu.convolution import BINS, convolution, small_floats
 from ..kernels.cpu.depthwise import depthwise
 from ..kernels.cpu.features import features
+from ..kernels.cpu.features_gradient import features_gradient
 from ..kernels.cpu.fft import SMALL_TILE, TILE
-from ..kernels.cpu.filter_bank import analysis, anchored_step, dual_step, masked_norm, synthesis
+from ..kernels.cpu.filter_bank import analysis, anchored_step, dual_step, masked_norm, recorded_step, synthesis
+from ..kernels.cpu.filter_bank_gradient import start_gradient, step_gradient
 from ..kernels.cpu.image import SUMS, gather_image, image_step, outer_sums, primal_sums, set_image
+from ..kernels.cpu.image_gradient import image_gradient
+from ..kernels.cpu.spline_layer import spline_layer, spline_layer_gradient
 from ..kernels.cpu.state import collapse_momentum
 from ..kernels.cpu.tile import GROUP, extra_floats, work_floats
 from .aligned import checked, debugging, is_kernel
@@ -35,15 +39,22 @@ __all__ = [
     "dual_step",
     "extra_floats",
     "features",
+    "features_gradient",
     "gather_image",
     "get_num_threads",
+    "image_gradient",
     "image_step",
     "masked_norm",
     "outer_sums",
     "primal_sums",
     "projector",
+    "recorded_step",
     "set_image",
     "small_floats",
+    "spline_layer",
+    "spline_layer_gradient",
+    "start_gradient",
+    "step_gradient",
     "synthesis",
     "work_floats",
 ]

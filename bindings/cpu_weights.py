@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,16 @@ class SafiWeights:
         first, *others = [
             dilated(weight, dilation) for weight, dilation in zip(mask.convolutions, mask.dilations, strict=True)
         ]
+        self.symmetric, self._others, self._channels = mask.boundary == "symmetric", others, channels
         self.taps = taps_of(first, channels)
-        self.layers = [mixing(kernel, mask.boundary == "symmetric", channels) for kernel in others]
+        self.layers = [mixing(kernel, self.symmetric, channels) for kernel in others]
         self.splines = [spline_bank(values, -1.0, channels) for values in mask.splines]
+
+    @cached_property
+    def adjoints(self) -> list[Mixing]:
+        """The adjoints of `layers` where they do not mirror: for derivatives alone."""
+        turned = [kernel.transpose(1, 0, 2, 3)[..., ::-1, ::-1] for kernel in self._others]
+        return [mixing(kernel, False, self._channels) for kernel in turned]
 
 
 class MmrWeights:

@@ -187,10 +187,7 @@ class CpuWorkspace:
             momentum = momentum[-1]
         other = 1 - self.slot
         with LAUNCH:
-            dual_step(
-                active, self._image(self.slot), self._dual(self.slot), self._mask, self._step, self.carried,
-                self.tiles, self._flat_l1, self.geometry, self.weights.bank, self.work,
-            )  # fmt: skip
+            self._dual_step(active)
             self._image_step(active, other, momentum)
         self.slot[active] = other[active]
         self.carried[active] = momentum[active]
@@ -397,6 +394,12 @@ class CpuWorkspace:
             analysis(
                 active, self._image(self.accepted), mask, magnitude, output, self.geometry, self.weights.bank, self.work
             )
+
+    def _dual_step(self, active: Active) -> None:
+        dual_step(
+            active, self._image(self.slot), self._dual(self.slot), self._mask, self._step, self.carried, self.tiles,
+            self._flat_l1, self.geometry, self.weights.bank, self.work,
+        )  # fmt: skip
 
     def _synthesise(self, active: Active, mask: Mask) -> None:
         synthesis(active, self._dual(self.slot), mask, self.tiles, self.geometry, self.weights.bank, self.work)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 
+from ..errors import BackendError
 from ..model import Model
 from .cuda_reconstruction import CudaReconstructionWorkspace
 from .cuda_weights import CudaWeights
@@ -65,6 +66,10 @@ class CudaEngine:
     def reconstruction_workspace(self, batch: int, height: int, width: int) -> CudaReconstructionWorkspace:
         """Arrays for `batch` images of height x width, for a solver that keeps the images."""
         return CudaReconstructionWorkspace(self.weights, batch, height, width)
+
+    def recording_workspace(self, batch: int, height: int, width: int, outer: int, inner: int) -> NoReturn:
+        """Raises BackendError: derivatives are computed on the CPU."""
+        raise BackendError("derivatives are computed on the CPU alone; pass backend='cpu'")
 
     def bytes_per_pixel(self) -> int:
         """u twice and M for every channel, and about thirty planes of images."""

@@ -413,14 +413,17 @@ class Solver:
 
     @shows(denoising.Options, denoising.DEFAULTS)
     def denoise_vjp(self, image: Any, sigma: Any, **options: Unpack[denoising.Options]) -> tuple[Solution, Vjp]:
-        """`denoise` with the schedule "gap", and its derivative: the Solution, and a function that turns the gradient
-        of a number with respect to the image of the Solution into those with respect to image, sigma and strength.
+        """`denoise` with the schedule "gap" or "unrolled", and its derivative: the Solution, and a function that turns
+        the gradient of a number with respect to the image of the Solution into those with respect to image, sigma and
+        strength.
 
-        Masks are held fixed: the derivative is that of the last convex problem, by implicit differentiation
-        (safi_fast/differentiating.py has the formulas). On the CPU. Arguments as for `denoise`; a smaller tol tells
-        better which responses are zero. safi_fast.integrations.autograd brings it to torch.
+        "gap", the default: masks are held fixed; the derivative is that of the last convex problem, by implicit
+        differentiation. A smaller tol tells better which responses are zero. "unrolled", for models of the family
+        "safi": through every step and every mask; the steps are kept until the function is gone, up to a gigabyte,
+        beyond which it makes them again. safi_fast/differentiating.py has the formulas. On the CPU. Arguments as for
+        `denoise`. safi_fast.integrations.autograd brings it to torch.
 
-        Raises InputError for schedules, tiles and noise that it is not for, and as `denoise`.
+        Raises InputError for schedules, models, tiles and noise that it is not for, and as `denoise`.
 
         >>> import numpy as np, safi_fast
         >>> noisy = 0.5 + 0.1 * np.random.default_rng(0).standard_normal((32, 32))

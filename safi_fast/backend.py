@@ -187,6 +187,15 @@ class ReconstructionWorkspace(DualWorkspace, Protocol):
         """||M . W x||_1 (active,) of any image x (B, H, W)."""
 
 
+class RecordingWorkspace(DualWorkspace, Protocol):
+    """A workspace of the schedule "unrolled", all images active in every call, that remembers its steps."""
+
+    def gradients(self, to_image: FloatArray) -> tuple[FloatArray, Sums, Sums, Sums]:
+        """Of a number with respect to y (B, H, W), lambda (B,), and gain and bias of the masks (B, C), from its
+        gradient with respect to the last accepted x(u), (B, H, W). Can be asked again; nothing else can afterwards.
+        """
+
+
 class Engine(Protocol):
     """One model, its weights on one device. Threads may share it."""
 
@@ -195,6 +204,11 @@ class Engine(Protocol):
 
     def reconstruction_workspace(self, batch: int, height: int, width: int) -> ReconstructionWorkspace:
         """Arrays for a batch of one shape. Raises BackendError where the device cannot reconstruct."""
+
+    def recording_workspace(self, batch: int, height: int, width: int, outer: int, inner: int) -> RecordingWorkspace:
+        """Arrays for a batch of one shape and so many steps, of a SAFI model. Raises BackendError where the device
+        cannot.
+        """
 
     def keep(self, workspace: Any) -> None:
         """A workspace of `workspace` that is no longer used, for the next call of its shape; what was launched there by

@@ -146,13 +146,19 @@ def run(engine: Engine, task: Task, device: Backend | None) -> Solution:
 
 def run_whole(engine: Engine, task: Task) -> tuple[Solution, DualWorkspace]:
     """`run` of all images at once on the CPU, and the work space as the last step left it. Raises SolverError."""
+    images = task.images.stack
+    workspace = engine.workspace(len(images), *images.shape[-2:])
+    return run_in(workspace, task), workspace
+
+
+def run_in(workspace: DualWorkspace, task: Task) -> Solution:
+    """`run` of all images at once in a work space on the CPU. Raises SolverError."""
     copies, everyone = _Copies(task, None), slice(0, len(task.images.stack))
     y = copies.part(everyone)
-    workspace = engine.workspace(len(y), *y.shape[-2:])
     progress = _solve(workspace, task, y, everyone, copies)
     masks = workspace.masks() if task.return_masks else None
     found = solution([progress], task.images.restore(copies.whole(workspace.image())), masks, task.images.single)
-    return replace(found, sigma=per_image(task.noise, not task.images.several)), workspace
+    return replace(found, sigma=per_image(task.noise, not task.images.several))
 
 
 def divide(

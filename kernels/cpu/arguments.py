@@ -129,6 +129,37 @@ class Step(NamedTuple):
     bound: Floats
 
 
+class Record(NamedTuple):
+    """u of the steps under one mask, one slot (B, G, H, W, 32) after the other; `number` is the slot of u_i.
+
+    next, now, before: momenta (B,) m_i, m_i-1 and m_i-2, with v_i = u_i + m_i-1 (u_i - u_i-1).
+    """
+
+    values: Floats
+    number: int
+    next: Floats
+    now: Floats
+    before: Floats
+
+
+class Carried(NamedTuple):
+    """What the way back through the steps carries along, (B, G, H, W, 32) each, of a number L.
+
+    through: of dL / dv_i the part through the step from v_i. ahead: dL / dv_i+1. mask: M . dL / dM.
+    """
+
+    through: Floats
+    ahead: Floats
+    mask: Floats
+
+
+class Framed(NamedTuple):
+    """Channels of images with a margin of so many pixels on each side: (B, G, H + 2 margin, W + 2 margin, 32)."""
+
+    values: Floats
+    margin: int
+
+
 class Box(NamedTuple):
     """Limits of x, which may be infinite."""
 

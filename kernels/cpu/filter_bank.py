@@ -1,5 +1,5 @@
-"""analysis, masked_norm, synthesis, dual_step and anchored_step: W x, W^T u and the steps of u, each in one pass over
-the tiles.
+"""analysis, masked_norm, synthesis, dual_step, recorded_step and anchored_step: W x, W^T u and the steps of u, each in
+one pass over the tiles.
 
 Shapes (flat, C order), for a batch of B images of H x W pixels and G groups of 32 channels:
     image   (4, B, P, rows, pitch)  x with its halo, see image.py for the slots
@@ -34,7 +34,8 @@ from .tile import (
 
 
 @njit(**PART)
-def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None:
+def load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None:
+    """Read the planes of an image under the tile."""
     own, pitch = image.slot[tile.image] * geometry.batch + tile.image, geometry.pitch
     corner = geometry.halo - geometry.support // 2
     for plane in range(planes_of(geometry)):
@@ -43,7 +44,7 @@ def _load_tile(image: Place, tile: Tile, geometry: Geometry, work: Work) -> None
 
 
 @njit(**PART)
-def _channels_at(plane: int, group: int, row: int, tile: Tile, geometry: Geometry) -> int:
+def channels_at(plane: int, group: int, row: int, tile: Tile, geometry: Geometry) -> int:
     """Where the lanes of a row of the tile begin in an array (planes, G, H, W, 32)."""
     line = (plane * geometry.groups + group) * geometry.height + tile.top + row
     return (line * geometry.width + tile.left) * GROUP
@@ -65,14 +66,14 @@ def analysis(
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         re, im, values, to = work.re, work.im, mask.values, output.values
-        _load_tile(image, tile, geometry, work)
+        load_tile(image, tile, geometry, work)
         for group in range(geometry.groups):
             analyse_columns(group, tile, geometry, bank, work)
             for row in range(tile.rows):
                 analyse_row(group, row, tile, geometry, bank, work)
-                pixel = _channels_at(tile.image, group, row, tile, geometry)
+                pixel = channels_at(tile.image, group, row, tile, geometry)
                 plane = output.slot[tile.image] * geometry.batch + tile.image
-                target = _channels_at(plane, group, row, tile, geometry)
+                target = channels_at(plane, group, row, tile, geometry)
                 for column in range(tile.columns):
                     at = tile.work + ROW + column * 16
                     for half in range(2):
@@ -91,13 +92,13 @@ def masked_norm(
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         re, im, values = work.re, work.im, mask.values
-        _load_tile(image, tile, geometry, work)
+        load_tile(image, tile, geometry, work)
         total = 0.0
         for group in range(geometry.groups):
             analyse_columns(group, tile, geometry, bank, work)
             for row in range(tile.rows):
                 analyse_row(group, row, tile, geometry, bank, work)
-                pixel = _channels_at(tile.image, group, row, tile, geometry)
+                pixel = channels_at(tile.image, group, row, tile, geometry)
                 row_sum = splat(0.0)
                 for column in range(tile.columns):
                     at = tile.work + ROW + column * 16
@@ -121,9 +122,9 @@ def synthesis(
         begin_synthesis(tile, geometry, work)
         for group in range(geometry.groups):
             for row in range(tile.rows):
-                pixel = _channels_at(tile.image, group, row, tile, geometry)
+                pixel = channels_at(tile.image, group, row, tile, geometry)
                 plane = dual.slot[tile.image] * geometry.batch + tile.image
-                source = _channels_at(plane, group, row, tile, geometry)
+                source = channels_at(plane, group, row, tile, geometry)
                 for column in range(tile.columns):
                     at = tile.work + ROW + column * 16
                     shift = column * GROUP
@@ -135,6 +136,23 @@ def synthesis(
                     store(im, at, ui)
                 synthesise_row(group, row, tile, geometry, bank, work)
         finish_synthesis(tiles, tile, geometry, bank, work)
+
+
+@njit(**PART, forceinline=True)
+def _new_lanes(
+    q: Vector, dual: Floats, current: int, previous: int, target: int, mask: Mask, pixel: int, size: float,
+    bound: float, momentum: float,
+) -> tuple[Vector, Vector]:  # fmt: skip
+    """u_new = clip(v + size M . q, -bound, bound) at `target`; M . u_new and |M . q|."""
+    u = load(dual, current)
+    v = fma(splat(momentum), u - load(dual, previous), u)
+    if mask.present:
+        q = q * load(mask.values, pixel)
+    u = maximum(minimum(fma(splat(size), q, v), splat(bound)), splat(-bound))
+    store(dual, target, u)
+    if mask.present:
+        u = u * load(mask.values, pixel)
+    return u, absolute(q)
 
 
 @njit(**PART)
@@ -150,15 +168,23 @@ def _update_lanes(
     momentum: float,
 ) -> tuple[Vector, Vector]:
     """u_new = clip(v + size M . q, -bound, bound) over the previous u; returns M . u_new and |M . q|."""
-    u = load(dual, current)
-    v = fma(splat(momentum), u - load(dual, previous), u)
-    if mask.present:
-        q = q * load(mask.values, pixel)
-    u = maximum(minimum(fma(splat(size), q, v), splat(bound)), splat(-bound))
-    store(dual, previous, u)
-    if mask.present:
-        u = u * load(mask.values, pixel)
-    return u, absolute(q)
+    return _new_lanes(q, dual, current, previous, previous, mask, pixel, size, bound, momentum)
+
+
+@njit(**PART)
+def _recorded_lanes(
+    q: Vector,
+    dual: Floats,
+    current: int,
+    previous: int,
+    mask: Mask,
+    pixel: int,
+    size: float,
+    bound: float,
+    momentum: float,
+) -> tuple[Vector, Vector]:
+    """The same, with u_new as far behind u as u is behind the previous u."""
+    return _new_lanes(q, dual, current, previous, 2 * current - previous, mask, pixel, size, bound, momentum)
 
 
 @njit(**PART)
@@ -211,15 +237,15 @@ def _step_tile(
     b, slot = tile.image, dual.slot[tile.image]
     size, bound, part = step.size[b], step.bound[b], share[b]  # read once: the stores below might alias them
     begin_synthesis(tile, geometry, work)
-    _load_tile(image, tile, geometry, work)
+    load_tile(image, tile, geometry, work)
     total = 0.0
     for group in range(geometry.groups):
         analyse_columns(group, tile, geometry, bank, work)
         for row in range(tile.rows):
             analyse_row(group, row, tile, geometry, bank, work)
-            pixel = _channels_at(b, group, row, tile, geometry)
-            current = _channels_at(slot * geometry.batch + b, group, row, tile, geometry)
-            other = _channels_at((1 - slot) * geometry.batch + b, group, row, tile, geometry)
+            pixel = channels_at(b, group, row, tile, geometry)
+            current = channels_at(slot * geometry.batch + b, group, row, tile, geometry)
+            other = channels_at((1 - slot) * geometry.batch + b, group, row, tile, geometry)
             row_sum = splat(0.0)
             for column in range(tile.columns):
                 at, i = tile.work + ROW + column * 16, column * GROUP
@@ -251,6 +277,19 @@ def dual_step(
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         l1[tile.number] = _step_tile(_update_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
+        finish_synthesis(tiles, tile, geometry, bank, work)
+
+
+@kernel
+def recorded_step(
+    share: Share,
+    active: Numbers, image: Place, dual: Place, mask: Mask, step: Step, momentum: Floats, tiles: Floats, l1: Sums,
+    geometry: Geometry, bank: Bank, work: Work,
+) -> None:  # fmt: skip
+    """`dual_step` of u in slot 1 of three, u_previous in slot 0; u_new is written into slot 2."""
+    for item in shared(share, len(active) * tiles_of(geometry)):
+        tile = locate(item, active, geometry, bank.band)
+        l1[tile.number] = _step_tile(_recorded_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 

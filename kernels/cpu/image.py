@@ -33,7 +33,7 @@ SUMS = 5
 
 
 @njit(**PART, forceinline=True)
-def _plane(item: int, active: Numbers, geometry: Geometry) -> tuple[int, int, int]:
+def plane_of(item: int, active: Numbers, geometry: Geometry) -> tuple[int, int, int]:
     """Image, plane among those of all images, and row of a work item."""
     number, count = item // geometry.height, planes_of(geometry)
     owner = active[number // count]
@@ -57,7 +57,7 @@ def _add_extended_row(
 
 
 @njit(**PART)
-def _gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Floats) -> None:
+def gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Floats) -> None:
     """line[reach : reach + width] = row `row` of W^T u, the extension of the boundary folded back."""
     height, width = geometry.height, geometry.width
     reach, inner = geometry.support // 2, TILE + 1 - geometry.support
@@ -75,13 +75,13 @@ def _gather_row(tiles: Floats, b: int, row: int, geometry: Geometry, line: Float
 
 
 @njit(**PART)
-def _row_at(plane: int, row: int, geometry: Geometry) -> int:
+def row_at(plane: int, row: int, geometry: Geometry) -> int:
     """Where a row of a plane begins, behind its halo."""
     return (plane * geometry.rows + row + geometry.halo) * geometry.pitch + geometry.halo
 
 
 @njit(**PART)
-def _extend_row(image: Floats, plane: int, row: int, geometry: Geometry) -> None:
+def extend_row(image: Floats, plane: int, row: int, geometry: Geometry) -> None:
     """Mirror a finished row of x into the halo; with zero padding the halo stays zero."""
     if not geometry.symmetric:
         return
@@ -109,11 +109,11 @@ def image_step(
         height, width, pitch = geometry.height, geometry.width, geometry.pitch
         reach, low, high = geometry.support // 2, box.low, box.high
         batch = geometry.batch * planes_of(geometry)
-        owner, b, row = _plane(item, active, geometry)
-        _gather_row(tiles, b, row, geometry, line)
+        owner, b, row = plane_of(item, active, geometry)
+        gather_row(tiles, b, row, geometry, line)
         old, new = source[owner] * batch + b, target[owner] * batch + b
         primal = 2 * batch * geometry.rows * pitch  # from x(v) to x(u)
-        x_old, x_new = _row_at(old, row, geometry), _row_at(new, row, geometry)
+        x_old, x_new = row_at(old, row, geometry), row_at(new, row, geometry)
         zx, squares, primal_dual, change, size = 0.0, 0.0, 0.0, 0.0, 0.0
         for column in range(width):
             z_new = line[reach + column]
@@ -132,8 +132,8 @@ def image_step(
             z_v = z_new + momentum[owner] * (z_new - z_old)
             image[x_new + column] = min(max(y_here - variance * z_v, low), high)
             image[primal + x_new + column] = u_new
-        _extend_row(image, new, row, geometry)
-        _extend_row(image, 2 * batch + new, row, geometry)
+        extend_row(image, new, row, geometry)
+        extend_row(image, 2 * batch + new, row, geometry)
         at = (b * height + row) * SUMS
         sums[at], sums[at + 1], sums[at + 2], sums[at + 3], sums[at + 4] = zx, squares, primal_dual, change, size
 
@@ -143,12 +143,12 @@ def set_image(share: Share, active: Numbers, values: Floats, image: Place, geome
     """The image of its slot becomes values[b], with its halo; values (B, P, H, W)."""
     for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width, to = geometry.height, geometry.width, image.values
-        owner, b, row = _plane(item, active, geometry)
+        owner, b, row = plane_of(item, active, geometry)
         plane = image.slot[owner] * geometry.batch * planes_of(geometry) + b
-        first = _row_at(plane, row, geometry)
+        first = row_at(plane, row, geometry)
         for column in range(width):
             to[first + column] = values[(b * height + row) * width + column]
-        _extend_row(to, plane, row, geometry)
+        extend_row(to, plane, row, geometry)
 
 
 @kernel
@@ -165,10 +165,10 @@ def primal_sums(
     """sums[b, row, :2] = ( <z, x(u)>,  1/2 ||x(u) - y||^2 ) for the u of slot[b]."""
     for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width = geometry.height, geometry.width
-        owner, b, row = _plane(item, active, geometry)
+        owner, b, row = plane_of(item, active, geometry)
         batch = geometry.batch * planes_of(geometry)
         plane = slot[owner] * batch + b
-        first = _row_at(2 * batch + plane, row, geometry)
+        first = row_at(2 * batch + plane, row, geometry)
         zx, squares = 0.0, 0.0
         for column in range(width):
             x, place = image[first + column], (b * height + row) * width + column
@@ -186,8 +186,8 @@ def outer_sums(share: Share, active: Numbers, image: Place, reference: Floats, s
     """
     for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width, values = geometry.height, geometry.width, image.values
-        owner, b, row = _plane(item, active, geometry)
-        first = _row_at(image.slot[owner] * geometry.batch * planes_of(geometry) + b, row, geometry)
+        owner, b, row = plane_of(item, active, geometry)
+        first = row_at(image.slot[owner] * geometry.batch * planes_of(geometry) + b, row, geometry)
         change, size = 0.0, 0.0
         for column in range(width):
             x, at = values[first + column], (b * height + row) * width + column
@@ -205,8 +205,8 @@ def gather_image(share: Share, active: Numbers, tiles: Floats, output: Floats, g
     line = np.empty(geometry.pitch + 2 * TILE, np.float32)
     for item in shared(share, len(active) * planes_of(geometry) * geometry.height):
         height, width, reach = geometry.height, geometry.width, geometry.support // 2
-        _, b, row = _plane(item, active, geometry)
-        _gather_row(tiles, b, row, geometry, line)
+        _, b, row = plane_of(item, active, geometry)
+        gather_row(tiles, b, row, geometry, line)
         first = (b * height + row) * width
         for column in range(width):
             output[first + column] = line[reach + column]

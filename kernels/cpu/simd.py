@@ -235,6 +235,16 @@ maximum = _define_selection(">")
 
 
 @intrinsic
+def where_below(typing_context, a, b, x, y):
+    """x in the lanes where a < b, else y."""
+
+    def emit(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return float32x16(float32x16, float32x16, float32x16, float32x16), emit
+
+
+@intrinsic
 def lane_sum(typing_context, a):
     """The sum of the 16 lanes, added pairwise."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from numba import njit
 
 from .arguments import Spline
-from .simd import Vector, fma, load, maximum, minimum, splat
+from .simd import Vector, fma, load, maximum, minimum, splat, where_below
 from .tile import GROUP
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
@@ -32,3 +32,14 @@ def spline(t: Vector, bank: Spline, groups: int, lanes: int) -> Vector:
         p = p - one
         value = fma(load(table, (piece + 1) * row + lanes), minimum(maximum(p, zero), one), value)
     return fma(load(table, (bank.knots - 1) * row + lanes), maximum(p - one, zero), value)
+
+
+@njit(**_OPTIONS)
+def slope(t: Vector, bank: Spline, groups: int, lanes: int) -> Vector:
+    """s'(t) for the 16 channels that start at `lanes`; at a knot that of the piece to its right."""
+    table, row = bank.table, groups * GROUP
+    p = fma(t, splat(bank.stretch), splat(bank.shift))
+    value = load(table, row + lanes)
+    for piece in range(1, bank.knots - 1):
+        value = where_below(p, splat(piece), value, load(table, (piece + 1) * row + lanes))
+    return value * splat(bank.stretch)

@@ -5,10 +5,10 @@
     x = denoise(y, sigma)           y (H, W), (B, H, W) or (B, 1, H, W); sigma a number, or a tensor () or (B,)
     loss(x).backward()              gradients of y, sigma, and strength where it is a tensor
 
-schedule="gap" (the default) differentiates the last convex problem at its fixed masks, by the kernels
-(safi_fast/differentiating.py). schedule="unrolled" differentiates every step and every mask: the result is the
-kernels', the gradient torch's own through the same network, which takes dozens of times as long. Second derivatives are
-not there. Results and gradients lie where y does; the work is done on the CPU.
+schedule="gap" (the default) differentiates the last convex problem at its fixed masks, schedule="unrolled" every step
+and every mask, both by the kernels (safi_fast/differentiating.py). For models of the family "mmr" the gradient of
+"unrolled" is torch's own through the training network, which takes dozens of times as long. Second derivatives are not
+there. Results and gradients lie where y does; the work is done on the CPU.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ def denoise(
     image : tensor, (H, W), (B, H, W) or (B, 1, H, W), or with `channel_axis` one of channels
         Floating point.
     sigma, strength : float or tensor, () or (B,)
-        As for `safi_fast.denoise`; a tensor may ask for its gradient. That of sigma at fixed masks goes through lambda.
+        As for `safi_fast.denoise`; a tensor may ask for its gradient. That of sigma goes through lambda, and with
+        "unrolled" through gain and bias of the masks.
     schedule : {"gap", "unrolled"}
         See above.
     model, options
-        As for `safi_fast.denoise`. "unrolled" takes `max_outer` and `max_inner` alone, images on [0, 1] and no
-        `strength`.
+        As for `Solver.denoise_vjp`. "unrolled" with a model of the family "mmr" takes `max_outer` and `max_inner`
+        alone, images on [0, 1] and no `strength`.
 
     Returns
     -------
@@ -70,22 +71,21 @@ def denoise(
     chosen = resolve(model)
     level = _numbers("sigma", sigma)
     result: Tensor
-    if schedule == "unrolled":
-        if strength is not None or not {"max_outer", "max_inner"}.issuperset(options):
-            wrong = (
-                "strength" if strength is not None else next(k for k in options if k not in ("max_outer", "max_inner"))
-            )
+    if schedule == "unrolled" and chosen.family == "mmr":
+        names = (["strength"] if strength is not None else []) + sorted({*options} - {"max_outer", "max_inner"})
+        if names:
             raise InputError(
-                f"{wrong} was passed, but schedule is 'unrolled', which takes max_outer and max_inner alone"
+                f"{names[0]} was passed, but schedule is 'unrolled' and the model of the family 'mmr', which takes "
+                f"max_outer and max_inner alone"
             )
-        result = _Unrolled.apply(image, level, chosen, options)
+        result = _ByTorch.apply(image, level, chosen, options)
     else:
         told = None if strength is None else _numbers("strength", strength)
-        result = _Gap.apply(image, level, told, chosen, options)
+        result = _ByKernels.apply(image, level, told, chosen, {**options, "schedule": schedule})
     return result
 
 
-class _Gap(torch.autograd.Function):
+class _ByKernels(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, image: Tensor, sigma: Tensor, strength: Tensor | None, model: Model, options: dict[str, Any]
@@ -107,7 +107,7 @@ class _Gap(torch.autograd.Function):
         return torch.from_numpy(np.asarray(found.image)).to(ctx.like), to_sigma, to_strength, None, None
 
 
-class _Unrolled(torch.autograd.Function):
+class _ByTorch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, sigma: Tensor, model: Model, options: dict[str, Any]) -> Tensor:
         made = _solver(model).denoise(

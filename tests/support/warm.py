@@ -36,6 +36,9 @@ def measurements():
     for family in ("safi", "mmr"):
         model = random_model(family, 3, boundary="symmetric")
         safi_fast.denoise(image, 25 / 255, model=model, schedule="gap", max_outer=2, max_inner=2, backend="cpu")
+        if family == "safi":
+            options = {"schedule": "unrolled", "max_outer": 2, "max_inner": 2}
+            safi_fast.Solver(model, backend="cpu").denoise_vjp(image, 25 / 255, **options)[1](image)
         kspace = operators.FourierMRI(np.ones((16, 16), bool), mask_order="fft", image="complex")
         y = kspace.apply(image)
         safi_fast.reconstruct(y, kspace, strength=0.01, model=model, box=None, max_outer=2, max_iter=2)

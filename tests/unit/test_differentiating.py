@@ -19,6 +19,7 @@ from safi_fast.training.network import network_of  # noqa: E402
 LEVELS = (5 / 255, 25 / 255, 50 / 255)
 SIGMA, BOX = 25 / 255, (0.3, 0.7)
 STEP = 1e-5  # of finite differences
+MMR = random_model("mmr", 6, boundary="symmetric")
 
 
 def model_of(planes=1):
@@ -147,7 +148,7 @@ def test_the_derivative_keeps_the_threads_of_its_solver():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"schedule": "unrolled"}, "schedule is 'unrolled'; derivatives are those of 'gap'"),
+        ({"schedule": "converged"}, "schedule is 'converged'; derivatives are those of 'gap' and 'unrolled'"),
         ({"noise": "poisson"}, "derivatives are for Gaussian noise"),
         ({"sigma": np.full((20, 23), 0.1)}, "sigma as a number or one per image"),
         ({"max_memory": 1e9}, "leave out callback and max_memory"),
@@ -188,8 +189,9 @@ def test_torch_differentiates_the_gap_schedule():
     assert strength.grad.shape == ()
 
 
-def test_torch_differentiates_every_step_and_mask():
-    model = model_of()
+@pytest.mark.parametrize("family", ["safi", "mmr"])
+def test_torch_differentiates_every_step_and_mask(family):
+    model = random_model(family, 6, boundary="symmetric", levels=LEVELS, lipschitz=1.0)
     y = torch.from_numpy(picture()).requires_grad_()
     sigma = torch.tensor(0.1, requires_grad=True)
     x = denoise(y, sigma, model=model, schedule="unrolled", max_outer=3, max_inner=5)
@@ -231,10 +233,10 @@ def test_a_denoiser_inside_a_network_trains():
         (np.zeros((20, 23)), {}, "image is ndarray; expected a tensor"),
         (torch.zeros((20, 23), dtype=torch.int32), {}, r"image is torch\.int32"),
         (torch.zeros((20, 23)), {"schedule": "converged"}, "schedule is 'converged'; expected 'gap' or 'unrolled'"),
-        (torch.zeros((20, 23)), {"schedule": "unrolled", "box": None}, "box was passed, but schedule is 'unrolled'"),
-        (torch.zeros((20, 23)), {"schedule": "unrolled", "strength": 0.1}, "strength was passed"),
+        (torch.zeros((20, 23)), {"model": MMR, "schedule": "unrolled", "box": None}, "box was passed, but schedule is"),
+        (torch.zeros((20, 23)), {"model": MMR, "schedule": "unrolled", "strength": 0.1}, "strength was passed"),
     ],
 )
 def test_what_torch_may_not_pass(image, options, message):
     with pytest.raises(InputError, match=message):
-        denoise(image, 0.1, model=model_of(), **options)
+        denoise(image, 0.1, **({"model": model_of()} | options))

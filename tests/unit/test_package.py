@@ -255,7 +255,7 @@ def test_the_sources_are_found():
         ),
         (
             "differentiating",
-            ["arrays", "backend", "color", "denoising", "errors", "images", "model", "solver", "types"],
+            ["arrays", "backend", "color", "denoising", "errors", "images", "masks", "model", "solver", "types"],
         ),
         ("tiling", ["masks", "model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),

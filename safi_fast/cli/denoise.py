@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..atomic import prepare_folder
 from ..color import MODES, Mode
 from ..errors import SafiError
-from ..values import PLAUSIBLE_NOISE, cut_off
+from ..values import PLAUSIBLE_NOISE, Range, cut_off
 from . import dicom, volumes
 from . import session as sessions
 from .arguments import (
@@ -43,8 +44,10 @@ from .arguments import (
     sigma,
     size,
 )
+from .denoise_page import entry_of, facts_of, masks_of
 from .options import ScaleOptions, SolverOptions, box_option, check_box, made, stated
 from .output import Warned, lost_names, message_of, print_failures, print_json, print_lost, progress
+from .page import Page, check_name
 from .parser import Rare
 from .plan import Job, Output, check_outputs
 from .sharing import Skipped, Turns, in_turn, skipped_words
@@ -71,6 +74,7 @@ class Options(SolverOptions, ScaleOptions):
     color: Mode | None
     overwrite: bool
     max_memory: float | None
+    html: Path | None
     json: bool
 
     def steps(self) -> dict[str, Any]:
@@ -120,6 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-memory", type=size, metavar="SIZE", help="such as 4GB: solve what takes more in overlapping tiles"
     )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="page of images before and after, masks, figures")
     add_json_argument(parser)
 
 
@@ -128,9 +133,15 @@ def run(args: argparse.Namespace) -> int:
     options = made(Options, args)
     check_box(options)
     _check_noise(options)
+    if options.html:
+        check_name("--html", options.html)
     if volumes.has_volume(options.inputs):
         return volumes.run(options)
     jobs = _jobs(options)
+    page = None
+    if options.html:
+        prepare_folder(options.html.parent)
+        page = Page(options.html)
     session, warned = None, Warned()
     with Turns(overwrite=options.overwrite, folders=[job.target for job in jobs if job.is_series]) as turns:
         found = {job: _attempt(turns.skipped, job.target) for job in jobs}
@@ -142,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
             session = sessions.make_session(options.model, options.backend, options.precision)
             known = options.sigma if options.noise == "gaussian" and not isinstance(options.sigma, str) else None
             session.check(known, **options.steps())
-            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, options, warned)
+            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, options, warned, page)
             with progress("denoising", len(pending)) as advance, closing(solved) as results:
                 for job, result in results:
                     records[job] = _finish(job, result)
@@ -150,6 +161,8 @@ def run(args: argparse.Namespace) -> int:
                     advance()
     warned.finish()
     _report(options, session, list(records.values()))
+    if page:
+        page.write("denoise", facts_of(options, session), list(records.values()))
     return int(any(record["status"] == "failed" for record in records.values()))
 
 
@@ -173,13 +186,14 @@ def _jobs(options: Options) -> list[Job]:
 
     sources = list_images(options.inputs, series=True)
     jobs = dicom.plan_with_series(sources, options.inputs, options.output)
-    check_outputs([Output(job.target, str(job.source)) for job in jobs], sources)
+    outputs = [Output(job.target, str(job.source)) for job in jobs]
+    check_outputs([*outputs, *([Output(options.html, "--html")] if options.html else [])], sources)
     dicom.check_folders(jobs)
     return jobs
 
 
 @dataclass(frozen=True)
-class _Solved:
+class Solved:
     """What is to be written, and how it was reached."""
 
     solution: Any
@@ -189,18 +203,23 @@ class _Solved:
     model: str = ""
     lost: tuple[str, ...] = ()
     estimate: list[float] | None = None  # of the noise, on the 8-bit scale, one of each image of a stack
+    meaning: Range | None = None  # black and white; None of counts
 
 
 def _solved(
-    turns: Iterable[tuple[Job, Exception | None]], session: sessions.Session, options: Options, warned: Warned
+    turns: Iterable[tuple[Job, Exception | None]],
+    session: sessions.Session,
+    options: Options,
+    warned: Warned,
+    page: Page | None,
 ) -> Generator[Any, None, None]:
-    """(job, _Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the
+    """(job, Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the
     caller.
     """
     from ..stream import ahead
 
     files = ahead(((job, found or _attempt(_read, job)) for job, found in turns), READ_AHEAD)
-    results = ((job, _attempt(_denoise, job, file, session, options, warned)) for job, file in files)
+    results = ((job, _attempt(_denoise, job, file, session, options, warned, page)) for job, file in files)
     return ahead(results, 1, solves=True)
 
 
@@ -218,13 +237,26 @@ def _read(job: Job) -> "ImageFile":
     return read_image(job.source)
 
 
-def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, warned: Warned) -> _Solved:
+def _denoise(
+    job: Job, file: Any, session: sessions.Session, options: Options, warned: Warned, page: Page | None
+) -> Solved:
     if isinstance(file, Exception):
         raise file
     if options.noise == "poisson":
-        return _denoise_counts(file, session, options)
+        result = _denoise_counts(file, session, options)
+    else:
+        result = _denoise_gaussian(job, file, session, options, warned)
+    if page:
+        page.add(job.target, entry_of(file, result, options))
+    return result
+
+
+def _denoise_gaussian(
+    job: Job, file: "ImageFile", session: sessions.Session, options: Options, warned: Warned
+) -> Solved:
     meaning = file.meaning(options.data_range)
     settings = options.steps() | box_option(options) | stated(max_memory=options.max_memory)
+    settings |= masks_of(file, options)
     if file.channel_axis is not None:
         settings["color"] = options.color
     found = [meaning.warning]
@@ -244,13 +276,13 @@ def _denoise(job: Job, file: Any, session: sessions.Session, options: Options, w
     if isinstance(options.sigma, str):
         estimate = np.ravel(solution.sigma * (sessions.EIGHT_BIT / meaning.scale)).tolist()
     like = file.result(meaning.argument, dicom.derivation(options, model, meaning))
-    return _Solved(solution, like, seconds, warning, model, estimate=estimate)
+    return Solved(solution, like, seconds, warning, model, estimate=estimate, meaning=meaning)
 
 
-def _denoise_counts(file: Any, session: sessions.Session, options: Options) -> _Solved:
+def _denoise_counts(file: "ImageFile", session: sessions.Session, options: Options) -> Solved:
     if options.data_range is None and file.unknown:
         file.meaning()  # which says what to pass
-    settings = options.steps() | box_option(options)
+    settings = options.steps() | box_option(options) | masks_of(file, options)
     settings |= stated(
         max_memory=options.max_memory, data_range=options.data_range, gain=options.gain, offset=options.offset,
         color=None if file.channel_axis is None else options.color,
@@ -262,7 +294,7 @@ def _denoise_counts(file: Any, session: sessions.Session, options: Options) -> _
         **settings,
     )  # fmt: skip
     like = replace(file, tags=replace(file.tags, derivation=dicom.derivation(options, model)))
-    return _Solved(solution, like, time.perf_counter() - start, None, model)
+    return Solved(solution, like, time.perf_counter() - start, None, model)
 
 
 def _finish(job: Job, result: Any) -> dict[str, Any]:
@@ -283,7 +315,7 @@ def _finish(job: Job, result: Any) -> dict[str, Any]:
     )
 
 
-def _write(job: Job, result: _Solved) -> _Solved:
+def _write(job: Job, result: Solved) -> Solved:
     from ..io import write_image
 
     return replace(result, lost=write_image(job.target, result.solution.image, like=result.like))

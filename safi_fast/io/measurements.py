@@ -4,6 +4,7 @@
                       coils, 13 slices
     .h5, .hdf5        fastMRI: `kspace`, optional `mask`, `reconstruction_rss`, (slices, [coils,] H, W); or any dataset
                       by its name, as h5py gives it
+                      or ISMRMRD: Cartesian lines of MRI, sorted by their counters, see `ismrmrd`
     .npy, .npz, .mat  one array, or one by its name, as stored (.mat: as MATLAB shows it); see `arrange`
     .tif, .png, .jpg  real numbers, turned upright by the orientation tag; rows, columns; pages first
 
@@ -12,7 +13,7 @@ Nothing is transposed unless a layout says so: a word with one letter per axis o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ..operators.axes import doubt
 from .bart import coil_images, pair, read_cfl
 from .containers import is_hdf5, read_fastmri, read_named
 from .images import is_image_name, read_image
+from .ismrmrd import is_ismrmrd, read_ismrmrd
 from .sizes import require_plausible_npy
 from .text import read_text
 
@@ -38,7 +40,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Kspace:
-    """array: (slices, coils, H, W), complex. layout: where its axes came from. mask: (1, W) where the file holds one.
+    """array: (slices, coils, H, W), complex. layout: where its axes came from. mask: (1, W) where the file holds one;
+    (H, 1) or (H, W) of lines of ISMRMRD.
 
     rss: the image (slices, h, w) that a fastMRI file holds beside it.
     """
@@ -83,15 +86,19 @@ def read_array(path: str | Path, name: str | None = None) -> Array:
 
 
 def read_kspace(
-    path: str | Path, name: str | None = None, layout: str | None = None, *, coils: bool, check_axes: bool = True
-) -> Kspace:
+    path: str | Path, name: str | None = None, layout: str | None = None, *, coils: bool, check_axes: bool = True,
+    select: Mapping[str, int] | None = None,
+) -> Kspace:  # fmt: skip
     """K-space (slices, coils, H, W) of a file. layout: its axes, of the letters s, c, h, w; None: as the table above
     says, for other files (H, W), (coils, H, W) where `coils` are expected, or (slices, coils, H, W). check_axes: refuse
-    axes that cannot be what they are taken for, by where the energy lies. Raises ImageFileError, InputError,
-    BackendError.
+    axes that cannot be what they are taken for, by where the energy lies. select: counters of the lines of ISMRMRD, as
+    {"contrast": 1}. Raises ImageFileError, InputError, BackendError.
     """
     path, name = split_name(path, name)
     suffix = path.suffix.lower()
+    lines = _lines(path, name, layout, select)
+    if lines:
+        return lines
     if suffix in (".cfl", ".hdr") and layout is None:
         arranged = coil_images(read_cfl(path), pair(path)[0])
         if check_axes:
@@ -124,6 +131,22 @@ def read_kspace(
     if mask is not None:
         mask = np.asarray(mask).reshape(1, -1) if np.ndim(mask) == 1 else np.asarray(mask)
     return Kspace(arranged, layout, mask, rss)
+
+
+def _lines(path: Path, name: str | None, layout: str | None, select: Mapping[str, int] | None) -> Kspace | None:
+    """Of a file of ISMRMRD, whose axes are known; None for another one."""
+    found = path.suffix.lower() in (".h5", ".hdf5")
+    if found:
+        _require_file(path)
+        found = is_hdf5(path) and is_ismrmrd(path, name)
+    if found and layout is None:
+        array, mask, words = read_ismrmrd(path, name, select)
+        return Kspace(array, words, mask)
+    if found:
+        raise InputError(f"layout is {layout!r}, but {path} is ISMRMRD, whose axes are known; leave it out")
+    if select:
+        raise InputError(f"select is {', '.join(select)}, but {path} is no ISMRMRD file, which alone has such counters")
+    return None
 
 
 def _check_axes(path: Path, array: Array, layout: str, *, given: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Cartesian MRI from k-space: BART .cfl, fastMRI .h5, .npy, .npz or .mat; one coil, or several with sensitivity maps.
+"""Cartesian MRI from k-space: BART .cfl, fastMRI or ISMRMRD .h5, .npy, .npz or .mat; one coil, or several with maps.
 
 K-space lies on the full grid, zero where nothing was sampled, its transform orthonormal. Frequency zero is in the
 middle (--kspace-order centered, as BART, fastMRI and sigpy store it) or at index 0 (fft). The sampling mask is --mask,
@@ -9,8 +9,10 @@ slices of the file, and the result is multiplied by it.
 Axes are taken as they are stored: BART's dimensions; (slices, [coils,] H, W) of fastMRI's kspace; else (H, W), (coils,
 H, W) with maps, or (slices, coils, H, W). Others need --layout, one letter per axis, such as hwc for MATLAB's (H, W,
 coils). Axes whose energy shows that they are others are refused, and a mask that does not fit k-space: one that keeps
-many samples that are exactly zero. It may leave out samples that were measured. Several slices go into a folder as one
-file each (NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
+many samples that are exactly zero. It may leave out samples that were measured. Lines of ISMRMRD are sorted by their
+counters: noise scans, navigators and the like are left out, averages and repetitions averaged, readout oversampling
+removed; of several contrasts, phases or sets --select says which. Several slices go into a folder as one file each
+(NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
 """
 
 import argparse
@@ -47,6 +49,7 @@ class MriOptions(CaseOptions):
 
     variable: str | None
     layout: str | None
+    select: dict[str, int] | None
     kspace_order: Order
     mask: str | None
     mask_order: Order | None
@@ -87,6 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", metavar="LETTERS", help=Rare("axes of the file: s slices, c coils, h rows, w columns")
     )
     parser.add_argument(
+        "--select",
+        type=counters,
+        metavar="NAME=N",
+        help=Rare("lines of ISMRMRD by their counters, such as contrast=1,set=0 (default: all, averages averaged)"),
+    )
+    parser.add_argument(
         "--kspace-order", choices=ORDERS, default="centered", help=Rare("where frequency zero is (default: centered)")
     )
     parser.add_argument("--mask", metavar="FILE", help="sampling mask of 0 and 1, (H, W), or (W,) for columns")
@@ -122,6 +131,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def counters(text: str) -> dict[str, int]:
+    """NAME=N,NAME=N."""
+    try:
+        found = {name: int(number) for name, number in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        found = {}
+    if not found or min(found.values()) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N, such as contrast=1 or contrast=1,set=0")
+    return found
+
+
 def list_inputs(paths: Iterable[str]) -> list[Path]:
     """Files of measurements."""
     from ...io import list_measurements
@@ -141,6 +161,7 @@ def open_study(path: Path, options: MriOptions) -> Study:
         options.layout,
         coils=bool(options.maps or options.estimate_maps),
         check_axes=not options.no_order_check,
+        select=options.select,
     )
     maps = _maps(kspace, path, options)
     mask, source = _mask(kspace, path, options)

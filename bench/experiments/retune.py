@@ -28,7 +28,7 @@ from safi_fast.model import Strength
 
 LEDGER = RESULTS / "weights.json"
 MODELS = ROOT / "safi_fast" / "models"
-GRAY, FAST, MMR = "safi-gray", "safi-gray-fast", "mmr-gray"
+GRAY, FAST, MMR, COLOR = "safi-gray", "safi-gray-fast", "mmr-gray", "safi-color"
 EXPERIMENT = "{python} -m bench.experiments."
 EVALUATE = "{safi_fast} evaluate --json --data {data}/bsd68 --model "
 STUDY = EXPERIMENT + "study {study} --model safi-gray --output {out}"
@@ -62,7 +62,14 @@ def jobs() -> Iterator[Job]:
         for sigma in (5, 15, 25):
             record = f"bsd68_{name.replace('-', '_')}_sigma{sigma}.json"
             yield Job(record, f"{EVALUATE}{name} --sigma {sigma} > {{out}}", (name,))
+    for sigma in (5, 15, 25):
+        evaluate = EVALUATE.replace("bsd68", "cbsd68")
+        yield Job(f"cbsd68_safi_color_sigma{sigma}.json", f"{evaluate}{COLOR} --sigma {sigma} > {{out}}", (COLOR,))
     yield from studies()
+    for sigma in (2, 5, 15, 25):
+        study = STUDY.replace("{study}", "color").replace(GRAY, COLOR)
+        words = f" --data {{data}}/cbsd68 --limit 6 --sigma {sigma}"
+        yield Job(f"safi_color_color_sigma{sigma}.json", study + words, (COLOR, GRAY))
     yield Job("fast.json", EXPERIMENT + "fast tuning --output {out}")
     yield Job("fast_test.json", EXPERIMENT + "fast test --output {out}")
     yield Job("large_halo.json", EXPERIMENT + "large halo --output {out}")
@@ -111,9 +118,11 @@ def as_trained(name: str) -> dict[str, str]:
 
 
 def tuned(name: str) -> None:
-    """Lambda of `converged`, in the shipped file."""
+    """Lambda of `converged`, in the shipped file; of colour models on the first images of BSDS500/test."""
     path = str(MODELS / f"{name}.safetensors")
-    tune.main(["--model", path, "--data", str(DATA / "set12"), "--output", path])
+    colour = ["--data", str(DATA / "bsds500" / "test"), "--limit", "4"]
+    data = ["--data", str(DATA / "set12")] if load_model(name).filters.planes == 1 else colour
+    tune.main(["--model", path, *data, "--output", path])
 
 
 def run(command: str, out: Path | None = None) -> None:

@@ -9,8 +9,8 @@
     updates       no mask, one update, five, ten
     starts        where the outer iteration ends from other starts
     real          microscopy pairs, PSNR after an affine fit (--data MICRO)
-    color         a grey model on luma and chroma and by channel, or a colour model, and colour BM3D (without --data on
-                  photographs of scikit-image)
+    color         a grey model on luma and chroma and by channel, or a colour model and safi-gray on luma and chroma;
+                  and colour BM3D (without --data on photographs of scikit-image)
 
 Common arguments: --model NAME|PATH, --limit N, --crop SIDE, --output FILE.json. Noise and PSNR are those of `safi-fast
 evaluate`.
@@ -171,10 +171,16 @@ def color(args: argparse.Namespace, solver: Solver) -> list[dict[str, Any]]:
     """PSNR over all channels, and seconds, of colour images, each with the noise of `safi-fast evaluate`."""
     from bm3d import bm3d_rgb
 
-    sigma, modes = args.sigma / 255, ("luma-chroma", "separate") if solver.model.filters.planes == 1 else (None,)
-    methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        mode or "together": partial(solver.denoise, sigma=sigma, channel_axis=0, color=mode) for mode in modes
-    }
+    sigma, grey = args.sigma / 255, "luma-chroma"
+    methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    if solver.model.filters.planes == 1:
+        for mode in (grey, "separate"):
+            methods[mode] = partial(solver.denoise, sigma=sigma, channel_axis=0, color=mode)
+    else:
+        methods["together"] = partial(solver.denoise, sigma=sigma, channel_axis=0)
+        methods["safi-gray"] = partial(
+            Solver("safi-gray", backend="cpu").denoise, sigma=sigma, channel_axis=0, color=grey
+        )
     methods["bm3d_rgb"] = lambda y: np.moveaxis(bm3d_rgb(np.moveaxis(y, 0, -1).astype(np.float64), sigma), -1, 0)
     rows: list[dict[str, Any]] = []
     for index, (name, x) in enumerate(_colour_images(args)):

@@ -55,7 +55,7 @@ def decode(kind: str, data: bytes) -> Pixels:
     except (FormatError, BackendError):  # the second: without the package that reads it
         raise
     except Exception as error:  # decoders raise anything from struct.error to RuntimeError on damaged files
-        detail = str(error).strip() or type(error).__name__
+        detail = " ".join(str(error).split()) or type(error).__name__
         raise FormatError(f"is truncated, damaged or not a {kind.upper()} file ({detail})") from error
 
 

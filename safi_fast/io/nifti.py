@@ -42,7 +42,8 @@ class Nifti(Origin):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the voxels as they are stored."""
-        return np.dtype(self.header.get_data_dtype())
+        dtype: np.dtype[Any] = self.header.get_data_dtype()
+        return dtype
 
     @property
     def is_rescaled(self) -> bool:

@@ -119,6 +119,8 @@ FORMATS = {
         Format("png", ("grey.png", "colour16.png", "palette.png"), image),
         Format("jpeg", ("grey.jpg", "colour.jpg"), image),
         *(Format(f"tiff-{name}", (f"{name}.tif",), image) for name in TIFFS),
+        Format("dicom", ("ct.dcm", "rle.dcm"), image),
+        Format("nifti", ("scaled.nii", "zipped.nii"), image),
         Format("npy", ("float.npy", "stack.npy"), image),
         Format("npy-measurement", ("float.npy", "stack.npy"), array),
         Format("npz", ("kspace.npz",), named),

@@ -69,6 +69,32 @@ def tiffs():
         yield f"{name}.tif", stream.getvalue()
 
 
+def clinics():
+    """DICOM, made of files that pydicom comes with, and NIfTI."""
+    import gzip
+
+    import nibabel
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    for name, sample in (("ct.dcm", "CT_small.dcm"), ("rle.dcm", "MR_small.dcm")):
+        dataset = pydicom.dcmread(get_testdata_file(sample, download=False))
+        pixels = dataset.pixel_array[:H, :W]
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.add_new("PixelData", "OW", pixels.tobytes())
+        for element in [element for element in dataset if element.tag.is_private or element.tag.group > 0x7FE0]:
+            del dataset[element.tag]
+        if name == "rle.dcm":
+            dataset.compress(pydicom.uid.RLELossless)
+        stream = io.BytesIO()
+        dataset.save_as(stream, enforce_file_format=True)
+        yield name, stream.getvalue()
+    header = nibabel.Nifti2Header(endianness=">")
+    header.set_data_dtype(np.float32)
+    yield "zipped.nii", gzip.compress(nibabel.Nifti2Image(FLOAT[:, :, None], np.eye(4), header).to_bytes(), mtime=0)
+    yield "scaled.nii", nibabel.Nifti1Image(np.stack([FLOAT] * 2, 2), np.eye(4), dtype=np.int16).to_bytes()
+
+
 def containers():
     """NPZ, MATLAB 5 and 7.3, BART, fastMRI."""
     import h5py
@@ -145,7 +171,7 @@ def archive(members):
 
 def main():
     CORPUS.mkdir(exist_ok=True)
-    for part in (pictures, tiffs, containers, weights, arguments):
+    for part in (pictures, tiffs, clinics, containers, weights, arguments):
         for name, data in part():
             (CORPUS / name).write_bytes(data)
             print(f"{name:20} {len(data):6} bytes, CRC {zlib.crc32(data):08x}")

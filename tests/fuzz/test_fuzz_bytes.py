@@ -13,6 +13,7 @@ from fuzz.formats import CORPUS, FORMATS
 from fuzz.mutate import generator, mutate
 
 COUNT = 500
+MEDICAL = {"dicom": "pydicom", "nifti": "nibabel"}
 PER_FORMAT = -(-COUNT // len(FORMATS))
 
 
@@ -20,6 +21,8 @@ PER_FORMAT = -(-COUNT // len(FORMATS))
 def test_damaged_files_end_in_a_finite_result_or_one_error_of_ours(name):
     if name == "checkpoint":
         pytest.importorskip("torch", reason="reading checkpoints needs PyTorch (extra 'train')")
+    if name in MEDICAL:
+        pytest.importorskip(MEDICAL[name], reason=f"reading {name} needs {MEDICAL[name]} (extra 'medical')")
     faults, counts = fuzzing.fuzz(FORMATS[name], range(PER_FORMAT))
     assert not faults
     assert sum(counts.values()) == PER_FORMAT

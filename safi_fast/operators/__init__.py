@@ -19,6 +19,8 @@ from .identity import Identity
 from .maps import estimate_maps
 from .mask import Mask
 from .mri import FourierMRI, SenseMRI
+from .noncartesian import NonCartesianMRI, density_weights
+from .trajectories import radial, spiral
 from .weighted import Weighted, emission, transmission
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "FourierMRI",
     "Identity",
     "Mask",
+    "NonCartesianMRI",
     "Operator",
     "ParallelBeamCT",
     "SenseMRI",
@@ -36,6 +39,7 @@ __all__ = [
     "check_adjoint",
     "check_norm",
     "check_operator",
+    "density_weights",
     "emission",
     "estimate_maps",
     "from_deepinv",
@@ -43,5 +47,7 @@ __all__ = [
     "from_pylops",
     "from_scipy",
     "from_sigpy",
+    "radial",
+    "spiral",
     "transmission",
 ]

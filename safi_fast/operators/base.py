@@ -124,6 +124,10 @@ class Operator(ABC):
         measured: NDArray[Any] = y.astype(self._measured, copy=False)
         return self._fitting("_adjoint", measured, self._adjoint(measured), self.shape_in)
 
+    def _weighted_normal(self, weights: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+        """x -> H^T (weights . H x) for batches, weights (*shape_out), where there is a way around the measurements."""
+        return None
+
     def _norm_bound(self) -> float:
         """An upper bound of the norm."""
         return float("inf")

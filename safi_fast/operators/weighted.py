@@ -16,6 +16,8 @@ came out too small.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,13 @@ class Weighted(Operator):
     def _adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
         result: NDArray[Any] = self.operator.adjoint(y * self._here("root", y))
         return result
+
+    def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
+        return super()._normal(x) if self._cheaper is None else self._cheaper(x)
+
+    @cached_property
+    def _cheaper(self) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+        return self.operator._weighted_normal(self.root**2)
 
     def _norm_bound(self) -> float:
         return float(self.root.max()) * self.operator.norm

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, ImageFileError, InputError
 from .containers import require_h5py
+from .heaps import require_sound_heaps
 from .ismrmrd_header import Encoding, encodings_of
 from .sizes import require_plausible, require_plausible_dataset
 
@@ -90,6 +91,7 @@ def read_ismrmrd(path: Path, name: str | None = None, select: Mapping[str, int] 
     h5py = require_h5py(path)
     _check_names(select or {})
     try:
+        require_sound_heaps(path)
         with h5py.File(path, "r") as file:
             group = file[_chosen(path, list(_groups(file, h5py)), name)]
             require_plausible_dataset(group["data"])

@@ -258,6 +258,17 @@ def test_refused_lines(tmp_path):
             read(write(tmp_path / f"{number}.h5", rows))
 
 
+@pytest.mark.parametrize("byte", [8, 24, 25, 31])
+def test_a_damaged_heap(tmp_path, byte):
+    """HDF5 itself would look through it for ever."""
+    path = write(tmp_path / "a.h5", lines(scanned()[1][0]))
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"GCOL") + byte] ^= 0x15
+    path.write_bytes(data)
+    with pytest.raises(ImageFileError, match=r"a\.h5: is truncated, damaged .* of its heap at byte \d+ do not fill it"):
+        read(path)
+
+
 def test_several_scans_in_a_file(tmp_path):
     image, (k,) = scanned()
     path = write(tmp_path / "a.h5", lines(k))

@@ -52,6 +52,11 @@ def scores(
     return [psnr(x, image.clip(0, 1)) for x, image in zip(clean, found, strict=True)]
 
 
+def scored_on(model: Model) -> str:
+    """What a model is scored on: BSD68, and the same in colour."""
+    return "BSD68" if model.filters.planes == 1 else "CBSD68"
+
+
 def operations(model: Model, outer: int, inner: int) -> int:
     """Multiply-adds per pixel of outer x inner unrolled steps, every convolution counted directly.
 

@@ -64,62 +64,68 @@ def cases() -> dict[str, list[Case]]:
     return found
 
 
-def methods(problem: str) -> Iterator[tuple[str, Solve, list[tuple[Any, ...]]]]:
-    """Name, what solves, and the parameters to try."""
-    import deepinv
+def proximal(prior: Any) -> Solve:
+    """deepinv's FISTA with a prior of its own."""
+    from deepinv import optim
+
+    def solve(y: Any, physics: Any, strength: float) -> Any:
+        algorithm = optim.FISTA(
+            data_fidelity=optim.L2(), prior=prior, lambda_reg=strength, stepsize=1.0, max_iter=STEPS, early_stop=True,
+            crit_conv="residual", thres_conv=1e-5,
+        )  # fmt: skip
+        return algorithm(y, physics)
+
+    return solve
+
+
+def wcrr() -> Solve:
+    """With the published weights, by the operator that the physics becomes."""
     import torch
 
-    import safi_fast
-    from safi_fast.integrations.deepinv import SafiDenoiser, SafiReconstructor
     from safi_fast.integrations.physics import bridge
-
-    optim = deepinv.optim
-    one = [(float(value),) for value in STRENGTHS[problem]]
-    yield "A^T y", lambda y, physics: physics.A_adjoint(y), [()]
-
-    def proximal(prior: Any) -> Solve:
-        def solve(y: Any, physics: Any, strength: float) -> Any:
-            algorithm = optim.FISTA(
-                data_fidelity=optim.L2(), prior=prior, lambda_reg=strength, stepsize=1.0, max_iter=STEPS,
-                early_stop=True, crit_conv="residual", thres_conv=1e-5,
-            )  # fmt: skip
-            return algorithm(y, physics)
-
-        return solve
-
-    larger = [(float(10 * value),) for value in STRENGTHS[problem]]
-    yield "TV, deepinv", proximal(optim.prior.TVPrior(n_it_max=20)), larger
-    yield "wavelets, deepinv", proximal(optim.prior.WaveletPrior(level=3, wv="db4", p=1)), larger
 
     network = Wcrr(DATA / "weights" / "wcrr.pth")
 
-    def wcrr(y: Any, physics: Any, strength: float, sigma: float) -> Any:
+    def solve(y: Any, physics: Any, strength: float, sigma: float) -> Any:
         found = bridge(physics, y)
         box = None if found.complex else (0.0, 1.0)
         image, _ = network.solve(found.operators[0], np.asarray(found.measured(y))[0], strength, sigma, box=box)
         return found.image(torch.from_numpy(np.ascontiguousarray(image[None])))
 
-    yield "WCRR, the bench's", wcrr, list(product((3e-3, 1e-2, 3e-2), (5.0, 15.0)))
+    return solve
 
-    def plugged(y: Any, physics: Any, stepsize: float, sigma: float) -> Any:
+
+def plugged() -> Solve:
+    """deepinv's half-quadratic splitting with our denoiser."""
+    from deepinv import optim
+
+    from safi_fast.integrations.deepinv import SafiDenoiser
+
+    def solve(y: Any, physics: Any, stepsize: float, sigma: float) -> Any:
         algorithm = optim.HQS(
             data_fidelity=optim.L2(), prior=optim.PnP(SafiDenoiser("safi-gray-fast")), stepsize=stepsize,
             sigma_denoiser=sigma, max_iter=12,
         )  # fmt: skip
         return algorithm(y, physics)
 
-    yield "PnP (HQS) with SafiDenoiser", plugged, list(product((5.0, 25.0), (0.02, 0.05)))
-    for schedule in ("fast", "gap"):
-        yield (
-            f"SafiReconstructor, {schedule}",
-            lambda y, physics, strength, schedule=schedule: SafiReconstructor(strength, schedule=schedule)(y, physics),
-            one,
-        )
+    return solve
 
-    def own(y: Any, physics: Any, strength: float) -> Any:
-        """Our own call, with our own operator from the same mask or kernel."""
-        from safi_fast.operators import Blur, FourierMRI
 
+def dropped_in(schedule: str) -> Solve:
+    """Our reconstructor in deepinv."""
+    from safi_fast.integrations.deepinv import SafiReconstructor
+
+    return lambda y, physics, strength: SafiReconstructor(strength, schedule=schedule)(y, physics)
+
+
+def own(problem: str) -> Solve:
+    """Our own call, with our own operator from the same mask or kernel."""
+    import torch
+
+    import safi_fast
+    from safi_fast.operators import Blur, FourierMRI
+
+    def solve(y: Any, physics: Any, strength: float) -> Any:
         if problem == "MRI":
             mask = np.asarray(physics.mask).reshape(-1, SIDE, SIDE)[0] > 0
             operator: Any = FourierMRI(mask, mask_order="centered", image="complex")
@@ -131,7 +137,23 @@ def methods(problem: str) -> Iterator[tuple[str, Solve, list[tuple[Any, ...]]]]:
         parts = np.stack([found.real, found.imag]) if problem == "MRI" else found[None]
         return torch.from_numpy(np.ascontiguousarray(parts))[None]
 
-    yield "safi_fast.reconstruct, fast", own, one
+    return solve
+
+
+def methods(problem: str) -> Iterator[tuple[str, Solve, list[tuple[Any, ...]]]]:
+    """Name, what solves, and the parameters to try."""
+    from deepinv.optim import prior
+
+    one = [(float(value),) for value in STRENGTHS[problem]]
+    larger = [(10 * value,) for (value,) in one]
+    yield "A^T y", lambda y, physics: physics.A_adjoint(y), [()]
+    yield "TV, deepinv", proximal(prior.TVPrior(n_it_max=20)), larger
+    yield "wavelets, deepinv", proximal(prior.WaveletPrior(level=3, wv="db4", p=1)), larger
+    yield "WCRR, the bench's", wcrr(), list(product((3e-3, 1e-2, 3e-2), (5.0, 15.0)))
+    yield "PnP (HQS) with SafiDenoiser", plugged(), list(product((5.0, 25.0), (0.02, 0.05)))
+    for schedule in ("fast", "gap"):
+        yield f"SafiReconstructor, {schedule}", dropped_in(schedule), one
+    yield "safi_fast.reconstruct, fast", own(problem), one
 
 
 def psnr(image: Any, x: Any) -> float:
@@ -158,12 +180,12 @@ def row(problem: str, name: str, solve: Solve, tried: list[tuple[Any, ...]], of:
 
 def main() -> None:
     """Measure, print and record."""
-    import deepinv
-    import torch
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS / "deepinv_race.json")
     args = parser.parse_args()
+    import deepinv
+    import torch
+
     before, rows, same = measure.machine(), [], {}
     torch.set_num_threads(measure.THREADS)
     for problem, of in cases().items():

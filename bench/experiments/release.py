@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.data.images import scored_on
 from safi_fast import load_model
 from safi_fast.errors import ModelError
 from safi_fast.model import Model, Strength
@@ -64,11 +65,6 @@ def _scores(model: Model, evaluations: Sequence[dict[str, Any]]) -> str:
     steps = f"{evaluations[0]['schedule']} {model.schedule.outer} x {model.schedule.inner}"
     images = scored_on(model)
     return f"{images} ({count} images), {steps}: {values} (safi-fast evaluate --data {images} --sigma S)"
-
-
-def scored_on(model: Model) -> str:
-    """What a model is scored on: BSD68, and the same in colour."""
-    return "BSD68" if model.filters.planes == 1 else "CBSD68"
 
 
 def main(words: list[str] | None = None) -> None:

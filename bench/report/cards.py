@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, ROOT
-from bench.data.images import operations
-from bench.experiments.release import scored_on
+from bench.data.images import operations, scored_on
 from bench.report import measure
 from bench.report.markdown import table, tidy
 from safi_fast import list_models, load_model

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Solver, denoise, estimate_memory, reconstruct, tune_strength
+    from .api import Solver, denoise, denoise_volume, estimate_memory, reconstruct, tune_strength
     from .errors import (
         BackendError,
         ImageFileError,
@@ -35,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "denoise": "api",
+    "denoise_volume": "api",
     "reconstruct": "api",
     "tune_strength": "api",
     "Solver": "api",
@@ -78,6 +79,7 @@ __all__ = [
     "Unrolled",
     "__version__",
     "denoise",
+    "denoise_volume",
     "estimate_memory",
     "list_models",
     "load_model",

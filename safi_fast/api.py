@@ -28,11 +28,12 @@ from .solver.schedules import count
 from .stream import stream
 from .tuning import Tuning
 from .values import stated_range
+from .volumes import AXES, VolumeSolution, check_volume, passes_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Solver", "denoise", "estimate_memory", "reconstruct", "tune_strength"]
+__all__ = ["Solver", "denoise", "denoise_volume", "estimate_memory", "reconstruct", "tune_strength"]
 
 
 @shows(denoising.Options, denoising.DEFAULTS)
@@ -137,6 +138,62 @@ def denoise(
         None if model is None else resolve(model), backend, precision, _gpu_to_use(image, backend), os.getpid()
     )
     return solver.denoise(image, sigma, return_solution=return_solution, **options)
+
+
+@shows(denoising.Options, denoising.DEFAULTS)
+def denoise_volume(
+    volume: Any,
+    sigma: Any,
+    *,
+    axes: Sequence[int] = AXES,
+    weights: Any = None,
+    model: Model | str | PathLike[str] | None = None,
+    backend: str = "auto",
+    precision: str = "float32",
+    return_solution: bool = False,
+    **options: Unpack[denoising.Options],
+) -> Any:
+    """Denoise a volume as slices along several axes and average the results (2.5-D).
+
+    Parameters
+    ----------
+    volume : array, (D, H, W)
+        Grey; as the image of `denoise`, of which every slice is one.
+    sigma : float, (D, H, W), "estimate", or (D,) with axes=(0,)
+        Standard deviation of the noise, as for `denoise`. "estimate" measures every slice of every pass.
+    axes : sequence of int
+        Along which the volume is cut into slices, one pass each. (0,) is `denoise` of the stack. Where voxels are much
+        longer along an axis than along the others, slices along the others are stretched: leave these out.
+    weights : sequence of float
+        How much each pass counts, > 0; they are divided by their sum. None: all the same.
+    model, backend, precision, **options
+        As for `denoise`, without colour; strength is one number. A callback sees the passes one after the other.
+    return_solution : bool
+        Return a VolumeSolution (image, passes, axes, weights): the Solution of each pass, with values per slice. The
+        mean of certified images is not certified.
+
+    Returns
+    -------
+    array or VolumeSolution
+        (D, H, W), in the caller's library, device and range; float64 for float64 input, else float32.
+
+    Raises
+    ------
+    InputError, ModelError, BackendError, SolverError
+        As `denoise`; InputError also for slices that are smaller than the filters, with the axes that do.
+
+    Examples
+    --------
+    >>> import numpy as np, safi_fast
+    >>> noisy = 0.5 + 0.1 * np.random.default_rng(0).standard_normal((16, 16, 16))
+    >>> clean = safi_fast.denoise_volume(noisy, sigma=0.1, model="safi-gray-fast", max_outer=1)
+    >>> bool(clean.std() < noisy.std() / 2)
+    True
+    """
+    solver = _solver(
+        None if model is None else resolve(model), backend, precision, _gpu_to_use(volume, backend), os.getpid()
+    )
+    return solver.denoise_volume(volume, sigma, axes=axes, weights=weights, return_solution=return_solution, **options)
 
 
 def estimate_memory(
@@ -410,6 +467,34 @@ class Solver:
             model, engine = self._for(array.shape, every["channel_axis"], every["color"])
             solution = denoising.solve(model, engine, array, kind, sigma, every, self._device, account=return_solution)
         return solution if return_solution else solution.image
+
+    @shows(denoising.Options, denoising.DEFAULTS)
+    def denoise_volume(
+        self,
+        volume: Any,
+        sigma: Any,
+        *,
+        axes: Sequence[int] = AXES,
+        weights: Any = None,
+        return_solution: bool = False,
+        **options: Unpack[denoising.Options],
+    ) -> Any:
+        """See `safi_fast.denoise_volume`."""
+        passes = passes_of(axes, weights)
+        self._require_reachable(volume)
+        array, kind = as_array("volume", volume)
+        level = check_volume(array.shape, sigma, passes.axes, self.model.smallest_side, options)
+
+        def one_pass(slices: Any, noise: Any) -> Any:
+            return self.denoise(slices, noise, return_solution=return_solution, **options)
+
+        with kind.place():
+            mean, found = passes.solve(one_pass, kind.module, array, level)
+            image = kind.wrap(mean)
+        if not return_solution:
+            return image
+        wrapped = tuple(replace(one, image=kind.wrap(one.image)) for one in found)
+        return VolumeSolution(image, wrapped, passes.axes, passes.weights)
 
     @shows(denoising.Options, denoising.DEFAULTS)
     def denoise_vjp(self, image: Any, sigma: Any, **options: Unpack[denoising.Options]) -> tuple[Solution, Vjp]:

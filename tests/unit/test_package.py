@@ -40,6 +40,7 @@ PUBLIC = [
     "Unrolled",
     "__version__",
     "denoise",
+    "denoise_volume",
     "estimate_memory",
     "list_models",
     "load_model",
@@ -261,6 +262,7 @@ def test_the_sources_are_found():
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("reconstruction_memory", ["backend", "errors", "memory", "operators"]),
         ("stream", ["arrays", "errors"]),
+        ("volumes", ["arrays", "errors", "solver", "tensors"]),
         (
             "api",
             [
@@ -280,6 +282,7 @@ def test_the_sources_are_found():
                 "stream",
                 "tuning",
                 "values",
+                "volumes",
             ],
         ),
         (

@@ -68,9 +68,9 @@ print(told)
 """
 
 
-@pytest.mark.parametrize(("model", "kernels"), [("safi-gray", 13), ("mmr-gray", 12)])
-def test_a_warmup_counts_the_kernels_that_it_compiles(tmp_path, model, kernels):
+def test_a_warmup_counts_the_kernels_that_it_compiles(tmp_path):
     """All that are announced, and none where all lie compiled."""
+    model, kernels = "safi-gray", 13
     expected = [(done, kernels) for done in range(1, kernels + 1)]
     assert python(COLD, model, NUMBA_CACHE_DIR=str(tmp_path)) == f"{expected}\n"
     assert python(COLD, model, NUMBA_CACHE_DIR=str(tmp_path)) == "[]\n"

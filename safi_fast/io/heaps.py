@@ -29,6 +29,6 @@ def _is_filled(data: mmap.mmap, at: int, end: int) -> bool:
     while at + OBJECT.size <= end:
         index, _, _, size = OBJECT.unpack_from(data, at)
         if index == 0:
-            return at + size == end
+            return bool(at + size == end)
         at += OBJECT.size + (size + 7) // 8 * 8
     return at <= end

@@ -290,12 +290,13 @@ def test_the_centre_of_a_header_without_limits():
     assert (found.kept(0), found.kept(1), found.kept(2)) == (W, H, 1)
 
 
-def test_on_the_command_line(tmp_path, capsys):
+def test_on_the_command_line(tmp_path, capsys, model):
     image, (k,) = scanned()
     steps = [step for step in range(H) if step % 2 == 0 or 10 < step < 26]
     path = write(tmp_path / "a.h5", lines(k, steps) + lines(k, steps, contrast=1))
-    command = ["reconstruct", "mri", str(path), "-o", str(tmp_path / "x.npy"), "--estimate-maps", "--strength", "1e-4",
-               "--max-outer", "1", "--max-iter", "15", "--json"]  # fmt: skip
+    command = ["reconstruct", "mri", str(path), "-o", str(tmp_path / "x.npy"), "--estimate-maps", "--maps-method",
+               "low_resolution", "--model", str(model), "--strength", "1e-4", "--max-outer", "1", "--max-iter", "15",
+               "--json"]  # fmt: skip
     assert main(command) == 1
     assert "say which with --select contrast=0" in capsys.readouterr().err
     assert main([*command, "--select", "contrast=1"]) == 0

@@ -16,7 +16,7 @@ from torch.nn import functional  # noqa: E402
 from safi_fast.integrations.autograd import denoise  # noqa: E402
 from safi_fast.solver.momentum import fista  # noqa: E402
 from safi_fast.training.network import network_of  # noqa: E402
-from safi_fast.training.spline import spline  # noqa: E402
+from safi_fast.training.spline import spline, use_torch  # noqa: E402
 
 LEVELS = (5 / 255, 25 / 255, 50 / 255)
 SHAPE, SIGMAS = (24, 30), (0.05, 0.11)
@@ -80,9 +80,10 @@ def by_torch(model, y, sigmas):
     sigma = torch.tensor(sigmas, dtype=torch.float64, requires_grad=True)
     batch = image.reshape(len(y), -1, *SHAPE)
     symmetric = model.filters.boundary == "symmetric"
-    made = network(batch, sigma, OUTER, INNER) if symmetric else zero_padded(model, network, batch, sigma)
-    made = made.reshape(y.shape)
-    found = torch.autograd.grad((made * torch.tensor(weights(y))).sum(), (image, sigma), allow_unused=True)
+    with use_torch():
+        made = network(batch, sigma, OUTER, INNER) if symmetric else zero_padded(model, network, batch, sigma)
+        made = made.reshape(y.shape)
+        found = torch.autograd.grad((made * torch.tensor(weights(y))).sum(), (image, sigma), allow_unused=True)
     return made.detach().numpy(), *(None if part is None else part.numpy() for part in found)
 
 

@@ -73,7 +73,7 @@ CASES = {
     "reconstruct mri": (
         "k.npy -o x --noise-std 1",
         f"--variable v --layout hw --mask m --mask-order fft --maps n --maps-layout chw --calibration 24 --slices 1:2 "
-        f"--format cfl {STEPS} {BOX} {RUN} --data-range 2",
+        f"--trajectory t --size 9x8 --format cfl {STEPS} {BOX} {RUN} --data-range 2",
     ),
     "reconstruct ct": (
         "s.npy -o x --angles 0:180:9 --geometry fan --holdout 0.1",
@@ -106,7 +106,7 @@ def fits(value, hint):
     if kind is tuple:
         hints = parts[:1] * len(value) if parts[-1] is ... and isinstance(value, tuple) else parts
         return isinstance(value, tuple) and len(value) == len(hints) and all(map(fits, value, hints))
-    return type(value) is hint if hint in (int, float) else isinstance(value, hint)
+    return type(value) is hint if hint in (int, float) else isinstance(value, kind or hint)
 
 
 @pytest.mark.parametrize("command", CASES)

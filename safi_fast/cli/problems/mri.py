@@ -13,6 +13,10 @@ many samples that are exactly zero. It may leave out samples that were measured.
 counters: noise scans, navigators and the like are left out, averages and repetitions averaged, readout oversampling
 removed; of several contrasts, phases or sets --select says which. Several slices go into a folder as one file each
 (NAME_000.npy), or into one .npy, .cfl or .tif file as a stack.
+
+With --trajectory FILE k-space lies off the grid (pip install finufft). FILE holds (n, m, 2), such as (spokes, samples,
+2), for k-space whose last two axes are (n, m), or BART's (3, samples, spokes): cycles per field of view, from -H / 2 to
+H / 2 along the rows' axis, then from -W / 2 to W / 2 along the columns', as sigpy and BART have it.
 """
 
 import argparse
@@ -30,7 +34,8 @@ from ...values import UNIT_BOX, Range, stated_range
 from ..arguments import UsageError, count
 from ..options import box_option
 from ..parser import Rare
-from . import ESTIMATED_BOX, Array, CaseOptions, Slice, Study, quantile_range, write_magnitude
+from . import ESTIMATED_BOX, Array, CaseOptions, Slice, Study, quantile_range, trajectory, write_magnitude
+from .ct import size
 
 if TYPE_CHECKING:
     from ...io import Kspace
@@ -62,6 +67,8 @@ class MriOptions(CaseOptions):
     mask_of: MaskOf
     no_order_check: bool
     no_mask_check: bool
+    trajectory: str | None
+    size: tuple[int, int] | None
 
     @property
     def order(self) -> Order:
@@ -71,7 +78,7 @@ class MriOptions(CaseOptions):
     @property
     def files(self) -> tuple[str | None, ...]:
         """What may name files that are read beside the inputs."""
-        return (self.mask, self.maps)
+        return (self.mask, self.maps, self.trajectory)
 
     def open_study(self, path: Path) -> Study:
         """What one input holds."""
@@ -129,6 +136,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-mask-check", action="store_true", help=Rare("accept a mask that keeps samples that are exactly zero")
     )
+    parser.add_argument(
+        "--trajectory", metavar="FILE", help=Rare("where k-space off the grid was sampled, in cycles per field of view")
+    )
+    parser.add_argument(
+        "--size",
+        type=size,
+        metavar="N|HxW",
+        help=Rare("of the image behind a trajectory, in pixels (default: the smallest square that holds it)"),
+    )
 
 
 def counters(text: str) -> dict[str, int]:
@@ -155,6 +171,10 @@ def open_study(path: Path, options: MriOptions) -> Study:
 
     if options.image == "complex" and options.box:
         raise UsageError("--box bounds real images; complex ones have none: use --image real, or leave --box out")
+    if options.trajectory:
+        return trajectory.open_study(path, options)
+    if options.size:
+        raise UsageError("--size is for k-space off the grid; pass --trajectory FILE too, or leave it out")
     kspace = read_kspace(
         path,
         options.variable,

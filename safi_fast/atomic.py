@@ -31,9 +31,7 @@ def write_atomically(path: Path, data: bytes, error_type: type[SafiError] = Imag
     """
     try:
         target, mode = _place(path)
-        if target.parent not in _swept:
-            sweep(target.parent)
-            _swept.add(target.parent)
+        _sweep_once(target.parent)
         with scratch_file(target.parent, data, durable=True) as scratch:
             if mode is not None:
                 with suppress(OSError):  # a file system without permissions
@@ -57,6 +55,7 @@ def write_folder(
         others = sorted({path.name for path in target.iterdir()} - set(names)) if target.exists() else []
         if others:
             raise error_type(f"{folder}: holds {others[0]}, which is not of this result; choose another folder")
+        _sweep_once(target.parent)
         with _scratch_folder(target.parent) as scratch, _scratch_folder(target.parent) as aside:
             for name, data in zip(names, contents, strict=True):
                 with (scratch / name).open("xb") as stream:
@@ -150,6 +149,12 @@ def sweep(folder: Path, *, own: bool = False) -> None:
         with suppress(OSError):
             if runs is False or (runs is None and time.time() - path.stat().st_mtime > DAY):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _sweep_once(folder: Path) -> None:
+    if folder not in _swept:
+        sweep(folder)
+        _swept.add(folder)
 
 
 def hidden_files(folder: Path, *suffixes: str) -> list[Path]:

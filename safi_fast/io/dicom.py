@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import io
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,13 +19,14 @@ import numpy as np
 
 from ..atomic import is_folder, real
 from .packages import require
-from .pixels import Array, FormatError, Pixels
+from .pixels import Array, FormatError, Pixels, silenced
 from .sizes import require_plausible
 from .tags import Origin, Tags
 
 SUFFIX = " (denoised)"  # of SeriesDescription
 LONG_STRING, SHORT_TEXT = 64, 1024  # characters of the value representations LO and ST
 GREY = ("MONOCHROME1", "MONOCHROME2")
+NEEDED = ("Rows", "Columns", "BitsStored", "PixelRepresentation", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
 VOID = {  # what no longer holds of other pixels
     "DigitalSignaturesSequence": "digital signatures",
     "MACParametersSequence": "digital signatures",
@@ -98,6 +101,13 @@ class Dicom(Origin):
         return bool(self.names)
 
 
+@contextmanager
+def lenient() -> Iterator[None]:
+    """In which pydicom takes tags as other programs wrote them, without a word."""
+    with require("pydicom", "DICOM").config.disable_value_validation(), silenced("pydicom"):
+        yield
+
+
 def decode(data: bytes) -> Pixels:
     """Pixels of a DICOM file. Raises FormatError for what is not grey, not an image, or cannot be decoded."""
     values, part = read_part(data)
@@ -111,7 +121,8 @@ def encode(pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:
         raise FormatError("DICOM needs the tags of a patient and a study; only a result of a DICOM file can be one")
     if len(origin.parts) > 1:
         raise FormatError(f"a series of {len(origin.parts)} files goes into a folder; name one without an extension")
-    return encode_part(origin.parts[0], pixels.array, pixels.tags.derivation)
+    derivation = pixels.tags.derivation
+    return encode_part(origin.parts[0], pixels.array, derivation, key_of(derivation))
 
 
 def lies_in(target: Path, source: Path) -> bool:
@@ -120,6 +131,7 @@ def lies_in(target: Path, source: Path) -> bool:
     return source in (target, *target.parents) if is_folder(source) else target.parent == source.parent
 
 
+@lenient()
 def read_part(data: bytes) -> tuple[Array, Part]:
     """Values (H, W), or (frames, H, W), of a file: integers as stored, or float32 where they are rescaled.
 
@@ -131,7 +143,7 @@ def read_part(data: bytes) -> tuple[Array, Part]:
     for keyword in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:
             del dataset[keyword]
-    slope, intercept = (float(dataset.get(name, unit)) for name, unit in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+    slope, intercept = (_number(dataset, *tag) for tag in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
     if not (np.isfinite([slope, intercept]).all() and slope):
         raise FormatError(f"has RescaleSlope {slope:g} and RescaleIntercept {intercept:g}; expected a slope but zero")
     least, most = Part(dataset, stored.shape, 1.0, 0.0, None, None).limits
@@ -147,15 +159,23 @@ def read_part(data: bytes) -> tuple[Array, Part]:
     return values, part
 
 
-def encode_part(part: Part, values: Array, derivation: str) -> tuple[bytes, tuple[str, ...]]:
-    """Bytes of a file with those values, float64, and what is lost. Raises FormatError for another size."""
+def key_of(derivation: str) -> str:
+    """What new unique names follow from, beside the old ones: equal words for how it was made give equal names."""
+    return derivation or uuid.uuid4().hex
+
+
+@lenient()
+def encode_part(part: Part, values: Array, derivation: str, key: str) -> tuple[bytes, tuple[str, ...]]:
+    """Bytes of a file with those values, float64, and what is lost. key: see `key_of`. Raises FormatError for another
+    size.
+    """
     if values.size != np.prod(part.shape) or values.shape[-2:] != part.shape[-2:]:
         sizes = " x ".join(map(str, part.shape))
         raise FormatError(f"a result of shape {values.shape} is not stored as DICOM, whose tags are of {sizes} pixels")
     pixels, lost = part.stored(values.reshape(part.shape))
     dataset = copy.deepcopy(part.dataset)
     lost += tuple(dict.fromkeys(name for keyword, name in VOID.items() if name and keyword in dataset))
-    _derive(dataset, derivation)
+    _derive(dataset, derivation, key)
     _put(dataset, pixels)
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
@@ -169,6 +189,7 @@ def white_of(part: Part) -> float | None:
     return float(most) if declared else None
 
 
+@lenient()
 def unknown_of(values: Array, parts: list[Part]) -> str:
     """What values are whose black and white no tag says; "" where BitsStored says them."""
     if any(part.is_rescaled for part in parts):
@@ -196,6 +217,9 @@ def _check(dataset: Any) -> None:
     if "PixelData" not in dataset:
         what = "pixels as floats" if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset else "no image"
         raise FormatError(f"holds {what} (modality {dataset.get('Modality', 'not said')}); expected grey integers")
+    missing = [keyword for keyword in NEEDED if dataset.get(keyword) in (None, "")]
+    if missing:
+        raise FormatError(f"lacks {', '.join(missing)}")
     kind = dataset.get("PhotometricInterpretation")
     if kind not in GREY or dataset.get("SamplesPerPixel", 1) != 1:
         raise FormatError(f"has the photometric interpretation {kind}; expected {' or '.join(GREY)}")
@@ -226,6 +250,12 @@ def _pixels(dataset: Any, size: int) -> Array:
     return np.array(array, dtype=array.dtype.newbyteorder("="))
 
 
+def _number(dataset: Any, keyword: str, default: float) -> float:
+    """Of a tag that may be missing, or empty."""
+    value = dataset.get(keyword)
+    return default if value in (None, "") else float(value)
+
+
 def _padded(dataset: Any, stored: Array) -> Array:
     """Where pixels are filling and no image: (..., H, W) bool."""
     value = dataset.get("PixelPaddingValue")
@@ -238,39 +268,48 @@ def _padded(dataset: Any, stored: Array) -> Array:
     return (stored >= min(ends)) & (stored <= max(ends))
 
 
-def _derive(dataset: Any, derivation: str) -> None:
-    """The tags of a derived image. With the same input and words for what was done, unique names are the same too, so
-    that files of a series that are made one by one stay one.
-    """
+def _derive(dataset: Any, derivation: str, key: str) -> None:
+    """The tags of a derived image. What is taken from the input need not be valid."""
     from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
 
     purpose, source = Dataset(), Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
-    purpose.CodeMeaning = "Source image for image processing operation"
-    source.ReferencedSOPClassUID = dataset.SOPClassUID
-    source.ReferencedSOPInstanceUID = dataset.SOPInstanceUID
-    source.PurposeOfReferenceCodeSequence = Sequence([purpose])
-    dataset.SourceImageSequence = Sequence([source])
+    _set(purpose, CodeValue="121322", CodingSchemeDesignator="DCM")
+    _set(purpose, CodeMeaning="Source image for image processing operation")
+    _set(source, ReferencedSOPClassUID=dataset.SOPClassUID, ReferencedSOPInstanceUID=dataset.SOPInstanceUID)
+    _set(source, PurposeOfReferenceCodeSequence=[purpose])
     kinds = dataset.get("ImageType") or []
-    dataset.ImageType = ["DERIVED", "SECONDARY", *([kinds] if isinstance(kinds, str) else list(kinds))[2:]]
-    words = [dataset.get("DerivationDescription"), derivation or "noise removed by safi-fast"]
-    dataset.DerivationDescription = "; ".join(filter(None, words))[-SHORT_TEXT:]
-    dataset.SeriesDescription = (dataset.get("SeriesDescription") or "")[: LONG_STRING - len(SUFFIX)] + SUFFIX
-    dataset.SeriesDescription = dataset.SeriesDescription.strip()
+    words = [str(dataset.get("DerivationDescription") or ""), derivation or "noise removed by safi-fast"]
+    series = str(dataset.get("SeriesDescription") or "")
+    _set(
+        dataset,
+        SourceImageSequence=[source],
+        ImageType=["DERIVED", "SECONDARY", *([kinds] if isinstance(kinds, str) else list(kinds))[2:]],
+        DerivationDescription="; ".join(filter(None, words))[-SHORT_TEXT:],
+        SeriesDescription=(series[: LONG_STRING - len(SUFFIX)] + SUFFIX).strip(),
+        SeriesInstanceUID=_unique(dataset.SeriesInstanceUID, key),
+        SOPInstanceUID=_unique(dataset.SOPInstanceUID, key),
+    )
     for keyword in VOID:
         if keyword in dataset:
             del dataset[keyword]
-    series = dataset.get("SeriesInstanceUID", "")
-    dataset.SeriesInstanceUID = _unique(series, derivation)
-    dataset.SOPInstanceUID = _unique(dataset.SOPInstanceUID, derivation)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
 
 
-def _unique(name: str, derivation: str) -> str:
-    """A UID of the kind 2.25, of a UUID by the old one and what was done; any, where that is not said."""
-    found = uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {derivation}") if derivation else uuid.uuid4()
-    return f"2.25.{found.int}"
+def _set(dataset: Any, **values: Any) -> None:
+    """Tags by their keywords, without a check of what other programs wrote."""
+    from pydicom.config import IGNORE
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.dataelem import DataElement
+
+    for keyword, value in values.items():
+        tag = tag_for_keyword(keyword)
+        assert tag is not None
+        dataset[tag] = DataElement(tag, dictionary_VR(tag), value, validation_mode=IGNORE)
+
+
+def _unique(name: str, key: str) -> str:
+    """A UID of the kind 2.25, of a UUID by the old one and the key."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{name} {key}').int}"
 
 
 def _put(dataset: Any, pixels: Array) -> None:

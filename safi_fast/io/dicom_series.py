@@ -11,9 +11,9 @@ import numpy as np
 
 from ..atomic import reason, write_folder
 from ..errors import ImageFileError
-from .dicom import Dicom, encode_part, read_part, unknown_of, white_of
+from .dicom import Dicom, encode_part, key_of, lenient, read_part, unknown_of, white_of
 from .packages import require
-from .pixels import Array, FormatError, Pixels
+from .pixels import Array, FormatError, Pixels, decoding
 from .tags import Tags
 
 EXTENSION, MAGIC, MAGIC_AT = ".dcm", b"DICM", 128
@@ -58,12 +58,12 @@ def write_series(folder: Path, pixels: Pixels) -> tuple[str, ...]:
 
     pixels: float64. Returns names of what is lost. Raises FormatError, ImageFileError.
     """
-    origin, lost = pixels.tags.origin, dict[str, None]()
+    origin, lost, key = pixels.tags.origin, dict[str, None](), key_of(pixels.tags.derivation)
     assert isinstance(origin, Dicom)
 
     def contents() -> Iterator[bytes]:
         for part, values in zip(origin.parts, pixels.array, strict=True):
-            data, missing = encode_part(part, values, pixels.tags.derivation)
+            data, missing = encode_part(part, values, pixels.tags.derivation, key)
             lost.update(dict.fromkeys(missing))
             yield data
 
@@ -87,13 +87,13 @@ def _begins_as_dicom(path: Path) -> bool:
 def _named(path: Path) -> Iterator[None]:
     """Errors of one file say which it is. Raises FormatError."""
     try:
-        yield
+        with decoding("dicom"):
+            yield
     except FormatError as error:
         raise FormatError(f"{path.name} {error}") from error
-    except OSError as error:
-        raise FormatError(f"{path.name} cannot be read ({reason(error)})") from error
 
 
+@lenient()
 def _require_one_series(folder: Path, paths: list[Path]) -> None:
     """By the headers alone. Raises FormatError, which names the series."""
     pydicom = require("pydicom", "DICOM")
@@ -128,6 +128,7 @@ def _require_alike(values: list[Array], names: list[str]) -> None:
                               "each size into a folder of its own")  # fmt: skip
 
 
+@lenient()
 def _order(datasets: list[Any]) -> list[int]:
     """Places of slices by their position along the normal, then InstanceNumber; by that alone where planes are not
     parallel or do not say where they lie.

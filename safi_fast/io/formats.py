@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError
 from . import dicom, jpeg, nifti, npy, png, tiff, tiff_writing
-from .pixels import FormatError, Pixels, normalised
+from .pixels import FormatError, Pixels, decoding, normalised
 
 __all__ = [
     "KINDS",
@@ -50,13 +49,8 @@ def is_known(path: Path) -> bool:
 
 def decode(kind: str, data: bytes) -> Pixels:
     """Pixels of a file's bytes, upright. Raises FormatError, whatever the decoder itself raises on damaged input."""
-    try:
+    with decoding(kind.partition(".")[0]):
         return normalised(_DECODERS[kind](data))
-    except (FormatError, BackendError):  # the second: without the package that reads it
-        raise
-    except Exception as error:  # decoders raise anything from struct.error to RuntimeError on damaged files
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise FormatError(f"is truncated, damaged or not a {kind.upper()} file ({detail})") from error
 
 
 def encode(kind: str, pixels: Pixels) -> tuple[bytes, tuple[str, ...]]:

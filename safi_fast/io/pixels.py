@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BackendError
 from .tags import NO_TAGS, Tags
 
 Array = NDArray[Any]
@@ -104,6 +105,18 @@ def _numbers(array: Array) -> Array:
     if np.issubdtype(array.dtype, np.integer):
         return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     raise FormatError(f"holds pixels of type {array.dtype}; integers and real floats can be read")
+
+
+@contextmanager
+def decoding(kind: str) -> Iterator[None]:
+    """In which whatever a decoder raises on damaged input is a FormatError."""
+    try:
+        yield
+    except (FormatError, BackendError):  # the second: without the package that reads it
+        raise
+    except Exception as error:  # decoders raise anything from struct.error to RuntimeError on damaged files
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise FormatError(f"is truncated, damaged or not a {kind.upper()} file ({detail})") from error
 
 
 @contextmanager

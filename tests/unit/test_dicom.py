@@ -110,6 +110,22 @@ def test_tags_of_a_derived_image(tmp_path):
     assert new.DerivationDescription == "first; noise removed by safi-fast"
 
 
+def test_tags_that_break_the_standard_are_kept(tmp_path):
+    dataset = cut("MR_small.dcm")
+    dataset.add(pydicom.DataElement("ImageType", "CS", ["A", "B", "not upper case"], validation_mode=0))
+    dataset.add(pydicom.DataElement("SOPInstanceUID", "UI", "1.02.3", validation_mode=0))
+    dataset.file_meta.add(pydicom.DataElement("MediaStorageSOPInstanceUID", "UI", "1.02.3", validation_mode=0))
+    with pydicom.config.disable_value_validation():
+        dataset.save_as(tmp_path / "a.dcm")
+    before, out = read_image(tmp_path / "a.dcm"), tmp_path / "out"
+    out.mkdir()
+    write_image(out / "a.dcm", before.array, before)
+    with pydicom.config.disable_value_validation():
+        new = written(out / "a.dcm")
+        assert list(new.ImageType) == ["DERIVED", "SECONDARY", "not upper case"]
+        assert new.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.02.3"
+
+
 def test_rescaled_values_are_solved_and_stored_integers_written(tmp_path):
     cut("CT_small.dcm", RescaleSlope=2, RescaleIntercept=-1000).save_as(tmp_path / "a.dcm")
     before, stored = read_image(tmp_path / "a.dcm"), written(tmp_path / "a.dcm").pixel_array
@@ -197,6 +213,7 @@ def test_refused_files(name, message):
     [
         ({"SharedFunctionalGroupsSequence": []}, "is an enhanced multi-frame file, .* series of single files"),
         ({"ModalityLUTSequence": []}, "has a Modality LUT; expected RescaleSlope and RescaleIntercept"),
+        ({"SOPInstanceUID": None, "SeriesInstanceUID": ""}, "lacks SOPInstanceUID, SeriesInstanceUID$"),
         ({"RescaleSlope": 0}, "has RescaleSlope 0 and RescaleIntercept -1024; expected a slope but zero"),
         ({"BitsStored": 9}, "has BitsAllocated 16, BitsStored 9, HighBit 15; expected 8 or 16 bits allocated"),
     ],
@@ -253,6 +270,20 @@ class TestSeries:
         assert untouched(source) == bytes_before
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
+    def test_each_slice_has_its_own_slope(self, tmp_path):
+        """As in PET; and without words for how it was made they are one series all the same."""
+        source = series(tmp_path / "in")
+        for number, path in enumerate(sorted(source.iterdir())):
+            dataset = pydicom.dcmread(path)
+            dataset.RescaleSlope, dataset.RescaleIntercept = 0.5 + number, 0
+            dataset.save_as(path)
+        found = read_image(source)
+        one = cut("CT_small.dcm").pixel_array.astype(np.float32)
+        np.testing.assert_array_equal(found.array, [2.5 * (one + 2), 1.5 * (one + 1), 0.5 * one])
+        write_image(tmp_path / "out", found.array, found)
+        np.testing.assert_array_equal(read_image(tmp_path / "out").array, found.array)
+        assert len({written(path).SeriesInstanceUID for path in (tmp_path / "out").iterdir()}) == 1
+
     def test_files_one_by_one_stay_one_series(self, tmp_path):
         source = series(tmp_path / "in")
         whole = read_image(source).result(1.0, "so")
@@ -282,6 +313,10 @@ class TestSeries:
     def test_a_slice_that_cannot_be_read_is_named(self, tmp_path):
         source = series(tmp_path / "in", PhotometricInterpretation="PALETTE COLOR")
         with pytest.raises(ImageFileError, match="in: IM00 has the photometric interpretation PALETTE COLOR"):
+            read_image(source)
+        source = series(tmp_path / "damaged")
+        (source / "IM01").write_bytes((source / "IM01").read_bytes()[:-1000])
+        with pytest.raises(ImageFileError, match="IM01 is truncated, damaged or not a DICOM file"):
             read_image(source)
 
     def test_which_folders_are_one(self, tmp_path):

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: demo test test-fast test-integrations emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu retune dist test-wheel clean
+.PHONY: demo test test-fast test-integrations emulator-libs fuzz soak chaos lint format bench bench-full bench-gpu retune docs dist test-wheel clean
 
 $(VENV)/installed: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
@@ -113,6 +113,16 @@ train-%: $(VENV)/installed-dev
 bench-gpu: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.gpu $(OPTIONS) --output bench/results/gpu.json
 
+# The site in site/, without a warning and without network: open site/index.html.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+# In an environment of its own: the tests do without mkdocs.
+.venv-docs/installed: $(PACKAGING)
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --editable .[docs]
+	touch $@
+
 # What a release is made of, in dist/: sdist, wheel, the list of what the core install brings (CycloneDX), hashes.
 dist: $(VENV)/installed-dev
 	rm -rf dist
@@ -126,4 +136,4 @@ test-wheel:
 	for python in $(PYTHONS); do .ci/test-wheel $$python -q || exit 1; done
 
 clean:
-	rm -rf $(VENV) .venv-integrations .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-integrations .venv-docs .cache build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -60,8 +60,8 @@ def on_page_markdown(markdown, page, config, files):
         name, _, anchor = link.partition("#")
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), name))
         target = _in_site(path, files)
-        if target is None:
-            return _outside(label, path)
+        if target is None:  # what is nowhere is left to mkdocs, which says so
+            return _outside(label, path) if (ROOT / path).exists() else match[0]
         there = posixpath.relpath(target, posixpath.dirname(place) or ".")
         return f"{picture}[{label}]({there}{f'#{anchor}' if anchor else ''})"
 

@@ -49,6 +49,7 @@ class Page:
         ("results.md", "[a](../../docs/results/mri.md)", "[a](results/mri.md)"),
         ("gpu.md", "[a](#b) [c](https://d.e) [f](denoising.md)", "[a](#b) [c](https://d.e) [f](denoising.md)"),
         ("gpu.md", CODE, CODE),
+        ("gpu.md", "[a](nowhere.md)", "[a](nowhere.md)"),
         ("gpu.md", "[the loop](../safi_fast/api.py)", "the loop (`safi_fast/api.py`)"),
         ("gpu.md", "[`api.py`](../safi_fast/api.py)", "`api.py` (`safi_fast/api.py`)"),
     ],

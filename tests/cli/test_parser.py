@@ -72,8 +72,8 @@ CASES = {
     ),
     "reconstruct mri": (
         "k.npy -o x --noise-std 1",
-        f"--variable v --layout hw --mask m --mask-order fft --maps n --maps-layout chw --calibration 24 --slices 1:2 "
-        f"--trajectory t --size 9x8 --format cfl {STEPS} {BOX} {RUN} --data-range 2",
+        f"--variable v --layout hw --select set=1,phase=0 --mask m --mask-order fft --maps n --maps-layout chw "
+        f"--calibration 24 --slices 1:2 --trajectory t --size 9x8 --format cfl {STEPS} {BOX} {RUN} --data-range 2",
     ),
     "reconstruct ct": (
         "s.npy -o x --angles 0:180:9 --geometry fan --holdout 0.1",

@@ -128,6 +128,7 @@ FORMATS = {
         Format("mat73", ("hdf5.mat",), named),
         Format("cfl", ("kspace.cfl",), kspace, beside="kspace.hdr"),
         Format("fastmri", ("fastmri.h5",), kspace),
+        Format("ismrmrd", ("ismrmrd.h5",), kspace),
         Format("weights", ("weights.safetensors",), weights, (ModelError,)),
         Format("checkpoint", ("modern.pth", "legacy.pth"), checkpoint, (ModelError,), lazy=True),
         Format("kernel", ("kernel.npy", "kernel.png"), kernel, (*CHECKED, OperatorError)),

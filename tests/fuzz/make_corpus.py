@@ -96,8 +96,9 @@ def clinics():
 
 
 def containers():
-    """NPZ, MATLAB 5 and 7.3, BART, fastMRI."""
+    """NPZ, MATLAB 5 and 7.3, BART, fastMRI, ISMRMRD."""
     import h5py
+    import test_ismrmrd
     from scipy.io import savemat
 
     yield "kspace.npz", archive({"kspace.npy": saved(KSPACE), "sigma.npy": saved(np.float64(0.1))})
@@ -124,6 +125,10 @@ def containers():
         file["mask"] = np.arange(9) % 2
         file["reconstruction_rss"] = FLOAT[None, :6, :6]
     yield "fastmri.h5", stream.getvalue()
+    stream = io.BytesIO()
+    scan = test_ismrmrd.lines(KSPACE.transpose(0, 2, 1)[:, :6], range(6))
+    test_ismrmrd.write(stream, scan, nx=8, ny=6, most=5, center=3)
+    yield "ismrmrd.h5", stream.getvalue()
 
 
 def weights():

@@ -54,7 +54,7 @@ class MriOptions(CaseOptions):
 
     variable: str | None
     layout: str | None
-    select: dict[str, int] | None
+    select: tuple[tuple[str, int], ...] | None
     kspace_order: Order
     mask: str | None
     mask_order: Order | None
@@ -147,13 +147,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def counters(text: str) -> dict[str, int]:
+def counters(text: str) -> tuple[tuple[str, int], ...]:
     """NAME=N,NAME=N."""
     try:
-        found = {name: int(number) for name, number in (part.split("=") for part in text.split(","))}
+        found = tuple((name, int(number)) for name, number in (part.split("=") for part in text.split(",")))
     except ValueError:
-        found = {}
-    if not found or min(found.values()) < 0:
+        found = ()
+    if not found or min(number for _, number in found) < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N, such as contrast=1 or contrast=1,set=0")
     return found
 
@@ -181,7 +181,7 @@ def open_study(path: Path, options: MriOptions) -> Study:
         options.layout,
         coils=bool(options.maps or options.estimate_maps),
         check_axes=not options.no_order_check,
-        select=options.select,
+        select=dict(options.select or ()),
     )
     maps = _maps(kspace, path, options)
     mask, source = _mask(kspace, path, options)

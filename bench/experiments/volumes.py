@@ -1,6 +1,6 @@
 """What passes along three axes gain over slices of one axis: `safi_fast.denoise_volume` on real volumes.
 
-    python -m bench.experiments.volumes [--output FILE.json]
+    python -m bench.experiments.volumes [--model NAME] [--output FILE.json]
 
 Two heads by MRI that nibabel (pip install nibabel) ships for its tests: anatomical.nii, 33 x 41 x 25 voxels of 2 mm,
 and the first of example4d.nii.gz, of 2 x 2 x 2.2 mm, its middle 48 x 48 x 24. Both have noise of their own, which
@@ -59,7 +59,7 @@ def row(solver: safi_fast.Solver, name: str, clean: np.ndarray, sigma: float) ->
     alone = [float(psnr(one.image, clean)) for one in found.passes]
     mean = float(psnr(found.image, clean))
     return {
-        "volume": name, "shape": list(clean.shape), "sigma": sigma, "noisy": float(psnr(noisy, clean)),
+        "volume": name, "shape": " x ".join(map(str, clean.shape)), "sigma": sigma, "noisy": float(psnr(noisy, clean)),
         **{f"axis {axis}": value for axis, value in zip(found.axes, alone, strict=True)},
         "three": mean, "over axis 0": mean - alone[0], "over the best": mean - max(alone),
     }  # fmt: skip
@@ -68,12 +68,15 @@ def row(solver: safi_fast.Solver, name: str, clean: np.ndarray, sigma: float) ->
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="safi-gray-fast")
     parser.add_argument("--output", type=Path, default=RESULTS / "volumes.json")
     args = parser.parse_args()
-    before, solver = measure.machine(), safi_fast.Solver("safi-gray", backend="cpu")
+    before, solver = measure.machine(), safi_fast.Solver(args.model, backend="cpu")
     rows = [row(solver, name, clean, sigma) for name, clean in volumes().items() for sigma in SIGMAS]
-    print_table(tuple(rows[0]), [tuple(f"{v:.2f}" if isinstance(v, float) else v for v in r.values()) for r in rows])
     measure.write(args.output, rows, before)
+    print_table(
+        tuple(rows[0]), [tuple(f"{v:.2f}" if isinstance(v, float) else str(v) for v in r.values()) for r in rows]
+    )
 
 
 if __name__ == "__main__":

@@ -145,10 +145,10 @@ def methods(problem: str) -> Iterator[tuple[str, Solve, list[tuple[Any, ...]]]]:
     from deepinv.optim import prior
 
     one = [(float(value),) for value in STRENGTHS[problem]]
-    larger = [(10 * value,) for (value,) in one]
+    larger, smaller = ([(factor * value,) for (value,) in one] for factor in (10, 0.1))
     yield "A^T y", lambda y, physics: physics.A_adjoint(y), [()]
     yield "TV, deepinv", proximal(prior.TVPrior(n_it_max=20)), larger
-    yield "wavelets, deepinv", proximal(prior.WaveletPrior(level=3, wv="db4", p=1)), larger
+    yield "wavelets, deepinv", proximal(prior.WaveletPrior(level=3, wv="db4", p=1)), smaller
     yield "WCRR, the bench's", wcrr(), list(product((3e-3, 1e-2, 3e-2), (5.0, 15.0)))
     yield "PnP (HQS) with SafiDenoiser", plugged(), list(product((5.0, 25.0), (0.02, 0.05)))
     for schedule in ("fast", "gap"):

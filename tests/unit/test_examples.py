@@ -57,5 +57,5 @@ def test_pages(page):
 
 
 def test_some_run():
-    assert len(RUN) == 4
+    assert len(RUN) == 6
     assert np.isin(RUN, PAGES).all()

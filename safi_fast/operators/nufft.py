@@ -25,6 +25,7 @@ from .fourier import forward, inverse, opposite, real_forward, real_inverse, wor
 
 ACCURACY = 1e-7  # relative, asked of finufft. In float32 it takes as long, and frequencies would be rounded: 1e-5
 KERNEL_ACCURACY = 1e-12
+SMALL = 1 << 20  # samples and pixels that one thread transforms: others would wait longer for each other than they work
 
 
 def require_finufft() -> Any:
@@ -37,7 +38,8 @@ def require_finufft() -> Any:
 def sampled(x: NDArray[Any], phases: NDArray[np.float64]) -> NDArray[np.complex128]:
     """(B, H, W) to (B, n). phases: (2, n), 2 pi k / (H, W)."""
     images = np.ascontiguousarray(x, np.complex128)
-    found = require_finufft().nufft2d2(*phases, images, eps=ACCURACY, isign=-1, nthreads=workers())
+    threads = _threads(len(x), x.shape[-2:], phases)
+    found = require_finufft().nufft2d2(*phases, images, eps=ACCURACY, isign=-1, nthreads=threads)
     return _scaled(found, x.shape[-2:]).reshape(len(x), -1)
 
 
@@ -46,8 +48,13 @@ def spread(
 ) -> NDArray[np.complex128]:
     """(B, n) to (B, *shape)."""
     samples = np.ascontiguousarray(c, np.complex128)
-    found = require_finufft().nufft2d1(*phases, samples, shape, eps=accuracy, isign=1, nthreads=workers())
+    threads = _threads(len(c), shape, phases)
+    found = require_finufft().nufft2d1(*phases, samples, shape, eps=accuracy, isign=1, nthreads=threads)
     return _scaled(found, shape).reshape(len(c), *shape)
+
+
+def _threads(count: int, shape: tuple[int, ...], phases: NDArray[np.float64]) -> int:
+    return 1 if count * (int(np.prod(shape)) + phases.shape[1]) < SMALL else workers()
 
 
 def _scaled(array: NDArray[np.complex128], shape: tuple[int, ...]) -> NDArray[np.complex128]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, ImageFileError, InputError
 from .containers import require_h5py
-from .heaps import require_sound_heaps
+from .heaps import require_sound_heaps, require_sound_lengths
 from .ismrmrd_header import Encoding, encodings_of
 from .sizes import require_plausible, require_plausible_dataset
 
@@ -95,6 +95,7 @@ def read_ismrmrd(path: Path, name: str | None = None, select: Mapping[str, int] 
         with h5py.File(path, "r") as file:
             group = file[_chosen(path, list(_groups(file, h5py)), name)]
             require_plausible_dataset(group["data"])
+            require_sound_lengths(group["data"], path.stat().st_size)
             heads = group["data"].fields("head")[()]
             grid, words = _sorted(path, heads, encodings_of(group["xml"][()]), dict(select or {}))
             require_plausible(grid.shape, 8, path.stat().st_size, SPARSE)

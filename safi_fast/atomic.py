@@ -58,10 +58,7 @@ def write_folder(
         _sweep_once(target.parent)
         with _scratch_folder(target.parent) as scratch, _scratch_folder(target.parent) as aside:
             for name, data in zip(names, contents, strict=True):
-                with (scratch / name).open("xb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
+                _write_new(scratch / name, data, durable=True)
             older = aside / target.name
             try:
                 if target.exists():
@@ -119,11 +116,7 @@ def scratch_file(folder: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
     """
     scratch = folder / f"{PREFIX}{new_owner()}{SCRATCH}"
     try:
-        with scratch.open("xb") as stream:
-            stream.write(data)
-            if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
+        _write_new(scratch, data, durable=durable)
         yield scratch
     finally:  # also for KeyboardInterrupt and SystemExit; after a success there is nothing to remove
         remove_quietly(scratch)
@@ -149,6 +142,15 @@ def sweep(folder: Path, *, own: bool = False) -> None:
         with suppress(OSError):
             if runs is False or (runs is None and time.time() - path.stat().st_mtime > DAY):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _write_new(path: Path, data: bytes, *, durable: bool) -> None:
+    """A file that is not there yet. Raises OSError."""
+    with path.open("xb") as stream:
+        stream.write(data)
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _sweep_once(folder: Path) -> None:

@@ -269,6 +269,19 @@ def test_a_damaged_heap(tmp_path, byte):
         read(path)
 
 
+def test_a_row_that_declares_more_than_the_file_holds(tmp_path):
+    """HDF5 itself would take memory for it."""
+    path = write(tmp_path / "a.h5", lines(scanned()[1][0]))
+    with h5py.File(path) as file:
+        rows = file["dataset"]["data"].id
+        place = rows.get_chunk_info(0).byte_offset + rows.get_type().get_member_offset(2)
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = (2**31).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ImageFileError, match=r"a row declares 2147483648 values, which its \d+ bytes cannot hold"):
+        read(path)
+
+
 def test_several_scans_in_a_file(tmp_path):
     image, (k,) = scanned()
     path = write(tmp_path / "a.h5", lines(k))

@@ -193,10 +193,10 @@ def _encoding(path: Path, heads: Array, encodings: list[Encoding]) -> Encoding:
         raise ImageFileError(f"{path}: refers to encoding {number}, but its header has {len(encodings)}")
     encoding = encodings[number]
     if encoding.trajectory != "cartesian":
-        cure = "correct its reversed lines and" if encoding.trajectory == "epi" else "regrid it and"
-        raise ImageFileError(
-            f"{path}: has the trajectory {encoding.trajectory}; expected cartesian: {cure} pass k-space on the grid"
-        )
+        cure = "save its samples and where they lie as arrays, and pass --trajectory FILE"
+        if encoding.trajectory == "epi":
+            cure = "correct its reversed lines and pass k-space on the grid"
+        raise ImageFileError(f"{path}: has the trajectory {encoding.trajectory}; expected cartesian: {cure}")
     return encoding
 
 

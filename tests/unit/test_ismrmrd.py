@@ -226,7 +226,10 @@ def _along(k):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"trajectory": "radial"}, "has the trajectory radial; expected cartesian: regrid it and pass k-space"),
+        (
+            {"trajectory": "radial"},
+            "has the trajectory radial; expected cartesian: save its samples .* --trajectory FILE",
+        ),
         ({"trajectory": "epi"}, "has the trajectory epi; expected cartesian: correct its reversed lines"),
         ({"nx": W}, "has 80 samples with 40 in the middle, which do not fit the encoded matrix of 40"),
         ({"nx": 0}, r"is truncated, damaged or not an ISMRMRD file \(its encoded matrix is \(0, 36, 1\)\)"),

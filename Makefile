@@ -113,9 +113,9 @@ train-%: $(VENV)/installed-dev
 bench-gpu: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.gpu $(OPTIONS) --output bench/results/gpu.json
 
-# The site in site/, without a warning and without network: open site/index.html.
+# The site in site/, without network: open site/index.html. Not --quiet, with which --strict counts no warnings.
 docs: .venv-docs/installed
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 # In an environment of its own: the tests do without mkdocs.
 .venv-docs/installed: $(PACKAGING)

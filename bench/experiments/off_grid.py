@@ -64,7 +64,9 @@ def main() -> None:
     solver = safi_fast.Solver("safi-gray", backend="cpu")
     rows = [row(solver, name, image) for name in TRAJECTORIES]
     measure.write(args.output, rows, before)
-    print_table(tuple(rows[0]), [tuple(f"{v:.2f}" if isinstance(v, float) else v for v in r.values()) for r in rows])
+    print_table(
+        tuple(rows[0]), [tuple(f"{v:.2f}" if isinstance(v, float) else str(v) for v in r.values()) for r in rows]
+    )
 
 
 if __name__ == "__main__":

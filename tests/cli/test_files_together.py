@@ -402,6 +402,8 @@ def test_only_inputs_that_may_meet_are_read_beforehand():
 class StartIsResult:
     """A solver that gives back what it starts from."""
 
+    model = SimpleNamespace(filters=SimpleNamespace(planes=1))
+
     def reconstruct(self, measurement, operator, *, return_masks, **_options):
         image = operator.adjoint(measurement)
         masks = np.ones((1, *image.shape), np.float32) if return_masks else None

@@ -13,7 +13,7 @@ from test_cuda_planes import model_of
 from safi_fast import SafiError, Solver
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.device import CupyDevice
-from safi_fast.operators import from_functions
+from safi_fast.operators import NonCartesianMRI, Weighted, from_functions, radial
 from safi_fast.solver.schedules import Fast
 
 LIMITS = {"schedule": Fast(outer=2, inner=8, quick=8), "noise_level": 15 / 255}
@@ -147,6 +147,20 @@ def test_an_operator_of_the_caller_goes_by_way_of_the_host(cupy, solvers):
     solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
     found, cpu = (s.reconstruct(y, operator, strength=0.01, **LIMITS) for s in (solver, solvers[1]))
     assert np.abs(found.image - cpu.image).max() < 1e-4
+
+
+def test_k_space_off_the_grid_goes_by_way_of_the_host(cupy, solvers):
+    pytest.importorskip("finufft", reason="NonCartesianMRI needs finufft (extra 'nufft')")
+    spokes, draw = radial(7, 32, reach=min(HEIGHT, WIDTH) / 2), np.random.default_rng(0)
+    operator = Weighted(NonCartesianMRI(spokes, (HEIGHT, WIDTH), image="real"), draw.random((7, 32)))
+    image = draw.random((HEIGHT, WIDTH)).astype(np.float32)
+    y = operator.apply(image)
+    solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
+    limits = LIMITS | {"schedule": Fast(outer=1, inner=4, quick=4)}
+    found, cpu = (s.reconstruct(y, operator, strength=0.01, **limits) for s in (solver, solvers[1]))
+    assert np.abs(found.image - cpu.image).max() < 1e-4
+    there = operator.normal(cupy.asarray(image))
+    np.testing.assert_array_equal(cupy.asnumpy(there), operator.normal(image))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -89,8 +89,7 @@ def test_blocks_are_whole_chunks_that_fit_and_cover_the_array_once():
     solver, shape, unit = Solver(MODEL, backend="cpu"), (3, 100, 130), (2, 16, 32)
     whole = below(1e9, shape, unit, 4, 100, solver)
     assert not whole.is_cut
-    least = solver.estimate_memory((16 + 2 * HALO, 32 + 2 * HALO))
-    layout = below(2 * least, shape, unit, 4, 100, solver)
+    layout = below(0.95 * solver.estimate_memory(shape[-2:]), shape, unit, 4, 100, solver)
     assert layout.is_cut
     filled = np.zeros(shape, int)
     for number in range(len(layout)):

@@ -433,7 +433,7 @@ def test_the_metric_bounds_the_filters(boundary, size):
     blur = Blur(TAPS, size)
     for normal, multiplier in (
         (lambda x: workspace.normal_operator(x.astype(np.float32)), metric(engine, *size)),
-        (blur.normal, bound(blur.normal, *size)),
+        (blur.normal, bound(blur.normal, (1, *size))),
     ):
         root = multiplier.astype(float) ** -0.5
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...types import MaskOf
-from ...values import Box, DefaultBox, Range
-from ..options import ScaleOptions
+from ...values import UNIT_BOX, Box, DefaultBox, Range
+from ..options import ScaleOptions, box_option
 
 if TYPE_CHECKING:
     from ...operators import Operator
@@ -96,6 +96,28 @@ class Problem(Protocol):
 
     def list_inputs(self, paths: Iterable[str]) -> list[Path]:
         """The files of measurements or images."""
+
+
+def measured_study(
+    count: int, make: Callable[[int], Slice], meaning: Range, options: CaseOptions, facts: dict[str, Any], *,
+    start_name: str, image: str = "real", mask_of: MaskOf | None = None,
+) -> Study:  # fmt: skip
+    """Of a scan, whose results are images of any scale: no box for complex ones, else one of the range, stated or
+    estimated.
+    """
+    box = UNIT_BOX if options.data_range else ESTIMATED_BOX
+    return Study(
+        count=count,
+        slice=make,
+        range=meaning,
+        box=box_option(options).get("box", box) if image == "real" else None,
+        start_name=start_name,
+        write=lambda file, results: write_magnitude(file, results, meaning.high if options.data_range else None),
+        eight_bit=meaning.scale,
+        noise_unit=1.0,
+        mask_of=mask_of,
+        facts=facts,
+    )
 
 
 def quantile_range(path: Path, what: str, values: list[Array], hint: str = "") -> Range:

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from ...errors import ImageFileError, InputError
-from ...values import UNIT_BOX, stated_range
+from ...values import stated_range
 from ..arguments import UsageError, positive
-from ..options import box_option
 from ..parser import Rare
-from . import ESTIMATED_BOX, Array, CaseOptions, Slice, Study, quantile_range, write_magnitude
+from . import Array, CaseOptions, Slice, Study, measured_study, quantile_range
 
 if TYPE_CHECKING:
     from ...operators import FanBeamCT, ParallelBeamCT
@@ -144,25 +143,16 @@ def open_study(path: Path, options: CtOptions) -> Study:
         start = operator.fbp(y, options.filter)
         return Slice(y, operator, start, start)
 
-    return Study(
-        count=slices,
-        slice=make,
-        range=meaning,
-        box=box_option(options).get("box", UNIT_BOX if options.data_range else ESTIMATED_BOX),
-        start_name="Filtered back projection",
-        write=lambda file, results: write_magnitude(file, results, meaning.high if options.data_range else None),
-        eight_bit=meaning.scale,
-        noise_unit=1.0,
-        facts={
-            "layout": layout,
-            "geometry": options.geometry,
-            "views": views,
-            "detector_cells": cells,
-            "pixel_size": operator.pixel_size,
-            "centre": operator.centre,
-            "warnings": notes,
-        },
-    )
+    facts = {
+        "layout": layout,
+        "geometry": options.geometry,
+        "views": views,
+        "detector_cells": cells,
+        "pixel_size": operator.pixel_size,
+        "centre": operator.centre,
+        "warnings": notes,
+    }
+    return measured_study(slices, make, meaning, options, facts, start_name="Filtered back projection")
 
 
 def read_angles(text: str, unit: str | None) -> Array:

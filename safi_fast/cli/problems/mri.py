@@ -30,11 +30,10 @@ import numpy as np
 
 from ...errors import ImageFileError, InputError
 from ...types import MaskOf
-from ...values import UNIT_BOX, Range, stated_range
+from ...values import Range, stated_range
 from ..arguments import UsageError, count
-from ..options import box_option
 from ..parser import Rare
-from . import ESTIMATED_BOX, Array, CaseOptions, Slice, Study, quantile_range, trajectory, write_magnitude
+from . import Array, CaseOptions, Slice, Study, measured_study, quantile_range, trajectory
 from .ct import size
 
 if TYPE_CHECKING:
@@ -189,32 +188,28 @@ def open_study(path: Path, options: MriOptions) -> Study:
     if maps is not None and not options.no_order_check:
         _check_maps(kspace.array[0], maps[0], options)
     meaning = _range(kspace, maps, mask, path, options)
-    box = None
-    if options.image == "real":
-        box = box_option(options).get("box", UNIT_BOX if options.data_range else ESTIMATED_BOX)
 
     def make(number: int) -> Slice:
         return _slice(path, kspace.array[number], maps, number, mask, options)
 
-    return Study(
-        count=len(kspace.array),
-        slice=make,
-        range=meaning,
-        box=box,
+    facts = {
+        "layout": kspace.layout,
+        "coils": kspace.array.shape[1],
+        "kspace_order": options.kspace_order,
+        "mask": source,
+        "mask_order": options.order,
+        "maps": options.maps or (options.maps_method if options.estimate_maps else None),
+        "image_kind": options.image,
+    }
+    return measured_study(
+        len(kspace.array),
+        make,
+        meaning,
+        options,
+        facts,
         start_name="Zero-filled",
-        write=lambda file, results: write_magnitude(file, results, meaning.high if options.data_range else None),
-        eight_bit=meaning.scale,
-        noise_unit=1.0,
+        image=options.image,
         mask_of=options.mask_of,
-        facts={
-            "layout": kspace.layout,
-            "coils": kspace.array.shape[1],
-            "kspace_order": options.kspace_order,
-            "mask": source,
-            "mask_order": options.order,
-            "maps": options.maps or (options.maps_method if options.estimate_maps else None),
-            "image_kind": options.image,
-        },
     )
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ImageFileError
-from ...values import UNIT_BOX, Range, stated_range
+from ...values import Range, stated_range
 from ..arguments import UsageError
-from ..options import box_option
-from . import ESTIMATED_BOX, Array, Slice, Study, quantile_range, write_magnitude
+from . import Array, Slice, Study, measured_study, quantile_range
 
 if TYPE_CHECKING:
     from ...operators import NonCartesianMRI
@@ -63,26 +62,15 @@ def open_study(path: Path, options: MriOptions) -> Study:
         return Slice(y, operator, gridded(operator, y), None, {"samples": int(places.size // 2)})
 
     meaning = _range(path, [make(number).start for number in range(len(kspace))], options)
-    box = None
-    if options.image == "real":
-        box = box_option(options).get("box", UNIT_BOX if options.data_range else ESTIMATED_BOX)
-    return Study(
-        count=len(kspace),
-        slice=make,
-        range=meaning,
-        box=box,
-        start_name="Gridded",
-        write=lambda file, results: write_magnitude(file, results, meaning.high if options.data_range else None),
-        eight_bit=meaning.scale,
-        noise_unit=1.0,
-        mask_of=options.mask_of,
-        facts={
-            "coils": kspace.shape[1],
-            "trajectory": options.trajectory,
-            "image_size": list(size),
-            "maps": options.maps,
-            "image_kind": options.image,
-        },
+    facts = {
+        "coils": kspace.shape[1],
+        "trajectory": options.trajectory,
+        "image_size": list(size),
+        "maps": options.maps,
+        "image_kind": options.image,
+    }
+    return measured_study(
+        len(kspace), make, meaning, options, facts, start_name="Gridded", image=options.image, mask_of=options.mask_of
     )
 
 

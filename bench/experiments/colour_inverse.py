@@ -26,9 +26,7 @@ from safi_fast.cli.output import print_table
 from safi_fast.metrics import psnr
 
 SIDE, NOISE = 96, 2.55 / 255
-MODELS = ("safi-gray", "safi-color")
-STRENGTHS = {name: np.geomspace(low, high, 6) for name, low, high in
-             (("safi-gray", 1e-4, 1e-2), ("safi-color", 1e-3, 1e-1))}  # fmt: skip
+STRENGTHS = {"safi-gray": np.geomspace(1e-4, 1e-2, 6), "safi-color": np.geomspace(1e-3, 1e-1, 6)}
 
 PROBLEMS: dict[str, Callable[[], Any]] = {
     "blur, Levin kernel 1": lambda: operators.Blur(levin(1), (SIDE, SIDE)),
@@ -50,14 +48,14 @@ def rows_of(name: str, make: Callable[[], Any], clean: list[np.ndarray]) -> list
     shape = (3, *operator.shape_out)
     seen = [operator.apply(x) + np.float32(NOISE) * rng.standard_normal(shape).astype(np.float32) for x in clean]
     found = []
-    for model in MODELS:
+    for model, strengths in STRENGTHS.items():
         solver = Solver(model, backend="cpu")
-        tried = [psnr(clean[0], solved(solver, operator, seen[0], float(s))[0]) for s in STRENGTHS[model]]
+        tried = [psnr(clean[0], solved(solver, operator, seen[0], float(s))[0]) for s in strengths]
         best = int(np.argmax(tried))
-        results = [solved(solver, operator, y, float(STRENGTHS[model][best])) for y in seen[1:]]
+        results = [solved(solver, operator, y, float(strengths[best])) for y in seen[1:]]
         values = [psnr(x, image) for x, (image, _) in zip(clean[1:], results, strict=True)]
         found.append({
-            "problem": name, "model": model, "strength": float(STRENGTHS[model][best]),
+            "problem": name, "model": model, "strength": float(strengths[best]),
             "edge": best in (0, len(tried) - 1), "psnr": float(np.mean(values)),
             "seconds": float(np.mean([seconds for _, seconds in results])),
         })  # fmt: skip

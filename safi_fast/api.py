@@ -23,6 +23,7 @@ from .model import Model
 from .models import DEFAULT_COLOR_MODEL, list_models, load_model, resolve
 from .noise_level import ESTIMATE
 from .options import filled, shows
+from .reconstruction_gradients import ReconstructionVjp, reconstruct_vjp
 from .solver.result import Solution
 from .solver.schedules import count
 from .stream import stream
@@ -60,7 +61,8 @@ def denoise(
         the noise varies (on the CPU; docs/denoising.md). "estimate": measured in each image of 32 x 32 pixels or more;
         the Solution says what was found. With noise="poisson", one number, 0 or more: that of the Gaussian part.
     model : Model, str or path
-        A Model, the name of a shipped one (`list_models`) or a weights file. None: "safi-gray".
+        A Model, the name of a shipped one (`list_models`) or a weights file. None: "safi-color" for three channels
+        where `color` is None, else "safi-gray".
     backend : {"auto", "cpu", "cuda"}
         "cuda": on the GPU of the image, else the current one. "auto": CUDA where a GPU can run it, else the CPU.
     precision : {"float32", "tf32", "bf16x3"}
@@ -75,8 +77,8 @@ def denoise(
     color : {"luma-chroma", "separate"}
         "luma-chroma": three channels, taken for red, green and blue, are denoised as one plane of luma and two of
         chroma: over 1 dB better for photographs, over 1 dB worse for channels that have little to do with each other
-        (stains, spectra). "separate": each channel for itself. None: the first for three channels. Steps, gaps and
-        masks are those of the planes.
+        (stains, spectra). "separate": each channel for itself. None: three channels together by a colour model, or,
+        where a grey one was asked for, the first. Steps, gaps and masks are those of the planes.
     schedule : str or Schedule
         "unrolled" (fixed counts, as trained), "converged" (the published test procedure) or "gap" (to a relative
         duality gap of `tol`), or a value of `safi_fast.Unrolled`, `Converged` or `Gap` with constants of its own.
@@ -559,6 +561,38 @@ class Solver:
             found = reconstructing.solve(self.model, self._engine, measured, operator, strength, every)
         return replace(found, image=back(found.image))
 
+    @shows(reconstructing.Options, reconstructing.DEFAULTS)
+    def reconstruct_vjp(
+        self, measurement: Any, operator: Any, *, strength: Any, **options: Unpack[reconstructing.Options]
+    ) -> tuple[Solution, ReconstructionVjp]:
+        """`reconstruct` with the schedule "gap", and its derivative: the Solution, and a function that turns the
+        gradient of a number with respect to the image of the Solution into those with respect to measurement and
+        strength.
+
+        Masks are held fixed; the derivative is that of the last convex problem, by implicit differentiation. A smaller
+        tol tells better which responses are zero. safi_fast/reconstruction_gradients.py has the formulas. On the CPU,
+        for all operators. Arguments as for `reconstruct`, without callback and max_memory.
+        safi_fast.integrations.autograd brings it to torch.
+
+        Raises BackendError on a GPU, InputError for the schedule "fast", and as `reconstruct`.
+
+        >>> import numpy as np, safi_fast
+        >>> operator = safi_fast.operators.Mask(np.random.default_rng(0).random((32, 32)) > 0.5)
+        >>> y = operator.apply(np.tile(np.linspace(0, 1, 32, dtype=np.float32), (32, 1)))
+        >>> solver = safi_fast.Solver("safi-gray-fast", backend="cpu")
+        >>> solution, vjp = solver.reconstruct_vjp(y, operator, strength=1e-3, max_outer=2, max_iter=100)
+        >>> vjp(np.ones((32, 32))).measurement.shape == y.shape
+        True
+        """
+        every = filled("reconstruct_vjp", reconstructing.DEFAULTS, options)
+        measured, back = to_and_fro("measurement", measurement)
+        with self._on_threads() as count, memory.explained("measurement"):
+            found, vjp = reconstruct_vjp(
+                self.model, self._engine, measured, operator, strength, every, self._device, back,
+                lambda: self._on_threads(count),
+            )  # fmt: skip
+        return replace(found, image=back(found.image)), vjp
+
     def reconstruct_batch(
         self, measurements: Sequence[Any], operators: Any, *, strength: Any, **options: Unpack[reconstructing.Options]
     ) -> Solution:
@@ -606,8 +640,9 @@ class Solver:
         On a GPU, images are whole before they are solved and results before they are given out, whatever stream they
         come from or go to; what makes images in another thread of the caller's has to wait for its own streams.
 
-        sigma, strength: a number, or an iterable with one for each image; or sigma="estimate". With noise="poisson"
-        sigma is one number.
+        sigma, strength: a number, or an iterable with one for each image; or sigma="estimate". sigma may also be a map
+        (H, W) for all images, or an iterable with a number or a map for each, on the CPU. With noise="poisson" sigma is
+        one number.
         read_ahead: images that wait to be solved.
         options: as for `denoise`; return_solution=True gives Solutions.
         Raises InputError, naming the image, and whatever `images` raises, when the result is due.

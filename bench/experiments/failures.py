@@ -1,11 +1,15 @@
 """Pictures of what the model does badly, from photographs that come with scikit-image: noisy, denoised, original.
 
-python -m bench.experiments.failures --output docs/images
+    python -m bench.experiments.failures --output docs/images
+    python -m bench.experiments.failures --model safi-color --output docs/images
+
+Of a colour model other cases, and a crop of a photograph as the camera left it, with sigma estimated.
 """
 
 from __future__ import annotations
 
 import argparse
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +28,15 @@ SIDE, GAP, ZOOM = 128, 4, 2
 
 
 class Failure(NamedTuple):
-    """A clean image, the image to denoise, and the sigma that the model is told (8-bit scale)."""
+    """A clean image, if there is one, the image to denoise, and the sigma that the model is told (8-bit scale).
+
+    Colour images are (H, W, 3). sigma: None where it is to be estimated.
+    """
 
     name: str
-    clean: np.ndarray
+    clean: np.ndarray | None
     noisy: np.ndarray
-    sigma: float
+    sigma: float | None
 
 
 def cases() -> list[Failure]:
@@ -48,6 +55,43 @@ def cases() -> list[Failure]:
     ]
 
 
+def colour_cases() -> list[Failure]:
+    """Channels that are no colours; a noisy photograph that was compressed; one as the camera left it."""
+    stains, cat, rocket = (
+        np.ascontiguousarray(middle(image / np.float32(255)).astype(np.float32))
+        for image in (data.immunohistochemistry(), data.chelsea(), data.rocket()[-250:, 150:350])
+    )
+    apart = np.stack([stains[..., 0], np.rot90(stains[..., 1]), stains[::-1, :, 2]], axis=-1)
+    return [
+        Failure("color-channels", apart, add_noise(apart, 25 / 255, 0), 25),
+        Failure("color-compressed", cat, compressed(add_noise(cat, 15 / 255, 0)), 15),
+        Failure("color-camera", None, rocket, None),
+    ]
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    """SIDE x SIDE pixels of (H, W, 3)."""
+    return np.moveaxis(centre(np.moveaxis(image, -1, 0), SIDE), 0, -1)
+
+
+def compressed(image: np.ndarray) -> np.ndarray:
+    """As JPEG of quality 60 gives it back."""
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.fromarray(np.round(255 * image.clip(0, 1)).astype(np.uint8)).save(stream, "JPEG", quality=60)
+    return np.asarray(Image.open(stream), np.float32) / 255
+
+
+def drawn(case: Failure, result: np.ndarray) -> np.ndarray:
+    """uint8: noisy, denoised, and the original or ten times what was taken away."""
+    gray = case.noisy.ndim == 2
+    third = case.clean if case.clean is not None else 0.5 + 10 * (case.noisy - result)
+    white = np.ones((SIDE, GAP) if gray else (SIDE, GAP, 3), np.float32)
+    panel = np.hstack([case.noisy, white, result, white, third]).clip(0, 1)
+    return np.round(255 * panel).astype(np.uint8).repeat(ZOOM, 0).repeat(ZOOM, 1)
+
+
 def main(words: list[str] | None = None) -> None:
     """Draw all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,15 +99,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(words)
     solver, rows = Solver(args.model, backend="cpu"), []
-    for case in cases():
-        result = solver.denoise(case.noisy, case.sigma / 255)
-        before, after = psnr(case.clean, case.noisy), psnr(case.clean, result.clip(0, 1))
-        rows.append((case.name, f"{case.sigma:g}", f"{before:.2f}", f"{after:.2f}"))
-        white = np.ones((SIDE, GAP), np.float32)
-        panel = np.hstack([case.noisy, white, result, white, case.clean]).clip(0, 1)
-        pixels = np.round(255 * panel).astype(np.uint8).repeat(ZOOM, 0).repeat(ZOOM, 1)
-        imsave(args.output / f"failure-{case.name}.png", pixels, check_contrast=False)
-    print_table(("case", "sigma told", "noisy dB", "denoised dB"), rows)
+    gray = solver.model.filters.planes == 1
+    axis = None if gray else -1
+    for case in cases() if gray else colour_cases():
+        sigma = "estimate" if case.sigma is None else case.sigma / 255
+        found = solver.denoise(case.noisy, sigma, channel_axis=axis, return_solution=True)
+        before, after = (
+            "" if case.clean is None else f"{psnr(case.clean, image):.2f}"
+            for image in (case.noisy, found.image.clip(0, 1))
+        )
+        rows.append((case.name, f"{255 * float(found.sigma):.1f}", before, after))
+        imsave(args.output / f"failure-{case.name}.png", drawn(case, found.image), check_contrast=False)
+    print_table(("case", "sigma told or estimated", "noisy dB", "denoised dB"), rows)
 
 
 if __name__ == "__main__":

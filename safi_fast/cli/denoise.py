@@ -187,7 +187,7 @@ def _jobs(options: Options) -> list[Job]:
     sources = list_images(options.inputs, series=True)
     jobs = dicom.plan_with_series(sources, options.inputs, options.output)
     outputs = [Output(job.target, str(job.source)) for job in jobs]
-    check_outputs([*outputs, *([Output(options.html, "--html")] if options.html else [])], sources)
+    check_outputs([*outputs, *([Output(options.html, "--html")] if options.html else [])], all_files(sources))
     dicom.check_folders(jobs)
     return jobs
 
@@ -204,6 +204,7 @@ class Solved:
     lost: tuple[str, ...] = ()
     estimate: list[float] | None = None  # of the noise, on the 8-bit scale, one of each image of a stack
     meaning: Range | None = None  # black and white; None of counts
+    from ..io.images import all_files
 
 
 def _solved(

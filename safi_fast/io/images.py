@@ -26,6 +26,8 @@ from .formats import (
     storage_dtype,
     suffix_of,
 )
+from .ome_set import one_of_each, others_of, read_set
+from .pixels import normalised
 from .tags import NO_TAGS, Tags
 
 IN_ITS_FOLDER = "lies in the folder of the DICOM input, which would then hold two series; choose another folder"
@@ -73,7 +75,7 @@ class ImageFile:
 
 def read_image(path: str | Path) -> ImageFile:
     """Read a PNG, JPEG, TIFF, NPY, NIfTI or DICOM file, turned upright, or a folder that is a DICOM series, (slices, H,
-    W); docs/formats.md says what each may hold.
+    W); docs/formats.md says what each may hold. A file of an OME-TIFF that lies in several is read with the others.
 
     Raises ImageFileError, and BackendError without the package that a format needs.
     """
@@ -81,7 +83,7 @@ def read_image(path: str | Path) -> ImageFile:
     series = is_series(path)
     kind = "dicom" if series else _kind(path)
     try:
-        pixels = read_series(path) if series else decode(kind, _bytes(path))
+        pixels = read_series(path) if series else _decoded(path, kind)
     except FormatError as error:
         raise ImageFileError(f"{path}: {error}") from error
     origin = pixels.tags.origin
@@ -93,6 +95,13 @@ def read_image(path: str | Path) -> ImageFile:
     return ImageFile(
         pixels.array, data_range, channel_axis, kind, pixels.alpha, pixels.white, pixels.tags, pixels.unknown
     )
+
+
+def _decoded(path: Path, kind: str) -> Pixels:
+    """Of a file, or of the files of an OME-TIFF that it is one of."""
+    data = _bytes(path)
+    found = read_set(path, data) if kind == "tiff" else None
+    return decode(kind, data) if found is None else normalised(found)
 
 
 def _bytes(path: Path) -> bytes:
@@ -160,8 +169,8 @@ def write_image(path: str | Path, array: NDArray[Any], like: ImageFile) -> tuple
 def list_images(inputs: Iterable[str | Path], *, series: bool = False) -> list[Path]:
     """The files of `inputs` in their order, each folder replaced by its images, sorted, without its sub-folders.
 
-    A file that is named is kept even if it cannot be read: reading it says why. series: a folder of DICOM files stays a
-    folder, which `read_image` takes as one. Raises ImageFileError.
+    A file that is named is kept even if it cannot be read: reading it says why. Of the files of one OME-TIFF the first
+    is kept. series: a folder of DICOM files stays a folder, which `read_image` takes as one. Raises ImageFileError.
     """
     found: dict[Path, None] = {}
     for path in map(Path, inputs):
@@ -171,7 +180,12 @@ def list_images(inputs: Iterable[str | Path], *, series: bool = False) -> list[P
             found.update(dict.fromkeys(_images_of(path)))
         else:
             found[path] = None
-    return list(found)
+    return one_of_each(list(found))
+
+
+def all_files(paths: Iterable[Path]) -> list[Path]:
+    """Those, and the other files that they are read with."""
+    return [file for path in paths for file in (path, *others_of(path))]
 
 
 def is_image_name(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 from xml.dom import minidom
 
 import numpy as np
@@ -32,22 +32,32 @@ def is_ome(text: str) -> bool:
     return text.lstrip()[:5].lower() in ("<?xml", "<ome ", "<ome>") and text.rstrip()[-4:] == "OME>"
 
 
-def other_files(text: str) -> tuple[list[str], str | None]:
-    """Names of other files that planes or description lie in, and the name under which the planes of this one are
-    listed.
+class Files(NamedTuple):
+    """The files that planes of an OME-TIFF lie in.
 
-    Without a UUID of its own, a file is the only one that is named, or one of several that cannot be told apart.
+    own: the name under which planes of this one are listed; None where none are, or where it cannot be told which it
+    is. others: names of the other files by their UUID. uuid: of this file. holder: the file with the description, where
+    this one has none.
     """
+
+    own: str | None
+    others: dict[str, str]
+    uuid: str = ""
+    holder: str = ""
+
+
+def files_of(text: str) -> Files:
+    """Without a UUID of its own, a file is the only one that is named, or one of several that cannot be told apart."""
     root = _parse(text).documentElement
+    uuid = root.getAttribute("UUID")
     for element in _all(root, "BinaryOnly"):
-        return [element.getAttribute("MetadataFile") or "a companion file"], None
-    own = root.getAttribute("UUID")
-    named = {_text(element): element.getAttribute("FileName") for element in _all(root, "UUID")}
-    if own:
-        return sorted(name or uuid for uuid, name in named.items() if uuid != own), named.get(own)
+        return Files(None, {}, uuid, element.getAttribute("MetadataFile") or "a companion file")
+    named = {_text(element): element.getAttribute("FileName") or _text(element) for element in _all(root, "UUID")}
+    if uuid:
+        return Files(named.get(uuid), {key: name for key, name in named.items() if key != uuid}, uuid)
     if len(named) > 1:
-        return sorted(name or uuid for uuid, name in named.items()), None
-    return [], next(iter(named.values()), None)
+        return Files(None, named)
+    return Files(next(iter(named.values()), None), {})
 
 
 def white(text: str, dtype: np.dtype[Any]) -> float | None:

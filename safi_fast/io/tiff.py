@@ -17,6 +17,7 @@ from .tags import GEO, METRES, UNIT_NAMES, Layout, Resolution, Tags, orientation
 
 DESCRIPTION, XMP, ICC = 270, 700, 34675
 COMPRESSIONS_OF_JPEG = (6, 7)
+SHOWN = 3  # names of a refusal
 # Tags that say how pixels are stored: the result has its own.
 STORAGE = {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 284, 288, 289}
 STORAGE |= {290, 291, 292, 293, 297, 317, 320, 321, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347, 32996, 32997}
@@ -34,20 +35,27 @@ def decode(data: bytes) -> Pixels:
     """Pixels of a TIFF file of one image or one stack."""
     import tifffile
 
-    kind, pages = _pages(data)
-    text = _description(pages[0])
-    name = _check_whole(text)
+    name = _check_whole(description_of(directories(data)[1][0]))
     with silenced("tifffile"), tifffile.TiffFile(io.BytesIO(data), name=name) as file:
-        series, smaller = _only_series(file)
-        require_plausible_tiff(series, file.pages[0], len(data))
-        array, axes, page = series.asarray(), series.axes, file.pages[0]
-        layout = _layout(file, series, text)
-        pixels = _samples(array, axes, page, _white(array, page, layout))
+        return pixels_of(file, data, len(data))
+
+
+def pixels_of(file: Any, data: bytes, stored: int) -> Pixels:
+    """Pixels of the one series of a file that tifffile has opened, and whose bytes are `data`. stored: bytes of all
+    files that hold planes of it. Raises FormatError.
+    """
+    kind, pages = directories(data)
+    text = description_of(pages[0])
+    series, smaller = _only_series(file)
+    require_plausible_tiff(series, file.pages[0], stored)
+    array, axes, page = series.asarray(), series.axes, file.pages[0]
+    layout = _layout(file, series, text)
+    pixels = _samples(array, axes, page, _white(array, page, layout))
     tags = _tags(data, kind, pages, layout)
     return replace(pixels, tags=replace(tags, lost=(*tags.lost, *smaller)))
 
 
-def _pages(data: bytes) -> tuple[ifd.Header, list[dict[int, ifd.Value]]]:
+def directories(data: bytes) -> tuple[ifd.Header, list[dict[int, ifd.Value]]]:
     """The directories of all pages. Refuses a chain that does not end: tifffile reads what comes before the break."""
     kind, offset = ifd.header(data)
     pages: list[dict[int, ifd.Value]] = []
@@ -69,22 +77,35 @@ def _pages(data: bytes) -> tuple[ifd.Header, list[dict[int, ifd.Value]]]:
     return kind, pages
 
 
-def _description(page: dict[int, ifd.Value]) -> str:
+def description_of(page: dict[int, ifd.Value]) -> str:
     return words(page[DESCRIPTION].data) if DESCRIPTION in page else ""
 
 
 def _check_whole(text: str) -> str | None:
     """Refuse one of several files of an OME-TIFF; else the name under which OME-XML knows this one."""
+    files = files_of(text)
+    if files.holder:
+        raise FormatError(f"is one file of a multi-file OME-TIFF, which {files.holder} describes; name that file "
+                          f"instead, or {JOIN}")  # fmt: skip
+    if files.others:
+        names = shortened(sorted(files.others.values()))
+        raise FormatError(f"is one file of a multi-file OME-TIFF, whose other planes lie in {names}; {JOIN}")
+    return files.own
+
+
+def files_of(text: str) -> ome.Files:
+    """The files that a description of a TIFF names; none where it is no OME-XML. Raises FormatError."""
     if not ome.is_ome(text):
-        return None
+        return ome.Files(None, {})
     try:
-        others, own = ome.other_files(text)
+        return ome.files_of(text)
     except ExpatError as error:
         raise FormatError(f"its OME-XML, which says where its planes lie, is damaged ({error})") from error
-    if others:
-        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise FormatError(f"is one file of a multi-file OME-TIFF, whose other planes lie in {shown}; {JOIN}")
-    return own
+
+
+def shortened(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _only_series(file: Any) -> tuple[Any, tuple[str, ...]]:
@@ -202,9 +223,9 @@ def _tags(data: bytes, kind: ifd.Header, pages: list[dict[int, ifd.Value]], layo
                 lost.append(name)
     others = first.keys() - STORAGE - ABOUT - HANDLED - damaged - (IMAGEJ if layout.style == "imagej" else set())
     lost += [NAMES.get(tag, f"TIFF tag {tifffile.TIFF.TAGS.get(tag, tag)}") for tag in sorted(others)]
-    text = _description(first)
+    text = description_of(first)
     structured = layout.style in ("imagej", "ome") or (layout.style == "shaped" and text.startswith("{"))
-    if not structured and any(_description(page) not in ("", text) for page in pages[1:]):
+    if not structured and any(description_of(page) not in ("", text) for page in pages[1:]):
         lost.append("descriptions of later pages")
     if len({orientation_of(dict(page), None) for page in pages}) > 1:
         raise FormatError("its pages have different orientation tags; save them as separate files")

@@ -29,7 +29,7 @@ from safi_fast.io import (
     write_image,
     write_result,
 )
-from safi_fast.io.formats import KINDS
+from safi_fast.io.formats import KINDS, FormatError, decode
 
 RNG = np.random.default_rng(3)
 H, W = 15, 22  # the filters need 13
@@ -473,13 +473,15 @@ def multi_file(uuids, own=None):
 
 @pytest.mark.parametrize("own", ["1", None])
 def test_one_of_many_files_of_an_ome_tiff_is_refused(tmp_path, own):
+    """tests/unit/test_ome_set.py has sets of which all files are there."""
     text = multi_file([("a.ome.tif", 1), ("b.ome.tif", 2), ("c.ome.tif", 3)], own)
     tifffile.imwrite(tmp_path / "a.ome.tif", stack(()), description=text, metadata=None)
-    with pytest.raises(
-        ImageFileError,
-        match=r"one file of a multi-file OME-TIFF, .* lie in (a\.ome\.tif, )?b\.ome\.tif, c\.ome\.tif; join them first",
-    ):
+    missing = r"one file of a multi-file OME-TIFF, and of its 3 files these are missing: b\.ome\.tif, c\.ome\.tif; put"
+    with pytest.raises(ImageFileError, match=missing):
         read_image(tmp_path / "a.ome.tif")
+    alone = r"one file of a multi-file OME-TIFF, .* lie in (a\.ome\.tif, )?b\.ome\.tif, c\.ome\.tif; join them first"
+    with pytest.raises(FormatError, match=alone):
+        decode("tiff", (tmp_path / "a.ome.tif").read_bytes())
 
 
 @pytest.mark.parametrize("own", ["1", None])
@@ -498,7 +500,7 @@ def test_ome_tiff_whose_description_lies_elsewhere_is_refused(tmp_path):
         'MetadataFile="x.companion.ome" UUID="u"/></OME>'
     )
     tifffile.imwrite(tmp_path / "a.tif", stack(()), description=text, metadata=None)
-    with pytest.raises(ImageFileError, match=r"other planes lie in x\.companion\.ome; join them first"):
+    with pytest.raises(ImageFileError, match=r"which x\.companion\.ome describes; name that file instead, or join"):
         read_image(tmp_path / "a.tif")
 
 

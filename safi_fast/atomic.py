@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -72,6 +72,27 @@ def write_folder(
         if isinstance(error, SafiError):
             raise
         raise error_type(f"{folder}: cannot be written ({reason(error)})") from error
+
+
+def copy_folder(copy: Callable[[Path], object], target: Path, error_type: type[SafiError] = ImageFileError) -> None:
+    """What `copy(folder)` writes to a new folder, there whole or not at all. A folder that is there stays as it is.
+
+    What is made of it until then lies beside the folder that `target` is in. Raises `error_type`.
+    """
+    if target.exists():
+        return
+    try:
+        with _scratch_folder(target.parent.parent) as scratch:
+            copy(scratch / target.name)
+            try:
+                (scratch / target.name).rename(target)
+            except OSError:
+                if not target.exists():  # made by another process meanwhile
+                    raise
+    except OSError as error:
+        if isinstance(error, SafiError):
+            raise
+        raise error_type(f"{target}: cannot be copied ({reason(error)})") from error
 
 
 @contextmanager

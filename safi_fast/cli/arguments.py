@@ -18,6 +18,20 @@ class UsageError(Exception):
     """The command line asks for something that cannot be meant; reported on one line, exit status 2."""
 
 
+def local(text: str) -> str:
+    """The name of a file or folder, which no URL is."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a URL; expected a path (safi_fast.distributed reads from URLs in Python)"
+        )
+    return text
+
+
+def local_path(text: str) -> Path:
+    """`local`, as a path."""
+    return Path(local(text))
+
+
 def positive(text: str) -> float:
     """A finite number above zero."""
     try:

@@ -40,6 +40,8 @@ from .arguments import (
     add_range_argument,
     add_solver_arguments,
     count,
+    local,
+    local_path,
     positive,
     sigma,
     size,
@@ -90,8 +92,10 @@ class Options(SolverOptions, ScaleOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `safi-fast denoise`."""
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image files or folders of them")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file or folder for the results")
+    parser.add_argument("inputs", nargs="+", type=local_path, metavar="IN", help="image files or folders of them")
+    parser.add_argument(
+        "-o", "--output", required=True, type=local, metavar="OUT", help="file or folder for the results"
+    )
     parser.add_argument(
         "--sigma",
         type=sigma,

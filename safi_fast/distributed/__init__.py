@@ -8,7 +8,8 @@ process_files     many image files
 local_cluster     workers of this machine, each with its share of the threads, or one for each GPU
 slurm_options     the same for jobs of SLURM
 
-Needs `pip install "dask[array]" distributed zarr`; without workers, `process_files` needs nothing more than safi_fast.
+Needs `pip install "dask[array]" distributed zarr`; without workers, `process_files` needs nothing more than safi_fast,
+and for URLs fsspec.
 """
 
 from .arrays import denoise_array

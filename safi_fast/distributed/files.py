@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from ..atomic import real
 from ..claims import folded
 from ..errors import InputError, shown
-from ..io import list_images, read_image, write_image
+from ..io import read_image, write_image
+from ..io.images import all_files
 from ..noise_level import ESTIMATE
 from ..options import shows
 from .recipe import DEFAULTS, Options, Recipe
+from .urls import here, local_path, name_of, sources
 from .work import Done, run
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class FileRecord:
     warning: where the values look like those of another range.
     """
 
-    path: Path
+    path: Path | str  # a URL is a str
     output: Path
     status: str
     seconds: float | None = None
@@ -52,8 +53,8 @@ def process_files(
     Parameters
     ----------
     urls : list of paths
-        Files, folders of them, or file:// URLs; all that `safi_fast.io.read_image` reads, in grey or colour. With a
-        client they must be seen by the workers under the same names.
+        Files, folders of them, or URLs of fsspec, such as s3://bucket/name; all that `safi_fast.io.read_image` reads,
+        in grey or colour. With a client they must be seen by the workers under the same names.
     out : path
         The folder of the results, which keep names, depth and tags of their files.
     sigma : float or "estimate"
@@ -79,15 +80,20 @@ def process_files(
     InputError
         For a wrong argument, and outputs that meet or are inputs.
     ImageFileError
-        Where the folder cannot be written.
-    ModelError, BackendError
+        Where the folder cannot be written, or a URL not be listed.
+    ModelError
+    BackendError
+        Also without the package that a URL needs.
     """
     work = _Files(sigma, Recipe.of("process_files", options), overwrite)
     work.check()
     if isinstance(urls, (str, Path)):
         urls = [urls]
-    sources = list_images(_local(url) for url in urls)
-    jobs = [_Job(source.absolute(), Path(out).absolute() / source.name) for source in sources]
+    folder = local_path("out", out).absolute()
+    jobs = [
+        _Job(source.absolute() if isinstance(source, Path) else source, folder / name_of(source))
+        for source in sources("urls", urls)
+    ]
     _check_outputs(jobs)
     found = {done.item: _record(done) for done in run(work, jobs, client)}
     return [found[job] for job in jobs]
@@ -95,7 +101,7 @@ def process_files(
 
 @dataclass(frozen=True)
 class _Job:
-    source: Path
+    source: Path | str
     target: Path
 
 
@@ -117,7 +123,9 @@ class _Files:
         return job.target
 
     def make(self, job: _Job) -> str | None:
-        file, solver = read_image(job.source), self.recipe.solver()
+        with here(job.source) as path:
+            file = read_image(path)
+        solver = self.recipe.solver()
         options = dict(self.recipe.options)
         meaning = file.meaning(options.pop("data_range", None))
         sigma = self.sigma if isinstance(self.sigma, str) else self.sigma * meaning.scale
@@ -135,24 +143,10 @@ def _record(done: Done[_Job]) -> FileRecord:
     return FileRecord(done.item.source, done.item.target, status, done.seconds, done.error, done.warning)
 
 
-def _local(url: Any) -> Path:
-    """Raises InputError for what is neither a path nor a file:// URL."""
-    if isinstance(url, Path):
-        return url
-    if not isinstance(url, str):
-        raise InputError(f"urls has {shown(url)}; expected paths of files and folders")
-    parts = urlsplit(url)
-    if "://" not in url:
-        return Path(url)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise InputError(f"urls has {shown(url)}; expected paths that this machine sees, or file:// URLs")
-    return Path(unquote(parts.path))
-
-
 def _check_outputs(jobs: list[_Job]) -> None:
     """Raises InputError for outputs that meet, also where case does not count, and those that are inputs."""
     writers: dict[str, _Job] = {}
-    inputs = {real(job.source) for job in jobs}
+    inputs = {real(path) for path in all_files(job.source for job in jobs if isinstance(job.source, Path))}
     for job in jobs:
         first = writers.setdefault(folded(job.target.name), job)
         if first is not job:

@@ -2,7 +2,8 @@
 
 Of an OME-Zarr image (OME-NGFF 0.1 to 0.5, ngff.openmicroscopy.org) a group names in `multiscales` its axes and its
 sizes, `datasets`, the largest first. A smaller one whose sides are those of the one before by whole factors, rounded up
-or down, is made of means over blocks of so many pixels; others are left out of the metadata.
+or down, is made of means over blocks of so many pixels; others are left out of the metadata. Labels, which say what
+the pixels show, are copied as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import copy_folder
 from ..errors import ImageFileError
 from ..options import shows
 from ..values import DataRange, Range
@@ -23,10 +25,14 @@ from .arrays import Progress, denoise_zarr
 from .layout import Block, chunks
 from .packages import require
 from .recipe import DEFAULTS, Options, Recipe, range_of_planes, stored
+from .urls import copier, file_system, local_path, located
 from .volumes import Blocks, Place, Say, copy_blocks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+LABELS = "labels"  # the group of images of integers that say what the pixels show
 
 
 @shows(Options, DEFAULTS)
@@ -39,7 +45,8 @@ def denoise_volume(
     Parameters
     ----------
     path, out : path
-        Folders. The last two axes are y and x; all before them are solved plane by plane.
+        Folders; path may also be a URL of fsspec, such as s3://bucket/name. The last two axes are y and x; all before
+        them are solved plane by plane.
     sigma, client, max_memory, overwrite, and options
         As of `denoise_array`.
     say : callable
@@ -52,7 +59,8 @@ def denoise_volume(
     ImageFileError
         For what is no Zarr array and no OME-Zarr image; and as `denoise_array`.
     """
-    source, target = Path(path).absolute(), Place(Path(out).absolute())
+    source, target = located("path", path), Place(local_path("out", out).absolute())
+    source = source.absolute() if isinstance(source, Path) else source.rstrip("/")
     recipe, tell = Recipe.of("denoise_volume", options), say or (lambda sentence: None)
     node = _opened(source)
     if not hasattr(node, "members"):
@@ -62,6 +70,9 @@ def denoise_volume(
     image = Image.of(source, node)
     kept = image.kept()
     _make_group(target.root, image, kept, tell)
+    if image.has_labels:
+        copy = copier(source / LABELS if isinstance(source, Path) else f"{source}/{LABELS}")
+        copy_folder(copy, target.root / LABELS)
     first = Place(target.root, kept[0])
     denoise_zarr(node[kept[0]], sigma, first, recipe, max_memory, overwrite=overwrite, client=client, say=say,
                  progress=progress)  # fmt: skip
@@ -79,18 +90,19 @@ def denoise_volume(
 class Image:
     """A group with `multiscales`."""
 
-    path: Path
+    path: Path | str
     group: Any
     attributes: dict[str, Any]
 
     @classmethod
-    def of(cls, path: Path, group: Any) -> Image:
+    def of(cls, path: Path | str, group: Any) -> Image:
         """Raises ImageFileError for a group that is no image, or one whose last axes are not y and x."""
         attributes = group.attrs.asdict()
         image = cls(path, group, attributes)
         if not image.scales or not image.paths:
-            raise ImageFileError(f"{path}: a Zarr group without multiscales; name one of its arrays: "
-                                 f"{', '.join(sorted(group.array_keys())) or 'it has none'}")  # fmt: skip
+            arrays, groups = sorted(group.array_keys()), sorted(group.group_keys())
+            inside = f"arrays: {', '.join(arrays)}" if arrays else f"groups: {', '.join(groups) or 'it has none'}"
+            raise ImageFileError(f"{path}: a Zarr group without multiscales; name one of its {inside}")
         axes = image.scales[0].get("axes", ["y", "x"])
         names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
         if names[-2:] != ["y", "x"]:
@@ -107,6 +119,11 @@ class Image:
     def paths(self) -> list[str]:
         """Of the arrays of the first image, the largest first."""
         return [entry["path"] for entry in self.scales[0].get("datasets", [])]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a group of labels beside the sizes."""
+        return LABELS in self.group and hasattr(self.group[LABELS], "members")
 
     def kept(self) -> list[str]:
         """Those that can be made from the one before."""
@@ -163,9 +180,11 @@ def range_of_volume(path: Path, data_range: DataRange | None) -> Range:
     return range_of_planes("array", node.dtype, data_range)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path | str) -> Any:
     """The array or group. Raises ImageFileError, and BackendError without Zarr."""
     zarr = require("zarr", "a Zarr array")
+    if isinstance(path, str):
+        file_system(path)  # which says what is missing to reach it
     try:
         return zarr.open(path, mode="r")
     except (FileNotFoundError, ValueError) as error:
@@ -175,10 +194,11 @@ def _opened(path: Path) -> Any:
 def _make_group(root: Path, image: Image, kept: list[str], tell: Say) -> None:
     """The group of the result with the metadata of the source, unless it is there. Raises ImageFileError."""
     zarr = require("zarr", "a Zarr array")
-    if root.resolve() == image.path.resolve():
+    if isinstance(image.path, Path) and root.resolve() == image.path.resolve():
         raise ImageFileError(f"{root}: is the input; choose another output")
     dropped = [path for path in image.paths if path not in kept]
-    others = sorted({name for name, _ in image.group.members()} - {path.split("/")[0] for path in image.paths})
+    known = {path.split("/")[0] for path in image.paths} | ({LABELS} if image.has_labels else set())
+    others = sorted({name for name, _ in image.group.members()} - known)
     others += [f"image {number} of the group" for number in range(1, len(image.scales))]
     if dropped:
         tell(f"{image.path}: left out, since no whole factors lead to them: {', '.join(dropped)}")

@@ -25,6 +25,7 @@ from ..errors import ImageFileError, InputError, SafiError
 from .layout import Block, Layout
 from .packages import require
 from .recipe import Planes
+from .urls import local_path
 from .work import run
 
 ATTRIBUTE = "safi_fast"
@@ -204,7 +205,7 @@ def _begun(place: Place, array: Any, facts: dict[str, Any]) -> Any:
 def place_of(out: Any) -> Place:
     """A path, or an array that lies in a folder. Raises InputError for what is in no folder."""
     if isinstance(out, (str, Path)):
-        return Place(Path(out).absolute())
+        return Place(local_path("out", out).absolute())
     root = getattr(getattr(out, "store", None), "root", None)
     if root is None:
         raise InputError(f"out is a {type(out).__name__} in {getattr(out, 'store', 'no store')}; expected a path, or a "

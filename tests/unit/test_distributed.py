@@ -16,22 +16,25 @@ from models import random_model
 from patience import wait_until
 
 import safi_fast
-from safi_fast import BackendError, ImageFileError, InputError, SafiError, Solver
+from safi_fast import BackendError, ImageFileError, InputError, SafiError, Solver, atomic
 from safi_fast.claims import Claims
 from safi_fast.cli import main as cli
 from safi_fast.distributed import (
     denoise_array,
     denoise_volume,
     local_cluster,
+    multiscale,
     process_files,
     recipe,
     slurm_options,
+    urls,
     workers,
 )
 from safi_fast.distributed import work as working
 from safi_fast.distributed.layout import below, whole_planes
 from safi_fast.distributed.multiscale import Shrink, factors_between
 from safi_fast.distributed.recipe import Planes, Recipe, share_of_worker, stored
+from safi_fast.distributed.urls import copier
 from safi_fast.distributed.volumes import Blocks
 from safi_fast.io import packages, read_image
 from safi_fast.tiling import Grid, halo_of, spans_of_chunks
@@ -343,6 +346,73 @@ def test_an_ome_zarr_image_with_its_sizes(tmp_path, zarr_format):
     denoise_volume(tmp_path / "in.zarr", tmp_path / "out.zarr", SIGMA, **STEPS)
 
 
+def with_labels(path, values, zarr_format):
+    group = image_of(path, values, zarr_format)
+    labels = group.create_group("labels", attributes={"labels": ["cells"]})
+    cells = labels.create_group("cells", attributes={"image-label": {"source": {"image": "../../"}}})
+    cells.create_array("0", shape=(1, 40, 33), chunks=(1, 40, 33), dtype="u4")[...] = 7
+    return group
+
+
+def files_in(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_labels_are_copied_byte_for_byte(tmp_path, monkeypatch, zarr_format):
+    """With codecs, metadata and sizes of their own. What stands in the result from an earlier run stays."""
+    said = []
+    with_labels(tmp_path / "in.zarr", noisy(1, 40, 33), zarr_format)
+    source, out = tmp_path / "in.zarr" / "labels", tmp_path / "out.zarr" / "labels"
+
+    def stopped(target):
+        copier(source)(target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(multiscale, "copier", lambda source: stopped)
+        with pytest.raises(KeyboardInterrupt):
+            denoise_volume(tmp_path / "in.zarr", tmp_path / "out.zarr", SIGMA, **STEPS)
+    assert not out.exists()
+    for _ in range(2):
+        denoise_volume(tmp_path / "in.zarr", tmp_path / "out.zarr", SIGMA, say=said.append, **STEPS)
+        assert files_in(out) == files_in(source)
+    assert not [sentence for sentence in said if "labels" in sentence.partition(": ")[2]]
+    assert zarr.open_array(tmp_path / "out.zarr", path="labels/cells/0", mode="r")[0, 0, 0] == 7
+    assert not left_beside(tmp_path / "out.zarr")
+    (tmp_path / "in.zarr" / "labels" / "cells").rename(tmp_path / "in.zarr" / "labels" / "other")
+    denoise_volume(tmp_path / "in.zarr", tmp_path / "out.zarr", SIGMA, **STEPS)
+    assert (out / "cells").exists()
+    with pytest.raises(ImageFileError, match=r"x/labels: cannot be copied \(no such file or directory\)"):
+        atomic.copy_folder(copier(tmp_path / "none"), tmp_path / "x" / "labels")
+
+
+def test_a_volume_in_another_store(tmp_path, memory):
+    """Sizes and labels too; arrays are opened by Zarr, labels copied by fsspec."""
+    with_labels(tmp_path / "in.zarr", noisy(1, 40, 33), 3)
+    memory.put(f"{tmp_path / 'in.zarr'}/", "/in.zarr/", recursive=True)
+    denoise_volume("memory://in.zarr", tmp_path / "out.zarr", SIGMA, **STEPS)
+    denoise_volume(f"file://{tmp_path}/in.zarr", f"file://{tmp_path}/beside.zarr", SIGMA, **STEPS)
+    assert files_in(tmp_path / "out.zarr" / "labels") == files_in(tmp_path / "in.zarr" / "labels")
+    ours, beside = files_in(tmp_path / "out.zarr"), files_in(tmp_path / "beside.zarr")
+    assert ours.keys() == beside.keys()
+    assert {name: data for name, data in ours.items() if name.name != "zarr.json"} == {
+        name: data for name, data in beside.items() if name.name != "zarr.json"
+    }  # the metadata say where it came from
+    array = zarr.open_array("memory://in.zarr", path="0", mode="r")
+    np.testing.assert_array_equal(
+        denoise_array(array, SIGMA, out=tmp_path / "array.zarr", **STEPS)[...],
+        zarr.open_array(tmp_path / "out.zarr", path="0")[...],
+    )
+    with pytest.raises(ImageFileError, match=r"memory://none\.zarr: no Zarr array or group"):
+        denoise_volume("memory://none.zarr", tmp_path / "none", SIGMA, **STEPS)
+    for out in ("s3://b/out.zarr", "memory://out.zarr"):
+        with pytest.raises(InputError, match=r"out is '.*zarr'; expected a folder of a file system"):
+            denoise_volume(tmp_path / "in.zarr", out, SIGMA, **STEPS)
+        with pytest.raises(InputError, match=r"out is '.*zarr'; expected a folder of a file system"):
+            denoise_array(array, SIGMA, out=out, **STEPS)
+
+
 def test_factors():
     assert factors_between((5, 40, 33), (5, 20, 17)) == (1, 2, 2)
     assert factors_between((40, 33), (20, 16)) == (2, 2)
@@ -357,6 +427,9 @@ def test_groups_that_are_no_images(tmp_path):
     zarr.create_group(tmp_path / "g").create_array("a", shape=(20, 20), dtype="f4")
     with pytest.raises(ImageFileError, match="g: a Zarr group without multiscales; name one of its arrays: a"):
         denoise_volume(tmp_path / "g", tmp_path / "out", SIGMA, **STEPS)
+    zarr.create_group(tmp_path / "series", attributes={"bioformats2raw.layout": 3}).create_group("0")
+    with pytest.raises(ImageFileError, match="series: a Zarr group without multiscales; name one of its groups: 0"):
+        denoise_volume(tmp_path / "series", tmp_path / "out", SIGMA, **STEPS)
     with pytest.raises(ImageFileError, match="nothing: no Zarr array or group"):
         denoise_volume(tmp_path / "nothing", tmp_path / "out", SIGMA, **STEPS)
     image_of(tmp_path / "i", noisy(1, 40, 33), 3)
@@ -385,6 +458,9 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert cli.main(["denoise", "in.zarr", "in.zarr", "-o", "out", *steps]) == 2
     assert cli.main(["denoise", "in.zarr", "-o", "out", "--noise", "poisson"]) == 2
     assert "--noise poisson is for image files" in capsys.readouterr().err
+    for places in (["s3://bucket/in.zarr", "-o", "out"], ["in.zarr", "-o", "s3://bucket/out.zarr"]):
+        assert cli.main(["denoise", *places, *steps]) == 2
+        assert "zarr' is a URL; expected a path" in capsys.readouterr().err
     mend = killed_at(monkeypatch, 1)
     assert cli.main(["denoise", "in.zarr", "-o", "stopped.zarr", *steps]) == 130
     assert "stopped.zarr is not complete, and the same command goes on" in capsys.readouterr().err
@@ -429,10 +505,61 @@ def test_files_that_are_refused(pictures, tmp_path):
         process_files([pictures, tmp_path / "more"], tmp_path / "out", SIGMA, **STEPS)
     with pytest.raises(InputError, match=r"where 0\.npy is an input and would be overwritten"):
         process_files([pictures], pictures, SIGMA, **STEPS)
-    with pytest.raises(InputError, match=r"urls has 's3://bucket/a\.png'; expected paths that this machine sees"):
-        process_files(["s3://bucket/a.png"], tmp_path / "out", SIGMA, **STEPS)
+    with pytest.raises(InputError, match=r"urls has 'file://other/a\.png', which is on another machine"):
+        process_files(["file://other/a.png"], tmp_path / "out", SIGMA, **STEPS)
+    with pytest.raises(InputError, match="urls has 3; expected paths or URLs"):
+        process_files([3], tmp_path / "out", SIGMA, **STEPS)
     with pytest.raises(InputError, match=r"sigma .* accepts|sigma is"):
         process_files([pictures], tmp_path / "out", 0.9, **STEPS)
+
+
+@pytest.fixture
+def memory():
+    """A store of fsspec that is no file system, empty before and after."""
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    yield system
+    system.rm("/", recursive=True)
+
+
+def test_files_of_another_store(pictures, tmp_path, memory):
+    memory.put(f"{pictures}/", "/photos/", recursive=True)
+    memory.pipe("/photos/notes.txt", b"no image")
+    records = process_files(["memory://photos"], tmp_path / "out", SIGMA, **STEPS)
+    assert [record.path for record in records] == [f"memory:///photos/{number}.npy" for number in range(4)]
+    assert [record.status for record in records] == ["denoised", "denoised", "failed", "denoised"]
+    assert records[2].error.startswith("memory:///photos/2.npy: is truncated, damaged or not a NPY file")
+    (beside,) = process_files([pictures / "0.npy"], tmp_path / "beside", SIGMA, **STEPS)
+    assert records[0].output.read_bytes() == beside.output.read_bytes()
+    (lost,) = process_files(["memory://photos/9.npy"], tmp_path / "out", SIGMA, **STEPS)
+    assert lost.error == "memory://photos/9.npy: there is no such file or folder"
+    memory.mkdir("/empty")
+    for places, kind, message in (
+        (["memory://empty"], ImageFileError, "memory://empty: there are no images"),
+        (["memory://nowhere"], ImageFileError, "memory://nowhere: there is no such file or folder"),
+        (["nosuch://a.png"], InputError, "nosuch://a.png: protocol not known: nosuch"),
+        (["memory://photos/0.npy", pictures / "0.npy"], InputError, "would both be written to"),
+    ):
+        with pytest.raises(kind, match=re.escape(message)):
+            process_files(places, tmp_path / "out", SIGMA, **STEPS)
+    with pytest.raises(InputError, match=r"out is 'memory://out'; expected a folder of a file system"):
+        process_files([pictures], "memory://out", SIGMA, **STEPS)
+
+
+def test_names_of_urls():
+    names = ["s3://b/a/x.png", "https://h/a/x%20y.png?key=/1#z", "zip://in/x.tif::s3://b/all.zip", "memory://x.npy"]
+    assert [urls.name_of(name) for name in names] == ["x.png", "x y.png", "x.tif", "x.npy"]
+
+
+def test_a_package_that_a_url_needs_is_named(monkeypatch, tmp_path):
+    registry = pytest.importorskip("fsspec.registry")
+    monkeypatch.setitem(registry.known_implementations, "far", {"class": "no.Such", "err": "Install no-such"})
+    with pytest.raises(BackendError, match=r"far://a\.png: Install no-such"):
+        process_files(["far://a.png"], tmp_path, SIGMA, **STEPS)
+    with pytest.raises(BackendError, match=r"far://v\.zarr: Install no-such"):
+        denoise_volume("far://v.zarr", tmp_path / "out", SIGMA, **STEPS)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"s3:// needs fsspec\.core; install it with pip install fsspec"):
+        process_files(["s3://bucket/a.png"], tmp_path, SIGMA, **STEPS)
 
 
 def test_the_examples_of_the_page(tmp_path, monkeypatch):

@@ -46,8 +46,9 @@ class CpuEngine:
     def keep(self, workspace: CpuWorkspace) -> None:
         """Nothing is kept: memory of the host is soon had again."""
 
-    def release(self) -> None:
+    def release(self) -> bool:
         """Nothing is kept."""
+        return False
 
     def batch_bytes(self) -> int:
         """Enough to keep all cores busy."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ from .cuda_workspace import CudaWorkspace
 from .device import Device
 
 Use = tuple[int, int]  # a thread and its stream
+Kind = TypeVar("Kind", bound=CudaWorkspace)
 KEPT = 2  # work spaces that wait for the next call of their shape, with what they have recorded
 LARGEST_BATCH = 2**33  # bytes of work space of images that are solved at once: far more than keeps a GPU busy
 
@@ -36,23 +37,22 @@ class CudaEngine:
 
     def workspace(self, batch: int, height: int, width: int) -> CudaWorkspace:
         """Arrays for `batch` images of height x width, which may have served before."""
-        wanted = self._use(), (batch, height, width)
-        with self._lock:
-            for number, (use, kept) in enumerate(self._kept):
-                if wanted == (use, (kept.batch, kept.height, kept.width)):
-                    del self._kept[number]
-                    return kept
-        return CudaWorkspace(self.weights, batch, height, width)
+        return self._found(CudaWorkspace, batch, height, width)
+
+    def reconstruction_workspace(self, batch: int, height: int, width: int) -> CudaReconstructionWorkspace:
+        """The same, for a solver that keeps the images."""
+        return self._found(CudaReconstructionWorkspace, batch, height, width)
 
     def keep(self, workspace: CudaWorkspace) -> None:
         """For the next call of its shape in this thread and on this stream, where what was launched is done by then."""
         with self._lock:
             self._kept = [*self._kept, (self._use(), workspace)][-KEPT:]
 
-    def release(self) -> None:
-        """What is kept."""
+    def release(self) -> bool:
+        """What is kept; whether there was anything."""
         with self._lock:
-            self._kept.clear()
+            dropped, self._kept = self._kept, []
+        return bool(dropped)
 
     def batch_bytes(self) -> int:
         """Half of the memory that is free, what is kept counted as such."""
@@ -60,12 +60,18 @@ class CudaEngine:
             kept = sum(self.workspace_bytes(one.batch, one.height, one.width) for _, one in self._kept)
         return min((self.device.free_bytes() + kept) // 2, LARGEST_BATCH)
 
+    def _found(self, kind: type[Kind], *shape: int) -> Kind:
+        """One of this kind and shape that is kept, else a new one."""
+        wanted = self._use(), shape
+        with self._lock:
+            for number, (use, kept) in enumerate(self._kept):
+                if type(kept) is kind and wanted == (use, (kept.batch, kept.height, kept.width)):
+                    del self._kept[number]
+                    return kept
+        return kind(self.weights, *shape)
+
     def _use(self) -> Use:
         return threading.get_ident(), self.device.current_stream()
-
-    def reconstruction_workspace(self, batch: int, height: int, width: int) -> CudaReconstructionWorkspace:
-        """Arrays for `batch` images of height x width, for a solver that keeps the images."""
-        return CudaReconstructionWorkspace(self.weights, batch, height, width)
 
     def recording_workspace(self, batch: int, height: int, width: int, outer: int, inner: int) -> NoReturn:
         """Raises BackendError: derivatives are computed on the CPU."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,9 @@ class CudaIteration:
         box: tuple[float, float] | None,
         box_first: int | None,
     ):
-        self.workspace, self.device = workspace, workspace.device
+        # the workspace may own this: memory of a device should not wait for a collection of circles
+        self.workspace: CudaReconstructionWorkspace = proxy(workspace)
+        self.device = workspace.device
         self.count, self.box_first = len(x), box_first
         self.low, self.high = (np.float32(limit) for limit in (box or (0.0, 0.0)))
         self.x, self.x_hat, self.x_anchor, self.ahead = (self._copy(x) for _ in range(4))
@@ -54,6 +57,15 @@ class CudaIteration:
         self.counts = device.zeros((self.count, 3), np.int32)
         self.sigma = device.zeros(self.count, np.float64)
         self.box_step, self.row_step = (device.zeros(self.count, np.float32) for _ in range(2))
+
+    def start(self, x: Any, z: Any, rows: Any | None) -> None:
+        """From these values, in the arrays that are there: what was recorded stays right. Anchors and `ahead` are
+        written before they are read.
+        """
+        pairs = ((self.x, x), (self.x_hat, x), (self.z, z), (self.z_hat, z), (self.rows, rows), (self.rows_hat, rows))
+        for array, values in pairs:
+            if array is not None and values is not None:
+                self.device.fill(self._floats(array), values.view(np.float32))
 
     @property
     def records(self) -> bool:

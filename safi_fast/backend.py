@@ -123,6 +123,9 @@ class Iteration(Protocol):
     rows_hat: Any
     ahead: Any
 
+    def start(self, x: Any, z: Any, rows: Any | None) -> None:
+        """Begin with these values instead, of the same shapes; the arrays stay where they are."""
+
     @property
     def records(self) -> bool:
         """Whether steps with array functions in them can be recorded."""
@@ -211,12 +214,12 @@ class Engine(Protocol):
         """
 
     def keep(self, workspace: Any) -> None:
-        """A workspace of `workspace` that is no longer used, for the next call of its shape; what was launched there by
-        this thread is done.
+        """A workspace of `workspace` or `reconstruction_workspace` that is no longer used, for the next call of its
+        shape; what was launched there by this thread is done.
         """
 
-    def release(self) -> None:
-        """Drop what is kept."""
+    def release(self) -> bool:
+        """Drop what is kept; whether there was anything."""
 
     def batch_bytes(self) -> int:
         """Work space of images that are solved at once, where the caller sets no limit."""

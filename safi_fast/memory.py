@@ -101,18 +101,21 @@ def finishing_bytes(images: Extent) -> int:
 def in_parts(
     engine: Engine, count: int, size: int, solve: Callable[[slice], Part], *, whole: bool, advice: str
 ) -> list[Part]:
-    """solve(images) of `count` images, `size` at once, fewer where there is no memory for so many.
+    """solve(images) of `count` images, `size` at once, fewer where there is no memory for so many, even without what is
+    kept for the next call.
 
     whole: they may not be divided. Raises OutOfMemoryError where that or a single image is too much.
     """
     parts: list[Part] = []
-    first = 0
+    first, again = 0, (-1, size)
     while first < count:
         images = slice(first, min(first + size, count))
         try:
             parts.append(solve(images))
         except MemoryError as error:
-            engine.release()
+            if engine.release() and again != (first, size):  # once: other threads may keep more
+                again = first, size
+                continue
             tried = images.stop - first
             if tried == 1 or whole:
                 raise OutOfMemoryError(f"no memory to solve {tried} image(s) at once ({error}); {advice}") from error

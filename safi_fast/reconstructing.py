@@ -247,7 +247,10 @@ def _solve(engine: Engine, task: Task, first: int) -> tuple[Progress, NDArray[An
     )  # fmt: skip
     progress = iterate(state, task.schedule, task.callback, task.watch and _numbered(task.watch, first))
     masks = workspace.masks()[: len(x)] if task.return_masks else None
-    return progress, task.range.from_unit(state.image()), masks
+    images = task.range.from_unit(state.image())
+    state.rest()
+    engine.keep(workspace)
+    return progress, images, masks
 
 
 def _numbered(watch: Watch, first: int) -> Watch:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .primal_dual import PrimalDual
 
 Watch: TypeAlias = Callable[[int], None]  # the number of a step
+RECORDINGS = 8  # of all images that are kept for the next problem
 
 
 @dataclass(frozen=True)
@@ -150,37 +151,71 @@ class DeviceSteps:
 
     The first step of a run of steps is launched as it is, so that whatever a recording may not do has been done:
     kernels are compiled, plans of transforms made, constants copied. The others are replayed.
+
+    They live as long as the work space, and make the steps of the next problem there as well, if all is alike that a
+    recording knows. What it reads stays where it is and gets the values of that problem: the variables, `y`, and the
+    constants of the steps.
     """
 
-    def __init__(self, state: PrimalDual, iteration: Iteration):
-        # the problem owns this: memory of a device should not wait for a collection of circles
-        self.state: PrimalDual = weakref.proxy(state)
-        self.iteration = iteration
+    def __init__(self, state: PrimalDual, iteration: Iteration, rows: AnyArray | None):
+        self.iteration, self.y = iteration, state.measurements.y
+        self.operators, self.known = [weakref.ref(op) for op in state.measurements.operators], _known(state, rows)
         self.selections: dict[bytes, _Selection] = {}
+        self.current: set[bytes] = set()  # of the selections, those with the constants of these steps
         self.replays: dict[Any, Callable[[], None]] = {}
 
     @classmethod
     def of(cls, state: PrimalDual) -> DeviceSteps | None:
         """For this problem, whose arrays become those of the device; None where the solver makes the steps."""
         first, (_, row_steps) = state.term.box_first, state.term.step_sizes
-        has_rows = first is not None or row_steps is not None
-        rows = state.extra if has_rows else None
-        iteration = state.workspace.iteration(state.x, state.z, rows, state.box, first)
-        if iteration is None:
-            return None
-        state.x, state.z, state.x_hat, state.z_hat = iteration.x, iteration.z, iteration.x_hat, iteration.z_hat
-        if has_rows:
-            state.extra, state.extra_hat = iteration.rows, iteration.rows_hat
-        steps = cls(state, iteration)
-        steps.set_steps()
+        rows = state.extra if first is not None or row_steps is not None else None
+        steps = _kept.pop(state.workspace, None)
+        if steps is not None and steps._fit(state, rows):
+            steps.iteration.start(state.x, state.z, rows)
+            steps._measure(state)
+        else:
+            steps = None  # before there is another
+            iteration = state.workspace.iteration(state.x, state.z, rows, state.box, first)
+            if iteration is None:
+                return None
+            steps = cls(state, iteration, rows)
+        _kept[state.workspace] = steps
+        steps._serve(state)
         return steps
+
+    def _fit(self, state: PrimalDual, rows: AnyArray | None) -> bool:
+        """Whether what was recorded, and the arrays, are right for this problem too."""
+        operators = state.measurements.operators
+        same = len(operators) == len(self.operators) and all(
+            known() is op for known, op in zip(self.operators, operators, strict=True)
+        )
+        return same and self.known == _known(state, rows)
+
+    def _measure(self, state: PrimalDual) -> None:
+        """Its measurements move to where recordings read them."""
+        self.y[...] = state.measurements.y
+        state.measurements.y = self.y
+
+    def _serve(self, state: PrimalDual) -> None:
+        # the problem owns this by its work space: memory of a device should not wait for a collection of circles
+        self.state: PrimalDual = weakref.proxy(state)
+        iteration = self.iteration
+        state.x, state.z, state.x_hat, state.z_hat = iteration.x, iteration.z, iteration.x_hat, iteration.z_hat
+        if iteration.rows is not None:
+            state.extra, state.extra_hat = iteration.rows, iteration.rows_hat
+        self.set_steps()
+
+    def rest(self) -> None:
+        """Until the next problem: which of its images end first is its own."""
+        everyone = np.arange(len(self.iteration.x)).tobytes()
+        self.selections = {key: value for key, value in self.selections.items() if key == everyone}
+        self.replays = dict([one for one in self.replays.items() if one[0][0] == everyone][-RECORDINGS:])
 
     def set_steps(self) -> None:
         """Those of the problem from now on."""
         box, rows = self.state.term.step_sizes
         self.iteration.set_steps(self.state.sigma, box, rows)
-        self.selections.clear()
-        self.replays.clear()
+        self.current.clear()
 
     def begin(self) -> DeviceSteps:
         """A run of its own restarts."""
@@ -214,15 +249,21 @@ class DeviceSteps:
         self.iteration.extrapolate(a, own.whole(moved), own.whole(slope))
         if term.step_sizes[1] is not None:
             seen = state.measurements.apply(own.of(self.iteration.ahead), a)
-            self.iteration.move_rows(a, own.whole(seen), state.measurements.y)
+            self.iteration.move_rows(a, own.whole(seen), self.y)
         self.iteration.finish(a, term.sign)
 
     def _selection(self, a: Active) -> _Selection:
         key = a.tobytes()
-        if key not in self.selections:
+        if key not in self.current:
             state = self.state
             fixed = state.term.fixed(taken(state.metric, a), state.x, a)
-            self.selections[key] = _Selection(len(state.x), None if len(a) == state.count else like(a, state.x), fixed)
+            if key in self.selections:
+                for kept, values in zip(self.selections[key].fixed, fixed, strict=True):
+                    kept[...] = values
+            else:
+                index = None if len(a) == state.count else like(a, state.x)
+                self.selections[key] = _Selection(len(state.x), index, tuple(one.copy() for one in fixed))
+            self.current.add(key)
         return self.selections[key]
 
     def _look(self, a: Active) -> None:
@@ -234,6 +275,16 @@ class DeviceSteps:
         state = self.state
         seen = (taken(values, images) for values in (state.extra, state.x_hat, state.extra_hat))
         raise Fault(images, int(first), state.term.culprit(*seen))
+
+
+_kept: weakref.WeakKeyDictionary[Any, DeviceSteps] = weakref.WeakKeyDictionary()  # by work space
+
+
+def _known(state: PrimalDual, rows: AnyArray | None) -> tuple[Any, ...]:
+    """What recorded steps know of a problem, beside its operators and where arrays lie."""
+    arrays = state.x, state.z, rows, state.measurements.y
+    shapes = tuple(None if one is None else (one.shape, one.dtype) for one in arrays)
+    return type(state.term), state.box, state.rule, shapes
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,11 @@ class PrimalDual:
         if self.device_steps is not None:
             self.device_steps.set_steps()
 
+    def rest(self) -> None:
+        """No more steps: the work space may go to another problem."""
+        if self.device_steps is not None:
+            self.device_steps.rest()
+
     def scale_strength(self, factor: float) -> None:
         """lambda of the caller times `factor` from now on; step sizes stay."""
         self.strength = factor * self._full_strength

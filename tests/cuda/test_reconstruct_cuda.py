@@ -84,6 +84,7 @@ def test_without_graphs_the_steps_are_launched_as_they_are(cupy, solvers):
     recorded = solver.reconstruct(y, operator, **options)
     assert cupy.replays
     cupy.replays.clear()
+    solver.release_memory()
     cupy.failures["end_capture"] = cupy.error(901)
     with pytest.warns(UserWarning, match="CUDA does not record kernels"):
         solver.reconstruct(y, operator, **options)

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from ..kernels.cpu import spectra as sums
 from ..kernels.cpu.planar_spline import spline_planes, spline_planes_gradient
+from .threads import threads_to_use
+
+threads_to_use(None)  # starts them: a kernel that another process compiled does not
 
 Array = NDArray[np.floating]
 

@@ -1,5 +1,8 @@
 """The torch networks compute what the engine does, and the gradients written by hand are those of torch."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from models import random_model
@@ -247,3 +250,16 @@ def test_gradient_of_the_mask_reaches_every_parameter(generator):
         x.square().sum().backward()
         for name, parameter in network.named_parameters():
             assert not parameter.requires_grad or parameter.grad.abs().max() > 0, f"{family} {name}"
+
+
+def test_a_fresh_process_may_begin_with_a_kernel_that_another_one_compiled():
+    """Its threads have to be started, which compiling did by the way."""
+    words = (
+        "import torch; torch.set_grad_enabled(False); from safi_fast.training.filters import FilterOperator; "
+        "operator = FilterOperator(torch.ones(4, 2, 5, 5), (20, 20)); "
+        "print(float(operator.synthesis(torch.ones(1, 4, 20, 20)).mean()))"
+    )
+    for _ in range(2):  # the first compiles, if nobody did
+        done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(100)

@@ -456,6 +456,13 @@ class Solver:
             Solver(model, backend="cuda", precision=precision, devices=[number or 0]) for number in numbers[1:]
         ]
 
+    @property
+    def each_gpu(self) -> tuple[Solver, ...]:
+        """This solver, and one for each further GPU of `devices`, which computes there alone; each may be called from a
+        thread of its own.
+        """
+        return self, *self._others
+
     @shows(denoising.Options, denoising.DEFAULTS)
     def denoise(
         self, image: Any, sigma: Any, *, return_solution: bool = False, **options: Unpack[denoising.Options]
@@ -660,7 +667,7 @@ class Solver:
 
             return solve
 
-        solvers = [on(solver) for solver in (self, *self._others)]
+        solvers = [on(solver) for solver in self.each_gpu]
         return stream(images, per_image, solvers, count("read_ahead", read_ahead), self._complete)
 
     def _complete(self, value: Any) -> None:
@@ -668,14 +675,14 @@ class Solver:
         another stream.
         """
         if self._gpu is not None and not isinstance(value, np.ndarray):
-            for solver in (self, *self._others):
+            for solver in self.each_gpu:
                 finish_launches(solver._gpu)  # type: ignore[arg-type]
 
     def release_memory(self) -> None:
         """Give back the GPU memory that is kept for the next call: work spaces with their graphs, and all free blocks
         of CuPy's, on every GPU of `devices`. Does nothing on the CPU.
         """
-        for solver in (self, *self._others):
+        for solver in self.each_gpu:
             for engine in (solver._engine, *solver.__dict__.get("_color", ())[1:]):
                 engine.release()
             if solver.backend.device is not None:

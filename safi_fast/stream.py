@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
+from functools import partial
 from itertools import count, repeat
 from queue import Empty, Full, Queue
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from .arrays import positive, positive_per_image
 from .errors import InputError, OutOfMemoryError, SolverError
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 PATIENCE = 0.2  # seconds after which a thread that waits for an item looks around
 
@@ -110,16 +112,27 @@ def _streamed(
     complete: Callable[[Any], None],
 ) -> Generator[Item, None, None]:
     complete(images)
+    items = _with_settings(images, settings, complete)
+    del images
+    results = lanes(items, read_ahead, [partial(_solved, solve=solve, complete=complete) for solve in solvers])
+    del items
+    yield from results
+
+
+def lanes(
+    items: Iterable[Item], read_ahead: int, solvers: Sequence[Callable[[Iterator[tuple[int, Item]]], Iterator[Made]]]
+) -> Generator[Made, None, None]:
+    """The results of `items`, in order. They are taken in a thread, `read_ahead` of them ahead, and dealt out in turn
+    to the solvers, each in a thread of its own: what turns its numbered items into as many results.
+    """
     stopped = threading.Event()  # of what reads, which lives as long as an exception knows it
-    source = ahead(_with_settings(images, settings, complete), read_ahead + len(solvers) - 1, stopped=stopped)
+    source = ahead(items, read_ahead + len(solvers) - 1, stopped=stopped)
     dealt = _Dealt(source, len(solvers))
-    del images, source
-    lanes = [
-        ahead(_solved(dealt.hand(number), solve, complete), 1, solves=True) for number, solve in enumerate(solvers)
-    ]
+    del items, source
+    made = [ahead(solve(dealt.hand(number)), 1, solves=True) for number, solve in enumerate(solvers)]
     try:
         while True:
-            for lane in lanes:
+            for lane in made:
                 try:
                     result = next(lane)
                 except StopIteration:
@@ -128,7 +141,7 @@ def _streamed(
                 del result
     finally:
         stopped.set()
-        for lane in lanes:
+        for lane in made:
             lane.close()
 
 

@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..noise_level import ESTIMATE
 from ..values import EXPECTED, DataRange, stated_range
@@ -98,6 +99,27 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help=Rare("of the large sums on a GPU (default: float32)")
     )
+
+
+def add_devices_argument(parser: argparse.ArgumentParser) -> None:
+    """--devices."""
+    parser.add_argument(
+        "--devices",
+        nargs="+",
+        type=gpu,
+        metavar="all|N",
+        help=Rare("all, or the numbers of the GPUs that take the files in turn; name the inputs before it"),
+    )
+
+
+def gpu(text: str) -> int | str:
+    """The number of a GPU, or "all" of them."""
+    return text if text == "all" else _whole(text, 0, "'all' or the number of a GPU")
+
+
+def devices_of(given: Sequence[int | str] | None) -> Any:
+    """What `add_devices_argument` asks for, as Solver takes it."""
+    return "all" if given is not None and list(given) == ["all"] else given and list(given)
 
 
 def data_range(text: str) -> DataRange:

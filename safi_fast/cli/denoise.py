@@ -19,7 +19,7 @@ run that was killed goes on where it was, by the same command.
 
 import argparse
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,10 +36,12 @@ from . import session as sessions
 from .arguments import (
     UsageError,
     add_box_arguments,
+    add_devices_argument,
     add_json_argument,
     add_range_argument,
     add_solver_arguments,
     count,
+    devices_of,
     local,
     local_path,
     positive,
@@ -76,6 +78,7 @@ class Options(SolverOptions, ScaleOptions):
     color: Mode | None
     overwrite: bool
     max_memory: float | None
+    devices: tuple[int | str, ...] | None
     html: Path | None
     json: bool
 
@@ -113,6 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gain", type=positive, metavar="G", help=Rare("value of one count (default: 1)"))
     parser.add_argument("--offset", type=float, metavar="O", help=Rare("value of no counts (default: 0)"))
     add_solver_arguments(parser)
+    add_devices_argument(parser)
     parser.add_argument("--max-outer", type=count, metavar="N", help=Rare("most outer steps, one mask each"))
     parser.add_argument("--max-inner", type=count, metavar="N", help=Rare("most inner steps under one mask"))
     parser.add_argument("--tol", type=positive, metavar="T", help=Rare("tolerance of the schedule's stopping rule"))
@@ -154,7 +158,8 @@ def run(args: argparse.Namespace) -> int:
         turns.tidy({job.folder for job in jobs})
         if pending:
             turns.prepare({job.folder for job in pending})
-            session = sessions.make_session(options.model, options.backend, options.precision)
+            devices = devices_of(options.devices)
+            session = sessions.make_session(options.model, options.backend, options.precision, devices)
             known = options.sigma if options.noise == "gaussian" and not isinstance(options.sigma, str) else None
             session.check(known, **options.steps())
             solved = _solved(in_turn(pending, lambda job: job.target, turns), session, options, warned, page)
@@ -218,14 +223,21 @@ def _solved(
     warned: Warned,
     page: Page | None,
 ) -> Generator[Any, None, None]:
-    """(job, Solved or what stood in its way) of every job; reads in one thread and solves in another, ahead of the
-    caller.
+    """(job, Solved or what stood in its way) of every job; reads in one thread and solves in another, or in one for
+    each GPU, ahead of the caller.
     """
-    from ..stream import ahead
+    from ..stream import lanes
 
-    files = ahead(((job, found or _attempt(_read, job)) for job, found in turns), READ_AHEAD)
-    results = ((job, _attempt(_denoise, job, file, session, options, warned, page)) for job, file in files)
-    return ahead(results, 1, solves=True)
+    def on(one: sessions.Session) -> Callable[..., Iterator[Any]]:
+        def solve(files: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+            for _, (job, file) in files:
+                yield job, _attempt(_denoise, job, file, one, options, warned, page)
+                del file
+
+        return solve
+
+    files = ((job, found or _attempt(_read, job)) for job, found in turns)
+    return lanes(files, READ_AHEAD, [on(one) for one in (session, *session.others)])
 
 
 def _attempt(step: Callable[..., Any], *arguments: Any) -> Any:

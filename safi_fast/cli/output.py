@@ -48,6 +48,7 @@ OPTIONS = {
     r"\bbox=None": "--no-box",
     r"\bstrength=\.\.\.": "--strength L",
     r"\bmax_memory(?= is )": "--max-memory",
+    r"\bdevices(?= is )": "--devices",
     r"\bcheck_order=False": "--no-order-check",
     r"\bimage='(\w+)'": r"--image \1",
     r"\bkspace_order='(\w+)'": r"--kspace-order \1",

@@ -24,6 +24,7 @@ class Session:
 
     model: "Model"
     solver: "Solver"
+    others: tuple["Session", ...] = ()  # on further GPUs
 
     def check(
         self,
@@ -88,16 +89,18 @@ class Session:
         )
 
 
-def make_session(model: str | None = None, backend: str = "auto", precision: str = "float32") -> Session:
-    """Load a model (None: the shipped default) and set up its solver."""
+def make_session(
+    model: str | None = None, backend: str = "auto", precision: str = "float32", devices: Any = None
+) -> Session:
+    """Load a model (None: the shipped default) and set up its solver, or one for each of the GPUs `devices`."""
     from ..api import Solver
     from ..models import DEFAULT_MODEL, load_model
     from ..startup import compile_ahead
 
     loaded = load_model(model or DEFAULT_MODEL)
-    solver = Solver(None if model is None else loaded, backend=backend, precision=precision)
+    solver = Solver(None if model is None else loaded, backend=backend, precision=precision, devices=devices)
     compile_ahead(solver, _compiling)
-    return Session(loaded, solver)
+    return Session(loaded, solver, tuple(Session(loaded, other) for other in solver.each_gpu[1:]))
 
 
 def _announce(solver: "Solver", model: "Model") -> None:

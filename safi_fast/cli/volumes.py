@@ -70,5 +70,7 @@ def _check(options: Options) -> None:
         raise UsageError(f"--noise {options.noise} is for image files; a Zarr volume takes --sigma alone")
     if options.html is not None:
         raise UsageError("--html is for image files")
+    if options.devices is not None:
+        raise UsageError("--devices is for image files; a Zarr volume is solved on one GPU")
     if options.color is not None:
         raise UsageError("--color is for image files; planes of a Zarr volume are solved one by one")

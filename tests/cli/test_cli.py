@@ -178,14 +178,19 @@ class TestDenoise:
         assert denoise(folder, "-o", out, "--overwrite") == 0
         assert len(solver.calls) == 4
 
-    def test_backend_and_precision_reach_the_solver(self, tmp_path, solver, folder, monkeypatch):
+    def test_backend_precision_and_devices_reach_the_solver(self, tmp_path, solver, folder, monkeypatch):
         asked = []
         monkeypatch.setattr(
             sessions, "make_session", lambda *args: asked.append(args) or sessions.Session(TINY, solver)
         )
         denoise(folder, "-o", tmp_path / "out", "--backend", "cuda", "--precision", "tf32")
         run("evaluate", "--data", folder, "--sigma", 25, "--backend", "cpu")
-        assert asked == [(None, "cuda", "tf32"), (None, "cpu", "float32")]
+        denoise(folder, "-o", tmp_path / "again", "--devices", "all")
+        denoise(folder, "-o", tmp_path / "again", "--overwrite", "--devices", "1", "0")
+        assert asked == [
+            (None, "cuda", "tf32", None), (None, "cpu", "float32"),
+            (None, "auto", "float32", "all"), (None, "auto", "float32", [1, 0]),
+        ]  # fmt: skip
 
     def test_nothing_left_to_do_loads_no_model(self, tmp_path, solver, folder, monkeypatch):
         denoise(folder, "-o", tmp_path / "out")

@@ -543,7 +543,7 @@ from safi_fast.cli.main import main
 from safi_fast.solver.result import Solution
 
 class Slow:  # as Session, but without the solver, whose import takes a second
-    model = SimpleNamespace(name="slow", schedule=SimpleNamespace(name="unrolled"))
+    model, others = SimpleNamespace(name="slow", schedule=SimpleNamespace(name="unrolled")), ()
 
     def check(self, sigma, **options):
         pass

@@ -62,7 +62,7 @@ RUN = "--candidates 1:2:3 --noise-level 5 --max-iter 9 --plot p.png --html h --r
 CASES = {
     "denoise": (
         "a.png -o b --sigma 5",
-        f"{SOLVER} {STEPS} {BOX} --max-inner 3 --color separate --max-memory 4GB --html h",
+        f"{SOLVER} {STEPS} {BOX} --max-inner 3 --color separate --max-memory 4GB --devices 0 1 --html h",
     ),
     "evaluate": ("--data d --sigma 5", f"{SOLVER} --no-box --limit 3 --seed 2 --per-image --json"),
     "train": (

@@ -2,6 +2,8 @@
 
     deepinv    SafiDenoiser and SafiReconstructor, for its algorithms and its physics
     skimage    denoise_safi, beside denoise_tv_chambolle
+    monai      SafiDenoise and SafiDenoised, beside its transforms
+    napari     a widget in its menu of plugins
     sigpy      SafiRecon and SafiSenseRecon, beside its apps
 
 Importing this package loads nothing; a module imports its library, and only there torch.

@@ -396,7 +396,7 @@ def packaged():
     """The files that a wheel must hold, under the names they get in site-packages."""
     inside_package = (ROOT / "safi_fast").rglob("*")
     elsewhere = chain((ROOT / "kernels").rglob("*"), (ROOT / "bindings").rglob("*"))
-    kept = {".py", ".pyi", ".typed", ".safetensors", ".cu", ".cuh", ".css", ".js"}
+    kept = {".py", ".pyi", ".typed", ".safetensors", ".cu", ".cuh", ".css", ".js", ".yaml"}
     names = [path.relative_to(ROOT).as_posix() for path in inside_package if path.suffix in kept]
     return set(names) | {f"safi_fast/{p.relative_to(ROOT).as_posix()}" for p in elsewhere if p.suffix in kept}
 

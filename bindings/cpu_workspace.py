@@ -95,6 +95,7 @@ class CpuWorkspace:
         threads = get_num_threads()
         self.work = Work(*(aligned.zeros(threads * size) for size in bank_floats(weights.groups, planes)))
         self._mix_work: MixWork | None = None
+        self._held = np.zeros(0, np.int64)  # places in a slot of u
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -297,6 +298,29 @@ class CpuWorkspace:
             masks[:], self.has_mask = 1, True
         masks *= np.abs(u) < (self.bound * np.float32(1 - AT_BOUND)).reshape(-1, 1, 1, 1, 1)
 
+    def hold_bounded(self) -> NDArray[np.int64]:
+        """Remember the responses with |u| < lambda M, which are zero; the image of each, in ascending order."""
+        active = np.arange(self.batch)
+        u, bound = self.dual[self.slot, active], (self.bound * np.float32(1 - AT_BOUND)).reshape(-1, 1, 1, 1, 1)
+        held = np.abs(u) < (bound * self.mask if self.has_mask else bound)
+        channels = np.arange(held.shape[1] * GROUP).reshape(-1, 1, 1, GROUP)
+        held &= channels < self.weights.model.filters.channels
+        self._held, self.slot[:], self.has_mask = np.flatnonzero(held), 0, False
+        return np.asarray(self._held // held[0].size)
+
+    def held_responses(self, x: FloatArray) -> FloatArray:
+        """W x of images (B, H, W) at the responses of `hold_bounded`; overwrites x and u."""
+        active = np.arange(self.batch)
+        self.put_image(active, x)
+        self.start_dual(active)
+        return np.asarray(self.dual[0].reshape(-1)[self._held])
+
+    def from_held(self, values: FloatArray) -> FloatArray:
+        """The adjoint of `held_responses`: W^T u (B, H, W), u zero elsewhere."""
+        self.dual[0] = 0
+        self.dual[0].reshape(-1)[self._held] = values
+        return self.adjoint_of_dual(np.arange(self.batch))
+
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
@@ -309,12 +333,13 @@ class CpuWorkspace:
         if self.varying is None:
             self._make_mask(active, gain, bias)
             return
-        noise, total = self.varying, np.zeros_like(masks[active])
-        shares = (noise.shares * noise.weight[:, None])[active]
-        for level in range(shares.shape[1]):
-            self._make_mask(active, noise.gain[:, level], noise.bias[:, level])
-            total += shares[:, level, None, :, :, None] * masks[active]
-        masks[active] = total
+        for image in active:
+            total = np.zeros_like(masks[image])
+            for level, share in enumerate(self.varying.shares[image]):
+                self._make_mask(np.array([image]), self.varying.gain[:, level], self.varying.bias[:, level])
+                masks[image] *= (share * self.varying.weight[image])[..., None]
+                total += masks[image]
+            masks[image] = total
 
     def _room_for_masks(self, active: Active) -> FloatArray:
         if self.mask is None:

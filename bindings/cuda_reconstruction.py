@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BackendError
 from .cuda_iteration import CudaIteration
 from .cuda_weights import CudaWeights
 from .cuda_workspace import Active, CudaWorkspace, FloatArray, Sums
 from .launch import analysis_blocks
+
+ON_CPU = "derivatives are computed on the CPU alone; pass backend='cpu'"
 
 
 class CudaReconstructionWorkspace(CudaWorkspace):
@@ -64,6 +67,18 @@ class CudaReconstructionWorkspace(CudaWorkspace):
             self.weights.symmetric, z,
         )  # fmt: skip
         return z
+
+    def hold_bounded(self) -> NDArray[np.int64]:
+        """Raises BackendError: derivatives are computed on the CPU."""
+        raise BackendError(ON_CPU)
+
+    def held_responses(self, x: FloatArray) -> FloatArray:
+        """Raises BackendError."""
+        raise BackendError(ON_CPU)
+
+    def from_held(self, values: FloatArray) -> FloatArray:
+        """Raises BackendError."""
+        raise BackendError(ON_CPU)
 
     def penalty(self, active: Active, x: Any) -> Sums:
         """||M . W x||_1 (active,) of any image x (B, H, W); overwrites x(v)."""

@@ -186,6 +186,17 @@ class ReconstructionWorkspace(DualWorkspace, Protocol):
     def adjoint_of_dual(self, active: Active) -> Any:
         """W^T u (B, H, W); zero for the other images."""
 
+    def hold_bounded(self) -> NDArray[np.int64]:
+        """Remember the responses with |u| < lambda M, which are zero; the image of each, in ascending order. Drops the
+        masks. Raises BackendError where the device cannot.
+        """
+
+    def held_responses(self, x: FloatArray) -> FloatArray:
+        """W x of images (B, H, W) at those responses; overwrites x and u. NumPy in and out."""
+
+    def from_held(self, values: FloatArray) -> FloatArray:
+        """The adjoint of that, (B, H, W)."""
+
     def penalty(self, active: Active, x: Any) -> Sums:
         """||M . W x||_1 (active,) of any image x (B, H, W)."""
 

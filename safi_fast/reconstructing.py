@@ -157,6 +157,19 @@ def run(engine: Engine, task: Task) -> Solution:
     )
 
 
+def run_whole(engine: Engine, task: Task) -> tuple[Solution, PrimalDual]:
+    """`run` of all images at once on the CPU, and the state that the last step left. Raises as `run`."""
+    state = _started(engine, task)
+    try:
+        progress = iterate(state, task.schedule, task.callback, task.watch)
+    except Fault as fault:
+        raise _error(fault, task, 0, whole=True) from None
+    image = task.range.from_unit(state.image())
+    _check_result(task, image, progress.relative_gap)
+    masks = state.workspace.masks()[: state.count] if task.return_masks else None
+    return solution([progress], per_image(image, task.single), masks, task.single), state
+
+
 def estimate(model: Model, engine: Engine, shape: Any, operator: Any, max_memory: float | None) -> int:
     """Bytes that `reconstruct` of measurements of this shape takes at its peak, with DEFAULTS but for `max_memory` and,
     for complex images, the box. Raises InputError.
@@ -236,21 +249,26 @@ def _solve(engine: Engine, task: Task, first: int) -> tuple[Progress, NDArray[An
     """The account, the images like those of the task on the caller's scale, and the last masks where they are asked
     for. first: the number of the first image.
     """
+    state = _started(engine, task)
+    progress = iterate(state, task.schedule, task.callback, task.watch and _numbered(task.watch, first))
+    masks = state.workspace.masks()[: state.count] if task.return_masks else None
+    images = task.range.from_unit(state.image())
+    state.rest()
+    engine.keep(state.workspace)
+    return progress, images, masks
+
+
+def _started(engine: Engine, task: Task) -> PrimalDual:
+    """All images of a task at their start."""
     workspace = _loaded(engine, task)
     measurements = Measurements(task.measurements.operators, workspace.place(task.measurements.y))
     x = workspace.place(task.start)
     if task.start_steps > 1:
         x = clip(measurements.conjugate_gradients(task.start_steps), task.box)
-    state = PrimalDual(
+    return PrimalDual(
         workspace, measurements, task.strength, squared_norm(engine, *x.shape[-2:]), x, task.box,
         (task.gain, task.bias), task.mask_of, task.schedule.steps, metric(engine, *x.shape[-2:]),
     )  # fmt: skip
-    progress = iterate(state, task.schedule, task.callback, task.watch and _numbered(task.watch, first))
-    masks = workspace.masks()[: len(x)] if task.return_masks else None
-    images = task.range.from_unit(state.image())
-    state.rest()
-    engine.keep(workspace)
-    return progress, images, masks
 
 
 def _numbered(watch: Watch, first: int) -> Watch:

@@ -1,12 +1,16 @@
-"""`denoise` as a function that torch differentiates.
+"""`denoise` and `reconstruct` as functions that torch differentiates.
 
-    from safi_fast.integrations.autograd import denoise
+    from safi_fast.integrations.autograd import denoise, reconstruct
 
     x = denoise(y, sigma)           y (H, W), (B, H, W) or (B, 1, H, W); sigma a number, or a tensor () or (B,)
     loss(x).backward()              gradients of y, sigma, and strength where it is a tensor
 
-schedule="gap" (the default) differentiates the last convex problem at its fixed masks, schedule="unrolled" every step
-and every mask, both by the kernels (safi_fast/differentiating.py). For models of the family "mmr" the gradient of
+    x = reconstruct(y, operator, strength=strength)     y (*shape_out) or (B, *shape_out), real or complex
+    loss(x).backward()                                  gradients of y, and of strength where it is a tensor
+
+`reconstruct` differentiates the last convex problem at its fixed masks (safi_fast/reconstruction_gradients.py). So does
+`denoise` with schedule="gap" (the default), and with schedule="unrolled" every step and every mask, both by the kernels
+(safi_fast/differentiating.py). For models of the family "mmr" the gradient of
 "unrolled" is torch's own through the training network, which takes dozens of times as long. Second derivatives are not
 there. Results and gradients lie where y does; the work is done on the CPU.
 """
@@ -26,7 +30,7 @@ from ..errors import InputError, shown
 from ..model import Model
 from ..models import resolve
 
-__all__ = ["denoise"]
+__all__ = ["denoise", "reconstruct"]
 
 
 def denoise(
@@ -83,6 +87,66 @@ def denoise(
         told = None if strength is None else _numbers("strength", strength)
         result = _ByKernels.apply(image, level, told, chosen, {**options, "schedule": schedule})
     return result
+
+
+def reconstruct(
+    measurement: Tensor,
+    operator: Any,
+    *,
+    strength: Any,
+    model: Model | str | PathLike[str] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Reconstruct an image, differentiably with respect to measurement and strength, at the masks of the last problem.
+
+    Parameters
+    ----------
+    measurement : tensor, operator.shape_out or (B, *operator.shape_out)
+        Floating point, complex where the measurements are. Its gradient is zero where nothing is measured.
+    operator : Operator or list of B
+        H, as for `safi_fast.reconstruct`; it has no gradient.
+    strength : float or tensor, () or (B,)
+        lambda; a tensor may ask for its gradient.
+    model, options
+        As for `Solver.reconstruct_vjp`: schedule "gap" alone.
+
+    Returns
+    -------
+    tensor
+        (H, W) or (B, H, W), where the measurement lies; float32, or complex64 where images are complex.
+
+    Raises
+    ------
+    InputError, OperatorError, SolverError
+        For other arguments, and as `safi_fast.reconstruct`.
+    """
+    if not isinstance(measurement, Tensor) or not (measurement.is_floating_point() or measurement.is_complex()):
+        found = measurement.dtype if isinstance(measurement, Tensor) else type(measurement).__name__
+        raise InputError(f"measurement is {found}; expected a tensor of floating-point or complex numbers")
+    result: Tensor = _Reconstructed.apply(
+        measurement, _numbers("strength", strength), operator, resolve(model), options
+    )
+    return result
+
+
+class _Reconstructed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, measurement: Tensor, strength: Tensor, operator: Any, model: Model, options: dict[str, Any]
+    ) -> Tensor:
+        solution, ctx.vjp = _solver(model).reconstruct_vjp(
+            measurement.detach().cpu().numpy(), operator, strength=strength.detach().cpu().numpy(), **options
+        )
+        ctx.like, ctx.shape = measurement, strength.shape
+        return torch.from_numpy(np.asarray(solution.image)).to(measurement.device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.vjp(gradients[0].detach().cpu().resolve_conj().numpy())
+        passed = torch.from_numpy(np.asarray(found.measurement))
+        if not ctx.like.is_complex():
+            passed = passed.real
+        return passed.to(ctx.like), _summed(found.strength, ctx.shape), None, None, None
 
 
 class _ByKernels(torch.autograd.Function):

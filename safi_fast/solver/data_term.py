@@ -95,6 +95,12 @@ class Measurements:
         """(P,), or () for images of one plane."""
         return self.y.shape[1 : self.y.ndim - len(self.operators[0].shape_out)]  # type: ignore[no-any-return]
 
+    def normal(self, x: AnyArray, images: NDArray[np.int64]) -> AnyArray:
+        """H^T H x for the images listed."""
+        if len(self.operators) == 1:
+            return self.operators[0].normal(x)
+        return namespace(x).stack([self.operators[b].normal(one) for b, one in zip(images, x, strict=True)])
+
     @property
     def diagonal(self) -> bool:
         """Whether every H^T H is diagonal in Fourier."""
@@ -137,6 +143,13 @@ class DataTerm(Protocol):
     @property
     def step_sizes(self) -> tuple[FloatVector, FloatVector | None]:
         """(B,) of v and of p; None where there is no p."""
+
+    @property
+    def curvature(self) -> AnyArray:
+        """A multiplier in FFT order, so that it broadcasts to (B, H, W), of which H^T H is not more."""
+
+    def box_dual(self, extra: AnyArray) -> AnyArray | None:
+        """v of all images, None without a box."""
 
     def fixed(self, metric: AnyArray, x: AnyArray, images: NDArray[np.int64]) -> tuple[AnyArray, ...]:
         """What `direction` needs in every step of the images listed; metric (n, H, W): P in FFT order."""
@@ -221,6 +234,15 @@ class DiagonalData:
         """That of v."""
         return column(self.sigma, self.back)
 
+    @property
+    def curvature(self) -> AnyArray:
+        """H^T H itself."""
+        return self.spectrum
+
+    def box_dual(self, extra: AnyArray) -> AnyArray | None:
+        """See `DataTerm`."""
+        return None if self.box is None else extra
+
     def fixed(self, metric: AnyArray, x: AnyArray, images: NDArray[np.int64]) -> tuple[AnyArray, ...]:
         """See `DataTerm`: H^T y, H^T H, P, and their sum."""
         spectrum = taken(self.spectrum, images)
@@ -285,6 +307,15 @@ class DualData:
     def share(self) -> AnyArray:
         """Those of p and of v."""
         return column(self.sigma, self.bound) * self.bound + column(self.box_sigma, self.bound)
+
+    @property
+    def curvature(self) -> AnyArray:
+        """The bound that step sizes come from."""
+        return self.bound
+
+    def box_dual(self, extra: AnyArray) -> AnyArray | None:
+        """See `DataTerm`."""
+        return self._apart(extra)[1]
 
     def fixed(self, metric: AnyArray, x: AnyArray, images: NDArray[np.int64]) -> tuple[AnyArray, ...]:
         """See `DataTerm`: P."""

@@ -258,6 +258,10 @@ def test_the_sources_are_found():
             "differentiating",
             ["arrays", "backend", "color", "denoising", "errors", "images", "masks", "model", "solver", "types"],
         ),
+        (
+            "reconstruction_gradients",
+            ["backend", "errors", "model", "operators", "reconstructing", "solver", "types"],
+        ),
         ("tiling", ["masks", "model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
         ("reconstruction_memory", ["backend", "errors", "memory", "operators"]),
@@ -278,6 +282,7 @@ def test_the_sources_are_found():
                 "noise_level",
                 "options",
                 "reconstructing",
+                "reconstruction_gradients",
                 "solver",
                 "stream",
                 "tuning",

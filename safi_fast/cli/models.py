@@ -18,15 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per model."""
-    from ..models import DEFAULT_MODEL, list_models, load_model
+    from ..models import DEFAULT_COLOR_MODEL, DEFAULT_MODEL, list_models, load_model
 
+    marks = {DEFAULT_COLOR_MODEL: " (default of colour)", DEFAULT_MODEL: " (default)"}
     found = [facts_of(load_model(name)) for name in list_models()]
     if args.json:
         print_json({"default": DEFAULT_MODEL, "models": found})
         return 0
     rows = [
         (
-            facts["name"] + (" (default)" if facts["name"] == DEFAULT_MODEL else ""),
+            facts["name"] + marks.get(facts["name"], ""),
             facts["family"].upper(),
             " to ".join(f"{level:g}" for level in sorted({facts["noise_levels"][0], facts["noise_levels"][-1]})),
             str(facts["channels"]),

@@ -109,13 +109,13 @@ def make_task(model: Model, engine: Engine, array: Any, kind: ArrayKind, sigma: 
     strength, gain, bias = _levels(model, images, sigmas, options["strength"], table)
     if model.filters.planes == 1 and colors.mixes(options["color"], images.channels):
         images, limits = images.in_luma_chroma(limits), (-np.inf, np.inf)
-    division = divide(model, engine, images.extent, options["max_memory"], at_once=callback is not None)
+    extent = images.extent if maps is None else replace(images.extent, levels=len(model.noise_levels) + 2)
+    division = divide(model, engine, extent, options["max_memory"], at_once=callback is not None)
     if division.grid is not None:
-        _check_tiles(options, schedule.name, maps is not None)
+        _check_tiles(options, schedule.name)
     noise_maps = None
     if maps is not None:
         noise_maps = varying(model, maps, None if options["strength"] is None else strength.astype(np.float64), table)
-        division = replace(division, batch=max(1, division.batch // 2))  # a second M
     window = division.grid.window if division.grid else images.stack.shape[-2:]
     norm = _squared_norm(model, engine, options["lipschitz"], schedule, *window)
     return Task(
@@ -274,7 +274,7 @@ def _levels(
     )
 
 
-def _check_tiles(options: Options, schedule: str, maps: bool) -> None:
+def _check_tiles(options: Options, schedule: str) -> None:
     """Refuse what tiles, which are problems of their own, cannot give."""
     beyond = f"an image does not fit into max_memory={options['max_memory']:.4g} bytes and would be solved in tiles"
     if schedule != "unrolled":
@@ -282,9 +282,7 @@ def _check_tiles(options: Options, schedule: str, maps: bool) -> None:
             f"schedule is {schedule!r}, but {beyond}, which have no common stopping rule or certificate; "
             f"use schedule='unrolled' or more memory (estimate_memory says how much)"
         )
-    unfit = {
-        "callback": options["callback"] is not None, "return_masks": options["return_masks"], "a map of sigma": maps
-    }  # fmt: skip
+    unfit = {"callback": options["callback"] is not None, "return_masks": options["return_masks"]}
     for name, given in unfit.items():
         if given:
             raise InputError(f"{name} was passed, but {beyond}; leave it out or allow more memory")
@@ -352,7 +350,7 @@ class _Copies:
 def _solve_whole(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> Part:
     y = copies.part(chunk)
     workspace = engine.workspace(len(y), *y.shape[-2:])
-    progress = _solve(workspace, task, y, chunk, copies)
+    progress = _solve(workspace, task, y, chunk, copies, task.varying and task.varying.part(chunk))
     image, masks = copies.back(chunk, workspace.image()), workspace.masks() if task.return_masks else None
     engine.keep(workspace)
     return progress, image, masks
@@ -361,19 +359,23 @@ def _solve_whole(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> P
 def _solve_in_tiles(engine: Engine, task: Task, chunk: slice, copies: _Copies) -> Part:
     grid: Grid = task.division.grid  # type: ignore[assignment]
     y, kind = task.images.stack[chunk], task.images.kind
+    noise = task.varying and task.varying.part(chunk)
     image, workspace = kind.module.empty_like(y), engine.workspace(1, *grid.window)
     for tile in grid:
         window = kind.module.ascontiguousarray(y[(..., *tile.window)])
-        progress = _solve(workspace, task, window, chunk, copies)
+        progress = _solve(workspace, task, window, chunk, copies, noise and noise.window(*tile.window))
         image[(..., *tile.core)] = copies.whole(workspace.image())[(..., *tile.inside)]
     engine.keep(workspace)
     return progress.uncertified(), lambda: image, None
 
 
-def _solve(workspace: DualWorkspace, task: Task, y: Any, chunk: slice, copies: _Copies) -> Progress:
-    """The images y of `chunk`; the accepted images are left in the workspace. Raises SolverError."""
+def _solve(
+    workspace: DualWorkspace, task: Task, y: Any, chunk: slice, copies: _Copies, noise: Varying | None = None
+) -> Progress:
+    """The images y of `chunk`, or a window of them, with the noise there where it varies; the accepted images are left
+    in the workspace. Raises SolverError.
+    """
     strength, norm, schedule = task.strength[chunk], task.squared_norm, task.schedule
-    noise = None if task.varying is None else task.varying.part(chunk)
     if noise is not None:
         workspace.load(y, strength, np.ones(len(y), np.float32), task.limits)
         workspace.vary(noise)

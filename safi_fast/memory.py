@@ -18,18 +18,22 @@ from .model import Model
 from .tiling import Grid, grid_for, halo_of
 
 MAX_BATCH = 65535  # images, or their planes, that a GPU takes at once
+MAPS = 10  # in double precision, of what varying.py works with
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What is to be solved: bytes per value of the result, how many images, their size, and their planes."""
+    """What is to be solved: bytes per value of the result, how many images, their size, their planes, and how many
+    levels of noise masks are made at, where sigma is a map, else 0.
+    """
 
     itemsize: int
     count: int
     height: int
     width: int
     planes: int = 1
+    levels: int = 0
 
     @property
     def values(self) -> int:
@@ -86,9 +90,13 @@ def peak_bytes(engine: Engine, images: Extent, division: Division) -> int:
 
 def solving_bytes(engine: Engine, images: Extent, batch: int, height: int, width: int) -> int:
     """With a work space for `batch` windows of height x width: beside it, the images as float32 and the results so
-    far.
+    far. Of maps of sigma, the maps and what they are made with, and one image's masks at a level.
     """
-    return 2 * 4 * images.values + engine.workspace_bytes(batch, height, width)
+    needed = 2 * 4 * images.values + engine.workspace_bytes(batch, height, width)
+    if images.levels:
+        needed += 8 * (images.levels + MAPS) * images.count * images.height * images.width
+        needed += engine.bytes_per_pixel() * height * width // 3
+    return needed
 
 
 def finishing_bytes(images: Extent) -> int:

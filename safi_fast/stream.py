@@ -16,12 +16,15 @@ from queue import Empty, Full, Queue
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
+import numpy as np
+
 from .arrays import positive, positive_per_image
 from .errors import InputError, OutOfMemoryError, SolverError
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
+MAPPED = "sigma"  # the setting that may be a map of its image
 PATIENCE = 0.2  # seconds after which a thread that waits for an item looks around
 
 
@@ -94,7 +97,8 @@ def stream(
     """solve(image, **settings) of every image, in order; images are read and solved ahead of the caller, in one thread
     that reads and one for each solver, which take turns.
 
-    per_image: a positive number, or an iterable with one for each image, by name. complete: waits until its argument is
+    per_image: a positive number, or an iterable with one for each image, by name; "sigma" may also be a map (H, W), or
+    have maps among its values. complete: waits until its argument is
     whole for other threads; asked of `images` where the caller is, of each image and of each result where they are
     made. Raises InputError, at once where that is possible.
     """
@@ -106,7 +110,7 @@ def stream(
 
 def _streamed(
     images: Iterable[Any],
-    settings: dict[str, Iterator[float]],
+    settings: dict[str, Iterator[Any]],
     solvers: Sequence[Callable[..., Item]],
     read_ahead: int,
     complete: Callable[[Any], None],
@@ -189,7 +193,7 @@ def _nothing(_: Any) -> None:
 
 
 def _solved(
-    images: Iterator[tuple[int, tuple[Any, dict[str, float]]]],
+    images: Iterator[tuple[int, tuple[Any, dict[str, Any]]]],
     solve: Callable[..., Item],
     complete: Callable[[Any], None],
 ) -> Iterator[Item]:
@@ -205,8 +209,8 @@ def _solved(
 
 
 def _with_settings(
-    images: Iterable[Any], settings: dict[str, Iterator[float]], complete: Callable[[Any], None]
-) -> Iterator[tuple[Any, dict[str, float]]]:
+    images: Iterable[Any], settings: dict[str, Iterator[Any]], complete: Callable[[Any], None]
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Every image with its values, which are read after it, in the thread that reads images."""
     number = 0
     for image in images:
@@ -223,18 +227,38 @@ def _with_settings(
             raise InputError(f"{name} has more values than there are images, which are {number}")
 
 
-def _values(name: str, value: Any, images: Iterable[Any]) -> Iterator[float]:
-    """One number per image, checked now if the number of images is known."""
+def _values(name: str, value: Any, images: Iterable[Any]) -> Iterator[Any]:
+    """One number or map per image, numbers checked now if the number of images is known; maps are by the solver."""
     try:
         iterator = iter(value)
     except TypeError:
         return repeat(positive(name, value))
+    if name == MAPPED and isinstance(value, Sized):
+        if _dimensions(value) == 2:
+            return repeat(value)
+        if len(value) and any(_dimensions(item) for item in value):
+            if isinstance(images, Sized) and len(value) != len(images):
+                raise InputError(f"{name} has {len(value)} values; expected {len(images)} of them, one per image")
+            return (_value(f"{name}[{number}]", item) for number, item in zip(count(), iterator))
     if isinstance(images, Sized) and isinstance(value, Sized):
         return iter(positive_per_image(name, value, len(images)).tolist()) if len(images) else iter(())
-    return (positive(f"{name}[{number}]", item) for number, item in zip(count(), iterator))
+    return (_value(f"{name}[{number}]", item, name == MAPPED) for number, item in zip(count(), iterator))
 
 
-def _next(name: str, values: Iterator[float]) -> float:
+def _value(name: str, item: Any, may_be_map: bool = True) -> Any:
+    """A positive number, or a map as it is."""
+    return item if may_be_map and _dimensions(item) in (2, 3) else positive(name, item)
+
+
+def _dimensions(value: Any) -> int:
+    """Of an array or what NumPy makes one of; 0 where it makes none, as of maps of several shapes."""
+    try:
+        return int(value.ndim) if hasattr(value, "ndim") else np.ndim(value)
+    except ValueError:
+        return 0
+
+
+def _next(name: str, values: Iterator[Any]) -> Any:
     value = next(values, None)
     if value is None:
         raise InputError(f"{name} has no value left; expected one for each image")

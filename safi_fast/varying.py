@@ -39,6 +39,11 @@ class Varying:
         """Of these images."""
         return Varying(*(getattr(self, field.name)[images] for field in fields(self)))
 
+    def window(self, rows: slice, columns: slice) -> Varying:
+        """Of these pixels."""
+        cut = (getattr(self, name)[..., rows, columns] for name in ("variance", "weight", "shares"))
+        return Varying(*map(np.ascontiguousarray, cut), self.gain, self.bias)
+
 
 def varying(model: Model, maps: NDArray[np.float64], strength: FloatVector | None, table: str) -> Varying:
     """Of maps (N, H, W) of sigma for images on [0, 1]. strength: where the caller says lambda, which then is taken for

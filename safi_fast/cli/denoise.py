@@ -55,9 +55,11 @@ from .page import Page, check_name
 from .parser import Rare
 from .plan import Job, Output, check_outputs
 from .sharing import Skipped, Turns, in_turn, skipped_words
+from .sigma_map import check_map, fitting_map, read_map
 
 if TYPE_CHECKING:
     from ..io import ImageFile
+    from ..types import FloatArray
 
 READ_AHEAD = 2
 
@@ -69,6 +71,7 @@ class Options(SolverOptions, ScaleOptions):
     inputs: tuple[Path, ...]
     output: str
     sigma: float | str | None  # or "estimate"
+    sigma_map: Path | None
     noise: str
     gain: float | None
     offset: float | None
@@ -105,6 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="standard deviation of the noise, as if white were 255: 255 * noise / (white - black); or 'estimate': "
         "measured in each image; needed but with --noise poisson",
+    )
+    parser.add_argument(
+        "--sigma-map",
+        type=local_path,
+        metavar="FILE",
+        help=Rare("instead of --sigma: an image or array of it for every pixel, of the size of the inputs; on the CPU"),
     )
     parser.add_argument(
         "--noise",
@@ -158,11 +167,15 @@ def run(args: argparse.Namespace) -> int:
         turns.tidy({job.folder for job in jobs})
         if pending:
             turns.prepare({job.folder for job in pending})
+            noise_map = None if options.sigma_map is None else read_map(options.sigma_map)
             devices = devices_of(options.devices)
             session = sessions.make_session(options.model, options.backend, options.precision, devices)
             known = options.sigma if options.noise == "gaussian" and not isinstance(options.sigma, str) else None
             session.check(known, **options.steps())
-            solved = _solved(in_turn(pending, lambda job: job.target, turns), session, options, warned, page)
+            if noise_map is not None:
+                check_map(noise_map, session, options)
+            queue = in_turn(pending, lambda job: job.target, turns)
+            solved = _solved(queue, session, options, warned, page, noise_map)
             with progress("denoising", len(pending)) as advance, closing(solved) as results:
                 for job, result in results:
                     records[job] = _finish(job, result)
@@ -178,11 +191,17 @@ def run(args: argparse.Namespace) -> int:
 def _check_noise(options: Options) -> None:
     """Raises UsageError for arguments that do not go together."""
     if options.noise == "gaussian":
-        if options.sigma is None:
+        if options.sigma is None and options.sigma_map is None:
             raise UsageError("the following arguments are required: --sigma")
+        if options.sigma is not None and options.sigma_map is not None:
+            raise UsageError(
+                "--sigma-map does not go with --sigma, which it says for every pixel; leave one of them out"
+            )
         given = [f"--{name}" for name in stated(gain=options.gain, offset=options.offset)]
         if given:
             raise UsageError(f"{given[0]} goes with --noise poisson alone")
+    elif options.sigma_map is not None:
+        raise UsageError("--sigma-map does not go with --noise poisson, whose noise follows from the counts")
     elif isinstance(options.sigma, str):
         raise UsageError(f"--sigma {options.sigma} does not go with --noise poisson; expected a number, or none for 0")
     elif options.strength is not None:
@@ -192,6 +211,7 @@ def _check_noise(options: Options) -> None:
 def _jobs(options: Options) -> list[Job]:
     """Which file goes where; refuses what would overwrite an input or write one output twice."""
     from ..io import list_images
+    from ..io.images import all_files
 
     sources = list_images(options.inputs, series=True)
     jobs = dicom.plan_with_series(sources, options.inputs, options.output)
@@ -213,7 +233,6 @@ class Solved:
     lost: tuple[str, ...] = ()
     estimate: list[float] | None = None  # of the noise, on the 8-bit scale, one of each image of a stack
     meaning: Range | None = None  # black and white; None of counts
-    from ..io.images import all_files
 
 
 def _solved(
@@ -222,6 +241,7 @@ def _solved(
     options: Options,
     warned: Warned,
     page: Page | None,
+    noise_map: "FloatArray | None",
 ) -> Generator[Any, None, None]:
     """(job, Solved or what stood in its way) of every job; reads in one thread and solves in another, or in one for
     each GPU, ahead of the caller.
@@ -231,7 +251,7 @@ def _solved(
     def on(one: sessions.Session) -> Callable[..., Iterator[Any]]:
         def solve(files: Iterable[tuple[int, Any]]) -> Iterator[Any]:
             for _, (job, file) in files:
-                yield job, _attempt(_denoise, job, file, one, options, warned, page)
+                yield job, _attempt(_denoise, job, file, one, options, warned, page, noise_map)
                 del file
 
         return solve
@@ -255,22 +275,27 @@ def _read(job: Job) -> "ImageFile":
 
 
 def _denoise(
-    job: Job, file: Any, session: sessions.Session, options: Options, warned: Warned, page: Page | None
-) -> Solved:
+    job: Job, file: Any, session: sessions.Session, options: Options, warned: Warned, page: Page | None,
+    noise_map: "FloatArray | None",
+) -> Solved:  # fmt: skip
     if isinstance(file, Exception):
         raise file
     if options.noise == "poisson":
         result = _denoise_counts(file, session, options)
     else:
-        result = _denoise_gaussian(job, file, session, options, warned)
+        if noise_map is not None:
+            fitting_map(noise_map, file, options)
+        result = _denoise_gaussian(job, file, session, options, warned, noise_map)
     if page:
         page.add(job.target, entry_of(file, result, options))
     return result
 
 
 def _denoise_gaussian(
-    job: Job, file: "ImageFile", session: sessions.Session, options: Options, warned: Warned
-) -> Solved:
+    job: Job, file: "ImageFile", session: sessions.Session, options: Options, warned: Warned,
+    noise_map: "FloatArray | None",
+) -> Solved:  # fmt: skip
+    level: Any = options.sigma if noise_map is None else noise_map
     meaning = file.meaning(options.data_range)
     settings = options.steps() | box_option(options) | stated(max_memory=options.max_memory)
     settings |= masks_of(file, options)
@@ -279,14 +304,13 @@ def _denoise_gaussian(
     found = [meaning.warning]
     if "box" not in settings:
         pixels = meaning.to_unit(file.array.astype(np.float32))
-        known = options.sigma if isinstance(options.sigma, float) else sessions.EIGHT_BIT * PLAUSIBLE_NOISE
+        known = sessions.EIGHT_BIT * PLAUSIBLE_NOISE if isinstance(level, str) else float(np.max(level))
         found.append(cut_off(np, pixels, meaning, known / sessions.EIGHT_BIT))
     warning = "; ".join(message_of(sentence) for sentence in found if sentence) or None
     if warning:
         warned.say(job.source, warning)
     model = session.model_for(file.array.shape, file.channel_axis, options.color).name
     start = time.perf_counter()
-    level: Any = options.sigma
     solution = session.denoise(file.array, level, data_range=meaning, channel_axis=file.channel_axis, **settings)
     seconds = time.perf_counter() - start
     estimate = None
@@ -350,7 +374,7 @@ def _report(options: Options, session: sessions.Session | None, records: list[di
         print_json(
             {
                 "model": model,
-                "sigma": options.sigma,
+                "sigma": options.sigma if options.sigma_map is None else str(options.sigma_map),
                 "schedule": schedule,
                 **counts,
                 **lost_names(records),

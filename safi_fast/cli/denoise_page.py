@@ -86,6 +86,8 @@ def _sigma(options: Options, estimate: list[float] | None = None) -> str:
         return f"{max(estimate):.3g} of 255, estimated"
     if options.noise == "poisson":
         return f"{options.sigma or 0:g} in the values of the file"
+    if options.sigma_map is not None:
+        return f"map {options.sigma_map.name}"
     return options.sigma if isinstance(options.sigma, str) else f"{options.sigma:g} of 255"
 
 

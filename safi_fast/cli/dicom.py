@@ -45,7 +45,8 @@ def check_folders(jobs: Sequence[Job]) -> None:
 def derivation(options: Options, model: str, meaning: Range | None = None) -> str:
     """How a result was made: all that decides it."""
     facts = {
-        "model": model, "noise": options.noise, "sigma": options.sigma, "gain": options.gain, "offset": options.offset,
+        "model": model, "noise": options.noise, "sigma": options.sigma,
+        "map of sigma": options.sigma_map and options.sigma_map.name, "gain": options.gain, "offset": options.offset,
         "range": (meaning.low, meaning.high) if meaning else options.data_range, "color": options.color,
         "box": None if options.no_box else options.box or "default", "precision": options.precision, **options.steps(),
     }  # fmt: skip

@@ -70,14 +70,16 @@ class Session:
     def denoise(
         self,
         image: NDArray[Any],
-        sigma: float | str,
+        sigma: Any,
         *,
         data_range: Range = UNIT_RANGE,
         channel_axis: int | None = None,
         strength: float | None = None,
         **options: Any,
     ) -> Any:
-        """The Solution for one image or stack of this range; options as for `Solver.denoise`."""
+        """The Solution for one image or stack of this range; sigma a number, "estimate" or a map, options as for
+        `Solver.denoise`.
+        """
         return self.solver.denoise(
             image,
             sigma if isinstance(sigma, str) else sigma / EIGHT_BIT * data_range.scale,

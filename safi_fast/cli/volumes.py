@@ -68,6 +68,8 @@ def _check(options: Options) -> None:
         raise UsageError("a Zarr volume is denoised in a run of its own; name one input")
     if options.noise != "gaussian":
         raise UsageError(f"--noise {options.noise} is for image files; a Zarr volume takes --sigma alone")
+    if options.sigma_map is not None:
+        raise UsageError("--sigma-map is for image files; a Zarr volume takes --sigma alone")
     if options.html is not None:
         raise UsageError("--html is for image files")
     if options.devices is not None:

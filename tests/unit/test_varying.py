@@ -151,10 +151,53 @@ def test_maps_that_do_not_fit(solver, sigma, message):
         solver.denoise(picture(), sigma)
 
 
+def test_tiles_take_their_part_of_the_map(solver):
+    """What a cut changes falls off within the halo, also where the map jumps."""
+    shape = (150, 260)
+    jump = np.where(np.arange(260) % 90 < 45, 10, 30)[None] * np.ones(shape) / 255
+    noisy = picture(shape) + jump * np.random.default_rng(0).standard_normal(shape)
+    options = {"schedule": "unrolled", "box": None, "max_outer": 3, "max_inner": 8}
+    whole = solver.denoise(noisy, jump, **options)
+    found = solver.denoise(noisy, jump, max_memory=0.9 * solver.estimate_memory(shape), return_solution=True, **options)
+    assert np.isnan(found.gap)
+    assert np.abs(found.image - whole).max() < 0.01 * np.abs(noisy - whole).max()
+    other = solver.denoise(noisy, jump[:, ::-1], max_memory=0.9 * solver.estimate_memory(shape), **options)
+    assert np.abs(other - whole).max() > 0.1 * np.abs(noisy - whole).max()
+
+
+def test_maps_of_a_stream(solver):
+    """One for all, one for each, among numbers, and from a generator: each as `denoise` has it."""
+    images, options = [picture(), picture()[::-1], picture((30, 41))], {"max_outer": 1, "max_inner": 3}
+    maps = [ramp(), 0.1, ramp((30, 41))]
+    wanted = [solver.denoise(image, sigma, **options) for image, sigma in zip(images, maps, strict=True)]
+    for given in (maps, iter(maps)):
+        for found, result in zip(solver.denoise_batch(images, given, **options), wanted, strict=True):
+            np.testing.assert_array_equal(found, result)
+    one = [solver.denoise(image, ramp(), **options) for image in images[:2]]
+    for given in (ramp(), ramp().tolist(), np.stack([ramp(), ramp()])):
+        for found, result in zip(solver.denoise_batch(images[:2], given, **options), one, strict=True):
+            np.testing.assert_array_equal(found, result)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "message"),
+    [
+        (ramp((40, 33)), r"images\[0\]: sigma has shape \(40, 33\)"),
+        ([ramp(), ramp((30, 41))], r"images\[1\]: sigma has shape \(30, 41\)"),
+        ([ramp(), -0.1], r"images\[1\]: sigma\[1\] is -0\.1; expected a positive number"),
+        ([ramp()], "sigma has 1 values; expected 2 of them, one per image"),
+        (iter([ramp()]), r"images\[1\]: sigma has no value left"),
+        (np.ones((2, 1, 1, 33, 40)), r"images\[0\]: sigma\[0\] has shape"),
+    ],
+)
+def test_maps_of_a_stream_that_do_not_fit(solver, sigma, message):
+    with pytest.raises(InputError, match=message):
+        list(solver.denoise_batch([picture(), picture()], sigma, max_outer=1, max_inner=1))
+    with pytest.raises(InputError, match="strength"):
+        list(solver.denoise_batch([picture()], 0.1, strength=ramp(), max_outer=1, max_inner=1))
+
+
 def test_where_maps_cannot_go(solver):
-    big, sigma = picture((200, 210)), ramp((200, 210))
-    with pytest.raises(InputError, match="a map of sigma was passed, but an image does not fit"):
-        solver.denoise(big, sigma, max_memory=0.5 * solver.estimate_memory((200, 210)))
     gpu = Solver(model_of(), backend=CudaBackend(EmulatedDevice()))
     with pytest.raises(BackendError, match=r"sigma is a map, .*; pass backend='cpu'"):
         gpu.denoise(picture(), ramp())

@@ -5,6 +5,7 @@ Twin: the methods of the same names in cpu_workspace.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,10 @@ class CudaReconstructionWorkspace(CudaWorkspace):
             self.weights.filters, self.weights.border.struct,
         )  # fmt: skip
         return self._l1(active)
+
+    def launches(self, active: Active) -> dict[str, Callable[[], None]]:
+        """Those of a workspace, and "anchored_step" with the weight that is there."""
+        return super().launches(active) | {"anchored_step": lambda: self._anchored_step(active)}
 
     def _anchored_step(self, active: Active) -> None:
         self._launch(

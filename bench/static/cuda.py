@@ -1,6 +1,6 @@
 """Static figures of the CUDA kernels, without a GPU: what compiled code and emulator say about their cost on an H100.
 
-    python -m bench.static.cuda            # five minutes: compile, emulate, write the results and tables of docs/gpu.md
+    python -m bench.static.cuda            # ten minutes: compile, emulate, write the results and tables of docs/gpu.md
     python -m bench.static.cuda --reuse    # seconds: compile again, take sectors and errors from the results
 
 Static bounds, not measured: docs/gpu.md shows the arithmetic. Image of 481 x 321, 64 channels, filters of 13 x 13,
@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 from cuda_variants import Variant, variants
 from emulator.compile import compilers
@@ -24,7 +25,9 @@ from bench.report import measure
 from bench.report.markdown import with_tables
 from bench.static import paths
 from bench.static.paths import Issue, Part, issue
-from safi_fast.bindings.launch import PRECISIONS, Kernel, Launch, Shape, launch_for
+from bench.static.tables import TABLES, fused_table
+from safi_fast.bindings.cuda_weights import planes_option, tensor_options
+from safi_fast.bindings.launch import PRECISIONS, Kernel, Launch, Shape, channel_block, launch_for
 
 RECORD = RESULTS / "static_cuda.json"
 DOCUMENT = ROOT / "docs" / "gpu.md"
@@ -32,6 +35,7 @@ ARCHITECTURE = "sm_90"
 HEIGHT, WIDTH, CHANNELS, SUPPORT = 321, 481, 64, 13
 PIXELS = HEIGHT * WIDTH
 BATCH = 64
+PLANES = (1, 2, 3)  # of an image
 
 # Assumed ceilings of an H100, not measured. bfloat16 is taken for twice as fast as TF32.
 MULTIPROCESSORS, SCHEDULERS, LANES = 132, 4, 128
@@ -56,10 +60,11 @@ class Row:
     plan: tuple[Part, ...] | None  # None: loops are left out
     working: float = 1.0  # share of warps inside the image
     size: Kernel | None = None
+    planes: int = 1
 
 
-def shape(precision: str) -> Shape:
-    return Shape(HEIGHT, WIDTH, CHANNELS, SUPPORT, 0, precision)
+def shape(precision: str, planes: int = 1) -> Shape:
+    return Shape(HEIGHT, WIDTH, CHANNELS, SUPPORT, 0, precision, planes)
 
 
 def table_rows() -> list[Row]:
@@ -70,30 +75,37 @@ def table_rows() -> list[Row]:
     return rows + _image_rows()
 
 
-def _filter_bank(precision: str) -> list[Row]:
-    products, plane = 2 * SUPPORT**2 * CHANNELS, 4 * CHANNELS
+def planes_rows(planes: int) -> list[Row]:
+    """Kernels whose code or launch knows the planes of an image; for one plane the filter bank alone."""
+    rows = [row for precision in PRECISIONS for row in _filter_bank(precision, planes)]
+    if planes == 1:
+        return rows
+    step = Row("image_step", "", "float32", 20 * planes, 28 * planes, "image", planes_option(planes), None)
+    return [*rows, _features(planes), replace(step, planes=planes)]
+
+
+def _filter_bank(precision: str, planes: int = 1) -> list[Row]:
+    products, plane = 2 * SUPPORT**2 * CHANNELS * planes, 4 * CHANNELS
     costs = {"analysis": 2 * plane, "masked_norm": plane, "dual_step": 4 * plane, "anchored_step": 4 * plane}
-    support = f"-DSUPPORT={SUPPORT}"
+    support, made = (f"-DSUPPORT={SUPPORT}", *planes_option(planes)), shape(precision, planes)
     if precision == "float32":
-        splits = shape(precision).splits
-        plan = paths.direct_plan(SUPPORT) + paths.BORDER
-        share = paths.direct_share(shape(precision))
-        rows = [
-            Row(name, "13 x 13", precision, products, n, "analysis", (support,), plan, share)
-            for name, n in costs.items()
-        ]
-        back = paths.synthesis_plan(SUPPORT, CHANNELS // splits)
-        share = paths.synthesis_share(shape(precision))
-        return [
-            *rows, Row("synthesis", "13 x 13", precision, products, 2 * plane, "synthesis", (support,), back, share)
-        ]  # fmt: skip
-    last = ("-DBF16X3",) if precision == "bf16x3" else ()
-    plan = paths.analysis_tensor_plan(SUPPORT, 32, precision)
-    options = (support, "-DCHANNEL_BLOCK=32", *last)
-    rows = [Row(name, "13 x 13", precision, products, n, "analysis_tensor", options, plan) for name, n in costs.items()]
-    options = (support, "-DCHANNEL_BLOCK=64", *last)
-    back = paths.synthesis_tensor_plan(SUPPORT, 64)
-    return [*rows, Row("synthesis", "13 x 13", precision, products, 2 * plane, "synthesis_tensor", options, back)]
+        file, plan = "", paths.direct_plan(SUPPORT, planes=planes) + paths.BORDER
+        back = paths.synthesis_plan(SUPPORT, CHANNELS // made.splits)
+        options = back_options = support
+        share, back_share = paths.direct_share(made), paths.synthesis_share(made)
+    else:
+        file, share, back_share = "_tensor", 1.0, 1.0
+        block, back_block = (channel_block(kernel, made) for kernel in ("analysis", "synthesis"))
+        plan = paths.analysis_tensor_plan(SUPPORT, block, precision, planes)
+        back = paths.synthesis_tensor_plan(SUPPORT, back_block, planes)
+        options = support + tensor_options(precision, block)
+        back_options = support + tensor_options(precision, back_block)
+    rows = [
+        Row(name, "13 x 13", precision, products, n, f"analysis{file}", options, plan, share)
+        for name, n in costs.items()
+    ]
+    synthesis = "synthesis", "13 x 13", precision, products, 2 * plane, f"synthesis{file}", back_options
+    return [replace(row, planes=planes) for row in (*rows, Row(*synthesis, back, back_share))]
 
 
 def _mask_layers(precision: str) -> list[Row]:
@@ -110,13 +122,18 @@ def _mask_layers(precision: str) -> list[Row]:
             plan = paths.convolution_tensor_plan(side, dilation, 64, CHANNELS, precision)
             rows.append(Row("convolution", layout, precision, *cost, "convolution_tensor", options, plan, 1.0, size))
     if precision == "float32":
-        cost = (2 * 49 * CHANNELS, 4 * CHANNELS + 4)
-        options = ("-DSUPPORT=7", "-DDILATION=1")
-        rows.append(Row("features", "7 x 7", precision, *cost, "features", options, paths.direct_plan(7), direct))
+        rows.append(_features())
         cost = (2 * 49 * CHANNELS, 8 * CHANNELS)
         plan = paths.depthwise_plan(7)
         rows.append(Row("depthwise", "7 x 7", precision, *cost, "depthwise", ("-DSUPPORT=7",), plan, direct))
     return rows
+
+
+def _features(planes: int = 1) -> Row:
+    cost = (2 * 49 * CHANNELS * planes, 4 * CHANNELS + 4 * planes)
+    options = ("-DSUPPORT=7", "-DDILATION=1", *planes_option(planes))
+    plan, share = paths.direct_plan(7, planes=planes), paths.direct_share(shape("float32"))
+    return Row("features", "7 x 7", "float32", *cost, "features", options, plan, share, planes=planes)
 
 
 def _image_rows() -> list[Row]:
@@ -138,12 +155,17 @@ def find_variant(row: Row) -> Variant:
     return next(v for v in variants() if (v.file, v.options) == (row.file, row.options))
 
 
+@cache
+def _disassembled(code: bytes) -> dict[str, KernelCode]:
+    return read_sass(code)
+
+
 def code_of(row: Row) -> KernelCode:
-    return read_sass(find_variant(row).compile(ARCHITECTURE).code)[row.kernel]
+    return _disassembled(find_variant(row).compile(ARCHITECTURE).code)[row.kernel]
 
 
 def launch_of(row: Row, images: int = 1) -> Launch:
-    return launch_for(row.kernel, shape(row.precision), images, row.size)
+    return launch_for(row.kernel, shape(row.precision, row.planes), images, row.size)
 
 
 def issue_of(row: Row, code: KernelCode) -> Issue:
@@ -225,14 +247,14 @@ def _ratio(one: float, other: float) -> float:
 
 
 # ------------------------------------------------------------------------------------------------- the fused iteration
-def floor_us(precision: str, images: int) -> float:
+def floor_us(precision: str, images: int, planes: int = 1) -> float:
     """The composed algorithm: analysis and synthesis, each value of u and M moved once."""
-    flops = 2 * 2 * SUPPORT**2 * CHANNELS
+    flops = 2 * 2 * SUPPORT**2 * CHANNELS * planes
     moved = (4 + 2) * 4 * CHANNELS
     return images * PIXELS * max(flops / PEAK[precision], moved / BANDWIDTH) * 1e6
 
 
-def fused(kernels: list[dict], precision: str) -> dict:
+def fused(kernels: list[dict], precision: str, planes: int = 1) -> dict:
     """dual_step and synthesis against the floor, for one image and for a batch."""
     result = {}
     for images in (1, BATCH):
@@ -241,7 +263,7 @@ def fused(kernels: list[dict], precision: str) -> dict:
             for name in ("dual_step", "synthesis")
         ]
         times = [max(part["bound_us"][str(images)].values()) for part in parts]
-        floor = floor_us(precision, images)
+        floor = floor_us(precision, images, planes)
         result[str(images)] = {
             "dual_step_us": round(times[0], 1), "synthesis_us": round(times[1], 1), "floor_us": round(floor, 1),
             "ratio": round(sum(times) / floor, 3),
@@ -251,7 +273,7 @@ def fused(kernels: list[dict], precision: str) -> dict:
 
 # ------------------------------------------------------------------------------------------------------------- traffic
 def measure_traffic() -> dict[str, dict]:
-    """{"precision kernel layout": sectors, wavefronts and what was run}."""
+    """{"precision kernel layout": sectors, wavefronts and what was run}; the keys of several planes end with them."""
     from bench.static import profile
 
     found = {}
@@ -264,6 +286,10 @@ def measure_traffic() -> dict[str, dict]:
         for layout, kernels in parts.items():
             for kernel, (traffic, run) in kernels.items():
                 found[traffic_key(precision, kernel, layout)] = {"run": run, **asdict(traffic)}
+        for planes in PLANES:
+            for kernel, (traffic, run) in profile.of_planes(precision, planes).items():
+                key = traffic_key(precision, kernel, "7 x 7" if kernel == "features" else "13 x 13", planes)
+                found[key] = {"run": run, **asdict(traffic)}
     return found
 
 
@@ -272,75 +298,19 @@ NOTHING = dict.fromkeys(
 )
 
 
-def traffic_key(precision: str, kernel: str, layout: str) -> str:
-    return f"{precision} {kernel} {layout}"
+def traffic_key(precision: str, kernel: str, layout: str, planes: int | None = None) -> str:
+    return f"{precision} {kernel} {layout or '13 x 13'}" + (f" {planes} planes" if planes else "")
 
 
-def traffic_of(row: Row, traffic: dict[str, dict]) -> dict:
-    layout = row.layout or "13 x 13"
-    return traffic.get(traffic_key(row.precision, row.kernel, layout), {"run": "not run", **NOTHING})
+def traffic_of(row: Row, traffic: dict[str, dict], planes: int | None = None) -> dict:
+    key = traffic_key(row.precision, row.kernel, row.layout, planes)
+    return traffic.get(key, {"run": "not run", **NOTHING})
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
-def kernel_table(results: dict) -> str:
-    """Markdown."""
-    lines = [
-        "| kernel | precision | FLOPs / pixel | bytes / pixel | FLOPs / byte | registers | shared | occupancy "
-        "| products | sectors | conflicts | instr. / pixel | 1 image | 64 images | limit |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for r in results["kernels"]:
-        one, many = (r["bound_us"][str(n)] for n in (1, BATCH))
-        limit = max(many, key=lambda name: many[name])
-        name = " ".join(x for x in (r["kernel"], r["layout"] if "convolution" in r["kernel"] else "") if x)
-        run, each = r["traffic"]["run"] != "not run", r["instructions_per_pixel"]
-        cells = [
-            name, r["precision"], r["flops_per_pixel"], r["ideal_bytes_per_pixel"], f"{r['flops_per_byte']:.3g}",
-            r["registers"], f"{r['shared_bytes'] / 1024:.1f} KiB", f"{100 * r['occupancy']:.0f} %",
-            f"{100 * r['inner_loop_products']:.0f} %",
-            f"{r['sectors_per_request']:.1f} ({r['sectors_by_ideal']:.2f})" if run else "",
-            f"{r['wavefronts_by_ideal']:.2f}" if r["wavefronts_by_ideal"] else "",
-            f"{each:.3g}" if each < 1000 else f"{each:.0f}",
-            f"{max(one.values()):.3g} us", f"{max(many.values()) / 1000:.3g} ms", limit,
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def fused_table(results: dict) -> str:
-    """Markdown."""
-    lines = [
-        "| precision | images | dual_step | synthesis | both | floor | ratio | bar |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for precision, sizes in results["fused"].items():
-        for images, r in sizes.items():
-            both = r["dual_step_us"] + r["synthesis_us"]
-            lines.append(
-                f"| {precision} | {images} | {r['dual_step_us']:.1f} us | {r['synthesis_us']:.1f} us | {both:.1f} us | "
-                f"{r['floor_us']:.1f} us | {r['ratio']:.2f} | {BARS[precision]} |"
-            )
-    return "\n".join(lines)
-
-
-BARS = {"float32": 1.5, "tf32": 2.0, "bf16x3": 2.0}
-
-
-def error_table(results: dict) -> str:
-    """Markdown."""
-    lines = [
-        "| precision | analysis | synthesis | denoised, largest | denoised, rms | PSNR |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for precision, e in results["errors"].items():
-        lines.append(
-            f"| {precision} | {e['analysis']:.1e} | {e['synthesis']:.1e} | {e['denoise_largest']:.1e} | "
-            f"{e['denoise_rms']:.1e} | {e['psnr_difference_db']:+.1e} dB |"
-        )
-    return "\n".join(lines)
-
-
-TABLES = {"kernels": kernel_table, "iteration": fused_table, "precisions": error_table}
+def stored_traffic(results: dict) -> dict[str, dict]:
+    """What `measure_traffic` gave, from the results that were written of it."""
+    rows = results["kernels"] + results["planes"]["kernels"]
+    return {traffic_key(r["precision"], r["kernel"], r["layout"], r.get("planes")): r["traffic"] for r in rows}
 
 
 def collect(traffic: dict[str, dict], errors: dict) -> dict:
@@ -355,7 +325,24 @@ def collect(traffic: dict[str, dict], errors: dict) -> dict:
         "fused": {precision: fused(kernels, precision) for precision in PRECISIONS},
         "errors": errors,
         "kernels": kernels,
+        "planes": collect_planes(traffic),
     }
+
+
+LEFT_OUT = {"ideal_bytes_per_pixel", "flops_per_byte", "inner_loop_products", "instructions_by_class"}  # of planes
+
+
+def collect_planes(traffic: dict[str, dict]) -> dict:
+    """The kernels by planes of an image, and their iterations."""
+    kernels, iterations = [], {}
+    for planes in PLANES:
+        known = [figures(row, traffic_of(row, traffic, planes)) for row in planes_rows(planes)]
+        for precision in PRECISIONS:
+            iterations.setdefault(precision, {})[str(planes)] = fused(known, precision, planes)
+        for row in known:
+            row["loops"] = [loop for loop in row["loops"] if loop["trips"]]
+            kernels.append({"planes": planes, **{name: row[name] for name in row if name not in LEFT_OUT}})
+    return {"fused": iterations, "kernels": kernels}
 
 
 def main() -> None:
@@ -365,10 +352,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.reuse:
         before = json.loads(RECORD.read_text())
-        traffic = {
-            traffic_key(r["precision"], r["kernel"], r["layout"] or "13 x 13"): r["traffic"] for r in before["kernels"]
-        }
-        errors = before["errors"]
+        traffic, errors = stored_traffic(before), before["errors"]
     else:
         from bench.static.errors import measure_errors
 

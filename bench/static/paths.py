@@ -8,7 +8,7 @@ those that are left over.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emulator.path import longest_path, reachable
 from emulator.sass import KernelCode, Loop, count_instructions
@@ -149,11 +149,17 @@ def synthesis_share(shape: Shape) -> float:
     return ceil_div(height, 16) / (4 * ceil_div(height, 64))
 
 
-def direct_plan(support: int, dilation: int = 1) -> tuple[Part, ...]:
-    """analysis, masked_norm, dual_step, anchored_step; features without the last part."""
+def _loop(what: str, trips: int) -> tuple[Part, ...]:
+    """None around a single trip, which is compiled without one."""
+    return (Times(what, trips),) if trips > 1 else ()
+
+
+def direct_plan(support: int, dilation: int = 1, planes: int = 1) -> tuple[Part, ...]:
+    """features; with BORDER after it analysis, masked_norm, dual_step, anchored_step."""
     spread = (support - 1) * dilation
     span_y, span_x = 32 + spread, 28 + (4 + spread + 3) // 4 * 4
     return (
+        *_loop("planes", planes),
         Copy("pixels to shared memory", span_y * span_x, 128),
         Copy("weights to shared memory", support**2 * 8, 128),
         Rows("rows of the filters", support, 64 * support),
@@ -200,32 +206,41 @@ def depthwise_plan(support: int) -> tuple[Part, ...]:
     )
 
 
-def analysis_tensor_plan(support: int, block: int, precision: str) -> tuple[Part, ...]:
+def analysis_tensor_plan(support: int, block: int, precision: str, planes: int = 1) -> tuple[Part, ...]:
     """block: CHANNEL_BLOCK."""
-    slabs, m, half = ceil_div(support, 16), block // 16, (support + 1) // 2
+    slabs, m, rows = ceil_div(support, 16), block // 16, planes * support
+    half = (rows + 1) // 2
     products = slabs * m * 4 * (3 if precision == "bf16x3" else 2)
-    pixels = (16 + support - 1) * (32 + 16 * slabs)
+    pixels = Copy(
+        "pixels to shared memory", (16 + support - 1) * (32 + 16 * slabs), 256, 2 if precision == "bf16x3" else 1
+    )
+    further = (*_loop("further planes", planes - 1), replace(pixels, what="their pixels to shared memory"))
     return (
         Copy("weights to shared memory, first half", half * slabs * m * 64, 256),
-        Copy("weights to shared memory, second half", (support - half) * slabs * m * 64, 256),
-        Copy("pixels to shared memory", pixels, 256, 2 if precision == "bf16x3" else 1),
+        Copy("weights to shared memory, second half", (rows - half) * slabs * m * 64, 256),
+        pixels,
+        *(further if planes > 1 else ()),
         Times("rows of pixels of a warp", 2),
         Rows("rows of the filters, first half", half, products),
-        Rows("rows of the filters, second half", support - half, products),
-        *(Times("border correction", 0) for _ in range(8)),
+        Rows("rows of the filters, second half", rows - half, products),
+        *(Times("border correction", 0) for _ in range(8 if planes == 1 else 16)),
     )
 
 
-def synthesis_tensor_plan(support: int, block: int) -> tuple[Part, ...]:
+def synthesis_tensor_plan(support: int, block: int, planes: int = 1) -> tuple[Part, ...]:
     """block: CHANNEL_BLOCK."""
     pieces = ceil_div(support, 16) * block // 16 * 64
     taps = 56 * (8 * support + 8 + support - 1)
+    rows = planes * support
+    output = Copy("output to global memory", (8 + support - 1) * (32 + support - 1), 256)
     return (
         Copy("weights to shared memory, first row", pieces, 256),
         Copy("zeros to shared memory", taps, 256),
+        *_loop("planes", planes),
         Times("rows of the filters", support),
-        Copy("weights to shared memory, next row", pieces, 256, turns=(support - 1) / support),
-        Copy("output to global memory", (8 + support - 1) * (32 + support - 1), 256),
+        Copy("weights to shared memory, next row", pieces, 256, turns=(rows - 1) / rows),
+        output,
+        *((replace(output, what="the same, cleared for the next plane"),) if planes > 1 else ()),
     )
 
 

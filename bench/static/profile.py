@@ -8,7 +8,7 @@ beside the figures.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from cuda_variants import layouts, smallest_model
@@ -16,8 +16,8 @@ from emulator.device import EmulatedDevice
 from emulator.profile import ProfileRow
 
 from safi_fast.bindings.cuda import CudaBackend
-from safi_fast.bindings.cuda_workspace import CudaWorkspace
-from safi_fast.bindings.launch import ceil_div
+from safi_fast.bindings.cuda_reconstruction import CudaReconstructionWorkspace
+from safi_fast.bindings.launch import Shape, ceil_div, channel_block
 from safi_fast.masks import MmrMask, SafiMask
 from safi_fast.model import FilterBank, Model
 
@@ -36,6 +36,12 @@ class Traffic:
     wavefronts: float = 0
     ideal_wavefronts: float = 0
 
+    def times(self, factor: float) -> Traffic:
+        return Traffic(*(factor * value for value in astuple(self)))
+
+    def plus(self, other: Traffic) -> Traffic:
+        return Traffic(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
 
 def total(rows: list[ProfileRow], scale: Callable[[ProfileRow], float]) -> Traffic:
     """All rows of a kernel."""
@@ -47,11 +53,13 @@ def total(rows: list[ProfileRow], scale: Callable[[ProfileRow], float]) -> Traff
     return Traffic(*sums["global"], *sums["shared"])
 
 
-def masked_workspace(model: Model, precision: str, size: tuple[int, int]) -> tuple[EmulatedDevice, CudaWorkspace]:
+def masked_workspace(
+    model: Model, precision: str, size: tuple[int, int]
+) -> tuple[EmulatedDevice, CudaReconstructionWorkspace]:
     """With a mask of ones; what was launched before is forgotten."""
     device = EmulatedDevice("check", profiled=True, time_limit=600)
-    workspace = CudaBackend(device, precision).prepare(model).workspace(1, *size)
-    workspace.load(np.zeros((1, *size), np.float32), np.ones(1), np.ones(1), (0, 1))
+    workspace = CudaBackend(device, precision).prepare(model).reconstruction_workspace(1, *size)
+    workspace.load(np.zeros(workspace.images, np.float32), np.ones(1), np.ones(1), (0, 1))
     workspace.mask = device.upload(
         np.ones((1, workspace.weights.channels, size[0], workspace.shape.stride), np.float32)
     )
@@ -101,6 +109,72 @@ def filter_bank(precision: str) -> dict[str, tuple[Traffic, str]]:
     ):  # fmt: skip
         found[name] = total(_rows(device, name), lambda _: 1.0), f"{CHANNELS} channels"
     return found
+
+
+def of_planes(precision: str, planes: int) -> dict[str, tuple[Traffic, str]]:
+    """The filter bank for images of so many planes, with `features` and `image_step` in float32 and of several; from
+    images of a few tiles.
+    """
+    whole = layouts()[f"{planes} planes"] if planes > 1 else smallest_model(CHANNELS)
+    group = 8
+    if precision != "float32":
+        group = channel_block("analysis", Shape(HEIGHT, WIDTH, CHANNELS, 13, 0, precision, planes))
+    few, what = with_channels(whole, group), f"{group} channels, times {CHANNELS // group}; by tiles"
+    by_groups = by_tiles(lambda size: _by_groups(few, precision, size))
+    found = {name: (traffic.times(CHANNELS / group), what) for name, traffic in by_groups.items()}
+    last = "image_step" if precision == "float32" else "synthesis"
+    if planes == 1 and last == "image_step":
+        return found
+
+    def launched(size: tuple[int, int]) -> dict[str, Traffic]:
+        device, workspace = masked_workspace(whole, precision, size)
+        device.write(workspace.parts, np.zeros(workspace.parts.shape, np.float32))
+        return _launched(device, workspace, (last,))
+
+    traffic = by_tiles(launched)
+    return found | {last: (traffic[last], f"{CHANNELS} channels; by tiles")}
+
+
+def by_tiles(run: Callable[[tuple[int, int]], dict[str, Traffic]]) -> dict[str, Traffic]:
+    """Of the whole image from images with fewer tiles that end as its tiles do: a tile more costs what the last one
+    more did.
+    """
+    found: dict[str, Traffic] = {}
+    for height, down in _shares(HEIGHT, 64):
+        for width, across in _shares(WIDTH, 32):
+            for name, traffic in run((height, width)).items():
+                found[name] = found.get(name, Traffic()).plus(traffic.times(down * across))
+    return found
+
+
+def _shares(length: int, unit: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two lengths of one and two whole tiles and the rest, and how often each counts."""
+    tiles, rest = divmod(length, unit)
+    return (unit + rest, 2 - tiles), (2 * unit + rest, tiles - 1)
+
+
+def _by_groups(model: Model, precision: str, size: tuple[int, int]) -> dict[str, Traffic]:
+    """What a group of channels has a share of."""
+    device, workspace = masked_workspace(model, precision, size)
+    device.write(workspace.weight, np.full(1, 0.5, np.float32))
+    workspace.measure(EVERYONE)
+    names = ("analysis", "dual_step", "anchored_step", *(("synthesis",) if precision == "float32" else ()))
+    found = _launched(device, workspace, names)
+    if precision == "float32" and model.filters.planes > 1:
+        level = model.at(float(model.noise_levels[0]), strength_given=False)
+        workspace.update_mask(EVERYONE, level.gain[None], level.bias[None])
+        found["features"] = total(_rows(device, "features"), lambda _: 1.0)
+    return found | {"masked_norm": total(_rows(device, "masked_norm"), lambda _: 1.0)}
+
+
+def _launched(
+    device: EmulatedDevice, workspace: CudaReconstructionWorkspace, names: tuple[str, ...]
+) -> dict[str, Traffic]:
+    """By kernel, each launched once."""
+    launches = workspace.launches(EVERYONE)
+    for name in names:
+        launches[name]()
+    return {name: total(_rows(device, name), lambda _: 1.0) for name in names}
 
 
 def _other_analyses(precision: str, group: int, size: tuple[int, int]) -> dict[str, tuple[Traffic, str]]:

@@ -23,7 +23,7 @@ from bench.experiments import gpu
 from bench.report import gpu as report
 from bench.report.markdown import with_tables
 from bench.static import cuda as static
-from bench.static import reconstruct
+from bench.static import profile, reconstruct, tables
 from safi_fast import api
 from safi_fast.bindings.clock import LAUNCHES, event_timer
 from safi_fast.bindings.cpu import CpuBackend
@@ -99,7 +99,7 @@ def test_copies_are_dealt_out():
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16x3"])
 def test_fused_iteration_holds_the_bar(results, precision):
     for images, figures in results["fused"][precision].items():
-        assert figures["ratio"] <= static.BARS[precision], f"{images} images: {figures}"
+        assert figures["ratio"] <= tables.BARS[precision], f"{images} images: {figures}"
 
 
 @needs_machine_code
@@ -114,6 +114,66 @@ def test_results_are_those_of_the_kernels(results, precision):
         assert fresh["grid"] == stored["grid"]
         bounds = max(fresh["bound_us"]["1"].values()), max(stored["bound_us"]["1"].values())
         assert bounds[0] == pytest.approx(bounds[1], rel=0.02)
+
+
+@needs_machine_code
+@pytest.mark.parametrize(
+    ("kernel", "precision"), [("dual_step", "float32"), ("dual_step", "tf32"), ("synthesis", "tf32")]
+)
+def test_results_of_three_planes_are_those_of_the_kernels(results, kernel, precision):
+    """From code that test_cuda_budget.py compiles as well; a plan that misses a loop over planes does not fit."""
+    row = next(r for r in static.planes_rows(3) if (r.kernel, r.precision) == (kernel, precision))
+    stored = of_planes(results, kernel, precision)[2]
+    fresh = static.figures(row, stored["traffic"])
+    assert fresh["instructions"] == pytest.approx(stored["instructions"], rel=0.02), "python -m bench.static.cuda"
+    assert (fresh["grid"], fresh["shared_bytes"]) == (stored["grid"], stored["shared_bytes"])
+
+
+def of_planes(results, kernel, precision):
+    """The rows of one, two and three planes."""
+    found = [r for r in results["planes"]["kernels"] if (r["kernel"], r["precision"]) == (kernel, precision)]
+    assert [r["planes"] for r in found] == [1, 2, 3]
+    return found
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16x3"])
+def test_planes_add_to_what_one_plane_takes(results, precision):
+    """One plane is the kernel of the large table, counted from a few tiles; every further one costs about the same."""
+    for kernel in ("dual_step", "synthesis"):
+        alone = next(r for r in results["kernels"] if (r["kernel"], r["precision"]) == (kernel, precision))
+        one, two, three = of_planes(results, kernel, precision)
+        assert one["instructions"] == alone["instructions"]
+        for what in ("sectors", "wavefronts"):
+            assert one["traffic"][what] == pytest.approx(alone["traffic"][what], rel=1e-5)
+            if (kernel, precision) != ("dual_step", "bf16x3"):  # blocks of fewer channels for three planes
+                more = two["traffic"][what] - one["traffic"][what]
+                assert three["traffic"][what] - two["traffic"][what] == pytest.approx(more, rel=5e-3)
+    times = {planes: max(of_planes(results, "dual_step", precision)[planes - 1]["bound_us"]["64"].values())
+             for planes in (1, 3)}  # fmt: skip
+    shown = results["planes"]["fused"][precision]
+    assert shown["3"]["64"]["dual_step_us"] == pytest.approx(times[3], abs=0.1)
+    assert shown["1"] == results["fused"][precision]
+    assert 1 < times[3] / times[1] < 3.3
+
+
+def test_loops_over_planes_are_counted(results):
+    for kernel, precision, loop, trips in (
+        ("dual_step", "float32", "planes", 3), ("anchored_step", "tf32", "further planes", 2),
+        ("synthesis", "bf16x3", "planes", 3),
+    ):  # fmt: skip
+        names = {row["loop"]: row["trips"] for row in of_planes(results, kernel, precision)[2]["loops"]}
+        assert names[loop] == trips
+        assert loop not in {row["loop"] for row in of_planes(results, kernel, precision)[0]["loops"]}
+
+
+def test_counts_of_a_few_tiles_are_those_of_the_whole_image():
+    def of_tiles(size):
+        """Tiles of 16 x 32 and of 64 x 32 of the extended image, and a constant."""
+        height, width = size
+        tiles = -(-height // 16) * -(-width // 32), -(-(height + 12) // 64) * -(-(width + 12) // 32)
+        return {"k": profile.Traffic(7 * tiles[0] + height, 5, 3 * tiles[1])}
+
+    assert profile.by_tiles(of_tiles) == of_tiles((profile.HEIGHT, profile.WIDTH))
 
 
 def test_arithmetic_of_the_bound(results):

@@ -90,14 +90,19 @@ MAIN = ("shipped", "published MMR", "published SAFI")
 
 
 def _of_planes(planes: int) -> Model:
-    """Filters of 13 x 13 for so many planes of an image."""
+    """Filters of 13 x 13 for so many planes of an image; layers as in the shipped model of three planes."""
     filters = FilterBank((np.zeros((CHANNELS, planes, 13, 13), np.float32),), "symmetric")
-    return random_model(filters=filters, mask=_safi_mask(3, (1, 2, 1), "symmetric", planes))
+    return random_model(filters=filters, mask=_safi_mask(3, (1, 2, 1), "symmetric", planes, first=7))
 
 
-def _safi_mask(kernel: int, dilations: tuple[int, int, int], boundary: str, planes: int = 1) -> SafiMask:
-    """Zeros in the layout of a mask generator C -> C: only sizes matter here."""
-    convolutions = tuple(np.zeros((CHANNELS, n, kernel, kernel), np.float32) for n in (planes, CHANNELS, CHANNELS))
+def _safi_mask(
+    kernel: int, dilations: tuple[int, int, int], boundary: str, planes: int = 1, first: int | None = None
+) -> SafiMask:
+    """Zeros in the layout of a mask generator C -> C: only sizes matter here. first: side of the first layer, else
+    `kernel`.
+    """
+    sizes = ((planes, first or kernel), (CHANNELS, kernel), (CHANNELS, kernel))
+    convolutions = tuple(np.zeros((CHANNELS, n, k, k), np.float32) for n, k in sizes)
     splines = tuple(np.zeros((CHANNELS, 21), np.float32) for _ in range(3))
     return SafiMask(convolutions, dilations, splines, np.ones((1, CHANNELS)), np.zeros((1, CHANNELS)), boundary)
 

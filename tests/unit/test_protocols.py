@@ -63,7 +63,8 @@ def test_what_the_protocols_ask_for():
     dual, more = members(backend.DualWorkspace), members(backend.ReconstructionWorkspace)
     assert {"load", "step", "steps", "measure", "put_image", "masks"} <= set(dual)
     assert set(more) - set(dual) == {
-        "place", "iteration", "set_step", "set_bound", "anchored_step", "adjoint_of_dual", "penalty"
+        "place", "iteration", "set_step", "set_bound", "anchored_step", "adjoint_of_dual", "penalty", "hold_bounded",
+        "held_responses", "from_held",
     }  # fmt: skip
     assert set(members(backend.Backend)) == {
         "name", "device", "prepare", "to_host", "fetch", "send", "on_threads"

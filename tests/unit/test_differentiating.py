@@ -13,6 +13,8 @@ from safi_fast.errors import BackendError, InputError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from dense_problem import Dense, analysis_matrix, real  # noqa: E402
+
 from safi_fast.integrations.autograd import denoise  # noqa: E402
 from safi_fast.training.network import network_of  # noqa: E402
 
@@ -70,7 +72,9 @@ def test_the_projection_is_that_of_float64(planes):
 
 
 def test_gradients_are_near_finite_differences_of_float64():
-    """Not nearer: a float32 solve cannot tell a response of 1e-6 from zero, and each such one is a dimension of J."""
+    """Not nearer here: a float32 solve cannot tell a response of 1e-6 from zero, and each such one is a dimension of
+    J.
+    """
     model, image, strength, solution, vjp = held()
     weights, direction = np.random.default_rng(1).standard_normal((2, *image.shape))
     found = vjp(weights)
@@ -85,6 +89,37 @@ def test_gradients_are_near_finite_differences_of_float64():
 
     for by_hand, made in ((slope(direction, 0.0), np.vdot(found.image, direction)), (slope(0.0, 1.0), found.strength)):
         assert abs(np.vdot(weights, by_hand) - made) < 5e-3 * np.linalg.norm(weights) * np.linalg.norm(by_hand)
+
+
+def test_it_is_the_derivative_of_the_float64_solution():
+    """A problem whose zero responses float32 finds exactly: its solution is linear in y and lambda as long as they are
+    the same, and torch checks that derivative by finite differences.
+    """
+    model, image, strength = model_of(), picture(seed=1), 0.01
+    solution, vjp = Solver(model).denoise_vjp(
+        image, SIGMA, strength=strength, box=BOX, max_outer=1, max_inner=3000, tol=1e-7
+    )
+    workspace = vjp._workspace
+    u = real(workspace._channels_first(workspace.dual[workspace.slot, np.arange(1)]))
+    dense = Dense(
+        np.eye(image.size), analysis_matrix(model, image.shape), mask=np.ones(len(u)),
+        free=workspace.masks().ravel() > 0, inside=~np.isin(solution.image, np.float32(BOX)).ravel(),
+        x=real(solution.image), box=BOX,
+    )  # fmt: skip
+    y = torch.tensor(real(image), requires_grad=True)
+    grow = torch.tensor(strength, dtype=torch.float64, requires_grad=True)
+    x = dense.exact(y, grow)
+    rest, wrong = dense.slack(x.detach().numpy(), real(image), strength, u)
+    assert rest < 1e-9
+    assert wrong < 1e-12
+    weights = np.random.default_rng(1).standard_normal(image.shape)
+    loss = torch.from_numpy(real(weights))
+    assert torch.autograd.gradcheck(lambda *given: dense.exact(*given) @ loss, (y, grow), fast_mode=True)
+    (x @ loss).backward()
+    found, wanted = vjp(weights), y.grad.numpy()
+    assert np.linalg.norm(real(found.image) - wanted) < 1e-3 * np.linalg.norm(wanted)
+    scale = np.linalg.norm(wanted) * np.linalg.norm(real(image) - dense.x) / strength
+    assert abs(found.strength - grow.grad.item()) < 1e-3 * scale
 
 
 def test_sigma_moves_lambda_along_its_table():

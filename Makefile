@@ -30,7 +30,7 @@ test: lint emulator-libs
 test-fast: $(VENV)/installed-dev
 	$(PYTEST) -q -m "not slow and not gpu"
 
-# The real deepinv and sigpy, in an environment of their own: torch goes with torchvision there.
+# The real deepinv, sigpy, MONAI and MRpro, in an environment of their own: torch goes with torchvision there.
 INTEGRATIONS := .venv-integrations/bin/python
 
 .venv-integrations/installed: $(PACKAGING) tests/integrations/requirements.txt

@@ -20,7 +20,10 @@ REFERENCE = {  # pages: a title, and packages or modules whose __all__ they show
     "api/distributed.md": ("Distributed", ["safi_fast.distributed"]),
     "api/integrations.md": (
         "Integrations",
-        [f"safi_fast.integrations.{name}" for name in ("autograd", "deepinv", "monai", "napari", "sigpy", "skimage")],
+        [
+            f"safi_fast.integrations.{name}"
+            for name in ("autograd", "deepinv", "monai", "mrpro", "napari", "sigpy", "skimage")
+        ],
     ),
 }
 CODE_OR_LINK = re.compile(

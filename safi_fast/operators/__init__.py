@@ -3,13 +3,13 @@
     operator = FourierMRI(mask, mask_order="centered")
     zero_filled = operator.adjoint(kspace)
 
-Operators of other libraries come in through `from_scipy`, `from_sigpy`, `from_pylops`, `from_deepinv`, plain functions
-through `from_functions`; `check_operator` tells whether adjoint and norm are right.
+Operators of other libraries come in through `from_scipy`, `from_sigpy`, `from_pylops`, `from_deepinv`, `from_mrpro`,
+plain functions through `from_functions`; `check_operator` tells whether adjoint and norm are right.
 """
 
 from __future__ import annotations
 
-from .adapters import from_deepinv, from_functions, from_pylops, from_scipy, from_sigpy
+from .adapters import from_deepinv, from_functions, from_mrpro, from_pylops, from_scipy, from_sigpy
 from .base import Operator
 from .blur import Blur
 from .checks import check_adjoint, check_norm, check_operator
@@ -44,6 +44,7 @@ __all__ = [
     "estimate_maps",
     "from_deepinv",
     "from_functions",
+    "from_mrpro",
     "from_pylops",
     "from_scipy",
     "from_sigpy",

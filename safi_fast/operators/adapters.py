@@ -5,6 +5,7 @@ None of those libraries is imported here.
     from_functions   a pair of functions                      from_sigpy     sigpy.linop.Linop
     from_scipy       scipy.sparse.linalg.LinearOperator,      from_pylops    pylops.LinearOperator
                      sparse or dense matrices                 from_deepinv   deepinv.physics.LinearPhysics
+    from_mrpro       mrpro.operators.LinearOperator
 
 Each takes `norm`, the largest singular value where it is known; else it is computed when first asked for. Run
 `check_operator` on what comes out: it names a wrong adjoint or norm.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -226,3 +228,51 @@ def from_deepinv(
         f"from_deepinv({type(physics).__name__})", apply, adjoint, shape_in, sample.shape[1:],
         image=image, complex=np.iscomplexobj(sample), norm=norm,
     )  # fmt: skip
+
+
+def from_mrpro(
+    linear_operator: Any, shape_in: tuple[int, int], *, image: Image = "complex", norm: float | None = None
+) -> Operator:
+    """An operator from a LinearOperator of mrpro, such as `fourier_op @ csm_op`, with its adjoint `H`.
+
+    Images go in as complex tensors (1, 1, 1, H, W), its (other, coils, z, y, x). Measurements have the shape that comes
+    out, without the first axis where that is 1, such as (coils, k2, k1, k0). Several images go in together, along
+    `other`, where a random pair comes out as each of it alone. Tensors are made on the device of the operator's
+    parameters and buffers, the CPU if it has none; results come back to the CPU. image: "complex" or "real". Raises
+    InputError.
+    """
+    torch = sys.modules.get("torch")  # whoever holds such an operator has imported it
+    if torch is None or not callable(linear_operator) or not hasattr(linear_operator, "H"):
+        raise InputError(f"linear_operator is {type(linear_operator).__name__}; expected a LinearOperator of mrpro")
+    size, transposed = image_shape("shape_in", shape_in), linear_operator.H
+    tensors = [v for kind in ("parameters", "buffers") for v in getattr(linear_operator, kind, lambda: ())()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+
+    def through(function: Callable[[Any], Any], array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        with torch.no_grad():
+            (result,) = function(torch.tensor(array.reshape(shape), dtype=torch.complex64, device=device))
+        return np.asarray(result.cpu().numpy())
+
+    pair = np.random.default_rng(0).standard_normal((2, *size))
+    alone = np.stack([through(linear_operator, one, (1, 1, 1, *size)) for one in pair])
+    outer = alone.shape[1:]
+    shape_out, together = outer[outer[0] == 1 :], False
+    if outer[0] == 1:
+        with suppress(RuntimeError, ValueError):  # which refuse a pair
+            both = through(linear_operator, pair, (2, 1, 1, *size))
+            together = both.shape == (2, *shape_out) and np.allclose(both, alone[:, 0], rtol=1e-4, atol=1e-5)
+
+    def apply(x: NDArray[Any]) -> NDArray[Any]:
+        return through(linear_operator, x, (len(x), 1, 1, *size)).reshape(len(x), *shape_out)
+
+    def adjoint(y: NDArray[Any]) -> NDArray[Any]:
+        found = through(transposed, y, (len(y), *outer[1:]) if together else outer)
+        return found.reshape(len(y), *size) if found.size == len(y) * size[0] * size[1] else found
+
+    made = from_functions(
+        apply if together else lambda x: apply(x[None])[0], adjoint if together else lambda y: adjoint(y[None])[0],
+        size, shape_out,
+        image=image, complex=np.iscomplexobj(alone), norm=norm, batched=together,
+    )  # fmt: skip
+    made._name = f"from_mrpro({type(linear_operator).__name__})"  # type: ignore[attr-defined]
+    return made

@@ -13,6 +13,7 @@ from safi_fast.operators import (
     check_operator,
     from_deepinv,
     from_functions,
+    from_mrpro,
     from_pylops,
     from_scipy,
     from_sigpy,
@@ -246,3 +247,50 @@ def test_deepinv_complex(torch):
 def test_what_is_no_physics(torch):
     with pytest.raises(InputError, match="physics is Blur; expected a linear physics with A and A_adjoint"):
         from_deepinv(BLUR, SHAPE)
+
+
+# -------------------------------------------------------------------------------------- MRpro, by stand-ins of its form
+
+
+class Coils:
+    """(other, 1, 1, H, W) to (other, 3, 1, h, W), or with `copies` to (2, 3, 1, h, W) of one image alone."""
+
+    def __init__(self, torch, copies=1):
+        weights = np.random.default_rng(0).standard_normal((2, copies, 3, 1, 1, 1)).astype(np.float32)
+        self.weights = torch.complex(*map(torch.tensor, weights))
+        self.torch = torch
+
+    def buffers(self):
+        return iter([self.weights])
+
+    def __call__(self, x):
+        if len(self.weights) > 1 and len(x) > 1:
+            raise RuntimeError("of one image")
+        return ((self.weights * x)[..., ::2, :],)
+
+    @property
+    def H(self):  # noqa: N802
+        def adjoint(y):
+            x = self.torch.zeros((*y.shape[:-2], *SHAPE), dtype=y.dtype)
+            x[..., ::2, :] = self.weights.conj() * y
+            return (x.sum(1, keepdim=True) if len(self.weights) == 1 else x.sum((0, 1), keepdim=True),)
+
+        return adjoint
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_mrpro(torch, copies):
+    coils = Coils(torch, copies)
+    operator = from_mrpro(coils, SHAPE)
+    height = len(range(0, SHAPE[0], 2))
+    assert operator.shape_out == (*([2] if copies == 2 else []), 3, 1, height, SHAPE[1])
+    assert (operator.image, operator.complex, operator.name) == ("complex", True, "from_mrpro(Coils)")
+    check_operator(operator)
+    expected = [(coils.weights.numpy() * image)[..., ::2, :].reshape(operator.shape_out) for image in Z]
+    np.testing.assert_allclose(operator.apply(Z), expected, rtol=1e-5)
+    check_operator(from_mrpro(coils, SHAPE, image="real"))
+
+
+def test_what_is_no_operator_of_mrpro(torch):
+    with pytest.raises(InputError, match="linear_operator is int; expected a LinearOperator of mrpro"):
+        from_mrpro(3, SHAPE)

@@ -91,7 +91,7 @@ def test_import_loads_nothing_heavy(statement):
 
 
 def test_operators_load_neither_torch_nor_other_libraries():
-    others = ("torch", "cupy", "numba", "sigpy", "pylops", "deepinv", "matplotlib")
+    others = ("torch", "cupy", "numba", "sigpy", "pylops", "deepinv", "mrpro", "matplotlib")
     code = f"import safi_fast.operators, sys; print([name for name in {others} if name in sys.modules])"
     assert python(code) == "[]"
 

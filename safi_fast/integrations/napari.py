@@ -34,15 +34,7 @@ MOST = 1e9
 def denoise_widget() -> FunctionGui:
     """The widget: a layer, its noise, a model and a schedule."""
 
-    @magicgui(
-        call_button="Denoise",
-        layer={"tooltip": "image layer; each plane (its last two axes) is solved by itself"},
-        estimate={"label": "estimate sigma", "tooltip": "measure the noise in each plane of 32 x 32 pixels or more"},
-        sigma={"min": 0.0, "max": MOST, "step": 0.01, "tooltip": "standard deviation of the noise, in layer values"},
-        model={"choices": [DEFAULT, *list_models()], "tooltip": "default: by the number of channels"},
-        schedule={"choices": SCHEDULES, "tooltip": "default: what the model was trained for"},
-    )
-    def widget(
+    def denoise(
         viewer: Viewer, layer: Image, estimate: bool = True, sigma: float = 0.1, model: str = DEFAULT,
         schedule: str = DEFAULT,
     ) -> None:  # fmt: skip
@@ -65,6 +57,15 @@ def denoise_widget() -> FunctionGui:
         worker.finished.connect(ready)
         worker.start()
 
+    widget: Any = magicgui(
+        denoise,
+        call_button="Denoise",
+        layer={"tooltip": "image layer; each plane (its last two axes) is solved by itself"},
+        estimate={"label": "estimate sigma", "tooltip": "measure the noise in each plane of 32 x 32 pixels or more"},
+        sigma={"min": 0.0, "max": MOST, "step": 0.01, "tooltip": "standard deviation of the noise, in layer values"},
+        model={"choices": [DEFAULT, *list_models()], "tooltip": "default: by the number of channels"},
+        schedule={"choices": SCHEDULES, "tooltip": "default: what the model was trained for"},
+    )
     return widget
 
 

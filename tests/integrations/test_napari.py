@@ -52,19 +52,16 @@ def thread_worker(function, progress):
     return made
 
 
-def magicgui(**options):
-    def widget_of(function):
-        class Widget:
-            call_button = SimpleNamespace(enabled=True)
+def magicgui(function, **options):
+    class Widget:
+        call_button = SimpleNamespace(enabled=True)
 
-            def __call__(self, *arguments, **keywords):
-                return function(*arguments, **keywords)
+        def __call__(self, *arguments, **keywords):
+            return function(*arguments, **keywords)
 
-        widget = Widget()
-        widget.options = options
-        return widget
-
-    return widget_of
+    widget = Widget()
+    widget.options = options
+    return widget
 
 
 @pytest.fixture

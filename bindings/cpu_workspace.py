@@ -95,7 +95,7 @@ class CpuWorkspace:
         threads = get_num_threads()
         self.work = Work(*(aligned.zeros(threads * size) for size in bank_floats(weights.groups, planes)))
         self._mix_work: MixWork | None = None
-        self._held = np.zeros(0, np.int64)  # places in a slot of u
+        self._places = np.zeros(0, np.int64)  # places in a slot of u
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -302,23 +302,23 @@ class CpuWorkspace:
         """Remember the responses with |u| < lambda M, which are zero; the image of each, in ascending order."""
         active = np.arange(self.batch)
         u, bound = self.dual[self.slot, active], (self.bound * np.float32(1 - AT_BOUND)).reshape(-1, 1, 1, 1, 1)
-        held = np.abs(u) < (bound * self.mask if self.has_mask else bound)
+        held = np.abs(u) < (bound if self.mask is None or not self.has_mask else bound * self.mask)
         channels = np.arange(held.shape[1] * GROUP).reshape(-1, 1, 1, GROUP)
         held &= channels < self.weights.model.filters.channels
-        self._held, self.slot[:], self.has_mask = np.flatnonzero(held), 0, False
-        return np.asarray(self._held // held[0].size)
+        self._places, self.slot[:], self.has_mask = np.flatnonzero(held), 0, False
+        return np.asarray(self._places // held[0].size)
 
     def held_responses(self, x: FloatArray) -> FloatArray:
         """W x of images (B, H, W) at the responses of `hold_bounded`; overwrites x and u."""
         active = np.arange(self.batch)
         self.put_image(active, x)
         self.start_dual(active)
-        return np.asarray(self.dual[0].reshape(-1)[self._held])
+        return np.asarray(self.dual[0].reshape(-1)[self._places])
 
     def from_held(self, values: FloatArray) -> FloatArray:
         """The adjoint of `held_responses`: W^T u (B, H, W), u zero elsewhere."""
         self.dual[0] = 0
-        self.dual[0].reshape(-1)[self._held] = values
+        self.dual[0].reshape(-1)[self._places] = values
         return self.adjoint_of_dual(np.arange(self.batch))
 
     # -- masks --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import atexit
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from functools import partial
 from itertools import count, repeat
@@ -233,7 +233,7 @@ def _values(name: str, value: Any, images: Iterable[Any]) -> Iterator[Any]:
         iterator = iter(value)
     except TypeError:
         return repeat(positive(name, value))
-    if name == MAPPED and isinstance(value, Sized):
+    if name == MAPPED and isinstance(value, Collection):
         if _dimensions(value) == 2:
             return repeat(value)
         if len(value) and any(_dimensions(item) for item in value):

@@ -41,8 +41,9 @@ class Varying:
 
     def window(self, rows: slice, columns: slice) -> Varying:
         """Of these pixels."""
-        cut = (getattr(self, name)[..., rows, columns] for name in ("variance", "weight", "shares"))
-        return Varying(*map(np.ascontiguousarray, cut), self.gain, self.bias)
+        maps = self.variance, self.weight, self.shares
+        variance, weight, shares = (np.ascontiguousarray(values[..., rows, columns]) for values in maps)
+        return Varying(variance, weight, shares, self.gain, self.bias)
 
 
 def varying(model: Model, maps: NDArray[np.float64], strength: FloatVector | None, table: str) -> Varying:

@@ -62,7 +62,7 @@ def dense_problem(model, operator, solution, vjp, planes=1):
         a = np.hstack([a, np.stack([real(one) for one in operator.apply(np.complex64(1j) * units)], 1)])
         w = np.kron(np.eye(2), w)
     twice, lanes = 2 if is_complex else 1, np.zeros(workspace.dual[0].shape)
-    lanes.reshape(-1)[workspace._held] = 1
+    lanes.reshape(-1)[workspace._places] = 1
     inside = np.broadcast_to(vjp._inside, (1, *solution.image.shape)).ravel() > 0
     return Dense(
         a, w, mask=np.tile(real(solution.masks), twice), free=workspace._channels_first(lanes).ravel() > 0,
@@ -147,7 +147,8 @@ def test_images_of_several_planes():
     assert np.linalg.norm(found.measurement.ravel() - passed) < 1e-3 * np.linalg.norm(passed)
 
 
-def test_a_batch_is_its_images():
+def test_a_batch_is_its_images(monkeypatch):
+    monkeypatch.setattr("safi_fast.reconstruction_gradients.STEPS", 200)
     operators = [operator_of("inpainting"), Mask(np.random.default_rng(9).random(SHAPE) < 0.7)]
     images, options = np.stack([picture(), picture()[::-1]]), {"max_outer": 2, "max_iter": 100}
     y = np.stack([op.apply(image) for op, image in zip(operators, images, strict=True)])
@@ -165,8 +166,9 @@ def test_a_batch_is_its_images():
     np.testing.assert_allclose(same.measurement[0], whole.measurement[0], rtol=0, atol=1e-3)
 
 
-def test_units():
+def test_units(monkeypatch):
     """Images from 10 to 260 instead of 0 to 1: measurements pass alike, lambda moves them 250 times as far."""
+    monkeypatch.setattr("safi_fast.reconstruction_gradients.STEPS", 200)
     operator, solver, options = operator_of("blur"), Solver(model_of()), {"max_outer": 2, "max_iter": 100}
     image, weights = picture(), weights_of(picture())
     unit = solver.reconstruct_vjp(operator.apply(image), operator, strength=0.01, **options)[1](weights)
@@ -236,7 +238,8 @@ def test_gradients_that_do_not_fit():
 
 
 @pytest.mark.parametrize("name", ["inpainting", "complex MRI"])
-def test_torch_differentiates_it(name):
+def test_torch_differentiates_it(name, monkeypatch):
+    monkeypatch.setattr("safi_fast.reconstruction_gradients.STEPS", 60)
     operator, options = operator_of(name), {"max_outer": 2, "max_iter": 40}
     if operator.image == "complex":
         options["box"] = None

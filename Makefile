@@ -105,6 +105,7 @@ retune: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.retune $(OPTIONS)
 
 # train-safi-gray, train-safi-gray-fast, train-mmr-gray: eight minutes on an H100, most of a day on two cores.
+# train-safi-color, train-safi-color-fast: about an hour on two cores.
 # PHOTOGRAPHS: the folder of bench/data/photographs.py. OPTIONS: --device cuda.
 train-%: $(VENV)/installed-dev
 	$(BIN)/python -m bench.experiments.train $* --photographs $(PHOTOGRAPHS) --out run-$* $(OPTIONS)

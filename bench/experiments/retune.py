@@ -28,7 +28,7 @@ from safi_fast.model import Strength
 
 LEDGER = RESULTS / "weights.json"
 MODELS = ROOT / "safi_fast" / "models"
-GRAY, FAST, MMR, COLOR = "safi-gray", "safi-gray-fast", "mmr-gray", "safi-color"
+GRAY, FAST, MMR, COLOR, COLOR_FAST = "safi-gray", "safi-gray-fast", "mmr-gray", "safi-color", "safi-color-fast"
 EXPERIMENT = "{python} -m bench.experiments."
 EVALUATE = "{safi_fast} evaluate --json --data {data}/bsd68 --model "
 STUDY = EXPERIMENT + "study {study} --model safi-gray --output {out}"
@@ -62,9 +62,10 @@ def jobs() -> Iterator[Job]:
         for sigma in (5, 15, 25):
             record = f"bsd68_{name.replace('-', '_')}_sigma{sigma}.json"
             yield Job(record, f"{EVALUATE}{name} --sigma {sigma} > {{out}}", (name,))
-    for sigma in (5, 15, 25):
-        evaluate = EVALUATE.replace("bsd68", "cbsd68")
-        yield Job(f"cbsd68_safi_color_sigma{sigma}.json", f"{evaluate}{COLOR} --sigma {sigma} > {{out}}", (COLOR,))
+    for name in (COLOR, COLOR_FAST):
+        for sigma in (5, 15, 25):
+            record = f"cbsd68_{name.replace('-', '_')}_sigma{sigma}.json"
+            yield Job(record, f"{EVALUATE.replace('bsd68', 'cbsd68')}{name} --sigma {sigma} > {{out}}", (name,))
     yield from studies()
     for sigma in (2, 5, 15, 25):
         study = STUDY.replace("{study}", "color").replace(GRAY, COLOR)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.data import held_out
 from bench.experiments import train
 from safi_fast import load_model
 
@@ -20,9 +21,11 @@ def data(tmp_path, monkeypatch):
     if not teachers.is_dir():
         pytest.skip("the shared data folder is missing (SAFI_FAST_DATA)")
     rng = np.random.default_rng(0)
-    for folder in ("set12", "photographs", *train.IMAGES):
+    for folder, count in {"set12": 1, "photographs": 1, "bsds500/train": 1, "bsds500/test": 7}.items():
         (tmp_path / folder).mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE), np.uint8)).save(tmp_path / folder / "0.png")
+        for number in range(count):  # the sixth of test is held out of colour
+            pixels = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{folder[-4:]}{number}.png")
     (tmp_path / "teachers").symlink_to(teachers)
     monkeypatch.setattr(train, "DATA", tmp_path)
     return tmp_path
@@ -37,6 +40,7 @@ def test_two_steps_of_a_recipe(name, data, monkeypatch):
     monkeypatch.setitem(train.RECIPES, name, short)
     small = "--batch 32 --pool 64" if name == "safi-gray" else "--batch 4 --pool 16"
     monkeypatch.setattr(train, "COMMON", train.COMMON.replace("--batch 32 --pool 1024", small))
+    monkeypatch.setattr(train, "COLOR", train.COLOR.replace("--batch 8 --pool 256", "--batch 2 --pool 4"))
     words = [name, "--photographs", str(data / "photographs"), "--out", str(data / "run")]
     assert train.main(words) == 0
     shipped = load_model(name)
@@ -52,3 +56,11 @@ def test_a_stage_goes_on_from_the_one_before(tmp_path):
     first, second = train.stages("safi-gray-fast", tmp_path, [])
     assert first[first.index("--init") + 1] == str(train.RUNS / "safi-gray-fast" / "start.safetensors")
     assert second[second.index("--init") + 1] == str(tmp_path / "1" / "raw.safetensors")
+
+
+def test_what_is_validated_on_is_not_trained_on(data, tmp_path):
+    trained, crops = held_out.split(data / "bsds500", tmp_path / "out")
+    assert {path.stem for path in crops.iterdir()} == {"test5"}
+    assert {path.stem for path in trained.iterdir()} == {"rain0", *(f"test{n}" for n in (0, 1, 2, 3, 4, 6))}
+    with Image.open(crops / "test5.png") as crop:
+        assert crop.size == (held_out.SIDE, held_out.SIDE)

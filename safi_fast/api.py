@@ -100,7 +100,8 @@ def denoise(
         certificate: gap and residual of its Solution are NaN. None: images are never cut.
     callback : callable
         Called with an OuterState after every outer step; may raise StopIteration. A large batch, which is otherwise
-        solved in parts of about 1 GB (of half of a GPU's free memory, 8 GiB at most), is then solved as one.
+        solved in parts of about 1 GB (of half of a GPU's free memory, 8 GiB at most), is then solved as one. Where
+        memory of a GPU that is kept for later calls has to be given back first, the steps begin anew, from outer 0.
     return_masks : bool
         Put the last masks into the Solution, (C, H, W) or (B, C, H, W), always NumPy.
     noise : {"gaussian", "poisson"}

@@ -77,12 +77,12 @@ def write_folder(
 def copy_folder(copy: Callable[[Path], object], target: Path, error_type: type[SafiError] = ImageFileError) -> None:
     """What `copy(folder)` writes to a new folder, there whole or not at all. A folder that is there stays as it is.
 
-    What is made of it until then lies beside the folder that `target` is in. Raises `error_type`.
+    What is made of it until then lies beside the folder that `target` is in, on its file system. Raises `error_type`.
     """
     if target.exists():
         return
     try:
-        with _scratch_folder(target.parent.parent) as scratch:
+        with _scratch_folder(_beside(target.parent)) as scratch:
             copy(scratch / target.name)
             try:
                 (scratch / target.name).rename(target)
@@ -93,6 +93,12 @@ def copy_folder(copy: Callable[[Path], object], target: Path, error_type: type[S
         if isinstance(error, SafiError):
             raise
         raise error_type(f"{target}: cannot be copied ({reason(error)})") from error
+
+
+def _beside(folder: Path) -> Path:
+    """The folder around it, or itself where that is another file system, which nothing can be moved from."""
+    around = folder.resolve().parent
+    return around if around.stat().st_dev == folder.stat().st_dev else folder
 
 
 @contextmanager

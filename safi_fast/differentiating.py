@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from . import color as colors
 from . import denoising
-from .arrays import ArrayKind
+from .arrays import ArrayKind, to_and_fro
 from .backend import Backend, DualWorkspace, Engine, RecordingWorkspace
 from .errors import BackendError, InputError, shown
 from .images import Images
@@ -80,7 +80,7 @@ class Vjp(ABC):
     def __call__(self, gradient: Any) -> Gradients:
         """Raises InputError for another shape, or values that are not finite."""
         images = self._task.images
-        array, kind = np.asarray(gradient), images.kind
+        array, kind = np.asarray(to_and_fro("gradient", gradient)[0]), images.kind
         if array.shape != images.shape:
             raise InputError(f"gradient has shape {array.shape}; expected {images.shape}, that of the result")
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():

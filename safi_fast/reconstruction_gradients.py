@@ -30,6 +30,7 @@ import numpy as np
 from scipy import fft
 
 from . import reconstructing
+from .arrays import to_and_fro
 from .backend import Backend, Engine
 from .errors import BackendError, InputError, shown
 from .model import Model
@@ -93,7 +94,7 @@ class ReconstructionVjp:
         """Raises InputError for another shape, values that are not finite, or complex ones for real images."""
         task, state = self._task, self._state
         shape = state.x.shape[1:] if task.single else state.x.shape
-        array, is_complex = np.asarray(gradient), np.iscomplexobj(state.x)
+        array, is_complex = np.asarray(to_and_fro("gradient", gradient)[0]), np.iscomplexobj(state.x)
         if array.shape != shape:
             raise InputError(f"gradient has shape {array.shape}; expected {shape}, that of the image")
         if array.dtype.kind not in ("fiuc" if is_complex else "fiu") or not np.isfinite(array).all():

@@ -85,6 +85,11 @@ class Options(SolverOptions, ScaleOptions):
     html: Path | None
     json: bool
 
+    @property
+    def device(self) -> str:
+        """Where it runs: a map of sigma on the CPU, which alone can take it."""
+        return "cpu" if self.sigma_map is not None else self.backend
+
     def steps(self) -> dict[str, Any]:
         """The arguments that go to `Solver.denoise` as they are, without those that were not given."""
         return stated(
@@ -168,8 +173,9 @@ def run(args: argparse.Namespace) -> int:
         if pending:
             turns.prepare({job.folder for job in pending})
             noise_map = None if options.sigma_map is None else read_map(options.sigma_map)
-            devices = devices_of(options.devices)
-            session = sessions.make_session(options.model, options.backend, options.precision, devices)
+            session = sessions.make_session(
+                options.model, options.device, options.precision, devices_of(options.devices)
+            )
             known = options.sigma if options.noise == "gaussian" and not isinstance(options.sigma, str) else None
             session.check(known, **options.steps())
             if noise_map is not None:
@@ -197,6 +203,8 @@ def _check_noise(options: Options) -> None:
             raise UsageError(
                 "--sigma-map does not go with --sigma, which it says for every pixel; leave one of them out"
             )
+        if options.sigma_map is not None and (options.backend == "cuda" or options.devices):
+            raise UsageError("--sigma-map is for the CPU; leave out --backend cuda and --devices")
         given = [f"--{name}" for name in stated(gain=options.gain, offset=options.offset)]
         if given:
             raise UsageError(f"{given[0]} goes with --noise poisson alone")
@@ -216,7 +224,8 @@ def _jobs(options: Options) -> list[Job]:
     sources = list_images(options.inputs, series=True)
     jobs = dicom.plan_with_series(sources, options.inputs, options.output)
     outputs = [Output(job.target, str(job.source)) for job in jobs]
-    check_outputs([*outputs, *([Output(options.html, "--html")] if options.html else [])], all_files(sources))
+    read = [*all_files(sources), *([options.sigma_map] if options.sigma_map else [])]
+    check_outputs([*outputs, *([Output(options.html, "--html")] if options.html else [])], read)
     dicom.check_folders(jobs)
     return jobs
 

@@ -9,6 +9,7 @@ the pixels show, are copied as they are.
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from .arrays import Progress, denoise_zarr
 from .layout import Block, chunks
 from .packages import require
 from .recipe import DEFAULTS, Options, Recipe, range_of_planes, stored
-from .urls import copier, file_system, local_path, located
+from .urls import copier, file_system, local_path, located, reaching
 from .volumes import Blocks, Place, Say, copy_blocks
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ def _opened(path: Path | str) -> Any:
     if isinstance(path, str):
         file_system(path)  # which says what is missing to reach it
     try:
-        return zarr.open(path, mode="r")
+        with reaching(path, but=(FileNotFoundError, ValueError)) if isinstance(path, str) else nullcontext():
+            return zarr.open(path, mode="r")
     except (FileNotFoundError, ValueError) as error:
         raise ImageFileError(f"{path}: no Zarr array or group ({str(error).strip() or 'not found'})") from error
 

@@ -90,7 +90,7 @@ def copier(source: Path | str) -> Callable[[Path], object]:
 
 def _fetch_below(url: str, folder: Path) -> None:
     system, root = file_system(url)
-    with _reaching(url):
+    with reaching(url):
         for path in system.find(root):
             target = folder / path[len(root) :].lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _fetch_below(url: str, folder: Path) -> None:
 
 def _fetch(url: str, copy: Path) -> None:
     system, path = file_system(url)
-    with _reaching(url):
+    with reaching(url):
         system.get_file(path, str(copy))
 
 
@@ -108,19 +108,23 @@ def _files_at(url: str) -> list[str]:
     system, path = file_system(url)  # which says at once what is missing to reach it
     if is_image_name(Path(name_of(url))):
         return [url]
-    with _reaching(url):
+    with reaching(url):
         names = sorted(system.ls(path, detail=False))
     images = [name for name in names if is_image_name(Path(name)) and name_of(name)[0] != "."]
     if not images:
         raise ImageFileError(f"{url}: there are no images")
-    return [str(system.unstrip_protocol(name)) for name in images]
+    archive = url.partition("::")[2]  # which a folder of files in one lies in
+    return [str(system.unstrip_protocol(name)) + (f"::{archive}" if archive else "") for name in images]
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Of fsspec, and the path in it. Raises BackendError where a package is missing, InputError for an unknown one."""
+    """Of fsspec, and the path in it. Raises BackendError where a package is missing, InputError for an unknown one,
+    ImageFileError where it cannot be reached: some connect, or open an archive, at once.
+    """
     core = require("fsspec.core", f"{url.partition('://')[0]}://")
     try:
-        system, path = core.url_to_fs(url)
+        with reaching(url, but=(ImportError, ValueError)):
+            system, path = core.url_to_fs(url)
     except ImportError as error:
         raise BackendError(f"{url}: {error}") from error
     except ValueError as error:
@@ -129,10 +133,12 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """In which what a store raises, of whatever type, is an ImageFileError."""
+def reaching(url: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """In which what a store raises, of whatever type but those, is an ImageFileError."""
     try:
         yield
+    except but:
+        raise
     except FileNotFoundError as error:
         raise ImageFileError(f"{url}: there is no such file or folder") from error
     except Exception as error:

@@ -10,7 +10,6 @@ One of our operators is taken where it gives what MRpro's gives for random image
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +121,12 @@ def _one_if_equal(values: Any) -> Any:
 def _candidates(parts: _Parts) -> Iterator[Candidate]:
     """What may be the acquisition, the cheapest first."""
     for make in (_cartesian, _off_grid, _called, _called_by_trajectory):
-        with suppress(InputError, OperatorError, BackendError, RuntimeError, ValueError):  # of a size that does not fit
+        try:
             yield make(parts)
+        except torch.OutOfMemoryError:
+            raise
+        except (InputError, OperatorError, BackendError, RuntimeError, ValueError):  # of a size that does not fit
+            continue
 
 
 def _same(operators: list[Operator], probe: Any, expected: Any) -> bool:

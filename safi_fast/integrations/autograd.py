@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,12 @@ from .. import api
 from ..errors import InputError, shown
 from ..model import Model
 from ..models import resolve
+from ..tensors import plain
+from ..warn import warn
 
 __all__ = ["denoise", "reconstruct"]
+
+DOUBTFUL = 0.05  # residual of the system that a gradient of a reconstruction solves, from which it is told
 
 
 def denoise(
@@ -119,6 +123,11 @@ def reconstruct(
     ------
     InputError, OperatorError, SolverError
         For other arguments, and as `safi_fast.reconstruct`.
+
+    Warns
+    -----
+    UserWarning
+        Where the gradient is far from exact (docs/integrations.md).
     """
     if not isinstance(measurement, Tensor) or not (measurement.is_floating_point() or measurement.is_complex()):
         found = measurement.dtype if isinstance(measurement, Tensor) else type(measurement).__name__
@@ -135,18 +144,23 @@ class _Reconstructed(torch.autograd.Function):
         ctx: Any, measurement: Tensor, strength: Tensor, operator: Any, model: Model, options: dict[str, Any]
     ) -> Tensor:
         solution, ctx.vjp = _solver(model).reconstruct_vjp(
-            measurement.detach().cpu().numpy(), operator, strength=strength.detach().cpu().numpy(), **options
+            _array(measurement), operator, strength=_array(strength), **options
         )
-        ctx.like, ctx.shape = measurement, strength.shape
+        ctx.like, ctx.strength = measurement, _Like.of(strength)
         return torch.from_numpy(np.asarray(solution.image)).to(measurement.device)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.vjp(gradients[0].detach().cpu().resolve_conj().numpy())
+        found = ctx.vjp(_array(gradients[0]))
+        if (residual := float(np.max(found.residual))) > DOUBTFUL:
+            warn(
+                f"the gradient of the reconstruction is not exact: its linear system was solved to {residual:.2g} in "
+                f"{found.steps} steps (docs/integrations.md)"
+            )
         passed = torch.from_numpy(np.asarray(found.measurement))
         if not ctx.like.is_complex():
             passed = passed.real
-        return passed.to(ctx.like), _summed(found.strength, ctx.shape), None, None, None
+        return passed.to(ctx.like), ctx.strength.summed(found.strength), None, None, None
 
 
 class _ByKernels(torch.autograd.Function):
@@ -154,19 +168,17 @@ class _ByKernels(torch.autograd.Function):
     def forward(
         ctx: Any, image: Tensor, sigma: Tensor, strength: Tensor | None, model: Model, options: dict[str, Any]
     ) -> Tensor:
-        given = None if strength is None else strength.detach().cpu().numpy()
-        solution, ctx.vjp = _solver(model).denoise_vjp(
-            image.detach().cpu().numpy(), sigma.detach().cpu().numpy(), strength=given, **options
-        )
-        ctx.like, ctx.shapes = image, (sigma.shape, None if strength is None else strength.shape)
+        given = None if strength is None else _array(strength)
+        solution, ctx.vjp = _solver(model).denoise_vjp(_array(image), _array(sigma), strength=given, **options)
+        ctx.like, ctx.numbers = image, (_Like.of(sigma), None if strength is None else _Like.of(strength))
         return torch.from_numpy(np.asarray(solution.image)).to(image)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.vjp(gradients[0].detach().cpu().numpy())
+        found = ctx.vjp(_array(gradients[0]))
         to_sigma, to_strength = (
-            None if shape is None else _summed(values, shape)
-            for values, shape in zip((found.sigma, found.strength), ctx.shapes, strict=True)
+            None if like is None else like.summed(values)
+            for values, like in zip((found.sigma, found.strength), ctx.numbers, strict=True)
         )
         return torch.from_numpy(np.asarray(found.image)).to(ctx.like), to_sigma, to_strength, None, None
 
@@ -174,9 +186,7 @@ class _ByKernels(torch.autograd.Function):
 class _ByTorch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, sigma: Tensor, model: Model, options: dict[str, Any]) -> Tensor:
-        made = _solver(model).denoise(
-            image.detach().cpu().numpy(), sigma.detach().cpu().numpy(), schedule="unrolled", **options
-        )
+        made = _solver(model).denoise(_array(image), _array(sigma), schedule="unrolled", **options)
         ctx.save_for_backward(image, sigma)
         ctx.model = model
         ctx.counts = options.get("max_outer", model.schedule.outer), options.get("max_inner", model.schedule.inner)
@@ -200,9 +210,25 @@ def _numbers(name: str, value: Any) -> Tensor:
         raise InputError(f"{name} is {shown(value)}; expected a number or a tensor of one per image") from None
 
 
-def _summed(values: Any, shape: torch.Size) -> Tensor:
-    """One number per image as the gradient of a tensor of this shape."""
-    return torch.as_tensor(values, dtype=torch.float64).sum_to_size(shape).reshape(shape)
+def _array(tensor: Tensor) -> Any:
+    """On the host, whatever the tensor has put off."""
+    return plain(tensor).cpu().numpy()
+
+
+class _Like(NamedTuple):
+    """What the gradient of a tensor of one number, or of one per image, looks like."""
+
+    shape: torch.Size
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Like:
+        return cls(tensor.shape, tensor.device)
+
+    def summed(self, values: Any) -> Tensor:
+        """From one number per image."""
+        each = torch.as_tensor(values, dtype=torch.float64).reshape(-1)
+        return each.sum_to_size(self.shape or (1,)).reshape(self.shape).to(self.device)
 
 
 @lru_cache(maxsize=4)

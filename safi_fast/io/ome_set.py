@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..atomic import reason
+from ..atomic import real, reason
 from . import ifd, ome
 from .pixels import FormatError, Pixels, decoding, silenced
 from .tiff import description_of, directories, files_of, pixels_of, shortened
@@ -54,9 +54,9 @@ def one_of_each(paths: Sequence[Path]) -> list[Path]:
     """Without the files of a set that another of the paths is read with."""
     left_out: set[Path] = set()
     for path in paths:
-        if path not in left_out:
-            left_out.update(others_of(path))
-    return [path for path in paths if path not in left_out]
+        if real(path) not in left_out:
+            left_out.update(map(real, others_of(path)))
+    return [path for path in paths if real(path) not in left_out]
 
 
 def _checked(path: Path, files: ome.Files) -> list[Path]:

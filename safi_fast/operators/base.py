@@ -97,7 +97,8 @@ class Operator(ABC):
     on_devices: bool = False  # whether `_apply` and `_adjoint` take arrays of a GPU as well
 
     recordable: bool = False  # whether those only launch kernels on a GPU, so that a CUDA graph can repeat them: no
-    # value comes to the host, none from there after the first call
+    # value comes to the host, none from there after the first call, and their arrays are never replaced (graphs serve
+    # later calls with the same operator)
 
     _passed: float | None = None  # the norm with which `check_operator` found this operator right
 

@@ -38,7 +38,7 @@ def test_two_steps_of_a_recipe(name, data, monkeypatch):
     """
     short = tuple(re.sub(r"--steps \d+", "--steps 2", stage) for stage in train.RECIPES[name])
     monkeypatch.setitem(train.RECIPES, name, short)
-    small = "--batch 32 --pool 64" if name == "safi-gray" else "--batch 4 --pool 16"
+    small = "--batch 32 --pool 32" if name == "safi-gray" else "--batch 4 --pool 16"
     monkeypatch.setattr(train, "COMMON", train.COMMON.replace("--batch 32 --pool 1024", small))
     monkeypatch.setattr(train, "COLOR", train.COLOR.replace("--batch 8 --pool 256", "--batch 2 --pool 4"))
     words = [name, "--photographs", str(data / "photographs"), "--out", str(data / "run")]

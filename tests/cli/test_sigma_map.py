@@ -54,6 +54,7 @@ def test_the_map_is_on_the_scale_of_sigma(tmp_path, session, image, capsys, name
     [
         (LEVELS, ("--sigma", 25), "--sigma-map does not go with --sigma"),
         (LEVELS, ("--noise", "poisson"), "--sigma-map does not go with --noise poisson"),
+        (LEVELS, ("--backend", "cuda"), "--sigma-map is for the CPU"),
         (LEVELS - 6, (), "has values that are zero, negative or not finite"),
         (LEVELS + 90, (), "--sigma-map is 96, on the scale 0 to 255"),
         (np.stack([LEVELS] * 3, -1), (), "has colours; expected one value a pixel"),
@@ -65,6 +66,13 @@ def test_what_does_not_go(tmp_path, image, capsys, levels, arguments, message):
     assert denoise(tmp_path, "--sigma-map", path, *arguments) in (1, 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.npy").exists()
+
+
+def test_the_map_is_not_overwritten(tmp_path, image, capsys):
+    np.save(tmp_path / "out.npy", LEVELS)
+    assert denoise(tmp_path, "--sigma-map", tmp_path / "out.npy", "--overwrite") == 2
+    assert "out.npy" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), LEVELS)
 
 
 def test_a_map_of_another_size_fails_that_file_alone(tmp_path, image, capsys):

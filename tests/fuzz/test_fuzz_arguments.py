@@ -29,7 +29,7 @@ from fuzz.strategies import (
 from safi_fast import SafiError, Solver, estimate_memory, metrics
 from safi_fast.operators import FourierMRI, Identity, Mask, SenseMRI, estimate_maps
 
-CALLS = int(os.environ.get("SAFI_FAST_FUZZ", "40"))
+CALLS = int(os.environ.get("SAFI_FAST_FUZZ", "25"))
 ADDRESS = re.compile("0x[0-9a-f]{6}")
 fuzz = settings(
     max_examples=CALLS, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -722,3 +723,14 @@ def test_a_solver_is_made_once_in_a_process(tmp_path):
     by_path = Recipe.of("f", {**STEPS, "model": tmp_path / "m.safetensors"})
     assert by_path.facts() == one.facts()
     assert Path(by_path.model).is_absolute()
+
+
+def test_a_folder_in_an_archive_is_listed_with_the_archive(tmp_path):
+    pytest.importorskip("fsspec")
+    with ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("in/a.npy", "in/b.npy", "c.npy"):
+            archive.writestr(name, b"")
+    listed = urls.sources("files", [f"zip://in::{tmp_path / 'all.zip'}"])
+    assert listed == [f"zip://in/{name}.npy::{tmp_path / 'all.zip'}" for name in "ab"]
+    with pytest.raises(ImageFileError, match="there is no such file or folder"):
+        urls.sources("files", [f"zip://a.png::{tmp_path / 'none.zip'}"])

@@ -88,6 +88,8 @@ def test_files_without_a_description_name_the_one_that_has_it(tmp_path):
     with pytest.raises(ImageFileError, match=r"b\.ome\.tif: is one .* which a\.ome\.tif describes; name that file"):
         read_image(tmp_path / "b.ome.tif")
     assert list_images([tmp_path]) == list_images([tmp_path / "b.ome.tif", tmp_path]) == [tmp_path / "a.ome.tif"]
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert list_images([tmp_path, tmp_path / "link" / "b.ome.tif"]) == [tmp_path / "a.ome.tif"]
     assert all_files([tmp_path / "a.ome.tif"]) == [tmp_path / name for name in NAMES]
 
 

@@ -240,6 +240,7 @@ def test_gradients_that_do_not_fit():
 @pytest.mark.parametrize("name", ["inpainting", "complex MRI"])
 def test_torch_differentiates_it(name, monkeypatch):
     monkeypatch.setattr("safi_fast.reconstruction_gradients.STEPS", 60)
+    monkeypatch.setattr("safi_fast.integrations.autograd.DOUBTFUL", np.inf)
     operator, options = operator_of(name), {"max_outer": 2, "max_iter": 40}
     if operator.image == "complex":
         options["box"] = None
@@ -253,10 +254,13 @@ def test_torch_differentiates_it(name, monkeypatch):
     np.testing.assert_array_equal(x.detach().numpy(), solution.image)
     np.testing.assert_allclose(y.grad.numpy(), wanted.measurement, rtol=0, atol=1e-5)
     np.testing.assert_allclose(strength.grad.numpy(), wanted.strength, rtol=1e-4)
-    one = torch.tensor(0.01, requires_grad=True)
-    reconstruct(y.detach()[0].to(torch.promote_types(y.dtype, torch.float64)), operator, strength=one,
-                model=model_of(), **options).abs().sum().backward()  # fmt: skip
-    assert one.grad.shape == ()
+    put_off = y.detach()[0].conj().to(torch.promote_types(y.dtype, torch.float64))
+    for one in (torch.tensor(0.01, requires_grad=True), torch.tensor([0.01], requires_grad=True)):
+        reconstruct(put_off, operator, strength=one, model=model_of(), **options).abs().sum().backward()
+        assert one.grad.shape == one.shape
+    monkeypatch.setattr("safi_fast.integrations.autograd.DOUBTFUL", 0.0)
+    with pytest.warns(UserWarning, match="the gradient of the reconstruction is not exact"):
+        reconstruct(y, operator, strength=0.01, model=model_of(), **options).abs().sum().backward()
 
 
 @pytest.mark.parametrize(

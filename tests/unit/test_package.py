@@ -260,7 +260,7 @@ def test_the_sources_are_found():
         ),
         (
             "reconstruction_gradients",
-            ["backend", "errors", "model", "operators", "reconstructing", "solver", "types"],
+            ["arrays", "backend", "errors", "model", "operators", "reconstructing", "solver", "types"],
         ),
         ("tiling", ["masks", "model"]),
         ("memory", ["backend", "errors", "model", "tiling"]),
@@ -326,6 +326,7 @@ def test_the_sources_are_found():
                 "noise_level",
                 "operators",
                 "tensors",
+                "warn",
                 "training",
             ],
         ),

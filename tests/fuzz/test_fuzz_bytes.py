@@ -2,6 +2,7 @@
 itself notices what it should.
 """
 
+import mmap
 import time
 from dataclasses import replace
 
@@ -128,7 +129,8 @@ def test_growth_is_a_fault(monkeypatch):
     kept = []
 
     def keeps_memory(path, seed):
-        kept.append(np.ones(2**18))  # 2 MiB
+        kept.append(mmap.mmap(-1, 2**21))  # of the system: memory that was freed before would serve an array
+        kept[-1].write(b"1" * 2**21)
         return np.zeros(1)
 
     monkeypatch.setattr(fuzzing, "GROWTH", 2**25)

@@ -83,6 +83,12 @@ def compressed(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.open(stream), np.float32) / 255
 
 
+def one_by_one(case: Failure) -> np.ndarray:
+    """What `safi-gray` makes of the channels of a colour case."""
+    solver = Solver("safi-gray", backend="cpu")
+    return solver.denoise(case.noisy, case.sigma / 255, channel_axis=-1, color="separate").clip(0, 1)
+
+
 def drawn(case: Failure, result: np.ndarray) -> np.ndarray:
     """uint8: noisy, denoised, and the original or ten times what was taken away."""
     gray = case.noisy.ndim == 2
@@ -108,9 +114,10 @@ def main(words: list[str] | None = None) -> None:
             "" if case.clean is None else f"{psnr(case.clean, image):.2f}"
             for image in (case.noisy, found.image.clip(0, 1))
         )
-        rows.append((case.name, f"{255 * float(found.sigma):.1f}", before, after))
+        alone = "" if gray or case.clean is None else f"{psnr(case.clean, one_by_one(case)):.2f}"
+        rows.append((case.name, f"{255 * float(found.sigma):.1f}", before, after, alone))
         imsave(args.output / f"failure-{case.name}.png", drawn(case, found.image), check_contrast=False)
-    print_table(("case", "sigma told or estimated", "noisy dB", "denoised dB"), rows)
+    print_table(("case", "sigma told or estimated", "noisy dB", "denoised dB", "channels one by one, dB"), rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ $(VENV)/installed: $(PACKAGING)
 
 $(VENV)/installed-dev: $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[dev]
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable .[dev]
 	touch $(VENV)/installed $@
 
 demo: $(VENV)/installed

@@ -79,11 +79,11 @@ class CudaIteration:
             if values is not None:
                 self.device.write(array, np.asarray(values, np.float32))
 
-    def begin(self, fall: float, share: float, least: int) -> None:
-        """A run: every image starts anew, and restarts by this rule."""
+    def begin(self, fall: float, share: float, least: int, relaxation: float = 0.0) -> None:
+        """A run: every image starts anew, and restarts by this rule; or makes relaxed steps, by a factor above 1."""
         self.rule = np.float64(fall), np.float64(share), np.int32(least)
         self.device.write(self.counts, np.zeros(self.counts.shape, np.int32))
-        self.device.write(self.workspace.weight, np.zeros(self.workspace.batch, np.float32))
+        self.device.write(self.workspace.weight, np.full(self.workspace.batch, relaxation, np.float32))
 
     def key(self, active: Active) -> tuple[bytes, bool]:
         """What a recorded step depends on."""

@@ -133,7 +133,7 @@ class Iteration(Protocol):
     def set_steps(self, sigma: NDArray[np.float64], box: NDArray[Any] | None, rows: NDArray[Any] | None) -> None:
         """Step sizes (B,) of u, and of the dual variables in the rows."""
 
-    def begin(self, fall: float, share: float, least: int) -> None:
+    def begin(self, fall: float, share: float, least: int, relaxation: float = 0.0) -> None:
         """A run: every image starts anew, and restarts by this rule, see `solver.halpern.Halpern`."""
 
     def key(self, active: Active) -> tuple[bytes, bool]:

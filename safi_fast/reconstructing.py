@@ -113,7 +113,7 @@ def make_task(
         raise InputError(f"mask_of is {shown(options['mask_of'])}; expected 'magnitude' or 'parts'")
     operators = _checked_operators(operator, model)
     first, limits = operators[0], (options["max_outer"], options["max_iter"], options["tol"])
-    schedule = reconstruct_schedule(options["schedule"], *limits, any(op.settles_slowly for op in operators))
+    schedule = reconstruct_schedule(options["schedule"], *limits, (op.pace for op in operators))
     planes = model.filters.planes
     y, single = measurements_of(measurement, operators, planes)
     box = _box(options["box"], first)

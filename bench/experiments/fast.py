@@ -1,13 +1,14 @@
 """How near `schedule="fast"` comes to the certified image, and in how many steps `schedule="gap"` does.
 
-    python -m bench.experiments.fast tuning|test [--output bench/results/fast.json] [--resume] [--only WORDS ...]
+    python -m bench.experiments.fast tuning|test [--output FILE] [--resume | --again] [--only WORDS ...]
 
 tuning: problems that no table tests on, 96 x 96 and less, one image each: what the schedules were chosen by. test: the
 problems of docs/results, three images, masks or sets of views each. The certified image is that of the default
 schedule, to a gap of 1e-3, for `test` in at most 12 masks of 500 steps. Steps and PSNR depend on neither machine nor
 load. The column "steps before" is what the same kind of problem took at commit 1f32491 (its
 bench/results/inverse_*.json, other weights and, for MRI and restoration, other masks and sizes). --resume keeps the
-rows of --output that are of the same weights; --only takes the problems whose names have one of these words in them.
+rows of --output that are of the same weights, --again their certified images alone: for a change of `fast`. --only
+takes the problems whose names have one of these words in them, and keeps the other rows.
 """
 
 from __future__ import annotations
@@ -105,10 +106,17 @@ def test() -> Iterator[Problem]:
 SETS = {"tuning": (tuning, safi_fast.Reconstruct()), "test": (test, safi_fast.Reconstruct(outer=12, inner=500))}
 
 
-def solved(solver: safi_fast.Solver, problem: Problem, certified: safi_fast.Reconstruct) -> dict[str, Any]:
-    """Means of PSNR and steps, the worst gap, and how many have converged."""
+def solved(
+    solver: safi_fast.Solver, problem: Problem, certified: safi_fast.Reconstruct, gap: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Means of PSNR and steps, the worst gap, and how many have converged; gap: those of the certified images, where
+    they are known.
+    """
     row: dict[str, Any] = {"problem": problem.name, "images": len(problem.cases), "before": problem.before}
+    row |= {} if gap is None else {"gap": gap}
     for name, schedule in (("gap", certified), ("fast", "fast")):
+        if name in row:
+            continue
         solutions = [
             solver.reconstruct(
                 case.y, case.operator, strength=problem.strength, noise_level=problem.level / 255, box=case.box,
@@ -161,7 +169,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", choices=SETS)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--resume", action="store_true", help="keep the rows of --output, and add those that it lacks")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--resume", action="store_true", help="keep the rows of --output, and add those that it lacks")
+    which.add_argument("--again", action="store_true", help="keep the certified images of --output, make `fast` again")
     parser.add_argument("--only", nargs="+", metavar="WORDS", help="of the names of problems")
     return parser.parse_args(words)
 
@@ -172,11 +182,14 @@ def main() -> None:
     solver = safi_fast.Solver(backend="cpu")
     build, certified = SETS[args.problems]
     problems = list(build())
-    rows = {row["problem"]: row for row in (kept(args.output, solver.model) if args.resume else [])}
+    before = {row["problem"]: row for row in kept(args.output, solver.model)}
+    rows = before if args.resume or args.only else {}
     for problem in problems:
-        if problem.name in rows or (args.only and not any(words in problem.name for words in args.only)):
+        asked = not args.only or any(words in problem.name for words in args.only)
+        if not asked or (args.resume and problem.name in rows):
             continue
-        rows[problem.name] = solved(solver, problem, certified)
+        gap = before[problem.name]["gap"] if args.again and problem.name in before else None
+        rows[problem.name] = solved(solver, problem, certified, gap)
         print(rows[problem.name], flush=True)
         record = {
             "command": measure.command([args.problems]), "model": solver.model.name,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from numba import njit
 
 from .arguments import Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work, planes_of
@@ -231,11 +232,15 @@ def _step_tile(
     """One pass over a tile: W x, `move` for every 16 channels of a pixel, W^T of what it returns first; the sum of
     the second.
 
-    share: (B,), the last argument of `move`. u, the other slot of u and M are read and written in one go.
+    share: (B,), the last argument of `move`; above 1 half of it, with u itself for the other slot. u, the other slot of
+    u and M are read and written in one go.
     """
     re, im, u = work.re, work.im, dual.values
     b, slot = tile.image, dual.slot[tile.image]
     size, bound, part = step.size[b], step.bound[b], share[b]  # read once: the stores below might alias them
+    spare = 1 - slot
+    if part > 1:
+        part, spare = np.float32(0.5) * part, slot
     begin_synthesis(tile, geometry, work)
     load_tile(image, tile, geometry, work)
     total = 0.0
@@ -245,7 +250,7 @@ def _step_tile(
             analyse_row(group, row, tile, geometry, bank, work)
             pixel = channels_at(b, group, row, tile, geometry)
             current = channels_at(slot * geometry.batch + b, group, row, tile, geometry)
-            other = channels_at((1 - slot) * geometry.batch + b, group, row, tile, geometry)
+            other = channels_at(spare * geometry.batch + b, group, row, tile, geometry)
             row_sum = splat(0.0)
             for column in range(tile.columns):
                 at, i = tile.work + ROW + column * 16, column * GROUP
@@ -302,7 +307,9 @@ def anchored_step(
     """A Halpern step of the primal-dual iteration (safi_fast/solver/primal_dual.py) and the parts of W^T u_new.
 
         u_hat = clip(u + size W x, -bound M, bound M)
-        u_new = w (2 u_hat - u) + (1 - w) anchor       for w > 0, else u_new = anchor = u_hat; written over u
+        u_new = w (2 u_hat - u) + (1 - w) anchor       for 0 < w <= 1; written over u
+        u_new = anchor = u_hat                         for w = 0
+        u_new = u + w (u_hat - u)                      for w > 1, a relaxed step that leaves the anchor alone
         l1[b, tile] = sum (u_hat - u)^2
 
     weight: w (B,). The anchor lies in the other slot of u. The mask bounds u here instead of weighting W x.

@@ -6,7 +6,8 @@
 //                   u_new = clip(v + step M . W x, -bound, bound)     written over u_previous
 //                   l1 = sum |M . W x|
 //     anchored_step u_hat = clip(u + step W x, -bound M, bound M)
-//                   u = weight (2 u_hat - u) + (1 - weight) anchor, the anchor in the other slot; weight 0: u = anchor = u_hat
+//                   u = weight (2 u_hat - u) + (1 - weight) anchor, the anchor in the other slot; weight 0: u = anchor = u_hat;
+//                   weight above 1: u = u + weight (u_hat - u), which is half of it with u itself for an anchor
 //                   l1 = sum (u_hat - u)^2
 //
 // Twin: kernels/cpu/filter_bank.py. Cost per pixel and channel: K^2 multiply-adds; dual_step and
@@ -173,8 +174,8 @@ anchored_step(const int* __restrict__ active, const int* __restrict__ slot, cons
     filter(q, at, current, image, filters, border, g);
     float sum = 0.0f;
     if (at.y < g.height) {
-        const float length = step[at.image], w = weight[at.image];
-        const int now = current * g.batch + at.image, spare = (1 - current) * g.batch + at.image;
+        const float length = step[at.image], share = weight[at.image], w = share > 1.0f ? 0.5f * share : share;
+        const int now = current * g.batch + at.image, spare = share > 1.0f ? now : (1 - current) * g.batch + at.image;
 #pragma unroll
         for (int c = 0; c < OC; c++)
 #pragma unroll

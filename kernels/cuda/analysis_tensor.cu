@@ -230,8 +230,8 @@ anchored_step(const int* __restrict__ active, const int* __restrict__ slot, cons
     const int current = slot[at.image];
     const float* m = mask ? mask + element(at.image, 0, 0, 0, g) : nullptr;
     float* iterate = dual + element(current * g.batch + at.image, 0, 0, 0, g);
-    float* start = dual + element((1 - current) * g.batch + at.image, 0, 0, 0, g);
-    const float length = step[at.image], limit = bound[at.image], w = weight[at.image];
+    const float length = step[at.image], limit = bound[at.image], share = weight[at.image], w = share > 1.0f ? 0.5f * share : share;
+    float* start = share > 1.0f ? iterate : dual + element((1 - current) * g.batch + at.image, 0, 0, 0, g);
     float sum = 0.0f;
     filter(at, current, image, filters, border, g, [&](long long where, float a, float b) {
         const float2 here = mask_at(m, where), u = two(iterate + where);

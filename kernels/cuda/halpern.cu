@@ -8,8 +8,10 @@
 //                   sums = ( <moved, slope>,  ||v_hat - v||^2 / s )
 //     move_rows     p_hat = (p + s (H ahead - y)) / (1 + s),  s = row_step[b];  sums = ||p_hat - p||^2 / s
 //     restart       residual^2 = max(0, sign <moved, slope>) + ||u_hat - u||^2 / sigma + the sums of v and p
-//                   w = 0 where the iteration is due to start anew, else (k + 1) / (k + 2), k steps after the last start
+//                   w = 0 where the iteration is due to start anew, else (k + 1) / (k + 2), k steps after the last start;
+//                   above 1 it stays as it is
 //     mix_images    x = w (2 x_hat - x) + (1 - w) x_0;  z = W^T u, and z_hat = W^T u_hat out of it;  w = 0: x = x_0 = x_hat, z_0 = z
+//                   w > 1: x = x + w (x_hat - x), and z_hat out of z likewise; anchors are neither read nor written
 //     mix_rows      the same for p and v
 //
 // restart sets mixing = w of this step, which the last two read, and weight = w of the next, which anchored_step reads. An image
@@ -104,7 +106,7 @@ restart(const int* __restrict__ active, int images, int count, const double* __r
     residuals[2 * image + 1] = residual;
     const int steps = length[0] = restarted ? 0 : length[0] + 1;
     const bool due = steps > least && (residual <= fall * residuals[2 * image] || steps > share * total + 20.0);
-    const float next = due ? 0.0f : static_cast<float>((steps + 1.0) / (steps + 2.0));
+    const float next = now > 1.0f ? now : due ? 0.0f : static_cast<float>((steps + 1.0) / (steps + 2.0));
     for (int part = image; part < g.batch; part += count) {
         mixing[part] = now;
         weight[part] = next;
@@ -119,7 +121,10 @@ mix_images(const int* __restrict__ active, Parts parts, int band, const float* _
     if (!at.inside || counts[at.owner % count * 3 + 2]) return;
     const long long i = iterate_at(at, count, g);
     const float w = mixing[at.owner], z_new = folded_here(parts, band, dropped, at, symmetric, g);
-    if (w > 0.0f) {
+    if (w > 1.0f) {
+        z_hat[i] = z[i] + (z_new - z[i]) / w;
+        x[i] = fmaf(w, x_hat[i] - x[i], x[i]);
+    } else if (w > 0.0f) {
         z_hat[i] = 0.5f * ((z_new - (1.0f - w) * z_anchor[i]) / fmaxf(w, 0.25f) + z[i]);
         x[i] = w * (2.0f * x_hat[i] - x[i]) + (1.0f - w) * x_anchor[i];
     } else {
@@ -138,7 +143,8 @@ mix_rows(const int* __restrict__ active, long long row, const float* __restrict_
     for (int k = 0; k < PER_THREAD; k++) {
         const long long place = ((long long)blockIdx.x * PER_THREAD + k) * THREADS + threadIdx.x, i = image * row + place;
         if (place >= row) break;
-        if (w > 0.0f) rows[i] = w * (2.0f * rows_hat[i] - rows[i]) + (1.0f - w) * rows_anchor[i];
+        if (w > 1.0f) rows[i] = fmaf(w, rows_hat[i] - rows[i], rows[i]);
+        else if (w > 0.0f) rows[i] = w * (2.0f * rows_hat[i] - rows[i]) + (1.0f - w) * rows_anchor[i];
         else rows[i] = rows_anchor[i] = rows_hat[i];
     }
 }

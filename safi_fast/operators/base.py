@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,16 @@ Image = Literal["real", "complex"]
 LANCZOS_STEPS = 24
 SAFETY = 1.02
 CONVERGED = 1e-5  # a coupling below this share of the largest eigenvalue is float32 rounding
+
+
+class Pace(NamedTuple):
+    """How `schedule="fast"` solves with an operator (solver/schedules.py): so many masks, steps of each, and what the
+    step size of the filters' dual variable falls to from one mask to the next.
+    """
+
+    masks: int = 4
+    steps: int = 75
+    fall: float = 1.0
 
 
 class _Missing:
@@ -90,9 +100,7 @@ class Operator(ABC):
 
     start_steps: int = 1  # of conjugate gradients that make the first image; more where coarse structure is slow
 
-    settles_soon: bool = False  # whether masks and images settle in half the steps, see solver/schedules.py
-
-    settles_slowly: bool = False  # whether they take twice the masks: what is missing is filled in from afar
+    pace: Pace = Pace()  # of an operator that nothing is known about
 
     on_devices: bool = False  # whether `_apply` and `_adjoint` take arrays of a GPU as well
 

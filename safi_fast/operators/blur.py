@@ -23,7 +23,7 @@ from scipy import fft
 
 from ..errors import InputError, OperatorError, shown
 from ..namespaces import namespace
-from .base import Image, Operator, image_shape, real_numbers
+from .base import Image, Operator, Pace, image_shape, real_numbers
 from .fourier import IMAGE_AXES, real_forward, real_inverse
 
 Boundary = Literal["symmetric", "zero", "circular"]
@@ -38,7 +38,8 @@ class Blur(Operator):
 
     on_devices = True
     recordable = True
-    residual_step = 0.015
+    residual_step = 0.02
+    pace = Pace(4, 50)
 
     def __init__(
         self,

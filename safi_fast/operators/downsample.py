@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, shown
 from ..namespaces import namespace
-from .base import Image, Operator, image_shape
+from .base import Image, Operator, Pace, image_shape
 from .blur import Blur, Boundary
 
 
@@ -29,7 +29,7 @@ class Downsample(Operator):
 
     on_devices = True
     recordable = True
-    settles_soon = True
+    pace = Pace(4, 37)
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class Selected(Operator):
             operator.shape_in, operator.shape_out, image=operator.image, complex=operator.complex, norm=operator.norm
         )
         self._whole, self._keep = operator, keep
-        self.averages, self.below_black = operator.averages, operator.below_black
+        self.averages, self.below_black, self.pace = operator.averages, operator.below_black, operator.pace
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Image, Operator
+from .base import Image, Operator, Pace
 
 
 class Identity(Operator):
@@ -15,6 +15,7 @@ class Identity(Operator):
 
     averages = True
     on_devices = True
+    pace = Pace(4, 37)
 
     def __init__(self, shape: tuple[int, int], *, image: Image = "real"):
         """shape: (H, W). Raises InputError."""

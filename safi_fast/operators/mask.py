@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..namespaces import namespace
-from .base import Image, Operator, boolean
+from .base import Image, Operator, Pace, boolean
 
 ZEROS, LESS = (
     0.02,
@@ -26,7 +26,7 @@ class Mask(Operator):
     averages = True
     on_devices = True
     recordable = True
-    settles_slowly = True
+    pace = Pace(6, 25, 0.85)  # what is missing is filled in from afar
 
     def __init__(self, mask: Any, *, image: Image = "real"):
         """mask: (H, W), boolean or of 0 and 1. Raises InputError, OperatorError for a mask without a single True."""

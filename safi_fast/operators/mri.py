@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..namespaces import on_host
-from .base import Image, Operator, finite, numbers
+from .base import Image, Operator, Pace, finite, numbers
 from .fourier import centered_order, fft_order, forward, inverse, opposite, real_forward, real_inverse
 from .sampling import (
     Order,
@@ -43,6 +43,7 @@ class _CartesianMRI(Operator):
 
     on_devices = True
     recordable = True
+    pace = Pace(4, 37)
 
     def __init__(
         self,

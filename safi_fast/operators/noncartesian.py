@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, shown
-from .base import Image, Operator, image_shape
+from .base import Image, Operator, Pace, image_shape
 from .mri import coil_maps
 from .nufft import Toeplitz, require_finufft, sampled, spread
 from .trajectories import trajectory_of
@@ -36,6 +36,7 @@ class NonCartesianMRI(Operator):
     """
 
     residual_step = 0.03
+    pace = Pace(4, 37)
     start_steps = 10
 
     def __init__(

@@ -55,7 +55,7 @@ class Weighted(Operator):
         self.operator, self.root = operator, np.sqrt(values).astype(np.float32)
         self.on_devices, self.recordable = operator.on_devices, operator.recordable
         self.start_steps, self.residual_step = operator.start_steps, operator.residual_step
-        self.settles_slowly = operator.settles_slowly
+        self.pace = operator.pace
         self.likely_causes, self.below_black = operator.likely_causes, operator.below_black
 
     def measured(self, y: Any) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Steps of the restarted Halpern iteration: `HostSteps` in NumPy, `DeviceSteps` as launches on a device.
 
 Both make the same steps. An application T of the primal-dual map takes s = (x, u, extra) to (x_hat, u_hat, extra_hat);
-the iterate is w (2 T(s) - s) + (1 - w) s_0, see primal_dual.py. The device knows the rule itself and is asked for one
+the iterate is w (2 T(s) - s) + (1 - w) s_0, see primal_dual.py, or s + rho (T(s) - s). The device knows the rule itself and is asked for one
 number per image after a run of steps; where the operator's work can be recorded, these are a CUDA graph.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..backend import Iteration
+from ..errors import InputError, shown
 from ..namespaces import like, namespace, put, taken
 from ..types import Active, AnyArray, FloatVector
 from .data_term import DataTermSteps, Move, column
@@ -31,13 +32,15 @@ RECORDINGS = 8  # of all images that are kept for the next problem
 
 @dataclass(frozen=True)
 class Halpern:
-    """Constants of the iteration.
+    """Constants of the iteration. Raises InputError.
 
     restart_fall, restart_length, least_run: start anew when the residual is this share of what it was after the last
     start, or the run is this share of all steps so far; not before so many steps.
     sigma: times lambda sqrt(C) / (rms(x) ||W||): x and u move over their ranges in comparable numbers of steps.
     least_share: sigma ||W||^2 is not less than this share of what the data term takes of tau: where that is much
     (CT), a small sigma gains nothing.
+    relaxation: rho between 1 and 2 for s + rho (T(s) - s) in place of the anchor, which never restarts; None: anchored.
+    Sooner near the solution in a few dozen steps, later at it (docs/adr/0009).
     """
 
     restart_fall: float = 0.2
@@ -45,7 +48,13 @@ class Halpern:
     least_run: int = 3
     sigma: float = 2.0
     least_share: float = 1.0
+    relaxation: float | None = None
     data: DataTermSteps = field(default_factory=DataTermSteps)
+
+    def __post_init__(self) -> None:
+        rho = self.relaxation
+        if rho is not None and not (isinstance(rho, (int, float)) and 1 < rho < 2):
+            raise InputError(f"relaxation is {shown(rho)}; expected a number above 1 and below 2, or None")
 
 
 class Restarts:
@@ -59,7 +68,9 @@ class Restarts:
         self.x, self.extra, self.z = state.x.copy(), state.extra.copy(), state.z.copy()
 
     def weights(self, a: Active) -> FloatVector:
-        """w of the next step: 0 where it starts anew."""
+        """w of the next step: 0 where it starts anew, rho above 1 where there is no anchor."""
+        if self.rule.relaxation is not None:
+            return np.full(len(a), self.rule.relaxation)
         due = self.fresh[a] | (
             (self.run_length[a] > self.rule.least_run)
             & (
@@ -105,9 +116,7 @@ class HostSteps:
         x, extra, z = (taken(values, a) for values in (state.x, state.extra, state.z))
         moved = state.term.move(x, extra, z, taken(state.metric, a), a)
         z_new, change = self._dual_step(a, 2 * moved.x - x, weight)
-        w = column(weight, z_new)
-        anchored = (z_new - (1 - w) * taken(restarts.z, a)) / column(np.maximum(weight, 0.25), z_new)
-        z_hat = namespace(z_new).where(w > 0, (anchored + z) / 2, z_new)
+        z_hat = self._z_hat(a, weight, z, z_new)
         residual = np.sqrt(moved.primal.clip(0) + change / state.sigma[a] + moved.dual)
         lost = ~np.isfinite(residual)
         if lost.any():
@@ -119,6 +128,14 @@ class HostSteps:
         restarts.note(a, weight, residual, state)
         if self.means is not None:
             self.means.add(a, weight, (z_hat, moved.extra))
+
+    def _z_hat(self, a: Active, weight: FloatVector, z: AnyArray, z_new: AnyArray) -> AnyArray:
+        """W^T u_hat, from what it was mixed into."""
+        if self.state.rule.relaxation is not None:
+            return z + (z_new - z) / column(weight, z)
+        w = column(weight, z_new)
+        anchored = (z_new - (1 - w) * taken(self.restarts.z, a)) / column(np.maximum(weight, 0.25), z_new)
+        return namespace(z_new).where(w > 0, (anchored + z) / 2, z_new)
 
     def _dual_step(self, a: Active, x: AnyArray, weight: FloatVector) -> tuple[AnyArray, FloatVector]:
         """u at the images x: W^T u, and ||u_hat - u||^2."""
@@ -142,6 +159,9 @@ class HostSteps:
         state, anchor = self.state, self.restarts
         for now, hat, start in ((state.x, moved.x, anchor.x), (state.extra, moved.extra, anchor.extra)):
             w = column(weight, hat)
+            if state.rule.relaxation is not None:
+                put(now, a, taken(now, a) + w * (hat - taken(now, a)))
+                continue
             mixed = w * (2 * hat - taken(now, a)) + (1 - w) * taken(start, a)
             put(now, a, namespace(hat).where(w > 0, mixed, hat))
 
@@ -220,7 +240,7 @@ class DeviceSteps:
     def begin(self) -> DeviceSteps:
         """A run of its own restarts."""
         rule = self.state.rule
-        self.iteration.begin(rule.restart_fall, rule.restart_length, rule.least_run)
+        self.iteration.begin(rule.restart_fall, rule.restart_length, rule.least_run, rule.relaxation or 0.0)
         return self
 
     def run(self, a: Active, made: int, count: int, watch: Watch | None = None) -> None:

@@ -144,11 +144,6 @@ class PrimalDual:
         self.workspace.set_bound(np.tile(self.strength, 2 if self.parts.is_complex else 1).astype(np.float32))
 
     @property
-    def settles_soon(self) -> bool:
-        """Whether this data term takes few steps: see schedules.Fast."""
-        return all(op.settles_soon for op in self.measurements.operators)
-
-    @property
     def count(self) -> int:
         """Images of the batch."""
         return len(self.x)

@@ -4,7 +4,7 @@
 unrolled    as trained: fixed counts, u and v carried over
 converged   as the published code was tested: every outer step starts anew, its own stopping rules
 gap         ours: u carried over, stops by duality gap and by the change between outer steps
-fast        for `reconstruct`: fixed counts, steps that grow from mask to mask
+fast        for `reconstruct`: fixed counts of relaxed steps
 
 `denoise(..., schedule=Gap(first_gap=1e-2))` takes a value beside its name, and so does `reconstruct(...,
 schedule=Reconstruct(follow=0.3))`. A class in KINDS is a schedule of `denoise` by its `name`, one in RECONSTRUCTIONS
@@ -13,6 +13,7 @@ of `reconstruct`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from math import ceil
 from typing import Any, ClassVar, TypeAlias
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, shown
 from ..model import Model, StepFactors
+from ..operators.base import Pace
 from ..types import FloatVector
 from .dual import DualProblem, run_fixed, run_published, run_to_gap, run_unrolled
 from .halpern import Halpern
@@ -29,8 +31,8 @@ from .primal_dual import PrimalDual
 from .progress import InnerResult, Progress
 from .result import COMPLETED, CONVERGED, MAX_ITERATIONS
 
-COUNTS = ("outer", "inner", "falling", "check_every", "quick", "slow")
-POSITIVE = ("tol", "decay", "step", "settled", "follow", "unmasked")
+COUNTS = ("outer", "inner", "falling", "check_every")
+POSITIVE = ("tol", "decay", "step", "settled", "follow", "unmasked", "fall")
 RATIO = 100.0  # of the first to the last tolerance of `Converged`
 
 
@@ -225,19 +227,18 @@ class Fast:
     """For `reconstruct`: outer x inner steps. The certificate is taken at the end of each outer step, and not asked to
     be small. Raises InputError.
 
-    quick: inner steps where `Operator.settles_soon` (downsampling). slow: outer steps where `Operator.settles_slowly`
-    (missing pixels), for a schedule by name and without max_outer. unmasked: times lambda in the first outer step,
-    whose problem has no mask that spares what is there; masks have this share of it on average.
+    By its name alone the operator says outer, inner and fall (`Operator.pace`). fall: times the step size of u from one
+    mask to the next. unmasked: times lambda in the first outer step, whose problem has no mask that spares what is
+    there; masks have this share of it on average. steps: relaxed ones, for no anchor gains anything in so few.
     """
 
     name: ClassVar[str] = "fast"
 
     outer: int = 4
     inner: int = 75
-    quick: int = 37
-    slow: int = 8
+    fall: float = 1.0
     unmasked: float = 0.25
-    steps: Halpern = field(default_factory=Halpern)
+    steps: Halpern = field(default_factory=lambda: Halpern(relaxation=1.8))
 
     def __post_init__(self) -> None:
         _check(self)
@@ -247,8 +248,9 @@ class Fast:
         if progress.outer:
             problem.next_mask(progress.active)
         _scale(problem, progress.outer, self)
-        count = min(self.quick, self.inner) if problem.settles_soon else self.inner
-        return problem.run(progress.active, -np.inf, count, count, progress.inside)
+        if self.fall != 1:
+            problem.choose_steps(self.fall**progress.outer)
+        return problem.run(progress.active, -np.inf, self.inner, self.inner, progress.inside)
 
     def outcome(self, progress: Progress, result: InnerResult) -> NDArray[np.object_]:
         """Completed with the last step."""
@@ -316,17 +318,19 @@ def reconstruct_schedule(
     max_outer: Any = None,
     max_iter: Any = None,
     tol: Any = None,
-    slowly: bool = False,
+    paces: Iterable[Pace] = (),
 ) -> Reconstruction:
-    """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives; slowly:
-    for an operator that `settles_slowly`. Raises InputError.
+    """The schedule of `reconstruct` by value or by name, None: "gap", with the limits that the caller gives; paces:
+    those of the operators, for "fast". Raises InputError.
     """
     chosen: Reconstruction
     if isinstance(schedule, tuple(RECONSTRUCTIONS.values())):
         chosen = schedule  # type: ignore[assignment]
     elif schedule is None or (isinstance(schedule, str) and schedule in RECONSTRUCTIONS):
         chosen = RECONSTRUCTIONS[schedule or Reconstruct.name]()
-        chosen = replace(chosen, outer=chosen.slow) if slowly and isinstance(chosen, Fast) else chosen
+        if isinstance(chosen, Fast) and (asked := list(paces)):
+            masks, steps, falls = zip(*asked, strict=True)
+            chosen = replace(chosen, outer=max(masks), inner=max(steps), fall=min(falls))
     else:
         names = ", ".join(map(repr, RECONSTRUCTIONS))
         kinds = " or ".join(kind.__name__ for kind in RECONSTRUCTIONS.values())

@@ -133,6 +133,10 @@ BUGS = {
     "restart: longer runs than asked for": Bug("halpern", "steps > least &&", "steps > least + 1 &&", "restart"),
     "restart: runs of any length": Bug("halpern", "|| steps > share * total + 20.0", "", "restart"),
     "restart: a residual that is not finite goes on": Bug("halpern", "residual - residual != 0.0", "false", "restart"),
+    "restart: a relaxed step is weighted anew": Bug("halpern", "now > 1.0f ? now : due", "due", "restart, relaxed"),
+    "mix_images: z_hat of a relaxed step as of the others": Bug(
+        "halpern", "z_hat[i] = z[i] + (z_new - z[i]) / w;", "z_hat[i] = z_new;", "mix images, relaxed"
+    ),
     "mix_images: a lost image is mixed": Bug("halpern", "|| counts[at.owner % count * 3 + 2]) return;", ") return;",
         "mix images"),
     "mix_images: the anchor of z is z_hat": Bug("halpern", "z_hat[i] = z_anchor[i] = z_new;", "z_hat[i] = z_new;",
@@ -214,11 +218,14 @@ BUGS = {
     ),
     "dual_step: bound of image 0": Bug("analysis", "limit = bound[at.image]", "limit = bound[active[0]]", "dual step"),
     "anchored_step: weight of image 0": Bug(
-        "analysis", "w = weight[at.image];", "w = weight[active[0]];", "anchored step"
+        "analysis", "share = weight[at.image],", "share = weight[active[0]],", "anchored step"
     ),
     "anchored_step: the mask weights W x, not the bound": Bug(
         "analysis", "fmaf(length, q[group * GROUP + i][c], u[i])",
         "fmaf(length, q[group * GROUP + i][c] * limit[i], u[i])", "anchored step"
+    ),
+    "anchored_step: the anchor of a relaxed step in the other slot": Bug(
+        "analysis", "spare = share > 1.0f ? now : (1", "spare = (1", "anchored step, no mask"
     ),
     "anchored_step: no anchor where it starts anew": Bug(
         "analysis", "if (w == 0.0f) store_four(start, u);", "", "anchored step"

@@ -591,7 +591,7 @@ def test_reconstruct_on_a_gpu(name, count, gpu):
     """The shipped model, schedule "fast", against the CPU; with and without graphs."""
     operator, y = problem(name, count)
     box = None if operator.image == "complex" else (0.0, 1.0)
-    options = {"strength": 0.01, "box": box, "schedule": Fast(outer=3, inner=20, quick=20)}
+    options = {"strength": 0.01, "box": box, "schedule": Fast(outer=3, inner=20)}
     cpu = Solver(backend="cpu").reconstruct(y, operator, **options)
     solver = Solver(backend="cuda")
     recorded = solver.reconstruct(y, operator, **options)

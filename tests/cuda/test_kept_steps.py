@@ -18,8 +18,8 @@ from safi_fast.solver.schedules import Fast, Reconstruct
 
 SAFI = random_model("safi", channels=8, kernels=(5,), composed=True, boundary="symmetric", lipschitz=1.1)
 HEIGHT, WIDTH = 18, 20
-FAST = {"schedule": Fast(outer=2, inner=3, quick=3), "noise_level": 15 / 255, "return_masks": True}
-ONE_MASK = FAST | {"schedule": Fast(outer=1, inner=3, quick=3)}
+FAST = {"schedule": Fast(outer=2, inner=3), "noise_level": 15 / 255, "return_masks": True}
+ONE_MASK = FAST | {"schedule": Fast(outer=1, inner=3)}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_what_lies_between_two_graphs(solver, cupy):
     asked = []
     for outer in (3, 2, 3):  # the first one copies what the operator keeps
         cupy.world.counts.clear()
-        options = FAST | {"schedule": Fast(outer=outer, inner=3, quick=3), "return_masks": False}
+        options = FAST | {"schedule": Fast(outer=outer, inner=3), "return_masks": False}
         solver.reconstruct(y, operator, strength=0.01, box=None, **options)
         asked.append(cupy.world.counts.copy())
     _, fewer, more = asked
@@ -144,7 +144,7 @@ def test_other_options_one_after_the_other(solver):
     operator, _, y = blurs()
     for options in (
         {"box": (0.1, 0.9)}, {"box": None},
-        {"schedule": Fast(outer=2, inner=3, quick=3, steps=Halpern(restart_fall=0.9, least_run=0))},
+        {"schedule": Fast(outer=2, inner=3, steps=Halpern(restart_fall=0.9, least_run=0))},
     ):  # fmt: skip
         assert_as_fresh(solver, y, operator, strength=0.01, **options)
 

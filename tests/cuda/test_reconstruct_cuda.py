@@ -16,7 +16,7 @@ from safi_fast.bindings.device import CupyDevice
 from safi_fast.operators import NonCartesianMRI, Weighted, from_functions, radial
 from safi_fast.solver.schedules import Fast
 
-LIMITS = {"schedule": Fast(outer=2, inner=8, quick=8), "noise_level": 15 / 255}
+LIMITS = {"schedule": Fast(outer=2, inner=12), "noise_level": 15 / 255}
 NAMES = tuple(operators(np.random.default_rng(0)))
 
 
@@ -69,9 +69,7 @@ def test_the_steps_of_a_mask_ask_the_host_nothing(name, cupy, solvers):
     counts = []
     for steps in (3, 3, 12):  # the first makes what is kept
         before = cupy.downloads, len(cupy.replays)
-        solver.reconstruct(
-            y, operator, strength=0.01, box=box, noise_level=0.05, schedule=Fast(outer=2, inner=steps, quick=steps)
-        )
+        solver.reconstruct(y, operator, strength=0.01, box=box, noise_level=0.05, schedule=Fast(outer=2, inner=steps))
         counts.append((cupy.downloads - before[0], len(cupy.replays) - before[1]))
     assert counts[1] == counts[2]
 
@@ -157,7 +155,7 @@ def test_k_space_off_the_grid_goes_by_way_of_the_host(cupy, solvers):
     image = draw.random((HEIGHT, WIDTH)).astype(np.float32)
     y = operator.apply(image)
     solver = Solver(solvers[1].model, backend=CudaBackend(CupyDevice(0)))
-    limits = LIMITS | {"schedule": Fast(outer=1, inner=4, quick=4)}
+    limits = LIMITS | {"schedule": Fast(outer=1, inner=4)}
     found, cpu = (s.reconstruct(y, operator, strength=0.01, **limits) for s in (solver, solvers[1]))
     assert np.abs(found.image - cpu.image).max() < 1e-4
     there = operator.normal(cupy.asarray(image))
@@ -205,7 +203,7 @@ def deviation(name):
     """The largest difference of a solve of two images of three planes, through CUDA and on the CPU."""
     operator, one = problem(name, 2)
     y = np.stack([one, np.float32(0.8) * one, np.float32(0.6) * one], axis=1)
-    model, limits = model_of("symmetric", 3), {"schedule": Fast(outer=2, inner=4, quick=4)}
+    model, limits = model_of("symmetric", 3), {"schedule": Fast(outer=2, inner=4)}
     cuda, cpu = (
         Solver(model, backend=backend).reconstruct(y, operator, strength=0.01, **limits)
         for backend in (CudaBackend(EmulatedDevice("plain")), "cpu")

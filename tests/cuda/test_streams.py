@@ -274,7 +274,7 @@ def test_a_work_space_is_kept_for_its_own_stream(lazy):
 
 def test_reconstruct_follows_the_callers_stream(lazy):
     operator, y = problem("SENSE", 2)
-    options = {"strength": 0.01, "box": None, "schedule": Fast(outer=2, inner=8, quick=8), "noise_level": 0.06}
+    options = {"strength": 0.01, "box": None, "schedule": Fast(outer=2, inner=8), "noise_level": 0.06}
     with side_stream(lazy):
         found = Solver(MODEL, backend="cuda").reconstruct(y, operator, **options)
     assert np.abs(found.image - Solver(MODEL, backend="cpu").reconstruct(y, operator, **options).image).max() < 1e-4

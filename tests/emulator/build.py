@@ -61,6 +61,7 @@ _COMMON_FLAGS = (
     "-std=c++17",
     "-fmax-errors=20",
     "-gdwarf-4",  # addr2line of older binutils takes the wrong file from version 5
+    "-g1",  # after -gdwarf-4, which asks for 2; lines and names of functions are enough
     "-fPIC",
     "-fvisibility=hidden",
     "-ffp-contract=off",  # the same numbers in every mode; kernels ask for fmaf where they want it

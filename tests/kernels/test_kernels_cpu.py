@@ -426,13 +426,14 @@ def test_inactive_images_stay_as_they_are(rng, family, boundary):
 
 # ------------------------------------------------------------------------------------------- the primal-dual iteration
 
-WEIGHTS = np.float32([[0, 0, 0], [0.5, 0, 0.6], [2 / 3, 0.5, 0], [0.75, 2 / 3, 0.5]])  # three images, four steps
+# three images, six steps; above 1: relaxed
+WEIGHTS = np.float32([[0, 0, 0], [0.5, 0, 0.6], [2 / 3, 0.5, 0], [1.8, 2 / 3, 1.2], [1.5, 1.9, 0.5], [0.75, 0, 1.1]])
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
 @pytest.mark.parametrize("bank", FEW)
 def test_anchored_step(rng, bank, masked):
-    """Four steps at four images, each image of the batch with its own bound, step, weight: u, W^T u and the change of
+    """Steps at as many images, each image of the batch with its own bound, step, weight: u, W^T u and the change of
     u.
     """
     engine, filters = engine_of(bank), model_of(bank).filters
@@ -456,7 +457,8 @@ def test_anchored_step(rng, bank, masked):
         hat = np.clip(hat, -limit, limit)
         w = weight[:, None, None, None].astype(float)
         moved = hat - u
-        u, anchor = np.where(w > 0, w * (hat + moved) + (1 - w) * anchor, hat), np.where(w > 0, anchor, hat)
+        anchored = np.where(w > 0, w * (hat + moved) + (1 - w) * anchor, hat)
+        u, anchor = np.where(w > 1, u + w * moved, anchored), np.where(w > 0, anchor, hat)
         tolerance = 8 * EPS * max(1, np.abs(u).max())
         assert_near(dual_of(workspace), u, tolerance)
         np.testing.assert_allclose(change, (moved**2).sum((1, 2, 3)), rtol=1e-5)

@@ -199,19 +199,22 @@ def dual_step(bench, masked):
 @case("anchored step", masked=True)
 @case("anchored step, no mask", masked=False)
 def anchored_step(bench, masked):
-    """The first image starts anew, so that its u goes into both slots; the others keep their anchor."""
+    """With masks the first image starts anew, so that its u goes into both slots, without it makes a relaxed step; the
+    others keep their anchor.
+    """
     x, slot, u, anchor = bench.images(), bench.slots(), 0.1 * bench.responses(), 0.1 * bench.responses()
     mask, masks = masks_or_none(bench, masked)
     step, bound, weight = (0.3 + bench.uniform(3, bench.batch)) * np.float32([[1], [0.1], [0.5]])
     first = bench.active[0]
-    weight[first] = 0
+    weight[first] = 0 if masked else 1.7
     dual = bench.slotted((slot, u), (1 - slot, anchor))
     l1 = bench.blank((bench.batch, analysis_blocks(bench.shape)), np.float64)
     restarted = (1 - slot[first], first, slice(None), slice(None), slice(0, bench.stored))
     bench.launch(
         "analysis", "anchored_step", bench.put(slot), bench.image_planes((slot, x)), dual, masks, bench.per_image(step),
         bench.per_image(bound), bench.per_image(weight), l1, bench.analysis_filters(), bench.border(),
-        writes=[(dual, bench.rows_of(slot)), (dual, restarted), (l1, bench.active)], options=bench.support_option,
+        writes=[(dual, bench.rows_of(slot)), *[(dual, restarted)][:masked], (l1, bench.active)],
+        options=bench.support_option,
     )  # fmt: skip
     assert_zero_outside(bench, dual, slot)
     for b, actual in bench.read_channels(dual, slot):
@@ -221,7 +224,8 @@ def anchored_step(bench, masked):
             hat = np.clip(start + step[b] * response, -most, most)
             changes.append(np.sum((hat - start) ** 2, dtype=np.float64))
             kept = weight[b] * (2 * hat - start) + (1 - weight[b]) * anchor[b]
-            both.append(kept if weight[b] > 0 else hat)
+            relaxed = start + weight[b] * (hat - start)
+            both.append(relaxed if weight[b] > 1 else kept if weight[b] > 0 else hat)
         rounding = step[b] * analysis_rounding(bench, x[b], None)
         same = (bench.model, x[b], mask[b], u[b], anchor[b], step[b], bound[b], weight[b])
         yield Result("u", actual, *both, twin=twin("anchored_step", *same, False), rounding=2 * rounding)
@@ -768,18 +772,21 @@ RULE = (0.2, 0.4, 3)  # fall, share, least
 
 @case("restart")
 @case("restart, parts of one image", joined=True)
-def restart(bench, joined=False):
-    """Several steps in a row beside `Restarts` of the solver: runs that fall, that are long, one that is lost."""
+@case("restart, relaxed", relaxation=1.7)
+def restart(bench, joined=False, relaxation=None):
+    """Several steps in a row beside `Restarts` of the solver: runs that fall, that are long, one that is lost. Relaxed
+    steps keep their weight.
+    """
     from safi_fast.solver.halpern import Halpern, Restarts
 
     count = 1 if joined else bench.batch
     images = bench.active[:1] * 0 if joined else bench.active
     sigma, width = 0.5 + bench.rng.random(count), 4
-    weight, mixing = bench.put(np.zeros(bench.batch, np.float32)), bench.blank(bench.batch)
+    weight, mixing = bench.put(np.full(bench.batch, relaxation or 0, np.float32)), bench.blank(bench.batch)
     residuals, counts = bench.put(np.zeros((count, 2))), bench.put(np.zeros((count, 3), np.int32))
     there = bench.put(np.zeros((bench.batch, width)))
     host = Restarts.__new__(Restarts)
-    host.rule = Halpern(restart_fall=RULE[0], restart_length=RULE[1], least_run=RULE[2])
+    host.rule = Halpern(restart_fall=RULE[0], restart_length=RULE[1], least_run=RULE[2], relaxation=relaxation)
     host.run_length, host.total = np.zeros(count, np.int64), np.zeros(count, np.int64)
     host.first, host.last, host.fresh = np.full(count, np.inf), np.full(count, np.inf), np.ones(count, bool)
     host.x = host.extra = host.z = host
@@ -826,14 +833,14 @@ def note(host, images, weight, residual):
     host.total[images] += 1
 
 
-def weights_and_lost(bench, count):
-    """mixing (B,) with 0 for the first active image; counts, of which the last active image, if not the only one, is
-    lost."""
+def weights_and_lost(bench, count, relaxed):
+    """mixing (B,) with 0, or a number above 1, for the first active image; counts, of which the last active image, if
+    not the only one, is lost."""
     mixing = np.float32(0.1) + np.float32(0.8) * bench.uniform(bench.batch)
     counts = np.zeros((count, 3), np.int32)
     if count > 1 and len(bench.active) > 1:
         counts[bench.active[-1], 2] = 7
-    mixing[bench.active[0]] = 0
+    mixing[bench.active[0]] = 1.7 if relaxed else 0
     return mixing, counts
 
 
@@ -841,13 +848,16 @@ def mixed(w, hat, now, anchor):
     """(state, anchor) in the type of `hat`."""
     kind = hat.dtype.type
     w = kind(w)
+    if w > 1:
+        return now + w * (hat - now), anchor
     return (hat, hat) if w == 0 else (w * (2 * hat - now) + (1 - w) * anchor, anchor)
 
 
 @case("mix images", tiled=False)
 @case("mix images, tiles", tiled=True)
 @case("mix images, parts of one image", tiled=False, joined=True)
-def mix_images(bench, tiled, joined=False):
+@case("mix images, relaxed", tiled=False, relaxed=True)
+def mix_images(bench, tiled, joined=False, relaxed=False):
     """From random summands: x, z and their anchors, and z_hat; a lost image stays as it is."""
     values, sizes, summands = random_summands(bench, tiled)
     there = bench.per_image(values)
@@ -856,7 +866,7 @@ def mix_images(bench, tiled, joined=False):
     off = np.where(ring_of(bench), bench.images(), 0).astype(np.float32) if bench.shape.band else nothing
     dropped = bench.per_image(np.where(ring_of(bench), off, np.nan)) if bench.shape.band else None
     count = 1 if joined else bench.batch
-    mixing, counts = weights_and_lost(bench, count)
+    mixing, counts = weights_and_lost(bench, count, relaxed)
     start = {name: bench.images() for name in ("x_hat", "x", "x_anchor", "z", "z_hat", "z_anchor")}
     arrays = {name: together(bench, values, joined) for name, values in start.items()}
     bench.launch(
@@ -875,6 +885,7 @@ def mix_images(bench, tiled, joined=False):
             x, x_anchor = mixed(w, own["x_hat"], own["x"], own["x_anchor"])
             weight = kind(w)
             anchored = ((z_new - (1 - weight) * own["z_anchor"]) / max(weight, kind(0.25)) + own["z"]) / 2
+            anchored = own["z"] + (z_new - own["z"]) / weight if w > 1 else anchored
             new = {
                 "x": x, "x_anchor": x_anchor, "z": z_new, "z_hat": anchored if w else z_new,
                 "z_anchor": own["z_anchor"] if w else z_new,
@@ -886,9 +897,10 @@ def mix_images(bench, tiled, joined=False):
 
 
 @case("mix rows")
-def mix_rows(bench):
+@case("mix rows, relaxed", relaxed=True)
+def mix_rows(bench, relaxed=False):
     """As mix images."""
-    mixing, counts = weights_and_lost(bench, bench.batch)
+    mixing, counts = weights_and_lost(bench, bench.batch, relaxed)
     hat, now, anchor = (bench.normal(bench.batch, bench.height * bench.width) for _ in range(3))
     there = [bench.per_image(values) for values in (hat, now, anchor)]
     bench.launch(

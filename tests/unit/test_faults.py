@@ -117,7 +117,7 @@ def test_the_image_of_a_batch_is_named(solver, monkeypatch):
     after(operators[3], "apply", 40)
     monkeypatch.setattr("safi_fast.reconstructing.images_at_once", lambda *_, **__: 2)
     with pytest.raises(OperatorError, match=r"image 3, for") as caught:
-        solver.reconstruct(y, operators, strength=1e-3, tol=1e-9)
+        solver.reconstruct(y, operators, strength=1e-3, tol=1e-9, max_outer=2, max_iter=40)
     assert caught.value.image is None
 
 

@@ -16,15 +16,17 @@ from safi_fast.solver.result import STATUS_MESSAGES
 
 PAGES = ("README.md", "docs/denoising.md", "docs/reconstruction.md", "docs/studies/holdout.md")
 COMMANDS = ("README.md", "docs/command-line.md", "docs/reconstruction.md")
-FEW = {"max_outer": 1, "max_iter": 12}  # steps in place of those of the examples, which want seconds to minutes
+ONE_MASK = {"max_outer": 1}
+FEW = ONE_MASK | {"max_iter": 12}  # steps in place of those of the examples, which want seconds to minutes
 
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    """A part of the photograph of the examples, and reconstructions of few steps."""
-    camera, reconstruct = data.camera()[:192, :320], safi_fast.Solver.reconstruct
+    """A part of the photograph of the examples, and few steps."""
+    camera, reconstruct, denoise = data.camera()[:192, :320], safi_fast.Solver.reconstruct, safi_fast.Solver.denoise
     monkeypatch.setattr(data, "camera", lambda: camera)
     monkeypatch.setattr(safi_fast.Solver, "reconstruct", lambda *args, **options: reconstruct(*args, **options | FEW))
+    monkeypatch.setattr(safi_fast.Solver, "denoise", lambda *args, **options: denoise(*args, **options | ONE_MASK))
 
 
 @pytest.mark.parametrize("page", PAGES)

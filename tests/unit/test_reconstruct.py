@@ -16,9 +16,21 @@ import safi_fast
 from safi_fast import BackendError, Fast, Gap, InputError, OperatorError, Reconstruct, Solver
 from safi_fast.bindings.cpu import BATCH_BYTES, CpuEngine
 from safi_fast.model import FilterBank
-from safi_fast.operators import Blur, Downsample, FourierMRI, Identity, Mask, from_functions, from_scipy, from_sigpy
-from safi_fast.operators.holdout import hold_out
+from safi_fast.operators import (
+    Blur,
+    Downsample,
+    FourierMRI,
+    Identity,
+    Mask,
+    Weighted,
+    from_functions,
+    from_scipy,
+    from_sigpy,
+)
+from safi_fast.operators.holdout import Selected, hold_out
 from safi_fast.solver.data_term import Measurements
+from safi_fast.solver.halpern import Halpern, HostSteps
+from safi_fast.solver.primal_dual import PrimalDual
 
 SHAPE = (24, 21)
 STRENGTH = 0.005
@@ -407,10 +419,10 @@ def test_types_and_shapes():
 
 @each_operator
 def test_fast_makes_its_steps(name):
-    """Fixed counts, in a batch as alone, to the last bit; near the certified image for its certificate is small."""
+    """Fixed counts, in a batch as alone, to the last bit, and a gap that falls."""
     operator = OPERATORS[name]
     stack = np.stack([measured(operator, seed, noise) for seed, noise in ((0, 0.01), (1, 0.1))])
-    schedule = Fast(outer=4, inner=25, quick=25)
+    schedule = Fast(outer=4, inner=25)
     options = {"schedule": schedule, "return_masks": True} | {"max_outer": None, "max_iter": None}
     batch = run(operator, stack, strength=STRENGTHS[:2], **options)
     assert batch.status.tolist() == ["completed", "completed"]
@@ -419,25 +431,75 @@ def test_fast_makes_its_steps(name):
     for number in range(2):
         assert_is(run(operator, stack[number], strength=STRENGTHS[number], **options), batch, number)
     first = run(operator, stack, strength=STRENGTHS[:2], **options | {"schedule": Fast(outer=4, inner=3)})
-    assert (batch.relative_gap < 0.3 * first.relative_gap).all()
+    assert (batch.relative_gap < 0.8 * first.relative_gap).all()
 
 
-def test_fast_takes_fewer_steps_where_they_settle_sooner():
-    options = {"schedule": Fast(inner=5, quick=3), "strength": 0.1, "max_outer": None, "max_iter": None}
-    for operator, steps in ((OPERATORS["identity"], 4 * 5), (Downsample(3, SHAPE), 4 * 3)):
-        found = run(operator, measured(operator), **options)
-        assert found.inner_iterations == steps, operator.name
-
-
-def test_fast_takes_more_masks_for_missing_pixels():
-    """By name and without max_outer; a schedule by value is taken at its word."""
+@pytest.mark.parametrize(
+    ("kind", "pace"),
+    [("mask", (6, 25)), ("blur", (4, 50)), ("downsample", (4, 37)), ("weighted", (6, 25)), ("selected", (6, 25))],
+)
+def test_fast_goes_at_the_pace_of_the_operator(kind, pace):
+    """By name; limits of the caller come first, and a schedule by value is taken at its word."""
     known = Mask(np.random.default_rng(0).random(SHAPE) < 0.5)
-    options = {"strength": 0.1, "max_outer": None, "max_iter": 2}
-    counts = [
-        run(known, measured(known), **{**options, **more}).outer_iterations
-        for more in ({"schedule": "fast"}, {"schedule": "fast", "max_outer": 3}, {"schedule": Fast()})
-    ]
-    assert counts == [Fast().slow, 3, Fast().outer]
+    operator = {
+        "mask": known, "blur": Blur(np.ones((3, 3)) / 9, SHAPE), "downsample": Downsample(3, SHAPE),
+        "weighted": Weighted(known, np.full(SHAPE, 0.5)), "selected": Selected(known, np.ones(SHAPE, bool)),
+    }[kind]  # fmt: skip
+    options = {"strength": 0.1, "max_outer": None, "max_iter": None}
+
+    def counts(**more):
+        found = run(operator, measured(operator), **{**options, **more})
+        return found.outer_iterations, found.inner_iterations // found.outer_iterations
+
+    assert counts(schedule="fast") == pace
+    assert counts(schedule="fast", max_outer=2, max_iter=3) == (2, 3)
+    assert counts(schedule=Fast(), max_iter=2) == (4, 2)
+
+
+def test_steps_of_the_filters_fall_from_mask_to_mask(monkeypatch):
+    chosen, whole = [], PrimalDual.choose_steps
+    monkeypatch.setattr(
+        PrimalDual, "choose_steps", lambda state, factor=1.0: (chosen.append(factor), whole(state, factor))[1]
+    )
+    operator = OPERATORS["identity"]
+    options = {"strength": 0.1, "max_outer": None, "max_iter": None}
+    run(operator, measured(operator), schedule=Fast(outer=3, inner=2, fall=0.5), **options)
+    assert chosen == [1, 1, 0.5, 0.25]  # the first: as it is made
+
+
+@pytest.mark.parametrize("name", ["blur", "complex mri"])
+def test_relaxed_steps_are_those_of_their_formula(name, monkeypatch):
+    """s + rho (T(s) - s) for all variables; z is W^T u, and u_hat within its bound."""
+    operator, rho, seen = OPERATORS[name], 1.8, []
+    step = HostSteps._step
+
+    def watched(steps, a, number):
+        state = steps.state
+        before = [values.copy() for values in (state.x, state.extra, state.z)]
+        u = state.workspace.dual[state.workspace.slot[0], 0].copy()
+        step(steps, a, number)
+        hats = state.x_hat, state.extra_hat, state.z_hat
+        for old, hat, new in zip(before, hats, (state.x, state.extra, state.z), strict=True):
+            np.testing.assert_allclose(new, old + rho * (hat - old), rtol=0, atol=1e-5)
+        images = state.parts.images(a)
+        z = state.parts.join(state.workspace.adjoint_of_dual(images), a)
+        np.testing.assert_allclose(state.z, z, rtol=0, atol=1e-5)
+        seen.append(u + (state.workspace.dual[state.workspace.slot[0], 0] - u) / rho)
+
+    monkeypatch.setattr(HostSteps, "_step", watched)
+    options = {"strength": 0.02, "max_outer": None, "max_iter": None}
+    run(operator, measured(operator), schedule=Fast(outer=1, inner=4, steps=Halpern(relaxation=rho)), **options)
+    assert max(abs(u).max() for u in seen) == pytest.approx(0.02, rel=1e-4)
+
+
+def test_relaxed_steps_end_at_the_solution():
+    """Of the convex problem of one mask, where the anchored ones end."""
+    operator, y = OPERATORS["blur"], measured(OPERATORS["blur"])
+    options = {"strength": 0.02, "max_outer": None, "max_iter": None}
+    relaxed = run(operator, y, schedule=Fast(outer=1, inner=2000), **options)
+    anchored = run(operator, y, schedule=Fast(outer=1, inner=2000, steps=Halpern()), **options)
+    assert relaxed.relative_gap < 1e-3
+    np.testing.assert_allclose(relaxed.image, anchored.image, rtol=0, atol=2e-3)
 
 
 def test_fast_begins_with_a_share_of_the_strength():
@@ -465,8 +527,11 @@ def test_schedules_of_reconstruct_are_checked():
         run(OPERATORS["identity"], measured(OPERATORS["identity"]), schedule="slow")
     with pytest.raises(InputError, match="unmasked is 0; expected a positive number"):
         Fast(unmasked=0)
-    with pytest.raises(InputError, match="quick is 0; expected a whole number"):
-        Fast(quick=0)
+    with pytest.raises(InputError, match="fall is -1; expected a positive number"):
+        Fast(fall=-1)
+    for factor in (1, 2.5, "1.8"):
+        with pytest.raises(InputError, match=f"relaxation is '?{factor}'?; expected a number above 1 and below 2"):
+            Halpern(relaxation=factor)
 
 
 def test_finished_images_keep_their_values():

@@ -47,7 +47,7 @@ def solve(operator, count, limit=None):
 solver = safi_fast.Solver(backend="cpu")
 for name, operator in operators(64):
     solve(operator, 1)  # loads the kernels
-for side, count, limit in ((128, 1, None), (128, 3, None), (192, 4, 1.5)):
+for side, count, limit in ((96, 1, None), (96, 3, None), (128, 4, 1.5)):
     for name, operator in operators(side):
         print(*solve(operator, count, limit), name, side, count, limit, sep=";")
 """

@@ -126,25 +126,23 @@ def check_single(operator: Operator, measurement: Any, planes: int) -> NDArray[A
 
 
 def start_of(
-    x0: Any, step: NDArray[Any], operator: Operator, box: Box | None, meaning: Range, single: bool
+    x0: Any, usual: NDArray[Any], operator: Operator, box: Box | None, meaning: Range, single: bool
 ) -> NDArray[Any]:
-    """x0 as a batch on the scale of the solver; by default `step`, one least-squares step from zero, whose images show
-    their shape.
-    """
+    """x0 as a batch on the scale of the solver; by default `usual`, images (B, H, W), or (B, P, H, W) of planes."""
     dtype = np.complex64 if operator.image == "complex" else np.float32
     x: NDArray[Any]
-    one = step.shape[1:]
+    one = usual.shape[1:]
     if x0 is None:
-        x = step.astype(dtype)
+        x = usual.astype(dtype)
     else:
-        shapes = [one] if single else [one, step.shape]
+        shapes = [one] if single else [one, usual.shape]
         given = check_image("x0", x0, operator, shapes)
         if (top := float(np.abs(given).max())) > LARGEST_START * max(abs(meaning.low), abs(meaning.high)):
             raise InputError(
                 f"x0 has values up to {top:.3g}, far from data_range, whose white is {meaning.high:g}; expected an "
                 f"image to start from"
             )
-        x = np.broadcast_to(meaning.to_unit(given), step.shape).astype(dtype)
+        x = np.broadcast_to(meaning.to_unit(given), usual.shape).astype(dtype)
     return x if box is None else np.clip(x, np.float32(box[0]), np.float32(box[1]))
 
 

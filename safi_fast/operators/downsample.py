@@ -29,7 +29,7 @@ class Downsample(Operator):
 
     on_devices = True
     recordable = True
-    pace = Pace(4, 37)
+    pace = Pace(5, 30)
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..namespaces import namespace
 from .base import Image, Operator, Pace, boolean
+from .filling import filled
 
 ZEROS, LESS = (
     0.02,
@@ -36,6 +37,10 @@ class Mask(Operator):
         super().__init__(known.shape, known.shape, image=image, complex=image == "complex", norm=1.0)
         known.flags.writeable = False
         self.mask = known
+
+    def first_image(self, y: NDArray[Any]) -> NDArray[Any]:
+        """With smooth values where none are known."""
+        return filled(y, self._here("mask", y))
 
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         result: NDArray[Any] = namespace(x).where(self._here("mask", x), x, x.dtype.type(0))

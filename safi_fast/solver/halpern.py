@@ -1,8 +1,9 @@
 """Steps of the restarted Halpern iteration: `HostSteps` in NumPy, `DeviceSteps` as launches on a device.
 
 Both make the same steps. An application T of the primal-dual map takes s = (x, u, extra) to (x_hat, u_hat, extra_hat);
-the iterate is w (2 T(s) - s) + (1 - w) s_0, see primal_dual.py, or s + rho (T(s) - s). The device knows the rule itself and is asked for one
-number per image after a run of steps; where the operator's work can be recorded, these are a CUDA graph.
+the iterate is w (2 T(s) - s) + (1 - w) s_0, see primal_dual.py, or s + rho (T(s) - s). The
+device knows the rule itself and is asked for one number per image after a run of steps; where the operator's work can
+be recorded, these are a CUDA graph.
 """
 
 from __future__ import annotations

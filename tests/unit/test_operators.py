@@ -721,3 +721,35 @@ def test_counts_of_an_activity():
 def test_weights_and_counts_that_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_missing_pixels_are_filled_in_smoothly():
+    """Constants and, in the middle, ramps are kept; known pixels too; images of a batch are alone; any sizes."""
+    rng = np.random.default_rng(0)
+    for shape in ((1, 7), (9, 1), (33, 20), (64, 48)):
+        known = rng.random(shape) < 0.3
+        known.flat[0] = True
+        ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])).astype(np.float32) / sum(shape)
+        stack = np.stack([np.full(shape, 0.7, np.float32), ramp, rng.random(shape, np.float32)])
+        found = Mask(known).first_image(np.where(known, stack, np.float32(0)))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found[:, known], stack[:, known])
+        np.testing.assert_allclose(found[0], 0.7, rtol=1e-5)
+        assert found.min() >= stack.min() - 1e-6
+        assert found.max() <= stack.max() + 1e-6
+        if min(shape) > 30:
+            assert np.abs(found[1] - ramp)[8:-8, 8:-8].max() < 0.08
+        alone = Mask(known).first_image(np.where(known, stack[2], np.float32(0))[None])
+        np.testing.assert_array_equal(alone[0], found[2])
+    turned = Mask(known, image="complex").first_image(np.where(known, np.complex64(1j) * stack, 0))
+    np.testing.assert_allclose(turned, 1j * found, rtol=0, atol=1e-6)
+
+
+def test_inpainting_starts_from_it():
+    known = np.random.default_rng(0).random((24, 21)) < 0.3
+    y = np.where(known, np.float32(0.6), np.float32(0))
+    seen = []
+    safi_fast.reconstruct(
+        y, Mask(known), strength=1e-3, max_outer=1, max_iter=1, callback=lambda state: seen.append(state.image())
+    )
+    np.testing.assert_allclose(seen[0][0], 0.6, rtol=0, atol=1e-3)

@@ -436,7 +436,7 @@ def test_fast_makes_its_steps(name):
 
 @pytest.mark.parametrize(
     ("kind", "pace"),
-    [("mask", (6, 25)), ("blur", (4, 50)), ("downsample", (4, 37)), ("weighted", (6, 25)), ("selected", (6, 25))],
+    [("mask", (6, 25)), ("blur", (4, 50)), ("downsample", (5, 30)), ("weighted", (6, 25)), ("selected", (6, 25))],
 )
 def test_fast_goes_at_the_pace_of_the_operator(kind, pace):
     """By name; limits of the caller come first, and a schedule by value is taken at its word."""

@@ -29,8 +29,10 @@ from bench.static import cuda, paths
 from bench.static.profile import Traffic, total
 from safi_fast.bindings.cuda import CudaBackend
 from safi_fast.bindings.launch import Shape, launch_for
-from safi_fast.solver.schedules import Fast
+from safi_fast.operators import SenseMRI
+from safi_fast.solver.schedules import reconstruct_schedule
 
+SCHEDULE = reconstruct_schedule("fast", paces=[SenseMRI.pace])
 RECORD, DOCUMENT = RESULTS / "static_reconstruct.json", ROOT / "docs" / "gpu.md"
 SIDE, COILS, SLICES = 320, 8, 64
 PIXELS = SIDE * SIDE
@@ -59,7 +61,7 @@ class Line:
     @property
     def share(self) -> float:
         """Milliseconds in a solve of 64 slices."""
-        schedule = Fast()
+        schedule = SCHEDULE
         return (self.per_step * schedule.outer * schedule.inner + self.per_solve) * self.us / 1000
 
 
@@ -78,8 +80,8 @@ def measure_traffic(precision: str) -> dict[str, dict]:
     x, rows = np.zeros((1, side, side), np.complex64), np.zeros((1, 2 * COILS * side * side), np.float32)
     iteration = workspace.iteration(x, x, rows, None, None)
     iteration.set_steps(np.ones(1), None, np.ones(1))
-    iteration.begin(0.2, 0.4, 3)
-    for _ in range(2):  # the second reads the anchors
+    iteration.begin(0.2, 0.4, 3, SCHEDULE.steps.relaxation)
+    for _ in range(2):
         device.profile()
         iteration.extrapolate(EVERYONE, x, x)
         iteration.move_rows(EVERYONE, rows, rows)
@@ -186,7 +188,7 @@ def mask_lines(precision: str) -> list[Line]:
     """The mask generator of the shipped model, for both parts: one layer 1 -> C, four C -> C; before all masks but the
     first."""
     known = json.loads(cuda.RECORD.read_text(encoding="utf-8"))["kernels"]
-    times = Fast().outer - 1
+    times = SCHEDULE.outer - 1
     lines = []
     for kernel, layout, kind, layers in (
         ("features", "7 x 7", "float32", 1), ("convolution", "3 x 3, dilation 3", precision, 4)
@@ -204,7 +206,7 @@ def mask_lines(precision: str) -> list[Line]:
 
 def bound(precision: str, traffic: dict) -> dict:
     """The rows, and slices a second."""
-    schedule = Fast()
+    schedule = SCHEDULE
     lines = step_lines(precision, traffic)
     certificate = sum(line.us for line in lines)  # about a step: W x, H, H^T, transforms
     lines += [*mask_lines(precision)]
@@ -224,7 +226,7 @@ def table(results: dict) -> str:
         "| precision | what | times | each, 64 slices | whole solve | limit | per pixel and slice |",
         "| --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
-    schedule = Fast()
+    schedule = SCHEDULE
     for precision, found in results["bounds"].items():
         for row in found["rows"]:
             times = row["per_step"] * schedule.outer * schedule.inner + row["per_solve"]

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .problems import CaseOptions, Problem, ct, deblur, inpaint, mri, superres
+
+if TYPE_CHECKING:
+    from ..solver.schedules import Reconstruction
 
 PROBLEMS: dict[str, Problem] = {"mri": mri, "ct": ct, "deblur": deblur, "inpaint": inpaint, "superres": superres}
 MEASURED = ("mri", "ct")  # whose results have a format of their own, and slices that go into files of their own
@@ -54,13 +58,18 @@ class Options:
     @property
     def outer(self) -> int:
         """The most outer steps of a slice."""
-        from ..solver.schedules import reconstruct_schedule
-
-        return reconstruct_schedule(self.schedule, self.max_outer, slowly=self.problem == "inpaint").outer
+        return self._schedule.outer
 
     @property
     def inner(self) -> int:
         """The most inner steps of a mask."""
-        from ..solver.schedules import RECONSTRUCTIONS
+        return self._schedule.inner
 
-        return self.max_iter or RECONSTRUCTIONS[self.schedule]().inner
+    @property
+    def _schedule(self) -> "Reconstruction":
+        """With the counts that the operators of this problem ask for."""
+        from ..operators import Blur, Downsample, FourierMRI, Mask, ParallelBeamCT
+        from ..solver.schedules import reconstruct_schedule
+
+        kinds = {"mri": FourierMRI, "ct": ParallelBeamCT, "deblur": Blur, "inpaint": Mask, "superres": Downsample}
+        return reconstruct_schedule(self.schedule, self.max_outer, self.max_iter, paces=[kinds[self.problem].pace])

@@ -43,7 +43,8 @@ def _of_blocks(values: AnyArray) -> AnyArray:
     *others, height, width = values.shape
     even = namespace(values).zeros((*others, height + height % 2, width + width % 2), values.dtype)
     even[..., :height, :width] = values
-    return even[..., ::2, ::2] + even[..., 1::2, ::2] + even[..., ::2, 1::2] + even[..., 1::2, 1::2]
+    sums: AnyArray = even[..., ::2, ::2] + even[..., 1::2, ::2] + even[..., ::2, 1::2] + even[..., 1::2, 1::2]
+    return sums
 
 
 def _doubled(values: AnyArray, axis: int) -> AnyArray:

@@ -228,7 +228,9 @@ class CpuWorkspace:
         """A Halpern step of u at the image x (B, H, W), with the step size that was set (kernels/cpu/filter_bank.py).
 
             u_hat = clip(u + step W x, -lambda M, lambda M)
-            u = w (2 u_hat - u) + (1 - w) anchor    where weight (B,) is w > 0, else u = anchor = u_hat
+            u = w (2 u_hat - u) + (1 - w) anchor    where weight (B,) is 0 < w <= 1
+            u = anchor = u_hat                      where it is 0
+            u = u + w (u_hat - u)                   where it is above 1
 
         Returns W^T u (B, H, W), zero for the other images, and ||u_hat - u||^2 (active,). Needs collapsed momentum;
         overwrites x(v).

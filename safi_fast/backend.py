@@ -134,7 +134,9 @@ class Iteration(Protocol):
         """Step sizes (B,) of u, and of the dual variables in the rows."""
 
     def begin(self, fall: float, share: float, least: int, relaxation: float = 0.0) -> None:
-        """A run: every image starts anew, and restarts by this rule, see `solver.halpern.Halpern`."""
+        """A run: every image starts anew, and restarts by this rule, or its steps are relaxed by a factor above 1, see
+        `solver.halpern.Halpern`.
+        """
 
     def key(self, active: Active) -> tuple[bytes, bool]:
         """What a recorded step depends on."""
@@ -179,8 +181,8 @@ class ReconstructionWorkspace(DualWorkspace, Protocol):
         """A Halpern step of u at the image x (B, H, W); W^T u (B, H, W) and ||u_hat - u||^2 (active,).
 
         u_hat = clip(u + step W x, -lambda M, lambda M);  u = w (2 u_hat - u) + (1 - w) anchor, or u = anchor = u_hat
-        where w is 0.
-        Needs collapsed momentum and begins with w = 0, since the anchor lies in the spare slot of u.
+        where w is 0, or u + w (u_hat - u) where it is above 1.
+        Needs collapsed momentum. Anchored steps begin with w = 0, since the anchor lies in the spare slot of u.
         """
 
     def adjoint_of_dual(self, active: Active) -> Any:

@@ -68,8 +68,10 @@ class Options:
     @property
     def _schedule(self) -> "Reconstruction":
         """With the counts that the operators of this problem ask for."""
-        from ..operators import Blur, Downsample, FourierMRI, Mask, ParallelBeamCT
+        from ..operators import Blur, Downsample, FourierMRI, Mask, Operator, ParallelBeamCT
         from ..solver.schedules import reconstruct_schedule
 
-        kinds = {"mri": FourierMRI, "ct": ParallelBeamCT, "deblur": Blur, "inpaint": Mask, "superres": Downsample}
+        kinds: dict[str, type[Operator]] = {
+            "mri": FourierMRI, "ct": ParallelBeamCT, "deblur": Blur, "inpaint": Mask, "superres": Downsample,
+        }  # fmt: skip
         return reconstruct_schedule(self.schedule, self.max_outer, self.max_iter, paces=[kinds[self.problem].pace])

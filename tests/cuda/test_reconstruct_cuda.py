@@ -16,7 +16,7 @@ from safi_fast.bindings.device import CupyDevice
 from safi_fast.operators import NonCartesianMRI, Weighted, from_functions, radial
 from safi_fast.solver.schedules import Fast
 
-LIMITS = {"schedule": Fast(outer=2, inner=12), "noise_level": 15 / 255}
+LIMITS = {"schedule": Fast(outer=2, inner=12, fall=0.85), "noise_level": 15 / 255}
 NAMES = tuple(operators(np.random.default_rng(0)))
 
 

@@ -127,7 +127,7 @@ def make_task(
     if not np.isfinite(step).all():
         raise OperatorError(f"{first.name}: a least-squares step from zero has values that are not finite")
     check_measurements(measurements, step, box, meaning)
-    own = measurements.first_images() if options["x0"] is None else None
+    own = measurements.first_images() if options["x0"] is None and schedule.begins_near else None
     return Task(
         measurements, schedule, positive_per_image("strength", strength, len(y)), step,
         start_of(options["x0"], step if own is None else own, first, box, meaning, single),

@@ -68,7 +68,12 @@ class Options:
     @property
     def _schedule(self) -> "Reconstruction":
         """With the counts that the operators of this problem ask for."""
-        from ..operators import Blur, Downsample, FourierMRI, Mask, Operator, ParallelBeamCT
+        from ..operators.base import Operator
+        from ..operators.blur import Blur
+        from ..operators.ct import ParallelBeamCT
+        from ..operators.downsample import Downsample
+        from ..operators.mask import Mask
+        from ..operators.mri import FourierMRI
         from ..solver.schedules import reconstruct_schedule
 
         kinds: dict[str, type[Operator]] = {

@@ -183,6 +183,7 @@ class Reconstruct:
     """
 
     name: ClassVar[str] = "gap"
+    begins_near: ClassVar[bool] = False  # at `Operator.first_image`, which so many steps do not need
 
     outer: int = 20
     inner: int = 1000
@@ -233,6 +234,7 @@ class Fast:
     """
 
     name: ClassVar[str] = "fast"
+    begins_near: ClassVar[bool] = True
 
     outer: int = 4
     inner: int = 75

@@ -52,7 +52,7 @@ def test_it_is_the_api_whichever_way_it_is_stored(run, tmp_path):
     write_cfl("k.cfl", kspace.T[None])  # (1, samples, spokes)
     write_cfl("t.cfl", np.concatenate([SPOKES, np.zeros((*SPOKES.shape[:2], 1))], axis=-1).T)
     assert run("k.cfl", "--trajectory", "t.cfl") == 0
-    np.testing.assert_allclose(np.load("x.npy"), found, atol=1e-4 * abs(found).max())
+    np.testing.assert_allclose(np.load("x.npy"), found, atol=1e-3 * abs(found).max())
 
 
 def test_coils_and_a_size(run):

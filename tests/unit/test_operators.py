@@ -745,11 +745,14 @@ def test_missing_pixels_are_filled_in_smoothly():
     np.testing.assert_allclose(turned, 1j * found, rtol=0, atol=1e-6)
 
 
-def test_inpainting_starts_from_it():
+def test_fast_inpainting_starts_from_it():
     known = np.random.default_rng(0).random((24, 21)) < 0.3
     y = np.where(known, np.float32(0.6), np.float32(0))
     seen = []
-    safi_fast.reconstruct(
-        y, Mask(known), strength=1e-3, max_outer=1, max_iter=1, callback=lambda state: seen.append(state.image())
-    )
+    for schedule in ("fast", "gap"):
+        safi_fast.reconstruct(
+            y, Mask(known), strength=1e-3, schedule=schedule, max_outer=1, max_iter=1,
+            callback=lambda state: seen.append(state.image()),
+        )  # fmt: skip
     np.testing.assert_allclose(seen[0][0], 0.6, rtol=0, atol=1e-3)
+    assert seen[1][0].min() < 0.2

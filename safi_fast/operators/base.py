@@ -111,8 +111,8 @@ class Operator(ABC):
     _passed: float | None = None  # the norm with which `check_operator` found this operator right
 
     def first_image(self, y: NDArray[Any]) -> NDArray[Any] | None:
-        """Images (B, H, W) that `schedule="fast"` starts from for measurements (B, *shape_out), where there is something
-        better than a least-squares step or `start_steps` of conjugate gradients; None where there is not.
+        """Images (B, H, W) that `schedule="fast"` starts from for measurements (B, *shape_out), where something is
+        better than a least-squares step or `start_steps` of conjugate gradients; None where nothing is.
         """
         return None
 

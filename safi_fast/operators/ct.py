@@ -61,7 +61,7 @@ class Tomography(Operator):
     on_devices = True
     recordable = True
     residual_step = 0.03
-    pace = Pace(4, 37)
+    pace = Pace(6, 25)
     start_steps = 10  # from one, `fast` of 60 views of 256 x 256 ends 0.8 to 3.6 dB lower; from 5 0.03, from 15 equal
 
     def __init__(

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from safi_fast import atomic, claims, owners
+import safi_fast
+from safi_fast import atomic, bindings, claims, owners
 from safi_fast.atomic import write_atomically
 from safi_fast.claims import Claims, clear, holder
 from safi_fast.cli import main as cli
@@ -169,7 +170,8 @@ WRITING = {"write_text", "write_bytes", "savez", "savez_compressed", "save_file"
 def test_all_files_are_written_by_the_atomic_writer():
     """A new `open(..., "w")` would be torn by a kill, a full disk or a second process."""
     found = []
-    for path in [*(ROOT / "safi_fast").rglob("*.py"), *(ROOT / "bindings").rglob("*.py")]:
+    folders = [Path(package.__file__).parent for package in (safi_fast, bindings)]  # one in the other once installed
+    for path in {path.resolve() for folder in folders for path in folder.rglob("*.py")}:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -735,6 +737,7 @@ def test_names_and_folders_that_cannot_be_outputs(images, tmp_path, capsys):
 
 
 def test_a_second_training_run_in_a_folder_is_refused(tmp_path, capsys):
+    pytest.importorskip("torch", reason="training needs PyTorch (extra 'train')")
     folder, out = tmp_path / "large", tmp_path / "run"
     folder.mkdir()
     np.save(folder / "a.npy", RNG.integers(0, 256, (20, 20), dtype=np.uint8))

@@ -1,5 +1,6 @@
 """kernels/cpu/parallel.py: every item once, on any number of threads, and what becomes of an error."""
 
+import numba
 import numpy as np
 import pytest
 
@@ -24,7 +25,10 @@ def fail_at(share: Share, seen, bad):
         seen[item] = 1
 
 
-@pytest.mark.parametrize("count", [1, 2])
+two_threads = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this process may use one CPU")
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=two_threads)])
 @pytest.mark.parametrize("items", [0, 1, 2, 7, 100])
 def test_every_item_is_done_once(count, items):
     seen = np.zeros(items + 1, np.int64)
@@ -33,6 +37,7 @@ def test_every_item_is_done_once(count, items):
     assert seen.tolist() == [1 + count] * items + [0]
 
 
+@two_threads
 def test_an_error_on_a_thread_is_raised_when_all_have_ended():
     seen = np.zeros(10, np.int64)
     with threads.on_threads(2), pytest.raises(MemoryError, match="found no memory"):

@@ -127,11 +127,11 @@ def make_task(
     if not np.isfinite(step).all():
         raise OperatorError(f"{first.name}: a least-squares step from zero has values that are not finite")
     check_measurements(measurements, step, box, meaning)
-    own = measurements.first_images() if options["x0"] is None and schedule.begins_near else None
+    own = measurements.first_images(step) if options["x0"] is None and schedule.begins_near else None
     return Task(
         measurements, schedule, positive_per_image("strength", strength, len(y)), step,
         start_of(options["x0"], step if own is None else own, first, box, meaning, single),
-        max(op.start_steps for op in operators) if options["x0"] is None else 0, box, meaning, single,
+        max(op.start_steps for op in operators) if options["x0"] is None and own is None else 0, box, meaning, single,
         np.repeat(conditioned.gain[None], len(y), axis=0), np.repeat(conditioned.bias[None], len(y), axis=0),
         options["mask_of"], at_once, options["callback"], options["watch"], options["return_masks"],
     )  # fmt: skip

@@ -227,19 +227,19 @@ def _anchor_lanes(
 @njit(**PART, forceinline=True)
 def _step_tile(
     move: Callable[..., tuple[Vector, Vector]], tile: Tile, image: Place, dual: Place, mask: Mask, step: Step,
-    share: Floats, geometry: Geometry, bank: Bank, work: Work,
+    share: Floats, relaxed: bool, geometry: Geometry, bank: Bank, work: Work,
 ) -> float:  # fmt: skip
     """One pass over a tile: W x, `move` for every 16 channels of a pixel, W^T of what it returns first; the sum of
     the second.
 
-    share: (B,), the last argument of `move`; above 1 half of it, with u itself for the other slot. u, the other slot of
+    share: (B,), the last argument of `move`; relaxed: half of it, with u for the other slot. u, the other slot of
     u and M are read and written in one go.
     """
     re, im, u = work.re, work.im, dual.values
     b, slot = tile.image, dual.slot[tile.image]
     size, bound, part = step.size[b], step.bound[b], share[b]  # read once: the stores below might alias them
     spare = 1 - slot
-    if part > 1:
+    if relaxed:
         part, spare = np.float32(0.5) * part, slot
     begin_synthesis(tile, geometry, work)
     load_tile(image, tile, geometry, work)
@@ -281,7 +281,9 @@ def dual_step(
     """
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
-        l1[tile.number] = _step_tile(_update_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
+        l1[tile.number] = _step_tile(
+            _update_lanes, tile, image, dual, mask, step, momentum, False, geometry, bank, work
+        )
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 
@@ -294,7 +296,9 @@ def recorded_step(
     """`dual_step` of u in slot 1 of three, u_previous in slot 0; u_new is written into slot 2."""
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
-        l1[tile.number] = _step_tile(_recorded_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
+        l1[tile.number] = _step_tile(
+            _recorded_lanes, tile, image, dual, mask, step, momentum, False, geometry, bank, work
+        )
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 
@@ -317,8 +321,9 @@ def anchored_step(
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         if weight[tile.image] == 0:
-            total = _step_tile(_restart_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
+            total = _step_tile(_restart_lanes, tile, image, dual, mask, step, weight, False, geometry, bank, work)
         else:
-            total = _step_tile(_anchor_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
+            relaxed = weight[tile.image] > 1
+            total = _step_tile(_anchor_lanes, tile, image, dual, mask, step, weight, relaxed, geometry, bank, work)
         l1[tile.number] = total
         finish_synthesis(tiles, tile, geometry, bank, work)

@@ -65,6 +65,10 @@ class Weighted(Operator):
         result: NDArray[Any] = array * self._here("root", array)
         return result
 
+    def first_image(self, y: NDArray[Any]) -> NDArray[Any] | None:
+        """That of H, where no weight is zero."""
+        return None if (self.root == 0).any() else self.operator.first_image(y / self._here("root", y))
+
     def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
         y = self.operator.apply(x)
         result: NDArray[Any] = y * self._here("root", y)

@@ -63,12 +63,16 @@ class Measurements:
             return self.operators[0].adjoint(r)
         return namespace(r).stack([self.operators[b].adjoint(one) for b, one in zip(images, r, strict=True)])
 
-    def first_images(self) -> AnyArray | None:
-        """(B, H, W): those that the operators have for these measurements; None where one has none."""
+    def first_images(self, usual: AnyArray) -> AnyArray | None:
+        """(B, H, W): those that the operators have for these measurements, else those of `usual`; None where none has
+        any.
+        """
         if len(self.operators) == 1:
             return self.operators[0].first_image(self.y)
         own = [op.first_image(y[None]) for op, y in zip(self.operators, self.y, strict=True)]
-        return None if any(one is None for one in own) else namespace(self.y).concatenate(own)
+        if all(one is None for one in own):
+            return None
+        return namespace(self.y).concatenate([usual[b : b + 1] if one is None else one for b, one in enumerate(own)])
 
     def least_squares_step(self) -> AnyArray:
         """(B, H, W): the step of steepest descent from zero, s H^T y with s = ||H^T y||^2 / ||H H^T y||^2."""

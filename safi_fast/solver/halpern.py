@@ -54,7 +54,7 @@ class Halpern:
 
     def __post_init__(self) -> None:
         rho = self.relaxation
-        if rho is not None and not (isinstance(rho, (int, float)) and 1 < rho < 2):
+        if rho is not None and not (isinstance(rho, (int, float, np.floating)) and 1 < rho < 2):
             raise InputError(f"relaxation is {shown(rho)}; expected a number above 1 and below 2, or None")
 
 

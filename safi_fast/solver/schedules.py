@@ -332,7 +332,7 @@ def reconstruct_schedule(
         chosen = RECONSTRUCTIONS[schedule or Reconstruct.name]()
         if isinstance(chosen, Fast) and (asked := list(paces)):
             masks, steps, falls = zip(*asked, strict=True)
-            chosen = replace(chosen, outer=max(masks), inner=max(steps), fall=min(falls))
+            chosen = replace(chosen, outer=max(masks), inner=max(steps), fall=max(falls))
     else:
         names = ", ".join(map(repr, RECONSTRUCTIONS))
         kinds = " or ".join(kind.__name__ for kind in RECONSTRUCTIONS.values())

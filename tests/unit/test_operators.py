@@ -756,3 +756,13 @@ def test_fast_inpainting_starts_from_it():
         )  # fmt: skip
     np.testing.assert_allclose(seen[0][0], 0.6, rtol=0, atol=1e-3)
     assert seen[1][0].min() < 0.2
+
+
+def test_weights_and_other_operators_beside_it_start_from_it_too():
+    rng = np.random.default_rng(0)
+    known, image = rng.random((24, 21)) < 0.1, np.full((24, 21), 0.6, np.float32)
+    operators = [Mask(known), Weighted(Mask(known), np.full(known.shape, 0.25)), Identity(known.shape)]
+    y = np.stack([operator.apply(image) for operator in operators])
+    options = {"strength": 1e-3, "schedule": "fast", "max_outer": 1, "max_iter": 1}
+    found = safi_fast.reconstruct(y, operators, **options)
+    np.testing.assert_allclose(found.image, 0.6, rtol=0, atol=2e-2)

@@ -7,9 +7,10 @@ One application T of the primal-dual map (Chambolle and Pock 2011) takes (x, u, 
 the iterate is
     w (2 T(s) - s) + (1 - w) s_0,   w = (k + 1) / (k + 2),
 pulled towards the anchor s_0, at which the iteration starts anew when its residual has fallen (Lu and Yang 2024,
-restarted reflected Halpern iteration). sigma follows from the ranges of u and x and from what the data term needs,
-the metric of x from both (metric.py, docs/adr/0009). u stays in the workspace; what has the size of an image lies where
-the workspace takes it, and is computed on there. Each image has its own step sizes, restarts and end.
+restarted reflected Halpern iteration); or s + rho (T(s) - s), relaxed, without an anchor (`Halpern`). sigma follows
+from the ranges of u and x and from what the data term needs, the metric of x from both (metric.py, docs/adr/0009). u
+stays in the workspace; what has the size of an image lies where the workspace takes it, and is computed on there. Each
+image has its own step sizes, restarts and end.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from numba import njit
 
 from .arguments import Bank, Floats, Geometry, Mask, Numbers, Place, Step, Sums, Work, planes_of
@@ -224,23 +223,30 @@ def _anchor_lanes(
     return u, difference * difference
 
 
+@njit(**PART)
+def _relaxed_lanes(
+    q: Vector, dual: Floats, current: int, other: int, mask: Mask, pixel: int, size: float, bound: float, weight: float
+) -> tuple[Vector, Vector]:
+    """u = u + weight (u_hat - u); returns u and (u_hat - u_old)^2."""
+    _, difference = _clipped_lanes(q, dual, current, mask, pixel, size, bound)
+    u = fma(splat(weight), difference, load(dual, current))
+    store(dual, current, u)
+    return u, difference * difference
+
+
 @njit(**PART, forceinline=True)
 def _step_tile(
     move: Callable[..., tuple[Vector, Vector]], tile: Tile, image: Place, dual: Place, mask: Mask, step: Step,
-    share: Floats, relaxed: bool, geometry: Geometry, bank: Bank, work: Work,
+    share: Floats, geometry: Geometry, bank: Bank, work: Work,
 ) -> float:  # fmt: skip
     """One pass over a tile: W x, `move` for every 16 channels of a pixel, W^T of what it returns first; the sum of
     the second.
 
-    share: (B,), the last argument of `move`; relaxed: half of it, with u for the other slot. u, the other slot of
-    u and M are read and written in one go.
+    share: (B,), the last argument of `move`. u, the other slot of u and M are read and written in one go.
     """
     re, im, u = work.re, work.im, dual.values
     b, slot = tile.image, dual.slot[tile.image]
     size, bound, part = step.size[b], step.bound[b], share[b]  # read once: the stores below might alias them
-    spare = 1 - slot
-    if relaxed:
-        part, spare = np.float32(0.5) * part, slot
     begin_synthesis(tile, geometry, work)
     load_tile(image, tile, geometry, work)
     total = 0.0
@@ -250,7 +256,7 @@ def _step_tile(
             analyse_row(group, row, tile, geometry, bank, work)
             pixel = channels_at(b, group, row, tile, geometry)
             current = channels_at(slot * geometry.batch + b, group, row, tile, geometry)
-            other = channels_at(spare * geometry.batch + b, group, row, tile, geometry)
+            other = channels_at((1 - slot) * geometry.batch + b, group, row, tile, geometry)
             row_sum = splat(0.0)
             for column in range(tile.columns):
                 at, i = tile.work + ROW + column * 16, column * GROUP
@@ -281,9 +287,7 @@ def dual_step(
     """
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
-        l1[tile.number] = _step_tile(
-            _update_lanes, tile, image, dual, mask, step, momentum, False, geometry, bank, work
-        )
+        l1[tile.number] = _step_tile(_update_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 
@@ -296,9 +300,7 @@ def recorded_step(
     """`dual_step` of u in slot 1 of three, u_previous in slot 0; u_new is written into slot 2."""
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
-        l1[tile.number] = _step_tile(
-            _recorded_lanes, tile, image, dual, mask, step, momentum, False, geometry, bank, work
-        )
+        l1[tile.number] = _step_tile(_recorded_lanes, tile, image, dual, mask, step, momentum, geometry, bank, work)
         finish_synthesis(tiles, tile, geometry, bank, work)
 
 
@@ -321,9 +323,10 @@ def anchored_step(
     for item in shared(share, len(active) * tiles_of(geometry)):
         tile = locate(item, active, geometry, bank.band)
         if weight[tile.image] == 0:
-            total = _step_tile(_restart_lanes, tile, image, dual, mask, step, weight, False, geometry, bank, work)
+            total = _step_tile(_restart_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
+        elif weight[tile.image] > 1:
+            total = _step_tile(_relaxed_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
         else:
-            relaxed = weight[tile.image] > 1
-            total = _step_tile(_anchor_lanes, tile, image, dual, mask, step, weight, relaxed, geometry, bank, work)
+            total = _step_tile(_anchor_lanes, tile, image, dual, mask, step, weight, geometry, bank, work)
         l1[tile.number] = total
         finish_synthesis(tiles, tile, geometry, bank, work)

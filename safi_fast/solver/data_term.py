@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import OperatorError
 from ..namespaces import like, namespace, on_host, taken, to_host
 from ..operators.base import Operator
 from ..operators.fourier import forward, inverse, real_forward, real_inverse
@@ -65,14 +66,21 @@ class Measurements:
 
     def first_images(self, usual: AnyArray) -> AnyArray | None:
         """(B, H, W): those that the operators have for these measurements, else those of `usual`; None where none has
-        any.
+        any. Raises OperatorError for others than images of finite values.
         """
         if len(self.operators) == 1:
-            return self.operators[0].first_image(self.y)
-        own = [op.first_image(y[None]) for op, y in zip(self.operators, self.y, strict=True)]
-        if all(one is None for one in own):
-            return None
-        return namespace(self.y).concatenate([usual[b : b + 1] if one is None else one for b, one in enumerate(own)])
+            found = self.operators[0].first_image(self.y)
+        else:
+            own = [op.first_image(y[None]) for op, y in zip(self.operators, self.y, strict=True)]
+            if all(one is None for one in own):
+                return None
+            images = [usual[b : b + 1] if one is None else one for b, one in enumerate(own)]
+            found = namespace(self.y).concatenate(images)
+        if found is not None and (found.shape != usual.shape or not finite(found)):
+            raise OperatorError(
+                f"{self.operators[0].name}: first_image gave {found.shape}; expected finite values, {usual.shape}"
+            )
+        return found
 
     def least_squares_step(self) -> AnyArray:
         """(B, H, W): the step of steepest descent from zero, s H^T y with s = ||H^T y||^2 / ||H H^T y||^2."""

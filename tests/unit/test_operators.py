@@ -766,3 +766,13 @@ def test_weights_and_other_operators_beside_it_start_from_it_too():
     options = {"strength": 1e-3, "schedule": "fast", "max_outer": 1, "max_iter": 1}
     found = safi_fast.reconstruct(y, operators, **options)
     np.testing.assert_allclose(found.image, 0.6, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 3, 3), np.float32), np.full((1, 24, 21), np.nan, np.float32)], ids=["shape", "NaN"]
+)
+def test_a_first_image_that_is_none_is_refused(wrong, monkeypatch):
+    monkeypatch.setattr(Mask, "first_image", lambda *_: wrong)
+    known = np.ones((24, 21), bool)
+    with pytest.raises(OperatorError, match=r"Mask: first_image gave .*; expected finite values, \(1, 24, 21\)"):
+        safi_fast.reconstruct(known / 2, Mask(known), strength=1e-3, schedule="fast")

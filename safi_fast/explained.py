@@ -59,11 +59,12 @@ def check_steady(measurements: Measurements, images: NDArray[Any], step: NDArray
 
 
 def check_explained(
-    measurements: Measurements, images: NDArray[Any], gaps: NDArray[np.float64], meaning: Range
+    measurements: Measurements, images: NDArray[Any], gaps: NDArray[np.float64], meaning: Range, misscaled: bool = False
 ) -> None:
     """Warn, once, where no image explains a measurement, or where its image is black and it is not.
 
     images: (B, H, W), on [0, 1]. gaps: (B,), relative; an image that is black in the midst of a solve says nothing.
+    misscaled: a warning has said that the measurements are far from data_range, which makes images black.
     """
     worst, sentence = 0.0, ""
     for number, (x, y) in enumerate(zip(images, measurements.y, strict=True)):
@@ -71,7 +72,7 @@ def check_explained(
         seen = op.apply(x)
         left = y - seen
         dark = _size(seen) <= DARK * _size(y) and np.abs(x).max() <= DIM
-        if gaps[number] < SOLVED and dark and y.any() and not _is_noise(left):
+        if not misscaled and gaps[number] < SOLVED and dark and y.any() and not _is_noise(left):
             share, found = 1.0, (
                 f"is not zero, and no noise, but its image is {meaning.low:g} everywhere: is the measurement "
                 f"negated, strength too large, "

@@ -27,8 +27,9 @@ OUTSIDE_SIZE = 0.1  # of the width of the box: root mean square of what lies bey
 WELL_SEEN = 0.5  # of the largest H 1: rays and pixels whose share of the noise is at most doubled by division
 
 
-def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box | None, meaning: Range) -> None:
+def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box | None, meaning: Range) -> bool:
     """Refuse measurements of images outside of a box that nobody asked for; warn where they are far off in other cases.
+    Returns whether it warned: then nothing need be said of images that come out black.
 
     step: (B, H, W) or (B, P, H, W), one least-squares step from zero. s H^T H x with s = ||H^T H x||^2 / ||H H^T H
     x||^2 has at most the norm of x (Hoelder's inequality over the eigenvalues of H^T H), whatever the scale of H:
@@ -44,12 +45,14 @@ def check_measurements(measurements: Measurements, step: NDArray[Any], box: Box 
                 if reason := _doubt(op, measurements.y[(number, *plane)], image[plane], box, meaning):
                     raise InputError(f"{named(measurements, number)} {reason}")
     size, white = _sizes(step), 1.0 if box is None else max(map(abs, box))
-    if (asked and size.max() > FAR_OUTSIDE * white) or ((size > 0) & (size < FAR_BELOW * white)).any():
+    far = (asked and size.max() > FAR_OUTSIDE * white) or ((size > 0) & (size < FAR_BELOW * white)).any()
+    if far:
         warn(
             f"measurement fits images with values up to {np.abs(meaning.from_unit(step)).max():.4g}, but the masks "
             f"are made for those of data_range "
             f"{_words(meaning)}; {WAYS_ON}"
         )
+    return bool(far)
 
 
 def named(measurements: Measurements, number: int) -> str:

@@ -79,6 +79,7 @@ class Task:
     callback: Callback | None
     watch: Watch | None
     return_masks: bool
+    misscaled: bool  # a warning has said so
 
     def part(self, images: slice) -> Task:
         """Of these images."""
@@ -126,7 +127,7 @@ def make_task(
     step = measurements.least_squares_step()
     if not np.isfinite(step).all():
         raise OperatorError(f"{first.name}: a least-squares step from zero has values that are not finite")
-    check_measurements(measurements, step, box, meaning)
+    misscaled = check_measurements(measurements, step, box, meaning)
     own = measurements.first_images(step) if options["x0"] is None and schedule.begins_near else None
     return Task(
         measurements, schedule, positive_per_image("strength", strength, len(y)), step,
@@ -134,6 +135,7 @@ def make_task(
         max(op.start_steps for op in operators) if options["x0"] is None and own is None else 0, box, meaning, single,
         np.repeat(conditioned.gain[None], len(y), axis=0), np.repeat(conditioned.bias[None], len(y), axis=0),
         options["mask_of"], at_once, options["callback"], options["watch"], options["return_masks"],
+        misscaled,
     )  # fmt: skip
 
 
@@ -297,7 +299,7 @@ def _check_result(task: Task, image: NDArray[Any], relative_gap: FloatVector) ->
     except OperatorError as error:
         error.image = per_image(image, task.single)
         raise
-    check_explained(task.measurements, unit, relative_gap, task.range)
+    check_explained(task.measurements, unit, relative_gap, task.range, task.misscaled)
 
 
 def _error(fault: Fault, task: Task, first: int, whole: bool) -> OperatorError | SolverError:

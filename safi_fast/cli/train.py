@@ -86,6 +86,7 @@ class Options:
     optimizer: str
     device: str
     autocast: bool
+    chain: int
     name: str | None
     licence: str | None
     batch: int
@@ -155,6 +156,7 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="cpu", metavar="cpu|cuda", help="where torch computes (default: cpu)")
     add("--autocast", action="store_true", help=Rare("mask layers in bfloat16"))
+    add("--chain", type=count, default=1, metavar="N", help=Rare("outer steps to differentiate at once (default: 1)"))
     add("--name", default=None, metavar="N", help="name of the exported model (default: that of the folder)")
     add("--licence", metavar="TEXT", help=Rare("licence of the exported weights, for their metadata"))
     add("--batch", type=count, default=8, metavar="N", help=Rare("patches a step (default: 8)"))
@@ -342,6 +344,7 @@ def _settings(options: Options, network: Any) -> "Settings":
         outer=options.schedule[0],
         inner=options.schedule[1],
         trained=min(6, options.schedule[1]),
+        chain=options.chain,
         batch=options.batch,
         side=options.patch,
         pool=max(options.pool, options.batch),

@@ -60,11 +60,11 @@ class Pool:
             self.guided[there] = guided
         self.x[there], self.dual[there], self.visits[stale] = x, v.half(), 0
 
-    def store(self, places: torch.Tensor, x: torch.Tensor, v: torch.Tensor) -> None:
-        """Where these patches are after one more outer step."""
+    def store(self, places: torch.Tensor, x: torch.Tensor, v: torch.Tensor, made: int = 1) -> None:
+        """Where these patches are after `made` more outer steps."""
         there = on_device(places, self.sigma.device)
         self.x[there], self.dual[there] = x, v.half()
-        self.visits[places] += 1
+        self.visits[places] += made
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for a checkpoint; places that were never filled are left out."""

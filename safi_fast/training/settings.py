@@ -22,9 +22,11 @@ class Settings:
     Exactly one of seconds (wall-clock time spent training) and steps ends it; the learning rate follows it down.
 
     outer, inner: the unrolled schedule that is trained. trained: how many of the inner steps of an outer step, the last
-    ones, are differentiated. batch, side: patches of a step and their side in pixels; crop: their border that the loss
-    leaves out, because it is continued periodically. pool: patches under way. visits_beyond: outer steps that a patch
-    makes after the last of the schedule, so that the iteration stays good beyond it.
+    ones, are differentiated. chain: outer steps that a step of training makes one after the other; the gradient goes
+    through the images between them, not through the dual variable, and the loss is that of the last. batch, side:
+    patches of a step and their side in pixels; crop: their border that the loss leaves out, because it is continued
+    periodically. pool: patches under way. visits_beyond: outer steps that a patch makes after the last of the schedule,
+    so that the iteration stays good beyond it.
     filter_rate, strength_rate, mask_rate: Adam's learning rates at their highest, after `warm_up` steps; they stay
     there for the share `steady` of the run, then fall with a cosine to `last_rate` of that. average: the exponential
     average of the weights keeps this share at each step. clip: largest norm of a gradient.
@@ -42,6 +44,7 @@ class Settings:
     outer: int = 5
     inner: int = 12
     trained: int = 6
+    chain: int = 1
     batch: int = 8
     side: int = 72
     crop: int = 8
@@ -67,7 +70,7 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.steps is None):
             raise InputError("expected either seconds or steps to end the training with, and not both")
-        for name in ("seconds", "steps", "outer", "inner", "trained", "batch", "side", "pool", "log_every"):
+        for name in ("seconds", "steps", "outer", "inner", "trained", "chain", "batch", "side", "pool", "log_every"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} is {value}; expected a positive number")

@@ -1,9 +1,9 @@
 """One step of training, and all that has to be kept to go on exactly where it stopped.
 
 A step takes a batch from the pool, makes one outer step of the unrolled schedule (mask of the stored x, then the inner
-steps, of which the last are differentiated), takes the loss on the result, and stores the new state. Patches are
-continued periodically: W is diagonal in Fourier then and ||W|| exact; the loss leaves their border out. The model that
-is exported has symmetric boundary, and so has the validation.
+steps, of which the last are differentiated) or a chain of them, takes the loss on the result, and stores the new state.
+Patches are continued periodically: W is diagonal in Fourier then and ||W|| exact; the loss leaves their border out. The
+model that is exported has symmetric boundary, and so has the validation.
 """
 
 import copy
@@ -117,7 +117,7 @@ class Trainer:
         if self.device == "cpu":  # elsewhere whoever reads the norm asks
             self.check(float(norm))
         self.optimizer.step()
-        pool.store(places, x, v)
+        pool.store(places, x, v, settings.chain)
         self.step_number += 1
         self._average()
         return loss, norm
@@ -136,25 +136,32 @@ class Trainer:
         x: torch.Tensor,
         dual: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """Loss and norm of the gradient, which is left in the parameters, and where the outer step ends: x, v."""
+        """Loss and norm of the gradient, which is left in the parameters, and where the outer steps end: x, v."""
         settings, network = self.settings, self.network
         self.optimizer.zero_grad()
         operator = FilterOperator(network.composed(), (settings.side, settings.side))
         conditions = network.at(sigma)
-        with self._autocast():
-            mask = network.mask(x, conditions, operator)
-        mask = mask.float()
-        with torch.no_grad():
-            state = DualState(dual.float(), dual.float())
-            state = dual_steps(operator, noisy, state, mask, conditions.strength, self.factors[: -settings.trained])
-        last = self.factors[-settings.trained :]
-        made, state = trained_steps(operator, noisy, state, mask, conditions.strength, last)
+        made, v = x, dual.float()
+        for _ in range(settings.chain):
+            with self._autocast():
+                mask = network.mask(made, conditions, operator)
+            made, v = self._outer_step(operator, noisy, v, mask.float(), conditions.strength)
         inside = slice(settings.crop, settings.side - settings.crop)
         error = (made - target)[..., inside, inside].square().mean((1, 2, 3))
         loss = (error / expected).mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        return loss.detach(), norm.detach(), made.detach(), state.v
+        return loss.detach(), norm.detach(), made.detach(), v
+
+    def _outer_step(
+        self, operator: FilterOperator, y: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, strength: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inner steps from v under one mask, of which the last are differentiated: x, v."""
+        first, last = self.factors[: -self.settings.trained], self.factors[-self.settings.trained :]
+        with torch.no_grad():
+            state = dual_steps(operator, y, DualState(v, v), mask, strength, first)
+        made, state = trained_steps(operator, y, state, mask, strength, last)
+        return made, state.v
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on."""

@@ -13,7 +13,9 @@ from safi_fast.io import read_image
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch (extra 'train')")
 
+from safi_fast.training import inner  # noqa: E402
 from safi_fast.training.data import NoiseRange, draw_patch, load_images, stacked  # noqa: E402
+from safi_fast.training.filters import FilterOperator  # noqa: E402
 from safi_fast.training.loop import Run, read_training_state, resumed  # noqa: E402
 from safi_fast.training.network import fresh_network, level_table  # noqa: E402
 from safi_fast.training.pool import Pool  # noqa: E402
@@ -54,6 +56,41 @@ def write_images(folder, images):
 
 
 # --------------------------------------------------------------------------------------------------------------- steps
+
+
+@pytest.mark.parametrize("family", ["safi", "mmr"])
+def test_a_chain_is_differentiated_through_its_images(images, family):
+    """Two outer steps against torch's own graph of them, in which only the dual variable is cut."""
+    one = trainer(images, dataclasses.replace(SMALL, chain=2), family)
+    network, generator = one.network, torch.Generator().manual_seed(0)
+    clean = torch.stack([torch.from_numpy(image[:24, :24]) for image in images[:2]])[:, None]
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=generator)
+    sigma, dual = torch.full((2,), 0.1), 0.1 * torch.randn((2, 4, 24, 24), generator=generator)
+    _, _, end, v = one.differentiate(noisy, clean, sigma, torch.full((2,), 1e-3), noisy, dual)
+    ours = {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.requires_grad}
+    one.optimizer.zero_grad()
+    operator = FilterOperator(network.composed(), (24, 24))
+    conditions, x, state = network.at(sigma), noisy, inner.DualState(dual, dual)
+    for _ in range(2):
+        mask = network.mask(x, conditions, operator)
+        with torch.no_grad():
+            begun = inner.dual_steps(operator, noisy, state, mask, conditions.strength, one.factors[:1])
+        made = inner.dual_steps(operator, noisy, begun, mask, conditions.strength, one.factors[1:])
+        x = inner.primal(operator, noisy, made.u, mask, conditions.strength)
+        state = inner.DualState(made.v.detach(), made.v.detach())
+    torch.testing.assert_close((end, v), (x.detach(), state.v), rtol=0, atol=1e-5)
+    ((x - clean)[..., 4:-4, 4:-4].square().mean((1, 2, 3)) / 1e-3).mean().backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), SMALL.clip)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            size = float(parameter.grad.abs().max())
+            torch.testing.assert_close(ours[name], parameter.grad, rtol=0, atol=2e-5 * size + 1e-9, msg=name)
+
+
+def test_a_chain_counts_as_so_many_outer_steps(images):
+    one = trainer(images, dataclasses.replace(SMALL, chain=3, visits_beyond=4))
+    one.step(0.0)
+    assert sorted(set(one.pool.visits.tolist())) == [-1, 3]
 
 
 @pytest.mark.parametrize("family", ["safi", "mmr"])
@@ -170,6 +207,7 @@ def test_settings_are_checked(images):
         ({"seconds": 1.0}, "expected either seconds or steps"),
         ({"batch": 0}, "batch is 0; expected a positive number"),
         ({"outer": 1}, "outer is 1"),
+        ({"chain": 0}, "chain is 0; expected a positive number"),
         ({"trained": 9}, "trained is 9, but an outer step has only 4"),
         ({"crop": 12}, "crop is 12; nothing of a patch of 24 x 24"),
         ({"pool": 1}, "pool is 1; expected at least one batch"),

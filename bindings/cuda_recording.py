@@ -43,7 +43,8 @@ class Recordings:
     def steps(self, active: Active, count: int) -> None:
         """So many dual steps."""
         workspace = self.workspace
-        self._replay(("steps", active.tobytes(), count, workspace.has_mask), partial(_steps, workspace, active, count))
+        key = ("steps", active.tobytes(), count, workspace.has_mask, workspace.noise.options)
+        self._replay(key, partial(_steps, workspace, active, count))
 
     def solve(self, outer: int, inner: int) -> None:
         """The unrolled schedule from u = M . W y on, of a workspace as `load` leaves it; x(u) is accepted."""
@@ -70,6 +71,7 @@ class Recordings:
         workspace = self.workspace
         for file, name, options in kernels(workspace.weights):
             workspace.weights.kernel(file, name, options)
+        workspace.weights.kernel("image", "image_step", workspace.image_options())
         return workspace.device.capture(launch)
 
 

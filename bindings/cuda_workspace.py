@@ -17,8 +17,10 @@ from ..errors import BackendError
 from ..varying import Varying
 from . import launch
 from . import weights as layout
+from .cuda_masks import make
 from .cuda_recording import Recordings
-from .cuda_weights import CudaWeights, MmrWeights, SafiWeights
+from .cuda_varying import NoiseMaps
+from .cuda_weights import CudaWeights, SafiWeights
 from .launch import analysis_blocks, ceil_to, image_blocks, launch_for
 
 Active = NDArray[np.int64]
@@ -64,6 +66,7 @@ class CudaWorkspace:
         self.dual = device.zeros((2, batch, channels, height, shape.stride), np.float32)
         self.mask: Any = None
         self.has_mask = False
+        self.noise = NoiseMaps(device, self.images)
         self.y, self.reference = (device.empty(self.images, np.float32) for _ in range(2))
         tile_y, tile_x = (launch.WARP_ROWS, launch.TILE) if shape.tensor else (0, 0)
         extended = (tile_y + spread, tile_x + spread) if shape.tensor else (height + spread, width + spread)
@@ -105,7 +108,7 @@ class CudaWorkspace:
         self.usual_size = np.array(step, np.float32)
         self.device.write(self.step_size, self.usual_size)
         self.low, self.high = np.float32(box[0]), np.float32(box[1])
-        self.has_mask = False
+        self.has_mask, self.noise.noise = False, None
         self.host_slot[:] = 0
         self.device.write(self.slot, np.zeros(self.batch, np.int32))
         self.device.write(self.carried, np.zeros(self.batch, np.float32))
@@ -115,8 +118,12 @@ class CudaWorkspace:
         self._launch("image", "get_image", everyone, self._accepted(), self.image_slots, self.reference)
 
     def vary(self, noise: Varying) -> None:
-        """Raises BackendError: the kernels know one sigma per image."""
-        raise BackendError("sigma is a map, which the kernels of the GPU cannot take; pass backend='cpu'")
+        """The noise of the images that were loaded changes over them; without mask M is the weight of `noise`."""
+        self._room_for_masks()
+        self.noise.load(noise, self.mask.shape)
+        weight = self.device.upload(noise.weight), np.int32(0), np.int32(1)
+        self._launch("state", "weigh_mask", np.arange(self.batch), *weight, self.mask, None)
+        self.has_mask = True
 
     def hold(self) -> None:
         """Raises BackendError: derivatives are computed on the CPU."""
@@ -191,7 +198,9 @@ class CudaWorkspace:
     def unrolled(
         self, outer: int, momenta: FloatArray, sizes: FloatArray | None, gain: FloatArray, bias: FloatArray
     ) -> bool:
-        """All of the unrolled schedule, with these steps under each mask: one graph. True: it was made."""
+        """All of the unrolled schedule, with these steps under each mask: one graph. False: it was not made."""
+        if self.noise.noise is not None:
+            return False
         everyone, lengths = np.arange(self.batch), None if sizes is None else np.tile(sizes, (outer, 1))
         self._write_steps(everyone, np.tile(momenta, (outer, 1)), lengths)
         self._condition(gain, bias)
@@ -234,7 +243,8 @@ class CudaWorkspace:
         slot = 1 - self.host_slot if previous else self.host_slot
         arguments = (self.image_slots, self._mask(), self.l1, self.weights.filters, self.weights.border.struct)
         self._launch("analysis", "masked_norm", active, self._numbers(2 + slot), *arguments)
-        self._launch("image", "primal_sums", active, self._numbers(slot), self.y, self.z, self.image_slots, self.sums)
+        images = self._numbers(slot), self.y, self.z, self.image_slots, self.sums, self.noise.variance
+        self._launch("image", "primal_sums", active, *images, options=self.image_options())
         self._total(active, self.l1, analysis_blocks(self.shape), 1, 0)
         self._total(active, self.sums, image_blocks(self.shape), 2, 1)
         return self.device.download(self.totals)[active, :3]
@@ -247,9 +257,10 @@ class CudaWorkspace:
         return self._unpadded(self.device.download(self.dual)[self.host_slot, np.arange(self.batch)])
 
     def normal_operator(self, x: FloatArray) -> FloatArray:
-        """W^T W x (B, H, W), without mask; overwrites x, u and z. For power iteration."""
+        """W^T W x (B, H, W), or W^T M M W x where noise varies; overwrites x, u and z. For power iteration."""
         everyone, nothing = np.arange(self.batch), np.zeros(self.batch, np.float32)
-        self.load(np.zeros_like(x), nothing, nothing, (-np.inf, np.inf))
+        if self.noise.noise is None:
+            self.load(np.zeros_like(x), nothing, nothing, (-np.inf, np.inf))
         self.put_image(everyone, np.ascontiguousarray(x, np.float32))
         self.start_dual(everyone)
         self.refresh(everyone)
@@ -260,62 +271,45 @@ class CudaWorkspace:
     def update_mask(self, active: Active, gain: FloatArray, bias: FloatArray) -> None:
         """M = mask(x) of the accepted images; gain and bias are (B, C).
 
-        Needs collapsed momentum: the spare slot of u is scratch.
+        Needs collapsed momentum: the spare slot of u is scratch. Where noise varies, gain and bias are those of
+        `vary`.
         """
-        self._condition(gain, bias)
-        self.make_mask(active)
+        noise = self.noise.noise
+        if noise is None:
+            self._condition(gain, bias)
+            self.make_mask(active)
+            return
+        count = noise.shares.shape[1]
+        for level in range(count):
+            self._condition(noise.gain[:, level], noise.bias[:, level])
+            self.make_mask(active)
+            self._launch("state", "weigh_mask", active, *self.noise.level(level, count), self.mask, self.noise.sum)
 
     def make_mask(self, active: Active) -> None:
         """`update_mask` with the conditioning that is there."""
-        if isinstance(self.weights.mask, SafiWeights):
-            self._update_safi_mask(active, self.weights.mask)
-        else:
-            self._update_mmr_mask(active, self.weights.mask)
+        make(self, active)
         self.has_mask = True
 
     def masks(self) -> FloatArray:
-        """M (B, C, H, W) as NumPy; ones before the first mask."""
+        """M (B, C, H, W) as NumPy, without the weight of noise that varies; ones before the first mask."""
         if not self.has_mask:
             return np.ones((self.batch, self.weights.model.filters.channels, self.height, self.width), np.float32)
-        return self._unpadded(self.device.download(self.mask))
-
-    def _update_safi_mask(self, active: Active, mask: SafiWeights) -> None:
-        first, *others = mask.layers
-        places = [(self.mask, self.first_slot), (self.dual, self._numbers(1 - self.host_slot))] * (len(others) + 1)
-        places = places[len(others) % 2 :]  # so that the last layer writes the mask
-        self._launch(
-            "features", "features", active, self._accepted(), self.image_slots, first.weights, self.gains,
-            mask.splines[0].struct, *places[0], options=first.options,
-        )  # fmt: skip
-        for i, layer in enumerate(others):
-            self._launch(
-                "convolution", "convolution", active, *places[i], *places[i + 1], mask.symmetric, layer.weights,
-                mask.splines[i + 1].struct, self.biases, options=layer.options, size=layer.size,
-            )  # fmt: skip
-
-    def _update_mmr_mask(self, active: Active, mask: MmrWeights) -> None:
-        self._analyse(active, self.mask, self.first_slot, magnitude=True)
-        places = [(self.mask, self.first_slot), (self.dual, self._numbers(1 - self.host_slot))]
-        chain = [(*layer, False) for layer in mask.layers] + [(*layer, True) for layer in reversed(mask.layers)]
-        for number, (taps, option, adjoint) in enumerate(chain):
-            profiled = number == len(mask.layers) - 1
-            self._launch(
-                "depthwise", "depthwise", active, *places[0], *places[1], taps, np.int32(adjoint), mask.symmetric,
-                np.int32(profiled), self.gains, mask.profile.struct, options=(option,),
-            )  # fmt: skip
-            places.reverse()
+        return self.noise.without_weight(self._unpadded(self.device.download(self.mask)))
 
     def _condition(self, gain: FloatArray, bias: FloatArray) -> None:
         """Conditioning (B, C) of masks from now on, and the memory for them."""
-        if self.mask is None:
-            shape = (self.batch, self.weights.channels, self.height, self.shape.stride)
-            self.mask = self.device.ones(shape, np.float32)
+        self._room_for_masks()
         told = np.stack([gain, bias]).astype(np.float32)
         if self.told is not None and np.array_equal(self.told, told):
             return
         self.told = told
         for array, values in zip((self.gains, self.biases), told, strict=True):
             self.device.write(array, np.ascontiguousarray(layout.padded(values.T, self.weights.channels).T))
+
+    def _room_for_masks(self) -> None:
+        if self.mask is None:
+            shape = (self.batch, self.weights.channels, self.height, self.shape.stride)
+            self.mask = self.device.ones(shape, np.float32)
 
     # -- launches -----------------------------------------------------------------------------------------------------
 
@@ -414,8 +408,12 @@ class CudaWorkspace:
         self._launch(
             "image", "image_step", active, self.slot, np.int32(refresh), self.parts_struct, np.int32(self.shape.band),
             self.dropped, self.y, self.z, self.image_slots, self.low, self.high, self.momenta, self.turn,
-            self.weights.symmetric, self.sums,
+            self.weights.symmetric, self.sums, self.noise.variance, options=self.image_options(),
         )  # fmt: skip
+
+    def image_options(self) -> tuple[str, ...]:
+        """Of image_step and primal_sums."""
+        return (*self.weights.options["image"], *self.noise.options)
 
     def _analyse(self, active: Active, output: Any, slot: Any, *, magnitude: bool) -> None:
         mask = None if magnitude else self._mask()

@@ -156,6 +156,9 @@ _RULES: dict[str, Callable[[Shape, int], Launch]] = {
     "outer_sums": _by_pixels,
     "clear_dual": _by_fours,
     "collapse_momentum": _by_fours,
+    "weigh_mask": lambda shape, images: Launch(
+        (ceil_div(shape.height * shape.stride, PIXEL_THREADS), shape.channels, images), (PIXEL_THREADS, 1, 1)
+    ),
     "totals": lambda shape, images: Launch((images, 1, 1), (PIXEL_THREADS, 1, 1)),
     "advance": _by_images,
     "stop": _by_images,

@@ -649,8 +649,7 @@ class Solver:
         come from or go to; what makes images in another thread of the caller's has to wait for its own streams.
 
         sigma, strength: a number, or an iterable with one for each image; or sigma="estimate". sigma may also be a map
-        (H, W) for all images, or an iterable with a number or a map for each, on the CPU. With noise="poisson" sigma is
-        one number.
+        (H, W) for all images, or an iterable with a number or a map for each. With noise="poisson" sigma is one number.
         read_ahead: images that wait to be solved.
         options: as for `denoise`; return_solution=True gives Solutions.
         Raises InputError, naming the image, and whatever `images` raises, when the result is due.

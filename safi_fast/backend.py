@@ -40,7 +40,7 @@ class DualWorkspace(Protocol):
         """
 
     def vary(self, noise: Varying) -> None:
-        """After `load`: sigma changes over the images (varying.py). Raises BackendError where the device cannot."""
+        """After `load`: sigma changes over the images (varying.py)."""
 
     def put_image(self, active: Active, x: Any) -> None:
         """The accepted image becomes x (B, H, W)."""

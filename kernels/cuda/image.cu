@@ -12,8 +12,13 @@
 //
 // momentum (steps, B), row turn[b]; sums (B, P, blocks, 5 or 2) float64, one row per block; dropped (B, P, H, W) is what synthesis_border
 // takes off; where the band of the border is 0 it is not read. Cost: about 50 bytes per pixel.
+// With VARYING noise changes over the image: variance (B, P, H, W) relative to the largest multiplies z in x, and divides squares.
 // Launch: grid (ceil(H W / 256), 1, P active images), block 256, static shared memory.
 #include "image.cuh"
+
+#ifndef VARYING
+#define VARYING 0
+#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 set_image(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ values,
@@ -41,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 image_step(const int* __restrict__ active, const int* __restrict__ slot, int refresh, Parts parts, int band,
            const float* __restrict__ dropped, const float* __restrict__ y, float* __restrict__ z, float* __restrict__ image,
            float low, float high, const float* __restrict__ momentum, const int* __restrict__ turn, int symmetric,
-           double* __restrict__ sums, Geometry g) {
+           double* __restrict__ sums, const float* __restrict__ variance, Geometry g) {
     const Pixel at = pixel(active, g);
     const int source = slot[at.owner], target = refresh ? source : 1 - source;
     double total[5] = {};
@@ -51,17 +56,17 @@ image_step(const int* __restrict__ active, const int* __restrict__ slot, int ref
         const long long pixels = (long long)planes * g.height * g.width;
         const int old_plane = source * planes + at.image, new_plane = target * planes + at.image, primal = 2 * planes;
         const float z_new = folded_here(parts, band, dropped, at, symmetric, g);
-        const float here = y[at.flat], z_old = z[source * pixels + at.flat];
+        const float here = y[at.flat], z_old = z[source * pixels + at.flat], v = VARYING ? variance[at.flat] : 1.0f;
         const float x0 = image[image_element(old_plane, at.y, at.x, g)];
         const float u_old = image[image_element(primal + old_plane, at.y, at.x, g)];
-        const float u_new = fminf(fmaxf(here - z_new, low), high);
+        const float u_new = fminf(fmaxf(here - v * z_new, low), high);
         const float extrapolated = refresh ? z_new : fmaf(factor, z_new - z_old, z_new);
         z[target * pixels + at.flat] = z_new;
-        store_extended(image, new_plane, at.y, at.x, fminf(fmaxf(here - extrapolated, low), high), symmetric, g);
+        store_extended(image, new_plane, at.y, at.x, fminf(fmaxf(here - v * extrapolated, low), high), symmetric, g);
         store_extended(image, primal + new_plane, at.y, at.x, u_new, symmetric, g);
         total[0] = z_new * x0;
-        total[1] = 0.5f * (x0 - here) * (x0 - here);
-        total[2] = (x0 - u_new) * (0.5f * (x0 + u_new) - here + z_new);
+        total[1] = 0.5f * (x0 - here) * (x0 - here) / v;
+        total[2] = (x0 - u_new) * ((0.5f * (x0 + u_new) - here) / v + z_new);
         total[3] = (u_new - u_old) * (u_new - u_old);
         total[4] = u_old * u_old;
     }
@@ -70,14 +75,15 @@ image_step(const int* __restrict__ active, const int* __restrict__ slot, int ref
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 primal_sums(const int* __restrict__ active, const int* __restrict__ slot, const float* __restrict__ y,
-            const float* __restrict__ z, const float* __restrict__ image, double* __restrict__ sums, Geometry g) {
+            const float* __restrict__ z, const float* __restrict__ image, double* __restrict__ sums,
+            const float* __restrict__ variance, Geometry g) {
     const Pixel at = pixel(active, g);
     double total[2] = {};
     if (at.inside) {
         const int plane = slot[at.owner] * g.batch * PLANES + at.image;
         const float x = image[image_element(2 * g.batch * PLANES + plane, at.y, at.x, g)], difference = x - y[at.flat];
         total[0] = z[slot[at.owner] * (long long)g.batch * PLANES * g.height * g.width + at.flat] * x;
-        total[1] = 0.5f * difference * difference;
+        total[1] = 0.5f * difference * difference / (VARYING ? variance[at.flat] : 1.0f);
     }
     write_sums(sums, total, at.image);
 }

@@ -1,4 +1,4 @@
-// totals, advance, stop, clear_dual, collapse_momentum: the bookkeeping between the large kernels.
+// totals, advance, stop, clear_dual, collapse_momentum, weigh_mask: the bookkeeping between the large kernels.
 #include "filter_bank.cuh"
 
 constexpr int THREADS = 256;
@@ -65,4 +65,22 @@ collapse_momentum(const int* __restrict__ active, const int* __restrict__ slot, 
     const float4 u = *current, old = reinterpret_cast<const float4*>(dual + element(other, 0, 0, 0, g))[i];
     *current = make_float4(fmaf(factor, u.x - old.x, u.x), fmaf(factor, u.y - old.y, u.y), fmaf(factor, u.z - old.z, u.z),
                            fmaf(factor, u.w - old.w, u.w));
+}
+
+// Where noise varies: mask = the sum over levels of weights[b, level] . mask at that level, which comes in level by level and adds up in
+// `total` until the last; without `total` mask = weights[b, level]. weights (B, levels, H, W).
+// Launch: grid (ceil(H stride / 256), C, active images), block 256.
+extern "C" __global__ void __launch_bounds__(THREADS)
+weigh_mask(const int* __restrict__ active, const float* __restrict__ weights, int level, int levels, float* __restrict__ mask,
+           float* __restrict__ total, Geometry g) {
+    const int i = blockIdx.x * THREADS + threadIdx.x, y = i / g.stride, x = i % g.stride, image = active[blockIdx.z];
+    if (y >= g.height || x >= g.width) return;
+    const long long at = element(image, blockIdx.y, y, x, g);
+    const float weight = weights[(((long long)image * levels + level) * g.height + y) * g.width + x];
+    if (total == nullptr) {
+        mask[at] = weight;
+        return;
+    }
+    const float sum = fmaf(weight, mask[at], level > 0 ? total[at] : 0.0f);
+    (level + 1 < levels ? total : mask)[at] = sum;
 }

@@ -85,11 +85,6 @@ class Options(SolverOptions, ScaleOptions):
     html: Path | None
     json: bool
 
-    @property
-    def device(self) -> str:
-        """Where it runs: a map of sigma on the CPU, which alone can take it."""
-        return "cpu" if self.sigma_map is not None else self.backend
-
     def steps(self) -> dict[str, Any]:
         """The arguments that go to `Solver.denoise` as they are, without those that were not given."""
         return stated(
@@ -118,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sigma-map",
         type=local_path,
         metavar="FILE",
-        help=Rare("instead of --sigma: an image or array of it for every pixel, of the size of the inputs; on the CPU"),
+        help=Rare("instead of --sigma: an image or array of it for every pixel, of the size of the inputs"),
     )
     parser.add_argument(
         "--noise",
@@ -174,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
             turns.prepare({job.folder for job in pending})
             noise_map = None if options.sigma_map is None else read_map(options.sigma_map)
             session = sessions.make_session(
-                options.model, options.device, options.precision, devices_of(options.devices)
+                options.model, options.backend, options.precision, devices_of(options.devices)
             )
             known = options.sigma if options.noise == "gaussian" and not isinstance(options.sigma, str) else None
             session.check(known, **options.steps())
@@ -203,8 +198,6 @@ def _check_noise(options: Options) -> None:
             raise UsageError(
                 "--sigma-map does not go with --sigma, which it says for every pixel; leave one of them out"
             )
-        if options.sigma_map is not None and (options.backend == "cuda" or options.devices):
-            raise UsageError("--sigma-map is for the CPU; leave out --backend cuda and --devices")
         given = [f"--{name}" for name in stated(gain=options.gain, offset=options.offset)]
         if given:
             raise UsageError(f"{given[0]} goes with --noise poisson alone")

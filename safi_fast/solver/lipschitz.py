@@ -67,7 +67,8 @@ def check_squared_norm(value: float, step: float, engine: Engine, height: int, w
 
 def _largest_eigenvalue(engine: Engine, height: int, width: int) -> float:
     workspace = engine.workspace(1, height, width)
-    shape = workspace.image().shape
+    shape, nothing = workspace.image().shape, np.zeros(1, np.float32)
+    workspace.load(np.zeros(shape, np.float32), nothing, nothing, (-np.inf, np.inf))  # it may have served before
     return largest_eigenvalue(lambda x: workspace.normal_operator(x.astype(np.float32)), shape)
 
 

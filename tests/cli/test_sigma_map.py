@@ -54,7 +54,6 @@ def test_the_map_is_on_the_scale_of_sigma(tmp_path, session, image, capsys, name
     [
         (LEVELS, ("--sigma", 25), "--sigma-map does not go with --sigma"),
         (LEVELS, ("--noise", "poisson"), "--sigma-map does not go with --noise poisson"),
-        (LEVELS, ("--backend", "cuda"), "--sigma-map is for the CPU"),
         (LEVELS - 6, (), "has values that are zero, negative or not finite"),
         (LEVELS + 90, (), "--sigma-map is 96, on the scale 0 to 255"),
         (np.stack([LEVELS] * 3, -1), (), "has colours; expected one value a pixel"),

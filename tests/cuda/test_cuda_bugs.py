@@ -257,6 +257,19 @@ BUGS = {
         "other = slot[image] * g.batch", "collapse momentum"),
     "image_step: momentum of z, not of its change": Bug("image", "fmaf(factor, z_new - z_old, z_new)",
         "fmaf(factor, z_new, z_new)", "image step"),
+    # noise that varies
+    "image_step: variance of the first image": Bug("image", "v = VARYING ? variance[at.flat]",
+        "v = VARYING ? variance[at.flat % ((long long)g.height * g.width)]", "image step, varying noise"),
+    "image_step: the square not divided": Bug("image", "(x0 - here) * (x0 - here) / v;", "(x0 - here) * (x0 - here);",
+        "image step, varying noise"),
+    "primal_sums: the square not divided": Bug("image", "/ (VARYING ? variance[at.flat] : 1.0f);", ";",
+        "primal sums, varying noise"),
+    "weigh_mask: the levels before the last one lost": Bug("state", "level > 0 ? total[at]", "false ? total[at]",
+        "weigh mask, last level"),
+    "weigh_mask: every level starts from what was there": Bug("state", "level > 0 ? total[at] : 0.0f", "total[at]",
+        "weigh mask, first level", caught={"plain": WRONG, "check": "uninitialised|nan"}),
+    "weigh_mask: weights of the first level": Bug("state", "((long long)image * levels + level)",
+        "((long long)image * levels)", "weigh mask"),
     # shared memory
     "analysis: end of the tile not loaded": Bug(
         "analysis", "i < SPAN_Y * SPAN_X;", "i < SPAN_Y * SPAN_X - THREADS;", "analysis",

@@ -80,6 +80,8 @@ def test_grid_covers_the_image(shape):
     for name in ("clear_dual", "collapse_momentum"):
         floats = launch_for(name, shape, 1).grid[0] * PIXEL_THREADS * 4
         assert floats - 4 * PIXEL_THREADS < channels * height * shape.stride <= floats
+    blocks, rows, images = launch_for("weigh_mask", shape, 5).grid
+    assert (blocks, rows, images) == (ceil_div(height * shape.stride, PIXEL_THREADS), channels, 5)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -6,6 +6,7 @@ from models import random_model
 from safi_fast.bindings.blocking import pairs_of
 from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.bindings.cpu_weights import dilated, mixing, per_image, spline_bank, taps_of
+from safi_fast.bindings.threads import on_threads
 from safi_fast.kernels.cpu.arguments import Geometry, Place, Smoothing
 from safi_fast.kernels.cpu.convolution import convolution
 from safi_fast.kernels.cpu.depthwise import depthwise
@@ -77,11 +78,12 @@ def smooth(x, weight, boundary, *, adjoint=False, profile=None):
     source, slot = two_slots(x)
     output = np.full_like(source, np.nan)
     scale, table = (np.ones(channels, np.float32), identity(channels)) if profile is None else profile
-    depthwise(
-        np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot),
-        taps_of(weight[:, 0], wide),
-        Smoothing(boundary == "symmetric", adjoint), profile is not None,
-        per_image(np.tile(scale, (batch, 1)), wide), table,
-        geometry_of(batch, height, width, channels),
-    )  # fmt: skip
+    with on_threads(None):  # a kernel from the cache, the first of a process, needs them started
+        depthwise(
+            np.arange(batch), Place(source.reshape(-1), slot), Place(output.reshape(-1), 1 - slot),
+            taps_of(weight[:, 0], wide),
+            Smoothing(boundary == "symmetric", adjoint), profile is not None,
+            per_image(np.tile(scale, (batch, 1)), wide), table,
+            geometry_of(batch, height, width, channels),
+        )  # fmt: skip
     return channels_first(output[1 - slot, np.arange(batch)], channels)

@@ -15,6 +15,7 @@ from models import random_mmr_mask
 from scipy.special import expit
 
 from safi_fast.bindings import weights as layout
+from safi_fast.bindings.cuda_varying import OPTION
 from safi_fast.bindings.launch import Kernel, analysis_blocks, ceil_div, image_blocks
 
 CASES = {}
@@ -32,10 +33,11 @@ KERNELS = {  # by file
     "features": ("features",),
     "convolution": ("convolution",),
     "depthwise": ("depthwise",),
-    "state": ("totals", "advance", "stop", "clear_dual", "collapse_momentum"),
+    "state": ("totals", "advance", "stop", "clear_dual", "collapse_momentum", "weigh_mask"),
     "halpern": ("extrapolate", "move_rows", "restart", "mix_images", "mix_rows"),
 }
 NO_BOX = (-np.inf, np.inf)
+VARYING = (OPTION,)
 
 
 def case(name, **choices):
@@ -366,11 +368,13 @@ def gather_image(bench, tiled):
 @case("image step, tiles", refresh=False, tiled=True)
 @case("image step, refresh, tiles", refresh=True, tiled=True)
 @case("image step, no box", refresh=False, tiled=False, box=NO_BOX)
-def image_step(bench, refresh, tiled, box=(0.2, 0.8)):
+@case("image step, varying noise", refresh=False, tiled=True, varying=True)
+def image_step(bench, refresh, tiled, box=(0.2, 0.8), varying=False):
     """From random summands: add, fold, take off what the border drops; both images with their halos; the five sums."""
     slot, turn = bench.slots(), (np.arange(bench.batch) % 2).astype(np.int32)
     target = slot if refresh else 1 - slot
     y, x0, u_old, z_old = (bench.images() for _ in range(4))
+    variance = variances(bench) if varying else None
     momenta, (low, high) = bench.uniform(2, bench.batch), np.float32(box)
     values, sizes, summands = random_summands(bench, tiled)
     values_there = bench.per_image(values)
@@ -386,6 +390,7 @@ def image_step(bench, refresh, tiled, box=(0.2, 0.8)):
     bench.launch(
         "image", "image_step", bench.put(slot), np.int32(refresh), parts, np.int32(bench.shape.band), dropped,
         bench.per_image(y), z, image, low, high, bench.put(momenta), bench.put(turn), bench.symmetric, sums,
+        bench.per_image(variance) if varying else None, options=VARYING if varying else (),
         writes=[
             (z, bench.active_of(target)), (image, bench.region(target)), (image, bench.region(2 + target)),
             (sums, bench.active),
@@ -393,7 +398,8 @@ def image_step(bench, refresh, tiled, box=(0.2, 0.8)):
     )  # fmt: skip
     for b in bench.active:
         factor = np.float32(0) if refresh else momenta[turn[b], b]
-        inputs = (summands[b], off[b], y[b], x0[b], u_old[b], z_old[b])
+        spread = variance[b] if varying else np.float32(1)
+        inputs = (summands[b], off[b], y[b], x0[b], u_old[b], z_old[b], spread)
         exact, rounded = (moved(bench, [t(v) for v in inputs], factor, low, high) for t in (np.float64, np.float32))
         halo = (slice(None), slice(0, bench.width + 2 * bench.halo))
         actual = {
@@ -404,7 +410,7 @@ def image_step(bench, refresh, tiled, box=(0.2, 0.8)):
         }
         same = None
         if tiled and not bench.shape.band:
-            same = (bench.model, values[b, 0], y[b], x0[b], u_old[b], z_old[b], factor, low, high)
+            same = (bench.model, values[b, 0], y[b], x0[b], u_old[b], z_old[b], spread, factor, low, high)
         for what in ("z", "x(v)", "x(u)"):
             yield Result(what, actual[what], exact[what], rounded[what], twin=same and twin("image_step", what, *same))
         for i in range(5):  # the terms have both signs, and what they are made of is rounded
@@ -412,6 +418,11 @@ def image_step(bench, refresh, tiled, box=(0.2, 0.8)):
                 f"sum {i}", actual["sums"][i], exact["sums"][i], rounded["sums"][i], scale=exact["sizes"][i],
                 twin=same and twin("image_step", i, *same),
             )  # fmt: skip
+
+
+def variances(bench):
+    """(B, H, W) of noise that varies, 1 at most."""
+    return 0.1 + 0.9 * bench.images()
 
 
 def random_summands(bench, tiled):
@@ -436,14 +447,15 @@ def random_summands(bench, tiled):
 
 def moved(bench, inputs, momentum, low, high):
     """What image_step computes, in the type of the inputs; `sizes`: of what the sums are made of."""
-    summands, off, y, x0, u_old, z_old = inputs
+    summands, off, y, x0, u_old, z_old, *spread = inputs
+    variance = spread[0] if spread else summands.dtype.type(1)
     kind, reach = summands.dtype, bench.filters.support // 2
     folded = oracle._pad_adjoint(summands.sum(0, dtype=kind)[None], reach, bench.boundary)[0].astype(kind)
     z = folded - off
-    v, u = (np.clip(y - value, low, high) for value in (z + momentum * (z - z_old), z))
-    rest, change = (x0 + u) / 2 - y + z, u - u_old
-    terms = z * x0, (x0 - y) ** 2 / 2, (x0 - u) * rest, change**2, u_old**2
-    sizes = z * x0, x0 - y, np.abs(x0 - u) + np.abs(rest), np.abs(change) + np.abs(z), u_old**2
+    v, u = (np.clip(y - variance * value, low, high) for value in (z + momentum * (z - z_old), z))
+    rest, change = ((x0 + u) / 2 - y) / variance + z, u - u_old
+    terms = z * x0, (x0 - y) ** 2 / 2 / variance, (x0 - u) * rest, change**2, u_old**2
+    sizes = z * x0, (x0 - y) / variance, np.abs(x0 - u) + np.abs(rest), np.abs(change) + np.abs(z), u_old**2
     return {
         "z": z,
         "x(v)": bench.extended(v),
@@ -453,24 +465,28 @@ def moved(bench, inputs, momentum, low, high):
     }
 
 
-@case("primal sums")
-def primal_sums(bench):
+@case("primal sums", varying=False)
+@case("primal sums, varying noise", varying=True)
+def primal_sums(bench, varying):
     y, x, z_now, slot = bench.images(), bench.images(), bench.images() - 0.5, bench.slots()
     z = np.full((2, *y.shape), np.nan, np.float32)
     z[bench.active_of(slot)] = z_now[bench.active]
     sums = bench.blank((bench.batch, image_blocks(bench.shape), 2), np.float64)
+    variance = variances(bench) if varying else np.ones_like(y)
     bench.launch(
         "image", "primal_sums", bench.put(slot), bench.per_image(y), bench.put(z), bench.image_planes((2 + slot, x)),
-        sums, writes=[(sums, bench.active)],
+        sums, bench.per_image(variance) if varying else None, options=VARYING if varying else (),
+        writes=[(sums, bench.active)],
     )  # fmt: skip
     for b in bench.active:
         actual = bench.read(sums, b).sum(0)
         exact, rounded = (
-            ((t(z_now[b]) * t(x[b])).sum(), ((t(x[b]) - t(y[b])) ** 2 / 2).sum()) for t in (np.float64, np.float32)
+            ((t(z_now[b]) * t(x[b])).sum(), ((t(x[b]) - t(y[b])) ** 2 / 2 / t(variance[b])).sum())
+            for t in (np.float64, np.float32)
         )
-        scales = np.abs(z_now[b] * x[b]).sum(), np.abs(x[b] - y[b]).sum()
+        scales = np.abs(z_now[b] * x[b]).sum(), np.abs((x[b] - y[b]) / variance[b]).sum()
         for i in range(2):
-            same = twin("primal_sums", i, bench.model, y[b], x[b], z_now[b])
+            same = twin("primal_sums", i, bench.model, y[b], x[b], z_now[b], variance[b])
             yield Result(f"sum {i}", actual[i], exact[i], rounded[i], scale=scales[i], twin=same)
 
 
@@ -591,6 +607,33 @@ def depthwise(bench, kernel, adjoint, profiled=False):
             both = [np.clip(oracle.spline(scales[b][:, None, None] * v, profile, 0, 1), 0, 1) for v in both]
         same = twin("depthwise", x[b], weight, bench.boundary, adjoint, (scales[b], profile) if profiled else None)
         yield Result("depthwise", actual, *both, ulps=16 if profiled else 4, twin=same)
+
+
+@case("weigh mask, first level", level=0, levels=3)
+@case("weigh mask", level=1, levels=3)
+@case("weigh mask, last level", level=2, levels=3)
+@case("weigh mask, one level", level=0, levels=1)
+@case("weigh mask, weight alone", level=0, levels=1, alone=True)
+def weigh_mask(bench, level, levels, alone=False):
+    """Where noise varies: what goes before the last level is a sum, the last makes the mask."""
+    weights = 0.5 + bench.uniform(bench.batch, levels, bench.height, bench.width)
+    given, before = bench.images_of_channels(), bench.images_of_channels()
+    mask = bench.masks(np.full_like(given, np.nan) if alone else given)
+    total = None if alone else bench.masks(before if level else np.full_like(before, np.nan))
+    target = mask if level + 1 == levels else total
+    inside = (bench.active, slice(None), slice(None), slice(0, bench.width))
+    bench.launch(
+        "state", "weigh_mask", bench.per_image(weights), np.int32(level), np.int32(levels), mask, total,
+        writes=[(target, inside)],
+    )  # fmt: skip
+    for b, actual in bench.read_channels(target):
+        exact, rounded = (
+            np.broadcast_to(t(weights[b, level]), given[b].shape)
+            if alone
+            else t(weights[b, level]) * t(given[b]) + (t(before[b]) if level else 0)
+            for t in (np.float64, np.float32)
+        )
+        yield Result("M", actual, exact, rounded)
 
 
 # --------------------------------------------------------------------------------------------------------- bookkeeping
@@ -950,7 +993,7 @@ def back(bench, u, slot, masks=None):
     nothing = bench.put(np.zeros((1, bench.batch), np.float32))
     bench.launch(
         "image", "image_step", common[0], np.int32(1), struct, np.int32(shape.band), dropped, bench.per_image(zero), z,
-        image, *np.float32(NO_BOX), nothing, bench.put(np.zeros(bench.batch, np.int32)), bench.symmetric, sums,
+        image, *np.float32(NO_BOX), nothing, bench.put(np.zeros(bench.batch, np.int32)), bench.symmetric, sums, None,
         writes=[
             (z, bench.active_of(slot)), (image, bench.region(slot)), (image, bench.region(2 + slot)),
             (sums, bench.active)

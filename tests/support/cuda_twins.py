@@ -10,7 +10,7 @@ from safi_fast.bindings.cpu import CpuEngine
 from safi_fast.bindings.cpu_weights import flat, per_image, spline_bank
 from safi_fast.kernels.cpu import features as cpu_features
 from safi_fast.kernels.cpu import filter_bank, image
-from safi_fast.kernels.cpu.arguments import Box, Data
+from safi_fast.kernels.cpu.arguments import Box, Data, WeightedData
 
 EVERYONE = np.array([0])
 SLOT = np.array([0])
@@ -72,14 +72,14 @@ def synthesis(model, u, mask):
     return workspace.z[0, 0]
 
 
-def image_step(what, model, tiles, y, x0, u_old, z_old, momentum, low, high):
+def image_step(what, model, tiles, y, x0, u_old, z_old, variance, momentum, low, high):
     """From tiles (n, 32, 32): "z", "x(v)" and "x(u)" with their halos, or one of the five sums by its number."""
     workspace = _workspace(model, x0)
     halo = workspace.weights.halo
     workspace.image_slots[2, 0, halo : halo + y.shape[0], halo : halo + y.shape[1]] = u_old
     workspace.z[0, 0] = z_old
     image.image_step(
-        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), Data(flat(y)), workspace.z.reshape(-1),
+        EVERYONE, SLOT, 1 - SLOT, tiles.reshape(-1), _data(y, variance), workspace.z.reshape(-1),
             workspace.image_slots.reshape(-1),
         Box(low, high), np.float32([momentum]), workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
@@ -95,15 +95,20 @@ def _seen(what, model, workspace):
     return workspace.image_slots[({"x(v)": 1, "x(u)": 3}[what], 0, *_framed(model, workspace))]
 
 
-def primal_sums(number, model, y, x, z):
+def primal_sums(number, model, y, x, z, variance):
     workspace = _workspace(model, x)
     workspace.image_slots[2] = workspace.image_slots[0]
     workspace.z[0, 0] = z
     image.primal_sums(
-        EVERYONE, SLOT, Data(flat(y)), workspace.z.reshape(-1), workspace.image_slots.reshape(-1),
+        EVERYONE, SLOT, _data(y, variance), workspace.z.reshape(-1), workspace.image_slots.reshape(-1),
         workspace.sums.reshape(-1), workspace.geometry,
     )  # fmt: skip
     return workspace.sums[0, :, number].sum()
+
+
+def _data(y, variance):
+    """What the kernels take for y and the variance of its noise."""
+    return WeightedData(flat(y), flat(np.broadcast_to(variance, y.shape))) if np.any(variance != 1) else Data(flat(y))
 
 
 def set_image(model, x):

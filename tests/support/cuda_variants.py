@@ -15,6 +15,7 @@ from emulator.device import EmulatedDevice
 from models import random_mmr_mask, random_model
 
 from safi_fast.bindings.cuda import CudaBackend
+from safi_fast.bindings.cuda_varying import OPTION
 from safi_fast.bindings.cuda_weights import CudaWeights
 from safi_fast.bindings.device import STANDARD
 from safi_fast.bindings.launch import PRECISIONS, Kernel, launch_for
@@ -116,7 +117,8 @@ def _uses(weights: CudaWeights) -> Iterator[tuple[str, str, tuple[str, ...], Ker
         yield "border", "synthesis_border", (), None
     for name in ("set_image", "get_image", "gather_image", "image_step", "primal_sums", "outer_sums"):
         yield "image", name, (), None
-    for name in ("totals", "advance", "stop", "clear_dual", "collapse_momentum"):
+        yield "image", name, (*weights.options["image"], OPTION), None
+    for name in ("totals", "advance", "stop", "clear_dual", "collapse_momentum", "weigh_mask"):
         yield "state", name, (), None
     for name in ("extrapolate", "move_rows", "restart", "mix_images", "mix_rows"):
         yield "halpern", name, (), None

@@ -3,13 +3,11 @@
 import numpy as np
 import oracle
 import pytest
-from emulator.device import EmulatedDevice
 from models import random_model, random_planes_model
 from skimage.data import camera
 
 from safi_fast import Solver, load_model
-from safi_fast.bindings.cuda import CudaBackend
-from safi_fast.errors import BackendError, InputError
+from safi_fast.errors import InputError
 from safi_fast.varying import varying
 
 LEVELS = (5 / 255, 25 / 255, 50 / 255)
@@ -195,9 +193,3 @@ def test_maps_of_a_stream_that_do_not_fit(solver, sigma, message):
         list(solver.denoise_batch([picture(), picture()], sigma, max_outer=1, max_inner=1))
     with pytest.raises(InputError, match="strength"):
         list(solver.denoise_batch([picture()], 0.1, strength=ramp(), max_outer=1, max_inner=1))
-
-
-def test_where_maps_cannot_go(solver):
-    gpu = Solver(model_of(), backend=CudaBackend(EmulatedDevice()))
-    with pytest.raises(BackendError, match=r"sigma is a map, .*; pass backend='cpu'"):
-        gpu.denoise(picture(), ramp())

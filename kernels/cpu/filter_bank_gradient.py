@@ -12,7 +12,8 @@ x', zero where x is at its limits, and q = W e. Pass i leads from u_i and v_i to
 
 M . M' instead of M' needs no W x and no division by a small M. u_0 = v_0 is at no bound, and no step led to it. Shapes
 as in filter_bank.py and arguments.py; image (1, B, P, rows, pitch) is e with its halo; clipped (B, tiles), float64, is
-the sum of u_i . (u_i' - g). Oracle: tests/unit/test_unrolled_gradients.py, which has torch's graph in float64.
+the sum of u_i . (u_i' - g). Oracles: tests/kernels/test_gradient_kernels.py, of whole solves
+tests/unit/test_unrolled_gradients.py.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Method:
 
 
 METHODS = {
-    "safi": Method("safi-gray, fast", (4e-4, 8e-4, 1.6e-3), (300,), 300, levels=(5, 15, 25)),
+    "safi": Method("safi-gray, fast", (4e-4, 8e-4, 1.6e-3), (148,), 148, levels=(5, 15, 25)),
     "bart-wavelet": Method("BART pics, l1-wavelets", (1e-3, 3e-3, 9e-3), (10, 20, 30, 50, 100, 200, 400), 200, 30),
     "sigpy-wavelet": Method("sigpy L1WaveletRecon", (3e-4, 1e-3, 3e-3), (30, 50, 100, 200, 400), 200, 100),
     "sigpy-tv": Method("sigpy TotalVariationRecon", (3e-4, 1e-3, 3e-3), (50, 100, 200, 400, 800, 1600, 3200), 800, 100),

@@ -456,6 +456,14 @@ class TestStreams:
             assert run(command, "--help") == 0
             assert len(capsys.readouterr().out) > 100
 
+    def test_as_a_module(self):
+        """Where scripts are not on the path."""
+        done = subprocess.run(
+            [sys.executable, "-m", "safi_fast", "denoise"], capture_output=True, text=True, timeout=PROCESS
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("usage: safi-fast denoise")
+
     def test_the_handler_for_sigterm_is_put_back(self, tmp_path, solver, folder):
         before = signal.getsignal(signal.SIGTERM)
         denoise(folder, "-o", tmp_path / "out")

@@ -10,7 +10,7 @@ plain functions through `from_functions`; `check_operator` tells whether adjoint
 from __future__ import annotations
 
 from .adapters import from_deepinv, from_functions, from_mrpro, from_pylops, from_scipy, from_sigpy
-from .base import Operator
+from .base import Operator, Pace
 from .blur import Blur
 from .checks import check_adjoint, check_norm, check_operator
 from .ct import FanBeamCT, ParallelBeamCT, astra_parallel
@@ -32,6 +32,7 @@ __all__ = [
     "Mask",
     "NonCartesianMRI",
     "Operator",
+    "Pace",
     "ParallelBeamCT",
     "SenseMRI",
     "Weighted",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OperatorError
-from .base import Operator, largest_singular_value
+from ..errors import OperatorError, shown
+from .base import Operator, Pace, largest_singular_value
 
 NORM_STEPS = 8
 NORM_TOLERANCE = 1e-4
@@ -63,12 +63,25 @@ def check_norm(operator: Operator, *, seed: int = 1, steps: int = NORM_STEPS) ->
 
 
 def check_operator(operator: Operator) -> None:
-    """`check_adjoint` and `check_norm`, once per operator and value of its norm. Raises OperatorError."""
+    """`check_adjoint` and `check_norm`, once per operator and value of its norm, and its pace. Raises OperatorError."""
+    _check_pace(operator)
     if operator._passed == operator.norm:
         return
     check_adjoint(operator)
     check_norm(operator)
     operator._passed = operator.norm
+
+
+def _check_pace(operator: Operator) -> None:
+    pace, whole = operator.pace, (int, np.integer)
+    if isinstance(pace, Pace):
+        counts = all(isinstance(n, whole) and not isinstance(n, bool) and n >= 1 for n in pace[:2])
+        if counts and isinstance(pace.fall, (*whole, float, np.floating)) and 0 < pace.fall <= 1:
+            return
+    raise OperatorError(
+        f"{operator.name}: pace is {shown(pace)}; expected Pace(masks, steps, fall) with whole numbers of at least 1 "
+        "and 0 < fall <= 1"
+    )
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], complex: bool) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from safi_fast.operators import (
     FourierMRI,
     Identity,
     Mask,
+    Pace,
     Weighted,
     from_functions,
     from_scipy,
@@ -1050,3 +1051,14 @@ def test_operators_are_printed_on_one_line():
     assert repr(OPERATORS["complex mri"]) == "<FourierMRI: complex (24, 21) to complex (24, 21)>"
     matrix = scipy.sparse.csr_matrix(np.ones((7, SHAPE[0] * SHAPE[1])))
     assert repr(from_scipy(matrix, SHAPE)) == f"<{from_scipy(matrix, SHAPE).name}: real (24, 21) to real (7,)>"
+
+
+@pytest.mark.parametrize(
+    "pace", [(4, 37), Pace(0, 37), Pace(4, 37.5), Pace(True, 37), Pace(4, 37, 0.0), Pace(4, 37, 2.0), None]
+)
+def test_a_pace_that_is_none_is_refused_by_name(pace):
+    """Of a user's subclass, at every schedule."""
+    operator = Identity(SHAPE)
+    operator.pace = pace
+    with pytest.raises(OperatorError, match=r"Identity: pace is .*; expected Pace\(masks, steps, fall\)"):
+        solver().reconstruct(picture(), operator, **QUICK)

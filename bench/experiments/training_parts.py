@@ -2,10 +2,13 @@
 
     python -m bench.experiments.training_parts gpu         # needs a GPU and CuPy
     python -m bench.experiments.training_parts gradients   # minutes on a CPU; DATA/bsds500/train
+    python -m bench.experiments.training_parts chain       # the same
 
 gpu: microseconds by CUDA events, a batch of 32, 64 filters of 72 x 72, and for each sum of spectra how far it is from
 torch's. gradients: the cosine between the gradient through the last 6 inner steps and that through all 12, for every
-tensor of the shipped model, summed over 16 batches of 16 patches.
+tensor of the shipped model, summed over 16 batches of 16 patches. chain: the gradient of the result alone, through
+three outer steps and the masks between them, against that of each of them by itself, as the training adds them up, and
+against that of the last.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from bench.report import measure
 
 BATCH, CHANNELS, SIDE, SUPPORT, KNOTS = 32, 64, 72, 13, 21
 CALLS, WARM_UPS = 20, 3
-TRAINED, INNER = 6, 12
+TRAINED, INNER, OUTER = 6, 12, 4
 BATCHES, FIRST, PATCHES, PICTURES = 16, 8, 16, 60  # FIRST: steps before, so that patches are under way
 
 
@@ -83,22 +86,33 @@ def gpu() -> Iterator[dict[str, Any]]:
             yield {"part": name, "tf32": tf32, "us": round(1e3 * begin.elapsed_time(end) / CALLS, 1)}
 
 
-def gradients() -> Iterator[dict[str, Any]]:
-    """Cosine of half against whole for every tensor, and both norms."""
-    import torch
-
+def trainer_of(trained: int) -> Any:
+    """Of the shipped model at rest, and its settings."""
     from safi_fast import load_model
     from safi_fast.training.data import NoiseRange
     from safi_fast.training.network import network_of
     from safi_fast.training.settings import Settings
-    from safi_fast.training.trainer import Trainer, expected_error
+    from safi_fast.training.trainer import Trainer
 
     noise = NoiseRange(1, 75, (5, 5, 15, 25, 25, 50))
-    half = Settings(noise, steps=1, outer=4, inner=INNER, trained=TRAINED, batch=PATCHES, pool=4 * PATCHES)
+    settings = Settings(
+        noise, steps=1, outer=OUTER, inner=INNER, trained=trained, batch=PATCHES, pool=4 * PATCHES, clip=1e9
+    )
     pictures = [np.float32(picture) for picture in images.load(DATA / "bsds500" / "train", PICTURES)]
-    trainer = Trainer(network_of(load_model()), pictures, half)
+    trainer = Trainer(network_of(load_model()), pictures, settings)
     for group in trainer.optimizer.param_groups:
         group["highest_rate"] = 0.0
+    return trainer
+
+
+def gradients() -> Iterator[dict[str, Any]]:
+    """Cosine of half against whole for every tensor, and both norms."""
+    import torch
+
+    from safi_fast.training.trainer import expected_error
+
+    trainer = trainer_of(TRAINED)
+    half = trainer.settings
     sums: dict[tuple[str, int], Any] = {}
     for number in range(FIRST + BATCHES):
         trainer.step(0.0)
@@ -110,7 +124,7 @@ def gradients() -> Iterator[dict[str, Any]]:
         sigma = pool.sigma[places]
         given = pool.noisy[places], pool.clean[places], sigma, expected_error(sigma), pool.x[places], pool.dual[places]
         for trained in (TRAINED, INNER):
-            trainer.settings = replace(half, trained=trained, clip=1e9)
+            trainer.settings = replace(half, trained=trained)
             trainer.differentiate(*given)
             for name, parameter in trainer.network.named_parameters():
                 sums[name, trained] = sums.get((name, trained), 0) + parameter.grad
@@ -123,14 +137,56 @@ def gradients() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def chain() -> Iterator[dict[str, Any]]:
+    """Cosines for every tensor, from patches that have made the first outer step, which has no mask."""
+    import torch
+
+    from safi_fast.training.trainer import expected_error
+
+    trainer, sums, ways = trainer_of(TRAINED), {}, ("chain", "each", "last")
+    alone = trainer.settings
+    places, names = torch.arange(PATCHES), [name for name, _ in trainer.network.named_parameters()]
+
+    def gradient(settings: Any, *given: Any) -> tuple[Any, list[Any]]:
+        trainer.settings = settings
+        _, _, x, v = trainer.differentiate(*given)
+        return (x, v), [parameter.grad.clone() for _, parameter in trainer.network.named_parameters()]
+
+    for _ in range(BATCHES):
+        pool = trainer.pool
+        pool.visits[:] = -1
+        with torch.no_grad():
+            pool.renew(places, alone.visits, trainer._new_patch, trainer._begin)
+        sigma = pool.sigma[places]
+        given, state = (pool.noisy[places], pool.clean[places], sigma, expected_error(sigma)), (
+            pool.x[places], pool.dual[places].float(),
+        )  # fmt: skip
+        _, whole = gradient(replace(alone, chain=OUTER - 1), *given, *state)
+        found = {"chain": whole, "each": [0 * part for part in whole]}
+        for _ in range(OUTER - 1):
+            state, found["last"] = gradient(alone, *given, *state)
+            found["each"] = [a + b for a, b in zip(found["each"], found["last"], strict=True)]
+        for way in ways:
+            for name, part in zip(names, found[way], strict=True):
+                sums[name, way] = sums.get((name, way), 0) + part
+    for name in names:
+        whole, each, last = (sums[name, way].flatten() for way in ways)
+        cosine = torch.nn.functional.cosine_similarity
+        yield {
+            "tensor": name, "cosine_each": float(cosine(whole, each, dim=0)),
+            "cosine_last": float(cosine(whole, last, dim=0)), "norm": float(whole.norm()),
+            "norm_each": float(each.norm()), "norm_last": float(last.norm()),
+        }  # fmt: skip
+
+
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("gpu", "gradients"))
+    parser.add_argument("mode", choices=("gpu", "gradients", "chain"))
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     rows = []
-    for row in {"gpu": gpu, "gradients": gradients}[args.mode]():
+    for row in {"gpu": gpu, "gradients": gradients, "chain": chain}[args.mode]():
         print(row, flush=True)
         rows.append(row)
     measure.write_json(args.output, {"command": measure.command([]), "machine": measure.machine(), "rows": rows})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy.ndimage
+import skimage.data
 from PIL import Image
 
 from bench.data.problems import DATA, brain_kspace, given_mask, head, line_mask, middle
@@ -28,6 +29,7 @@ BOX = (0.0, 1.0)
 LEVELS = (5 / 255, 15 / 255, 25 / 255, 50 / 255)  # of the mask of SAFI
 MMR, SAFI = "MMR, published weights", "SAFI, safi-gray"
 TUNING, TESTS = "02", ["01", *(f"{n:02}" for n in range(3, 13))]  # of set12
+MORE_TUNINGS = ("astronaut", "chelsea", "coffee")  # of scikit-image
 
 
 @dataclass
@@ -277,6 +279,17 @@ def photographs(args, build):
     return {name: build(photograph(name, args.size), 2) for name in args.images}
 
 
+def tunings(args, build):
+    """The image of set12 that is not tested on, a smooth one, and three photographs of scikit-image: for one alone the
+    best strength is that of its own texture.
+    """
+    middles = [photograph(TUNING, args.size)]
+    for name in MORE_TUNINGS:
+        grey = Image.fromarray(getattr(skimage.data, name)()).convert("L")
+        middles.append(middle(np.asarray(grey, np.float32) / 255, (args.size, args.size)))
+    return [build(image, seed) for seed, image in zip((1, 3, 4, 5), middles, strict=True)]
+
+
 def levin(index):
     import h5py
 
@@ -300,7 +313,7 @@ def blur(args):
             safi=scale * np.array([6e-4, 2e-3, 6e-3]), mmr=scale * np.array([4e-6, 1.2e-5, 4e-5]),
             levels=LEVELS, refined=True,
         )  # fmt: skip
-        tuning = build(photograph(TUNING, args.size), 1, levin(1))
+        tuning = tunings(args, partial(build, kernel=levin(1)))
         for index in args.kernels:
             yield (
                 f"Levin kernel {index}, noise {level}/255",
@@ -323,7 +336,7 @@ def inpaint(args):
             tv=[1e-3, 3e-3, 9e-3], cg=None, safi=[1e-3, 3e-3, 9e-3], mmr=[8e-6, 2.4e-5, 8e-5],
             levels=LEVELS, refined=True,
         )  # fmt: skip
-        tuning = build(photograph(TUNING, args.size), 1)
+        tuning = tunings(args, build)
         yield f"{missing:.0%} of the pixels missing", tuning, photographs(args, build), lists
 
 
@@ -344,7 +357,7 @@ def superres(args):
         tv=[3e-4, 1e-3, 3e-3], cg=[1e-4, 1e-3, 1e-2], safi=[3e-4, 1e-3, 3e-3], mmr=[8e-6, 2.4e-5, 8e-5],
         levels=LEVELS, refined=True,
     )  # fmt: skip
-    yield "2x", build(photograph(TUNING, args.size), 1), photographs(args, build), lists
+    yield "2x", tunings(args, build), photographs(args, build), lists
 
 
 COMMANDS = {

@@ -155,8 +155,7 @@ def chain() -> Iterator[dict[str, Any]]:
     for _ in range(BATCHES):
         pool = trainer.pool
         pool.visits[:] = -1
-        with torch.no_grad():
-            pool.renew(places, alone.visits, trainer._new_patch, trainer._begin)
+        trainer.renew(places)
         sigma = pool.sigma[places]
         given, state = (pool.noisy[places], pool.clean[places], sigma, expected_error(sigma)), (
             pool.x[places], pool.dual[places].float(),

@@ -108,8 +108,7 @@ class Trainer:
         settings, pool = self.settings, self.pool
         self._set_rates(progress)
         places = pool.draw(settings.batch, self.rng)
-        with torch.no_grad():
-            pool.renew(places, settings.visits, self._new_patch, self._begun)
+        self.renew(places)
         there = on_device(places, self.device)
         sigma = pool.sigma[there]
         inputs = (pool.noisy[there], self._target(there, progress), sigma, expected_error(sigma), pool.x[there])
@@ -121,6 +120,11 @@ class Trainer:
         self.step_number += 1
         self._average()
         return loss, norm
+
+    def renew(self, places: torch.Tensor) -> None:
+        """New patches at those of `places` that are empty or done, after the first outer step, which has no mask."""
+        with torch.no_grad():
+            self.pool.renew(places, self.settings.visits, self._new_patch, self._begun)
 
     def check(self, norm: float) -> None:
         """Raise SolverError where the norm of a gradient is not finite: the weights are spoilt from there on."""

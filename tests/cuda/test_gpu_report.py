@@ -47,15 +47,15 @@ def test_report_of_a_gpu(cupy):
     assert all(row["largest"] < 1e-4 for row in found["parity"])
     printed = dict(doctor_gpu.lines(found))
     assert "at least" in printed["dual_step"]
-    assert printed["reconstruct"].endswith("from the CPU, at most 0.0001")
+    assert printed["reconstruct"].endswith("from the CPU, at most 0.005")
 
 
 def test_a_result_that_differs_fails(cupy, monkeypatch):
     solved = doctor_gpu.solved
-    monkeypatch.setattr(doctor_gpu, "solved", lambda what, where: solved(what, "cpu") + (where == "cuda") * 1e-3)
+    monkeypatch.setattr(doctor_gpu, "solved", lambda what, where: solved(what, "cpu") + (where == "cuda") * 2e-3)
     found = doctor_gpu.report()
     assert not found["passed"]
-    assert "denoise differs from the CPU by 0.001, more than 0.0001" in found["short"]
+    assert "denoise differs from the CPU by 0.002, more than 0.001" in found["short"]
 
     def broken(what, where):
         raise safi_fast.BackendError("no memory")

@@ -353,14 +353,14 @@ def test_the_bound_of_reconstruct_adds_up():
 
 
 def test_bench_compares_with_the_cpu(monkeypatch, solvers):
-    assert {"float32": agreed.AGREEMENT, **agreed.TENSOR_AGREEMENT} == gpu.AGREEMENT
+    assert set(gpu.AGREEMENT) == {"float32", *agreed.TENSOR_AGREEMENT}
     (row,) = gpu.parity_rows("bf16x3")
-    assert (row["largest"], row["bar"]) == (0, 2e-5)
+    assert (row["largest"], row["bar"]) == (0, 5e-3)
     assert set(solvers) == {("cpu", "float32"), ("cuda", "bf16x3")}
-    monkeypatch.setattr(gpu, "difference_from_cpu", lambda precision: 3e-5)
+    monkeypatch.setattr(gpu, "difference_from_cpu", lambda precision: 6e-3)
     found = list(gpu.measured(gpu.Part("parity", lambda: gpu.parity_rows("bf16x3")), EmulatedDevice()))
-    assert found[0]["largest"] == 3e-5
-    assert found[1]["error"] == "ValueError: the largest difference from the CPU is 3e-05, above 2e-05"
+    assert found[0]["largest"] == 6e-3
+    assert found[1]["error"] == "ValueError: the largest difference from the CPU is 0.006, above 0.005"
 
 
 def test_bench_times_a_network(monkeypatch, tmp_path):
@@ -430,7 +430,7 @@ def test_whole_report(monkeypatch, tmp_path, capsys):
     assert said.startswith("Fake GPU; static bound")
     assert "| tf32 | dual_step | 100.0 us | 60.9 us | 1.64 |" in said
     assert "| net 256 float16 | 1340 s were over; --seconds is 130 |" in said
-    assert "| difference from the CPU, bf16x3 | 1e-05, at most 2e-05 |" in said
+    assert "| difference from the CPU, bf16x3 | 1e-05, at most 0.005 |" in said
     monkeypatch.setattr(sys, "argv", ["gpu", "--seconds", "1e9"])
     assert gpu.main() == 1
     said = capsys.readouterr().out
@@ -455,4 +455,4 @@ def test_tables_of_a_report_with_gaps():
 def test_the_document_shows_what_was_measured():
     document, measured = report.DOCUMENT.read_text(), json.loads(report.RECORD.read_text())
     assert with_tables(document, measured, report.TABLES) == document, "run: python -m bench.report.gpu"
-    assert "H100" in measured["gpu"]
+    assert measured["gpu"] in document.replace("Measured on an ", "NVIDIA ")

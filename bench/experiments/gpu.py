@@ -50,8 +50,7 @@ WARM = 16  # images that warm up for any number: they are solved a few at a time
 LIMIT = 100.0  # seconds, after which no part begins but parity
 KERNELS = ("dual_step", "synthesis", "image_step", "analysis", "convolution")
 STATIC = RESULTS / "static_cuda.json"
-# with the CPU in any pixel: five mask layers enlarge rounding; an H200 had 3.7e-4, 0.040 and 1.4e-3 (docs/gpu.md has
-# root mean squares, which are a hundredth of that)
+# with the CPU in any pixel: five mask layers enlarge rounding; an H200 had 3.7e-4, 0.040 and 1.4e-3
 AGREEMENT = {"float32": 1e-3, "tf32": 0.1, "bf16x3": 5e-3}
 LONGEST_ERROR = 300  # characters; a compiler may say thousands
 NETWORK_PRECISIONS = ("float32", "tf32", "float16")
